@@ -1,0 +1,289 @@
+"""Every error that a user can cause or act on, in one tree; the first line of each is what a person reads.
+
+XLMError                            exit code 1
+├── ConfigError                     a configuration that cannot be composed or used
+│   ├── MissingConfigError          a group member that no searched folder holds
+│   ├── MissingRoleError            a dataset needs a collator that the model type doesn't bring
+│   ├── BadTargetError              a `_target_` or dotted path that cannot be imported
+│   ├── BadArgumentError            a `_target_` called with arguments that it doesn't take
+│   └── UnknownJobError             a job_type that nobody registered
+├── ExternalModelError              discovery of model packages
+│   ├── ExternalModelConflictError  one name, two directories
+│   ├── ModelsFileError             an xlm_models.json or commands.yaml that cannot be used
+│   ├── ModelNotInstalledError      a listed package that Python does not find
+│   ├── ModelLayoutError            a model directory without its package or its configs
+│   └── ModelImportError            a model package that fails while it is imported
+├── DataError                       data sources, preprocessing, collation
+│   └── CacheCorruptError           a prepared data set that cannot be read back
+├── CheckpointError                 saving and loading of runs
+│   ├── CheckpointMismatchError     weights that do not fit the model
+│   └── CheckpointCorruptError      a file that cannot be read
+├── NonFiniteLossError              training diverged
+└── TrainingInterrupted             a signal ended the run after a checkpoint; exit code 128 + signal
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+def nearest_names(name: str, choices: Iterable[str], num_names: int = 3) -> list[str]:
+    """The choices most like `name`, best first, at most `num_names`; none when nothing is close."""
+    return get_close_matches(name, list(choices), n=num_names, cutoff=0.6)
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """`Did you mean 'a' or 'b'?`, or nothing for no names."""
+    if not names:
+        return ""
+    return "Did you mean " + " or ".join(f"'{name}'" for name in names) + "?"
+
+
+def _restore(cls: type[XLMError], message: str, state: dict[str, Any]) -> XLMError:
+    error = cls.__new__(cls, message)
+    error.__dict__.update(state)
+    return error
+
+
+class XLMError(Exception):
+    """Base of all errors here; `str(error)` is the message, its first line stands alone."""
+
+    exit_code: int = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Launchers send errors between processes; subclasses take other arguments than the message.
+        return _restore, (type(self), str(self), dict(self.__dict__))
+
+
+class ConfigError(XLMError):
+    """The configuration cannot be composed or used; `key` is the dotted key at fault, if one is."""
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class MissingConfigError(ConfigError):
+    """No searched folder holds `name` (`group/member`); `options` are the members there are."""
+
+    def __init__(self, message: str, *, name: str, options: Sequence[str] = ()) -> None:
+        super().__init__(message, key=name)
+        self.name = name
+        self.options = tuple(options)
+
+
+class MissingRoleError(ConfigError):
+    """`datamodule` needs a collator for `role`; `model_type` fills only `available`."""
+
+    def __init__(self, role: str, *, model_type: str, datamodule: str, available: Sequence[str]) -> None:
+        has = ", ".join(available) if available else "none"
+        super().__init__(
+            f"model_type '{model_type}' has no collator for the role '{role}', "
+            f"which datamodule '{datamodule}' needs; it has: {has}",
+            key=f"collators.{role}",
+        )
+        self.role = role
+        self.model_type = model_type
+        self.datamodule = datamodule
+        self.available = tuple(available)
+
+
+class BadTargetError(ConfigError):
+    """`target` cannot be imported; `reason` is the original error, `config_file` where it is written."""
+
+    def __init__(
+        self, target: str, reason: str, *, key: str | None = None, config_file: Path | None = None
+    ) -> None:
+        module, _, attribute = target.rpartition(".")
+        where = f" (key '{key}'" + (f", written in {config_file})" if config_file else ")") if key else ""
+        if not key and config_file:
+            where = f" (written in {config_file})"
+        attempt = f"from {module} import {attribute}" if module else f"import {target}"
+        super().__init__(
+            f"Unable to find or instantiate {target}{where}\n{reason}\nTry it alone: python -c \"{attempt}\"",
+            key=key,
+        )
+        self.target = target
+        self.reason = reason
+        self.config_file = config_file
+
+
+class BadArgumentError(ConfigError):
+    """`target` was found but doesn't take the arguments that the configuration gives it."""
+
+    def __init__(self, target: str, reason: str, *, key: str | None = None, hint: str = "") -> None:
+        where = f" (key '{key}')" if key else ""
+        super().__init__(f"{target} cannot be called{where}: {reason}" + (f"\n{hint}" if hint else ""), key=key)
+        self.target = target
+        self.reason = reason
+
+
+class UnknownJobError(ConfigError):
+    """`job_type` is none of `jobs`."""
+
+    def __init__(self, job_type: str, jobs: Iterable[str]) -> None:
+        self.job_type = job_type
+        self.jobs = tuple(sorted(jobs))
+        hint = did_you_mean(nearest_names(job_type, self.jobs, 1))
+        super().__init__(
+            f"Unknown job_type '{job_type}'. Jobs: {', '.join(self.jobs)}.{' ' + hint if hint else ''}",
+            key="job_type",
+        )
+
+
+class ExternalModelError(XLMError):
+    """A model package cannot be used; `name` is the model's, where one is concerned."""
+
+    def __init__(self, message: str, *, name: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class ExternalModelConflictError(ExternalModelError):
+    """Several directories claim `name`; `claims` are their (directory, source) pairs."""
+
+    def __init__(self, name: str, claims: Sequence[tuple[Path, str]]) -> None:
+        lines = [f"  {directory}  (from {source})" for directory, source in claims]
+        super().__init__(
+            "\n".join(
+                [
+                    f"Duplicate model name: {name}",
+                    *lines,
+                    "Each model needs a name of its own: remove or rename the entry in all but one of these places.",
+                ]
+            ),
+            name=name,
+        )
+        self.claims = tuple(claims)
+
+
+class ModelsFileError(ExternalModelError):
+    """`path` (an xlm_models.json or commands.yaml) cannot be used, for `reason`."""
+
+    def __init__(self, path: Path | str, reason: str, *, name: str | None = None) -> None:
+        super().__init__(f"{path}: {reason}", name=name)
+        self.path = path
+        self.reason = reason
+
+
+class ModelNotInstalledError(ExternalModelError):
+    """`package`, which `listed_by` lists, is nowhere on Python's path."""
+
+    def __init__(self, package: str, listed_by: str) -> None:
+        super().__init__(
+            f"No module named '{package}', which {listed_by} lists. Is it installed in this environment?",
+            name=package,
+        )
+        self.package = package
+        self.listed_by = listed_by
+
+
+class ModelLayoutError(ExternalModelError):
+    """`directory` of model `name` lacks a part that every model has; `reason` says which."""
+
+    def __init__(self, name: str, directory: Path | str, reason: str) -> None:
+        super().__init__(f"Model '{name}' in {directory}: {reason}", name=name)
+        self.directory = directory
+        self.reason = reason
+
+
+class ModelImportError(ExternalModelError):
+    """Importing something of the model package `name` failed; the cause is chained."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"Model '{name}' failed while it was imported: {reason}", name=name)
+        self.reason = reason
+
+
+class DataError(XLMError):
+    """Data that cannot be found, read or used as the configuration says."""
+
+
+class CacheCorruptError(DataError):
+    """The prepared data in `path` cannot be read back."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"The prepared data in {path} cannot be used: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class CheckpointError(XLMError):
+    """A checkpoint cannot be saved, found or loaded; `path` where one is concerned."""
+
+    def __init__(self, message: str, *, path: Path | str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class CheckpointMismatchError(CheckpointError):
+    """The weights in `path` don't fit: keys `missing`, `unexpected`, or `shapes` as {key: (found, expected)}."""
+
+    MAX_SHOWN: ClassVar[int] = 8
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        shapes: Mapping[str, tuple[Sequence[int], Sequence[int]]] | None = None,
+    ) -> None:
+        shapes = dict(shapes or {})
+        lines = [f"The checkpoint {path} does not fit the model."]
+        lines += self._shown("keys that the checkpoint lacks", list(missing))
+        lines += self._shown("keys that the model doesn't have", list(unexpected))
+        differing = [f"{k}: {tuple(a)} in the checkpoint, {tuple(b)} in the model" for k, (a, b) in shapes.items()]
+        lines += self._shown("shapes that differ", differing)
+        lines.append("Was it trained with another model= or other sizes? Choose those, or another job_name.")
+        super().__init__("\n".join(lines), path=path)
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.shapes = shapes
+
+    @classmethod
+    def _shown(cls, title: str, items: list[str]) -> list[str]:
+        if not items:
+            return []
+        rest = len(items) - cls.MAX_SHOWN
+        more = [f"    … and {rest} more"] if rest > 0 else []
+        return [f"  {title} ({len(items)}):", *(f"    {item}" for item in items[: cls.MAX_SHOWN]), *more]
+
+
+class CheckpointCorruptError(CheckpointError):
+    """The file `path` cannot be read as a checkpoint."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"The checkpoint {path} cannot be read: {reason}", path=path)
+        self.reason = reason
+
+
+class NonFiniteLossError(XLMError):
+    """The loss was NaN or infinite at optimizer step `step`."""
+
+    def __init__(self, step: int, loss: float | None = None) -> None:
+        value = "not finite" if loss is None else f"{loss}"
+        super().__init__(
+            f"The training loss is {value} at step {step}.\n"
+            "A smaller optimizer.lr, a longer lr_scheduler.num_warmup_steps or trainer.precision=32-true may help."
+        )
+        self.step = step
+        self.loss = loss
+
+
+class TrainingInterrupted(XLMError):
+    """Signal `signum` ended the run; `checkpoint_path` continues it (None: nothing was saved)."""
+
+    def __init__(self, signum: int, checkpoint_path: Path | str | None = None) -> None:
+        saved = f"saved {checkpoint_path}" if checkpoint_path else "nothing was saved"
+        super().__init__(
+            f"Interrupted by {signal.Signals(signum).name}; {saved}."
+            + ("\nThe same command continues this run." if checkpoint_path else "")
+        )
+        self.signum = signum
+        self.checkpoint_path = checkpoint_path
+        self.exit_code = 128 + signum

@@ -1,0 +1,52 @@
+"""From a dotted path, as YAML writes it, to the Python object."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, cast
+
+from xlm.errors import BadTargetError
+
+
+def get_object(path: str, *, key: str | None = None) -> Any:
+    """What `path` (`package.module.attribute…`) names; BadTargetError with the original reason otherwise.
+
+    `key` is the configuration key that holds the path, for the message.
+    """
+    parts = path.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise BadTargetError(path, "A dotted path such as package.module.name is needed.", key=key)
+    module, num_used = _import_longest(parts, path, key)
+    found: Any = module
+    for depth in range(num_used, len(parts)):
+        try:
+            found = getattr(found, parts[depth])
+        except AttributeError as error:
+            raise BadTargetError(path, f"AttributeError: {error}", key=key) from error
+    return found
+
+
+def get_function(path: str, *, key: str | None = None) -> Callable[..., Any]:
+    """The callable that the dotted `path` names; BadTargetError if there is none."""
+    found = get_object(path, key=key)
+    if not callable(found):
+        raise BadTargetError(path, f"It is a {type(found).__name__}, which cannot be called.", key=key)
+    return cast(Callable[..., Any], found)
+
+
+def _import_longest(parts: list[str], path: str, key: str | None) -> tuple[Any, int]:
+    """Import the deepest module along `parts`; returns it and the number of parts that it took."""
+    module: Any = None
+    for depth in range(1, len(parts) + 1):
+        name = ".".join(parts[:depth])
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # Only the name itself may be missing (it is an attribute then), not something that it imports.
+            if depth > 1 and error.name == name:
+                return module, depth - 1
+            raise BadTargetError(path, f"{type(error).__name__}: {error}", key=key) from error
+        except ImportError as error:
+            raise BadTargetError(path, f"{type(error).__name__}: {error}", key=key) from error
+    return module, len(parts)
