@@ -1,0 +1,90 @@
+"""Padding and truncation for all collators: ragged lists of ids in, tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Integer
+from torch import Tensor
+
+from xlm.errors import DataError
+
+Side = Literal["left", "right"]
+# Which end of a sequence that is too long is cut off; "error" refuses instead.
+Truncate = Literal["left", "right", "error"]
+
+
+class Padded(NamedTuple):
+    """Ids of one rectangular batch, and which of them are real."""
+
+    ids: Integer[Tensor, "batch length"]
+    mask: Bool[Tensor, "batch length"]
+
+
+def truncate_ids(ids: Sequence[int], max_length: int, truncate: Truncate, name: str = "sequence") -> Sequence[int]:
+    """At most `max_length` of `ids`; `DataError` for a longer one under "error"."""
+    if len(ids) <= max_length:
+        return ids
+    if truncate == "error":
+        raise DataError(
+            f"A {name} of {len(ids)} tokens does not fit into {max_length}.\n"
+            "Raise block_size or input_block_size, or choose a truncation ('left' or 'right')."
+        )
+    # Not ids[-max_length:], which is everything when max_length is 0.
+    return ids[:max_length] if truncate == "right" else ids[len(ids) - max_length :]
+
+
+def pad_ids(
+    sequences: Sequence[Sequence[int]],
+    pad_token_id: int,
+    *,
+    length: int | None = None,
+    side: Side = "right",
+    truncate: Truncate = "error",
+    name: str = "sequence",
+) -> Padded:
+    """Pad on `side` to `length`, or to the longest sequence when it is None; longer ones follow `truncate`."""
+    if length is not None:
+        sequences = [truncate_ids(ids, length, truncate, name) for ids in sequences]
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    width = length if length is not None else int(lengths.max(initial=0))
+    positions = np.arange(width)
+    if side == "right":
+        mask = positions < lengths[:, None]
+    else:
+        mask = positions >= width - lengths[:, None]
+    ids = np.full((len(sequences), width), pad_token_id, dtype=np.int64)
+    # Row-major order of the mask is the order of the concatenated sequences, on either side.
+    ids[mask] = np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(lengths.sum()))
+    return Padded(torch.from_numpy(ids), torch.from_numpy(mask))
+
+
+def pad_prompt_and_answer(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    pad_token_id: int,
+    *,
+    prompt_length: int | None = None,
+    answer_length: int | None = None,
+    prompt_truncate: Truncate = "error",
+    answer_truncate: Truncate = "error",
+) -> tuple[Padded, int]:
+    """Left-padded prompts followed by right-padded answers, and the column where answers start.
+
+    Special tokens are the caller's: whatever an answer shall begin or end with is already in it.
+    """
+    left = pad_ids(
+        prompts, pad_token_id, length=prompt_length, side="left", truncate=prompt_truncate, name="prompt"
+    )
+    right = pad_ids(answers, pad_token_id, length=answer_length, truncate=answer_truncate, name="answer")
+    both = Padded(torch.cat([left.ids, right.ids], dim=1), torch.cat([left.mask, right.mask], dim=1))
+    return both, left.ids.shape[1]
+
+
+def noise_seeds(examples: Sequence[dict[str, int]]) -> np.ndarray:
+    """The `noise_seed` of every example as uint64, for generators that draw the same for an example anywhere."""
+    return np.array([example["noise_seed"] for example in examples], dtype=np.uint64)

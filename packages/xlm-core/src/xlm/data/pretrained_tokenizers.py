@@ -1,0 +1,72 @@
+"""Tokenizers of transformers, with every special token guaranteed and the size checked after loading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoTokenizer
+from transformers import BertTokenizerFast as _BertTokenizerFast
+from transformers import GPT2TokenizerFast as _GPT2TokenizerFast
+
+from xlm.errors import DataError
+
+# Fewer tokens than this means that transformers ignored the vocabulary it was given.
+_MIN_VOCAB_SIZE = 100
+
+_ROLES = ("bos", "eos", "mask", "pad", "cls", "sep", "unk")
+
+
+class _CompleteTokenizer:
+    """Adds what a pretrained tokenizer lacks; mixed in before the transformers class."""
+
+    # What to use for a role that the pretrained vocabulary leaves empty: another role's token, or a new one.
+    fallbacks: dict[str, str] = {}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for old, new in (("vocab_file", "vocab"), ("merges_file", "merges")):
+            if kwargs.get(old) is not None and kwargs.get(new) is None:
+                kwargs[new] = kwargs.pop(old)  # transformers 5 ignores the old names silently
+        super().__init__(*args, **kwargs)
+        complete_special_tokens(self)
+
+    @property
+    def full_vocab_size(self) -> int:
+        """Every id that a model must be able to embed, added tokens included."""
+        return len(self)  # type: ignore[arg-type]
+
+
+class BertTokenizerFast(_CompleteTokenizer, _BertTokenizerFast):  # type: ignore[misc]
+    """BERT wordpieces; BOS and EOS are tokens of their own, added to the vocabulary where it has none."""
+
+
+class GPT2TokenizerFast(_CompleteTokenizer, _GPT2TokenizerFast):  # type: ignore[misc]
+    """GPT-2 byte-level BPE; BOS and EOS are `<|endoftext|>`, MASK, PAD, CLS and SEP are added."""
+
+
+def complete_special_tokens(tokenizer: Any) -> Any:
+    """Give `tokenizer` a token for every role that has none (new entries of the vocabulary); returns it."""
+    missing = {f"{role}_token": f"[{role.upper()}]" for role in _ROLES if getattr(tokenizer, f"{role}_token") is None}
+    if missing:
+        tokenizer.add_special_tokens(missing)
+    return tokenizer
+
+
+def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> Any:
+    """`AutoTokenizer.from_pretrained` with every special token and a `full_vocab_size`; `DataError` if it is empty."""
+    tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+    check_vocab_size(tokenizer, pretrained_model_name_or_path)
+    complete_special_tokens(tokenizer)
+    if not isinstance(tokenizer, _CompleteTokenizer):
+        cls = type(tokenizer)
+        # The same class with the property added, so that `full_vocab_size` follows later additions.
+        tokenizer.__class__ = type(cls.__name__, (cls,), {"full_vocab_size": property(len)})
+    return tokenizer
+
+
+def check_vocab_size(tokenizer: Any, name: str, minimum: int = _MIN_VOCAB_SIZE) -> None:
+    """Raise `DataError` when `tokenizer` holds fewer than `minimum` tokens, the sign of files that were not read."""
+    if len(tokenizer) < minimum:
+        raise DataError(
+            f"The tokenizer {name!r} has only {len(tokenizer)} tokens.\n"
+            "Its vocabulary was not read: transformers 5 takes vocab= and merges=, not vocab_file= and merges_file=."
+        )

@@ -1,0 +1,125 @@
+"""Tokenizers of core: words split at spaces, for synthetic tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import Any, overload
+
+SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[MASK]", "[EOS]", "[BOS]", "[SEP]", "[UNK]")
+
+
+class SimpleSpaceTokenizer:
+    """One token per space-separated word of a fixed vocabulary; unknown words become UNK.
+
+    Ids: PAD 0, CLS 1, MASK 2, EOS 3, BOS 4, SEP 5, UNK 6, then `vocab` in the order given.
+    """
+
+    pad_token, cls_token, mask_token, eos_token, bos_token, sep_token, unk_token = SPECIAL_TOKENS
+    pad_token_id, cls_token_id, mask_token_id, eos_token_id, bos_token_id, sep_token_id, unk_token_id = range(7)
+
+    def __init__(self, vocab: Iterable[str]) -> None:
+        words = list(vocab)
+        self._tokens = [*SPECIAL_TOKENS, *words]
+        self._ids = {token: i for i, token in enumerate(self._tokens)}
+        if len(self._ids) != len(self._tokens):
+            raise ValueError("The vocabulary has repeated words, or one that equals a special token.")
+        if bad := [word for word in words if not word or word.split() != [word]]:
+            raise ValueError(f"Words must be non-empty and free of spaces; got {bad[:5]}.")
+
+    @classmethod
+    def for_numbers(cls, vocab_size: int) -> SimpleSpaceTokenizer:
+        """The numbers 0 … `vocab_size` - 1 as words, with ids from 7."""
+        return cls(str(number) for number in range(vocab_size))
+
+    @property
+    def vocab_size(self) -> int:
+        """Words, without the special tokens."""
+        return len(self._tokens) - len(SPECIAL_TOKENS)
+
+    @property
+    def full_vocab_size(self) -> int:
+        """Every id that a model must be able to embed: words and special tokens."""
+        return len(self._tokens)
+
+    def __len__(self) -> int:
+        return self.full_vocab_size
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        return list(range(len(SPECIAL_TOKENS)))
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        return list(SPECIAL_TOKENS)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id."""
+        return dict(self._ids)
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split()
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Ids of the words of `text`; with `add_special_tokens`, CLS first and SEP last."""
+        ids = [self._ids.get(word, self.unk_token_id) for word in text.split()]
+        return [self.cls_token_id, *ids, self.sep_token_id] if add_special_tokens else ids
+
+    @overload
+    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]: ...
+    @overload
+    def __call__(self, text: Sequence[str], add_special_tokens: bool = False) -> dict[str, list[list[int]]]: ...
+    def __call__(self, text: str | Sequence[str], add_special_tokens: bool = False) -> dict[str, Any]:
+        """`input_ids` and `attention_mask` of one text, or lists of them for several."""
+        if isinstance(text, str):
+            ids = self.encode(text, add_special_tokens)
+            return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+        rows = [self.encode(one, add_special_tokens) for one in text]
+        return {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """Id of one token, or the list of ids of several."""
+        if isinstance(tokens, str):
+            return self._ids.get(tokens, self.unk_token_id)
+        return [self._ids.get(token, self.unk_token_id) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        """Token of one id, or the list of tokens of several (a list, an array or a tensor)."""
+        ids = _to_list(ids)
+        return self._tokens[ids] if isinstance(ids, int) else [self._tokens[i] for i in ids]
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
+        """The words of a list, array or 1-d tensor of ids, joined by single spaces."""
+        ids = _to_list(token_ids)
+        first_word = len(SPECIAL_TOKENS) if skip_special_tokens else 0
+        return " ".join(self._tokens[i] for i in ([ids] if isinstance(ids, int) else ids) if i >= first_word)
+
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False) -> list[str]:
+        """`decode` of every row."""
+        return [self.decode(row, skip_special_tokens) for row in _to_list(sequences)]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, full_vocab_size={self.full_vocab_size})"
+
+
+def _to_list(ids: Any) -> Any:
+    # Tensors and arrays both have tolist(); plain lists and ints don't.
+    return ids.tolist() if hasattr(ids, "tolist") else ids
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """A hash of all that shapes the ids of a text; equal for equal tokenizers in any process."""
+    parts: dict[str, Any] = {
+        "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
+        "special": {
+            name: getattr(tokenizer, f"{name}_token_id", None)
+            for name in ("pad", "mask", "bos", "eos", "cls", "sep", "unk")
+        },
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        parts["backend"] = backend.to_str()
+    else:
+        parts["vocab"] = sorted(tokenizer.get_vocab().items())
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Tasks that core ships: generators, preprocessing and judges, one folder a task."""

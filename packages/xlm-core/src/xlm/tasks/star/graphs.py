@@ -1,0 +1,188 @@
+"""Generates star graphs, vectorised: the raw rows `edge_list, source, goal, path` of the star task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from xlm.errors import DataError, did_you_mean, nearest_names
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+# Graphs drawn at once. A constant, so that a shorter data set is a prefix of a longer one.
+_BLOCK_SIZE = 8192
+# Which part of all graphs, by a hash of their content, belongs to each split: whatever the seeds and
+# sizes, no graph of one split is ever in another.
+_SPLIT_PARTS = {"train": (0, 14), "val": (14, 15), "test": (15, 16)}
+_MAX_FRUITLESS_BLOCKS = 20
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class StarConfig:
+    """Shape of a star: `degree` arms of `min_length` to `max_length` nodes, out of `num_labels` node labels.
+
+    `plan` None: all arms start at the centre, which is the source. Otherwise arms cross at one junction, and
+    at least `plan` edges of each arm lie behind it.
+    """
+
+    degree: int
+    min_length: int
+    max_length: int
+    num_labels: int
+    plan: int | None = None
+
+    def __post_init__(self) -> None:
+        most = self.degree * (self.max_length - 1) + 1
+        if self.degree < 1 or not 2 <= self.min_length <= self.max_length:
+            raise DataError(f"A star needs degree >= 1 and 2 <= min_length <= max_length; got {self}.")
+        if most > self.num_labels:
+            raise DataError(f"A star of up to {most} nodes needs num_labels >= {most}; got {self.num_labels}.")
+        if self.plan is not None and not 1 <= self.plan < self.min_length:
+            raise DataError(f"plan must be at least 1 and below min_length ({self.min_length}); got {self.plan}.")
+
+    @property
+    def max_prompt_length(self) -> int:
+        """Tokens of the longest prompt: two per edge, the source and the goal."""
+        return 2 * self.degree * (self.max_length - 1) + 2
+
+    @property
+    def max_answer_length(self) -> int:
+        """Tokens of the longest path, two per edge."""
+        return 2 * (self.max_length - 1)
+
+
+DIFFICULTIES = {
+    "easy": StarConfig(degree=3, min_length=5, max_length=5, num_labels=20),
+    "medium": StarConfig(degree=3, min_length=3, max_length=6, num_labels=20, plan=2),
+    "hard": StarConfig(degree=5, min_length=6, max_length=12, num_labels=56, plan=5),
+}
+
+
+class _Block(NamedTuple):
+    """Graphs as padded arrays; row i holds `num_edges[i]` edges and a path of `path_length[i]` nodes."""
+
+    edges: Ints  # (N, E, 2)
+    num_edges: Ints  # (N,)
+    path: Ints  # (N, max_length)
+    path_length: Ints  # (N,)
+
+
+class StarGraphs:
+    """The first `num_examples` star graphs of `split`, as an iterable of dicts, the same for equal arguments.
+
+    `tokenizer` is not used: every dataset constructor is called with it. `degree`, `min_length`, … replace
+    what `difficulty` says. No graph appears twice, or in two splits, whatever their seeds and sizes.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        num_examples: int = 50_000,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        difficulty: str = "easy",
+        **shape: int | None,
+    ) -> None:
+        if difficulty not in DIFFICULTIES:
+            hint = did_you_mean(nearest_names(difficulty, DIFFICULTIES))
+            raise DataError(f"No star difficulty '{difficulty}'; there are {', '.join(DIFFICULTIES)}. {hint}".rstrip())
+        if split not in _SPLIT_PARTS:
+            raise DataError(f"No split '{split}' of star graphs; there are {', '.join(_SPLIT_PARTS)}.")
+        self.num_examples = num_examples
+        self.split = split
+        self.seed = seed
+        self.config = replace(DIFFICULTIES[difficulty], **shape)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rng = np.random.default_rng((self.seed, list(_SPLIT_PARTS).index(self.split)))
+        lowest, end = _SPLIT_PARTS[self.split]
+        seen: set[int] = set()
+        fruitless = 0
+        while len(seen) < self.num_examples:
+            block = _draw(self.config, rng, _BLOCK_SIZE)
+            contents = _content_hashes(block)
+            parts = contents >> np.uint64(60)
+            ours = np.flatnonzero((parts >= lowest) & (parts < end))
+            fresh = []
+            for row, content in zip(ours.tolist(), contents[ours].tolist(), strict=True):
+                if content not in seen and len(seen) < self.num_examples:
+                    seen.add(content)
+                    fresh.append(row)
+            fruitless = 0 if fresh else fruitless + 1
+            if fruitless == _MAX_FRUITLESS_BLOCKS:
+                raise DataError(f"{self.config} has only {len(seen)} graphs for '{self.split}', not {self.num_examples}.")
+            yield from _rows(block, fresh)
+
+
+def _draw(config: StarConfig, rng: np.random.Generator, num_graphs: int) -> _Block:
+    """Draw graphs; the query is always arm 0, since arms are exchangeable."""
+    N, D, M = num_graphs, config.degree, config.max_length
+    lengths = rng.integers(config.min_length, M + 1, size=(N, D))
+    if config.plan is None:
+        joins = np.zeros((N, D), dtype=np.int64)
+    else:
+        joins = np.floor(rng.random((N, D)) * (lengths - config.plan)).astype(np.int64)
+    position = np.arange(M)
+    real = position < lengths[..., None]  # (N, D, M)
+    at_junction = position == joins[..., None]
+    # Node 0 is the junction; all others are numbered through, so that they differ.
+    others = (real & ~at_junction).reshape(N, D * M)
+    nodes = np.where(at_junction, 0, others.cumsum(axis=1).reshape(N, D, M))
+    labels = rng.random((N, config.num_labels)).argsort(axis=1)
+    names = np.take_along_axis(labels, nodes.clip(max=config.num_labels - 1).reshape(N, D * M), axis=1)
+    names = names.reshape(N, D, M)
+    edges = np.stack([names[..., :-1], names[..., 1:]], axis=-1).reshape(N, D * (M - 1), 2)
+    is_edge = real[..., 1:].reshape(N, D * (M - 1))
+    # Real edges in random order, in front of those that are not there.
+    order = np.where(is_edge, rng.random(is_edge.shape), 2.0).argsort(axis=1)
+    return _Block(
+        edges=np.take_along_axis(edges, order[..., None], axis=1),
+        num_edges=is_edge.sum(axis=1),
+        path=names[:, 0],
+        path_length=lengths[:, 0],
+    )
+
+
+def _content_hashes(block: _Block) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of each graph's set of edges, source and goal, blind to the order of the edges."""
+    rows = np.arange(len(block.path))
+    is_edge = np.arange(block.edges.shape[1]) < block.num_edges[:, None]
+    edge_codes = (block.edges[..., 0] << 20 | block.edges[..., 1]).astype(np.uint64)
+    total = np.where(is_edge, _mix(edge_codes), np.uint64(0)).sum(axis=1, dtype=np.uint64)
+    source, goal = block.path[:, 0], block.path[rows, block.path_length - 1]
+    return _mix(total ^ _mix((source << 20 | goal).astype(np.uint64)))
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of SplitMix64: every bit of the result depends on every bit of `x`."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _rows(block: _Block, rows: list[int]) -> Iterator[dict[str, Any]]:
+    # A few rows at a time: the garbage collector walks over all nested lists that are alive.
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[start : start + _ROWS_AT_ONCE]
+        path = block.path[some]
+        path_edges = np.stack([path[:, :-1], path[:, 1:]], axis=-1)
+        columns = (block.edges[some], block.num_edges[some], path_edges, block.path_length[some])
+        for edges, num_edges, answer, length in zip(*(column.tolist() for column in columns), strict=True):
+            answer = answer[: length - 1]
+            yield {
+                "edge_list": edges[:num_edges],
+                "source": answer[0][0],
+                "goal": answer[-1][1],
+                "path": answer,
+            }
