@@ -1,0 +1,94 @@
+"""The left-to-right network: a pre-LN causal transformer with rotary positions and an untied output layer."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
+
+from xlm.model import Model
+from xlm.modules.attention import positions_from_mask
+from xlm.modules.kv_cache import KVCache
+from xlm.modules.rotary_transformer import (
+    RotaryEmbedding,
+    RotaryTransformerFinalLayer,
+    RotaryTransformerLayer,
+    RotaryTransformerLayerList,
+)
+
+
+class RotaryARLM(nn.Module, Model):
+    """p(x_i | x_<i) for every position of a sequence.
+
+    Args:
+        num_embeddings: vocabulary, special tokens included (V).
+        d_model, num_layers, nhead, dim_feedforward: sizes; dim_feedforward None is 4 · d_model.
+        dropout, activation, layer_norm_eps: of every layer.
+        max_length: positions the rotary table is made for at once; it grows when needed.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        nhead: int = 12,
+        dim_feedforward: int | None = None,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        layer_norm_eps: float = 1e-5,
+        max_length: int = 1024,
+    ) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(num_embeddings, d_model)
+        nn.init.normal_(self.embed_tokens.weight, std=0.02)
+        layer = RotaryTransformerLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
+        rotary = RotaryEmbedding(d_model // nhead, cache_size=max_length)
+        self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
+        self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps)
+
+    def hidden(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+        *,
+        left_padded: bool | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch length d_model"]:
+        """Hidden vectors before the output layer.
+
+        Args:
+            input_ids: (B, L).
+            attention_mask: (B, L), True where a token is real; with a cache, of these tokens alone.
+            positions: (B, L); None counts the real tokens of each row from 0.
+            left_padded: False where the caller knows that no row starts with padding. Padding on the right comes
+                after every real token, so causality hides it and the kernel's causal flag does without a mask.
+            cache: keys and values of earlier tokens, extended by these.
+        """
+        if cache is not None:
+            positions, attention_mask = cache.advance(input_ids, attention_mask)
+        elif attention_mask is not None:
+            if left_padded is None:
+                on_cpu = attention_mask.device.type == "cpu" and not torch.compiler.is_compiling()
+                left_padded = not (on_cpu and bool(attention_mask[:, 0].all()))
+            if not left_padded:
+                attention_mask = None
+            elif positions is None:
+                positions = positions_from_mask(attention_mask)
+        x = self.embed_tokens(input_ids)
+        return self.layers(x, attention_mask, positions, is_causal=True, cache=cache)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+        *,
+        left_padded: bool | None = None,
+        cache: KVCache | None = None,
+        last_only: bool = False,
+    ) -> Float[Tensor, "batch kept vocab"]:
+        """Logits of the next token at every position, (B, L, V), or with `last_only` at the last, (B, 1, V)."""
+        h = self.hidden(input_ids, attention_mask, positions, left_padded=left_padded, cache=cache)
+        return self.final_layer(h[:, -1:] if last_only else h)  # type: ignore[no-any-return]

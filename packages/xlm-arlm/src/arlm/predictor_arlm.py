@@ -1,0 +1,162 @@
+"""Left-to-right generation with a KV cache; rows that have ended leave the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
+from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
+from xlm.errors import ConfigError
+from xlm.harness import Predictor
+from xlm.modules.kv_cache import KVCache
+from xlm.sampling import LogitsSampler
+from xlm.utils.text import remove_trailing_pads
+
+
+class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
+    """Draws one token per row and step until EOS or `max_length`.
+
+    Args:
+        tokenizer, noise_schedule, model: filled by the harness; the schedule is unused.
+        max_length: most tokens of an answer, EOS included.
+        temperature: of the softmax; 0 is greedy.
+        top_k, top_p, min_p: filters on the logits; None for none.
+        repetition_limit: a row ends when it repeats one block of up to 8 tokens this often in a row; None for never.
+        use_cache: keep keys and values instead of running the whole sequence again at each step.
+        seed: with it, what is drawn depends on nothing but it; None uses torch's global generator.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        noise_schedule: Any = None,
+        model: Any = None,
+        max_length: int = 128,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_limit: int | None = None,
+        use_cache: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        if max_length < 1:
+            raise ConfigError(f"predictor.max_length is {max_length}, and must be at least 1.")
+        self.tokenizer = tokenizer
+        self.noise_schedule = noise_schedule
+        self.model = model
+        self.max_length = max_length
+        self.sampler = LogitsSampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        self.repetition_limit = repetition_limit
+        self.use_cache = use_cache
+        self.seed = seed
+
+    @torch.no_grad()
+    def predict(
+        self,
+        batch: ARLMPredictionBatch,
+        batch_idx: int | None = None,
+        dataloader_idx: int | None = None,
+        dataloader_name: str | None = None,
+    ) -> ARLMPredictionDict:
+        """Go on from every row of `input_ids` (B, P), left-padded.
+
+        Returns:
+            `ids` (B, P + T): the input followed by the answer with its EOS, then pads; `output_start_idx` is P.
+            `steps_taken` (B,): tokens drawn per row. `network_calls`: forward passes of the batch.
+        """
+        input_ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+        answers, steps, calls = self._decode(input_ids, mask)
+        pad = self.tokenizer.pad_token_id
+        columns = torch.arange(answers.shape[1], device=answers.device)
+        answer_mask = columns < steps[:, None]
+        text = [remove_trailing_pads(t, self.tokenizer) for t in self.tokenizer.batch_decode(answers.tolist())]
+        return {
+            "ids": torch.cat([input_ids, answers.masked_fill(~answer_mask, pad)], dim=1),
+            "attention_mask": torch.cat([mask, answer_mask], dim=1),
+            "text": text,
+            "output_start_idx": input_ids.shape[1],
+            "steps_taken": steps,
+            "network_calls": calls,
+        }
+
+    def _decode(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Answers (B, T) with pads after the end, tokens drawn per row (B,), forward passes."""
+        B, P = input_ids.shape
+        device = input_ids.device
+        generator = None if self.seed is None else torch.Generator(device).manual_seed(self.seed)
+        answers = torch.full((B, self.max_length), self.tokenizer.pad_token_id, device=device)
+        steps = torch.zeros(B, dtype=torch.long, device=device)
+        rows = torch.arange(B, device=device)  # which rows still go on
+        cache = KVCache(len(self.model.layers), P + self.max_length) if self.use_cache else None
+        new, new_mask = input_ids, mask if not bool(mask.all()) else None
+        calls = 0
+        while calls < self.max_length and len(rows):
+            logits = self.model(new, new_mask, cache=cache, last_only=True)[:, -1]
+            token = self.sampler(self._allowed(logits), generator)
+            answers[rows, calls] = token
+            steps[rows] += 1
+            calls += 1
+            going = token != self.tokenizer.eos_token_id
+            if self.repetition_limit is not None:
+                going &= ~repeats(answers[rows, :calls], self.repetition_limit)
+            if cache is not None:
+                new, new_mask = token[:, None], None
+            else:
+                new = torch.cat([new, token[:, None]], dim=1)
+                new_mask = None if new_mask is None else torch.cat([new_mask, torch.ones_like(new_mask[:, :1])], 1)
+            if not bool(going.all()):
+                rows, new = rows[going], new[going]
+                new_mask = None if new_mask is None else new_mask[going]
+                if cache is not None:
+                    cache.select(going)
+        return answers[:, :calls], steps, calls
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """Logits with the tokens that never belong into an answer excluded: pad, mask, BOS, CLS."""
+        names = ("pad", "mask", "bos", "cls")
+        ids = {getattr(self.tokenizer, f"{name}_token_id", None) for name in names}
+        ids -= {None, self.tokenizer.eos_token_id}
+        return logits.index_fill(-1, torch.tensor(sorted(ids), device=logits.device), -torch.inf)
+
+    def to_dict(self, batch: ARLMPredictionBatch, preds: ARLMPredictionDict) -> list[dict[str, Any]]:
+        """Rows of prompt, prediction, truth (where the batch has it), steps and network calls."""
+        decode = self.tokenizer.batch_decode
+        start = preds["output_start_idx"]
+        prompts = decode(batch["input_ids"].tolist(), skip_special_tokens=True)
+        predictions = decode(preds["ids"][:, start:].tolist(), skip_special_tokens=True)
+        rows = [
+            {"prompt": prompt, "prediction": prediction, "steps_taken": int(steps)}
+            for prompt, prediction, steps in zip(prompts, predictions, preds["steps_taken"], strict=True)
+        ]
+        truth = batch.get("target_ids")
+        if truth is not None:
+            for row, text in zip(rows, decode(truth.tolist(), skip_special_tokens=True), strict=True):
+                row["truth"] = text
+        return rows
+
+    def generate(self, prompts: list[str]) -> list[str]:
+        """Continuations of prompts, without special tokens; the prompts may have different lengths."""
+        collate = ARLMSeq2SeqPredCollator(self.tokenizer)
+        tokenize = self.tokenizer
+        examples = [{"prompt_ids": tokenize(p, add_special_tokens=False)["input_ids"]} for p in prompts]
+        device = next(self.model.parameters()).device
+        batch: Any = {name: value.to(device) for name, value in collate(examples).items()}  # type: ignore[attr-defined]
+        preds = self.predict(batch)
+        answers = preds["ids"][:, preds["output_start_idx"] :]
+        texts: list[str] = self.tokenizer.batch_decode(answers.tolist(), skip_special_tokens=True)
+        return texts
+
+
+def repeats(ids: Tensor, limit: int, max_period: int = 8) -> Tensor:
+    """(B,) bool: the row ends with one block of at most `max_period` tokens, `limit` times in a row."""
+    B, T = ids.shape
+    found = torch.zeros(B, dtype=torch.bool, device=ids.device)
+    for period in range(1, max_period + 1):
+        if period * limit <= T:
+            blocks = ids[:, T - period * limit :].view(B, limit, period)
+            found |= (blocks == blocks[:, :1]).all(dim=(1, 2))
+    return found

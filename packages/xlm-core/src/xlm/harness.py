@@ -1,0 +1,310 @@
+"""The Lightning module: wires model, loss function, predictor and metrics together, and delegates everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+
+from xlm.errors import CheckpointError, ConfigError
+from xlm.log_predictions import LogPredictions
+from xlm.metrics import MetricWrapper
+from xlm.protocols import LossFunction, Predictor
+from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
+from xlm.training.resume import load_checkpoint
+from xlm.training.weights import load_weights, save_weights, select_weights
+from xlm.utils.components import get_component, has_component, set_component
+from xlm.utils.history import PredictorHistoryMixin
+from xlm.utils.instantiate import instantiate
+from xlm.utils.rank_zero import RankedLogger
+
+log = RankedLogger(__name__, rank_zero_only=True)
+
+Stage = Literal["train", "val", "test", "predict"]
+KIND_OF_METRIC = ("reported", "diagnostic")
+
+
+def attach(component: Any, name: str, value: Any) -> None:
+    """Set an attribute without registering it as a submodule, so that a state dict holds each weight once."""
+    if component is not None and getattr(component, name, None) is None:
+        component.__dict__[name] = value
+
+
+class Harness(LightningModule):
+    """Trains, validates, tests and predicts with the four components of one model package.
+
+    Args:
+        cfg: the whole composed config; `model`, `loss`, `predictor`, `reported_metrics` … are read from it.
+        tokenizer: handed to components whose `tokenizer` is None.
+        datamodule: source of `dataloader_names` and of each loader's role.
+    """
+
+    def __init__(self, cfg: DictConfig, tokenizer: Any = None, datamodule: Any = None, **kwargs: Any) -> None:
+        super().__init__()
+        self.config = cfg
+        self.tokenizer = tokenizer
+        # Not registered anywhere: Lightning owns the datamodule.
+        object.__setattr__(self, "datamodule", datamodule)
+        set_component("lightning_module", self)
+        self.noise_schedule: Any = self.instantiate_noise_schedule(cfg)
+        self.model: Any = self.instantiate_model(cfg)
+        self.loss_function: Any = self.instantiate_loss_function(cfg)
+        self.predictor: Any = self.instantiate_predictor(cfg)
+        for component in (self.loss_function, self.predictor):
+            attach(component, "model", self.model)
+            attach(component, "tokenizer", tokenizer)
+        attach(self.predictor, "noise_schedule", self.noise_schedule)
+        self.metrics = self.instantiate_metrics(cfg)
+        self.log_predictions: LogPredictions | None = self.instantiate_log_predictions(cfg)
+        self._configured = False
+        self._counts: dict[str, int] = {}
+
+    # Building the parts. External harnesses override these one by one.
+
+    def instantiate_noise_schedule(self, cfg: DictConfig) -> Any:
+        """The schedule of `global_components`, whatever object that is."""
+        if has_component("noise_schedule"):
+            return get_component("noise_schedule")
+        return instantiate(cfg.noise_schedule, _key_="noise_schedule") if cfg.get("noise_schedule") else None
+
+    def instantiate_model(self, cfg: DictConfig) -> Any:
+        """The network of `cfg.model`."""
+        return instantiate(cfg.model, _key_="model")
+
+    def instantiate_loss_function(self, cfg: DictConfig) -> Any:
+        """The loss of `cfg.loss`, or None for a model that only predicts."""
+        return instantiate(cfg.loss, _key_="loss") if cfg.get("loss") else None
+
+    def instantiate_predictor(self, cfg: DictConfig) -> Any:
+        """The predictor of `cfg.predictor`, or None for a model that only scores."""
+        return instantiate(cfg.predictor, _key_="predictor") if cfg.get("predictor") else None
+
+    def instantiate_log_predictions(self, cfg: DictConfig) -> LogPredictions | None:
+        """The writer of predictions, or None."""
+        return instantiate(cfg.log_predictions, _key_="log_predictions") if cfg.get("log_predictions") else None
+
+    def instantiate_metrics(self, cfg: DictConfig) -> nn.ModuleDict:
+        """Every `{reported,diagnostic}_metrics.<stage>.<loader>.<name>`, in one flat module under `stage/loader`."""
+        found: dict[str, list[MetricWrapper]] = {}
+        for kind in KIND_OF_METRIC:
+            for stage, loaders in (cfg.get(f"{kind}_metrics") or {}).items():
+                for loader, metrics in (loaders or {}).items():
+                    for name in metrics or {}:
+                        key = f"{kind}_metrics.{stage}.{loader}.{name}"
+                        found.setdefault(f"{stage}/{loader}", []).append(instantiate(metrics[name], _key_=key))
+        return nn.ModuleDict({place: nn.ModuleList(wrappers) for place, wrappers in found.items()})
+
+    # What is where.
+
+    @property
+    def dataloader_names(self) -> dict[str, dict[int, str]]:
+        """Stage → index → name of each loader."""
+        return self.datamodule.dataloader_names if self.datamodule is not None else {}
+
+    def top_level_named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """The parts that hold weights, for counts and summaries."""
+        yield "model", self.model
+
+    def _name(self, stage: str, dataloader_idx: int) -> str:
+        return self.dataloader_names[stage][dataloader_idx]
+
+    def metrics_at(self, stage: str, name: str) -> list[MetricWrapper]:
+        """The metrics of one loader."""
+        place = f"{stage}/{name}"
+        return list(self.metrics[place]) if place in self.metrics else []  # type: ignore[arg-type]
+
+    # Set-up.
+
+    def configure_components(self) -> None:
+        """Call `loss_function.configure` once on the device, and compile `loss_fn` where `compile=true`."""
+        if self._configured:
+            return
+        self._configured = True
+        loss = self.loss_function
+        if loss is None:
+            return
+        if hasattr(loss, "configure"):
+            loss.configure(self)
+        if self.config.get("compile"):
+            # In the instance's dict, so that a loss that is a Module isn't given a submodule.
+            loss.__dict__["loss_fn"] = torch.compile(loss.loss_fn)
+
+    def on_fit_start(self) -> None:
+        self.configure_components()
+
+    def on_validation_start(self) -> None:
+        self.configure_components()
+
+    def on_test_start(self) -> None:
+        self.configure_components()
+
+    def on_predict_start(self) -> None:
+        self.configure_components()
+
+    # Steps.
+
+    def _step(self, batch: Any, batch_idx: int, dataloader_idx: int, stage: Stage) -> dict[str, Any]:
+        """Loss of one batch, and the metrics of its loader updated with it."""
+        name = self._name(stage, dataloader_idx)
+        if self.loss_function is None:
+            raise ConfigError(f"{stage}/{name} needs a loss, and model_type has none (loss: null).")
+        loss_dict = self.loss_function(batch, batch_idx, dataloader_idx, name)
+        self._update_metrics(batch, loss_dict, stage, name)
+        return dict(loss_dict)
+
+    def _prediction_step(self, batch: Any, batch_idx: int, dataloader_idx: int, stage: Stage) -> dict[str, Any]:
+        """Predictions of one batch: metrics updated, rows written."""
+        name = self._name(stage, dataloader_idx)
+        if self.predictor is None:
+            raise ConfigError(f"{stage}/{name} needs a predictor, and model_type has none (predictor: null).")
+        predictions = self.predictor.predict(batch, batch_idx, dataloader_idx, name)
+        self._update_metrics(batch, predictions, stage, name)
+        if self.log_predictions is not None:
+            self.log_predictions.add(name, self.predictor.to_dict(batch, predictions))
+        return dict(predictions)
+
+    def _update_metrics(self, batch: Any, outputs: Mapping[str, Any], stage: str, name: str) -> None:
+        place = f"{stage}/{name}"
+        rows = next((len(v) for v in batch.values() if isinstance(v, torch.Tensor) and v.ndim), 0)
+        self._counts[place] = self._counts.get(place, 0) + rows
+        for metric in self.metrics_at(stage, name):
+            metric.update(batch, outputs, self.tokenizer)
+
+    def _run(self, batch: Any, batch_idx: int, dataloader_idx: int, stage: Stage) -> dict[str, Any]:
+        name = self._name(stage, dataloader_idx)
+        is_prediction = self.datamodule.role(stage, name) == "prediction"
+        step = self._prediction_step if is_prediction else self._step
+        return step(batch, batch_idx, dataloader_idx, stage)
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        names = self.dataloader_names["train"]
+        if len(names) == 1:
+            return self._step(batch, batch_idx, 0, "train")
+        # One batch per loader: their losses add up.
+        outputs = {name: self._step(batch[name], batch_idx, index, "train") for index, name in names.items()}
+        return {"loss": torch.stack([out["loss"] for out in outputs.values()]).sum()}
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._run(batch, batch_idx, dataloader_idx, "val")
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._run(batch, batch_idx, dataloader_idx, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        name = self._name("predict", dataloader_idx)
+        predictions = self.predictor.predict(batch, batch_idx, dataloader_idx, name)
+        rows: list[dict[str, Any]] = self.predictor.to_dict(batch, predictions)
+        return rows
+
+    # Metrics at the end of a pass, or of a logging interval.
+
+    def pop_metrics(self, stage: str) -> dict[str, float]:
+        """Value of every metric of a stage that has seen data since the last call, by `stage/loader/name`."""
+        values: dict[str, float] = {}
+        for place, wrappers in self.metrics.items():
+            if place.split("/", 1)[0] != stage or not self._counts.get(place):
+                continue
+            for wrapper in wrappers:  # type: ignore[union-attr]
+                key = f"{wrapper.prefix}/{wrapper.name}" if wrapper.prefix else f"{place}/{wrapper.name}"
+                values[key] = float(wrapper.compute())
+                wrapper.reset()
+        for place in self._counts:
+            if place.split("/", 1)[0] == stage:
+                self._counts[place] = 0
+        return values
+
+    def counts(self, stage: str) -> dict[str, int]:
+        """Examples seen on this rank since the metrics of a stage were last read, by `stage/loader`."""
+        return {place: n for place, n in self._counts.items() if place.split("/", 1)[0] == stage}
+
+    def _start_pass(self, stage: str) -> None:
+        for place, wrappers in self.metrics.items():
+            if place.split("/", 1)[0] == stage:
+                for wrapper in wrappers:  # type: ignore[union-attr]
+                    wrapper.reset()
+        for place in list(self._counts):
+            if place.split("/", 1)[0] == stage:
+                self._counts[place] = 0
+        if self.log_predictions is not None:
+            directory = Path(self.config.paths.run_dir) / "predictions"
+            for name in self.dataloader_names.get(stage, {}).values():
+                if self.datamodule.role(stage, name) == "prediction":
+                    self.log_predictions.start(stage, name, self.global_step, directory)
+
+    def _end_pass(self, stage: str) -> None:
+        self.last_counts = self.counts(stage)
+        values = self.pop_metrics(stage)
+        self.log_dict(values, sync_dist=False, rank_zero_only=False)
+        if self.log_predictions is not None:
+            self.log_predictions.finish()
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_pass("val")
+
+    def on_validation_epoch_end(self) -> None:
+        self._end_pass("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._start_pass("test")
+
+    def on_test_epoch_end(self) -> None:
+        self._end_pass("test")
+
+    # Optimisation.
+
+    def configure_optimizers(self) -> Any:
+        """AdamW or whatever `cfg.optimizer` names, with the schedule of `cfg.lr_scheduler`."""
+        optimizer = build_optimizer(self.config.optimizer, self.model)
+        if not self.config.get("lr_scheduler"):
+            return optimizer
+        scheduler = self.create_lr_scheduler(optimizer, **self.config.lr_scheduler)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    @staticmethod
+    def create_lr_scheduler(optimizer: Optimizer, name: str, **kwargs: Any) -> LRSchedulerWithConfig:
+        """See `xlm.training.optim.create_lr_scheduler`."""
+        return create_lr_scheduler(optimizer, name, **kwargs)
+
+    # Weights.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["xlm_config"] = OmegaConf.to_yaml(self.config, resolve=False)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        cfg: DictConfig,
+        tokenizer: Any,
+        datamodule: Any,
+        apply_ema: bool = True,
+        map_location: str = "cpu",
+    ) -> Harness:
+        """A harness for `cfg` with the weights of a checkpoint, the averaged ones if `apply_ema` and it has them.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or its weights don't fit (which keys, which shapes).
+        """
+        checkpoint = load_checkpoint(checkpoint_path, map_location)
+        harness = cls(cfg, tokenizer=tokenizer, datamodule=datamodule)
+        load_weights(harness, select_weights(checkpoint, apply_ema), checkpoint_path)
+        return harness
+
+    def save_model_weights(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Write the model's weights, as they are now, as safetensors."""
+        return save_weights(self.model, path, overwrite)
+
+    def push_to_hub(self, repo_id: str, commit_message: str = "Upload model") -> str:
+        """Upload the model through its own `push_to_hub` (the `xlm.model.Model` mixin has it)."""
+        if not hasattr(self.model, "push_to_hub"):
+            raise CheckpointError(f"{type(self.model).__name__} has no push_to_hub; let it inherit from xlm.model.Model.")
+        return str(self.model.push_to_hub(repo_id, commit_message=commit_message))
+
+
+__all__ = ["Harness", "LRSchedulerWithConfig", "LossFunction", "Predictor", "PredictorHistoryMixin"]

@@ -1,0 +1,130 @@
+"""The live parts of a job, built from a composed config in the one order that works."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers.logger import Logger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from xlm import flags
+from xlm.datamodule import TextDataModule
+from xlm.harness import Harness
+from xlm.training.checkpoints import AtomicCheckpointIO
+from xlm.utils.components import clear_components, set_component
+from xlm.utils.instantiate import instantiate
+from xlm.utils.run_record import run_record
+
+# Advice of Lightning's that does not apply here, one reason each.
+QUIET = (
+    r".*does not have many workers.*",  # star graphs are collated faster than they are trained on
+    r".*The number of training batches .* is smaller than the logging interval.*",  # debug=overfit has one batch
+    r".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on has one
+    r".*treespec, LeafSpec.*",  # lightning 2.6 calls what torch 2.13 deprecates
+    r".*No `?IterableDataset`?.*",
+    r".*`isinstance\(treespec.*",
+)
+
+
+@dataclass
+class Session:
+    """Tokenizer, datamodule, and a console to speak through."""
+
+    cfg: DictConfig
+    tokenizer: Any
+    datamodule: TextDataModule
+    console: Console
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.cfg.paths.run_dir)
+
+    @property
+    def config_yaml(self) -> str:
+        """The composed config, interpolations kept."""
+        return OmegaConf.to_yaml(self.cfg, resolve=False)
+
+    def harness(self) -> Harness:
+        """A new module with fresh weights."""
+        module = instantiate(
+            self.cfg.lightning_module,
+            self.cfg,
+            tokenizer=self.tokenizer,
+            datamodule=self.datamodule,
+            _recursive_=False,
+            _key_="lightning_module",
+        )
+        assert isinstance(module, Harness)
+        return module
+
+    def trainer(self, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+        """Lightning's Trainer as `cfg.trainer` says."""
+        trainer = instantiate(
+            self.cfg.trainer,
+            callbacks=callbacks,
+            logger=loggers or False,
+            enable_progress_bar=False,
+            plugins=[AtomicCheckpointIO()],
+            _convert_="all",
+            _key_="trainer",
+        )
+        assert isinstance(trainer, Trainer)
+        return trainer
+
+    def write_record(self, trainer: Trainer, job: str) -> dict[str, Any]:
+        """Write `config.yaml` and what else the numbers depend on, into the run's folder; returns the record."""
+        from xlm.training.results import write_results
+
+        record = run_record(self.config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
+        record["precision"] = str(trainer.precision)
+        record["job_type"] = job
+        if trainer.is_global_zero:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            (self.run_dir / "config.yaml").write_text(self.config_yaml)
+            write_results(self.run_dir / f"record_{job}.json", record)
+        return record
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries say at every start; what they say of a real problem stays."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in QUIET:
+        warnings.filterwarnings("ignore", message=pattern)
+
+
+def start(cfg: DictConfig) -> Session:
+    """Seed, flags, tokenizer, noise schedule and datamodule, in that order."""
+    quiet_libraries()
+    clear_components()
+    flags.set_flags(cfg.get("global_flags") or {})
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    tokenizer = instantiate(cfg.global_components.tokenizer, _key_="global_components.tokenizer")
+    set_component("tokenizer", tokenizer)
+    for name, node in cfg.global_components.items():
+        if name != "tokenizer":
+            set_component(str(name), instantiate(node, _key_=f"global_components.{name}") if node else None)
+    datamodule = instantiate(cfg.datamodule, _key_="datamodule")
+    assert isinstance(datamodule, TextDataModule)
+    set_component("datamodule", datamodule)
+    return Session(cfg, tokenizer, datamodule, Console())
+
+
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    """Every logger of `cfg.loggers`."""
+    return [
+        instantiate(node, _key_=f"loggers.{name}") for name, node in (cfg.get("loggers") or {}).items() if node
+    ]
+
+
+def build_callbacks(cfg: DictConfig) -> list[Callback]:
+    """Every callback of `cfg.callbacks`; a group entry set to null is left out."""
+    return [
+        instantiate(node, _key_=f"callbacks.{name}") for name, node in (cfg.get("callbacks") or {}).items() if node
+    ]

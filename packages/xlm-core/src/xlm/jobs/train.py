@@ -1,0 +1,149 @@
+"""`xlm train`: fit, with everything that lets a run be stopped and gone on with, then test the best weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from xlm import flags
+from xlm.errors import CheckpointError, ConfigError
+from xlm.harness import Harness
+from xlm.jobs.session import Session, build_callbacks, build_loggers, start
+from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
+from xlm.training.curves import draw_curves
+from xlm.training.ema import ExponentialMovingAverage
+from xlm.training.guard import FiniteLossGuard
+from xlm.training.loggers import CSVMetrics
+from xlm.training.optim import num_parameters
+from xlm.training.progress import ProgressDisplay
+from xlm.training.results import print_results, write_results
+from xlm.training.resume import config_differences, find_resumable, load_checkpoint
+from xlm.training.rng import RandomState
+from xlm.training.signals import GracefulSignals
+from xlm.training.train_log import TrainLog
+from xlm.training.weights import check_fits, load_weights, select_weights
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Train as the config says; returns the final metrics.
+
+    Raises:
+        XLMError: with one readable sentence, before anything is written where that is possible.
+    """
+    resume = resume_point(cfg)
+    session = start(cfg)
+    harness = session.harness()
+    if resume is not None:
+        check_fits(harness, resume[1]["state_dict"], resume[0])
+    with GracefulSignals() as signals:
+        trainer = session.trainer(callbacks(cfg, signals), build_loggers(cfg))
+        describe_run(session, harness, trainer)
+        record = session.write_record(trainer, "train")
+        prepare_logs(trainer, resume[1]["global_step"] if resume else None)
+        path = None if resume is None else str(resume[0])
+        del resume
+        trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
+    return finish(session, harness, trainer, record)
+
+
+def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from, if any.
+
+    Raises:
+        ConfigError: the run's folder holds another run: other model, loss, optimizer, seed or lengths.
+        CheckpointError: a checkpoint was named and can't be used, or there are some and none can be read.
+    """
+    if cfg.resume_checkpoint_path:
+        path = Path(cfg.resume_checkpoint_path)
+        return path, load_checkpoint(path)
+    if (cfg.get("global_flags") or {}).get("DEBUG"):
+        return None  # debugging runs keep no checkpoints and replace each other
+    directory = Path(cfg.checkpointing_dir)
+    found = find_resumable(directory) if directory.is_dir() else None
+    if found is None:
+        return None
+    if not cfg.resume_from_checkpoint:
+        raise CheckpointError(
+            f"{directory} holds the checkpoints of a run, and resume_from_checkpoint=false would overwrite them.\n"
+            "Give another job_name, or remove that folder."
+        )
+    differences = config_differences(OmegaConf.create(found[1].get("xlm_config") or "{}"), cfg)
+    if differences:
+        raise ConfigError(
+            f"{cfg.paths.run_dir} holds a run with other settings; nothing was changed. They differ in:\n  "
+            + "\n  ".join(differences[:12])
+            + "\nGive another job_name= for a new run, or the old settings to go on with that one."
+        )
+    return found
+
+
+def callbacks(cfg: DictConfig, signals: GracefulSignals) -> list[Callback]:
+    """Core's own callbacks around those of the config."""
+    train_log = TrainLog()
+    own: list[Callback] = [RandomState(cfg.seed), FiniteLossGuard(), train_log]
+    if cfg.ema_decay:
+        own.append(ExponentialMovingAverage(cfg.ema_decay))
+    configured = build_callbacks(cfg)
+    last = LastCheckpoint(cfg.checkpointing_dir, signals, keep=not flags.DEBUG)
+    if flags.DEBUG:
+        configured = without_checkpoints(configured)
+    return [*own, *configured, ProgressDisplay(train_log), last]
+
+
+def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
+    """Say what is about to run: choices, sizes, device, folder."""
+    if not trainer.is_global_zero:
+        return
+    cfg = session.cfg
+    total = num_parameters(harness)
+    parts = ", ".join(f"{name} {num_parameters(m):,}" for name, m in harness.model.named_children())
+    lines = {
+        "run": f"{session.run_dir}",
+        "model": f"{type(harness.model).__name__}, {total:,} parameters ({parts})",
+        "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
+        "batch": f"{cfg.global_batch_size} ({cfg.per_device_batch_size} per device × {trainer.num_devices} × "
+        f"{trainer.accumulate_grad_batches} accumulated)",
+        "steps": f"{trainer.max_steps}, {cfg.optimizer._target_.rsplit('.', 1)[-1]} lr {cfg.optimizer.lr}, "
+        f"{cfg.lr_scheduler.name if cfg.lr_scheduler else 'no schedule'}",
+        "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
+    }
+    for name, text in lines.items():
+        session.console.print(f"[bold]{name:>7}[/bold]  {text}", highlight=False, soft_wrap=True)
+
+
+def loaders(session: Session) -> dict[str, list[str]]:
+    """Names of the configured loaders by split."""
+    return {split: list(names.values()) for split, names in session.datamodule.dataloader_names.items() if names}
+
+
+def prepare_logs(trainer: Trainer, resumed_step: int | None) -> None:
+    """Drop logged rows of steps that will be done again; a debugging run starts with none."""
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVMetrics):
+            logger.drop_after(-1 if resumed_step is None else resumed_step)
+
+
+def finish(session: Session, harness: Harness, trainer: Trainer, record: dict[str, Any]) -> dict[str, float]:
+    """Draw the curves, test the best weights, print and write the results."""
+    cfg = session.cfg
+    run_dir = session.run_dir
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
+    counts = {}
+    if trainer.is_global_zero:
+        draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
+    if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
+        weights = Path(cfg.checkpointing_dir) / BEST
+        if cfg.test_weights == "best" and weights.is_file() and not flags.DEBUG:
+            load_weights(harness, select_weights(load_checkpoint(weights), apply_ema=True), weights)
+            record["weights"] = str(weights)
+        trainer.test(harness, datamodule=session.datamodule, verbose=False)
+        metrics |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+        counts |= harness.last_counts
+    if trainer.is_global_zero:
+        print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console)
+        write_results(run_dir / "results.json", {**record, "step": trainer.global_step, "metrics": metrics, "n": counts})
+        session.console.print(f"Everything is in {run_dir}, the curves in {run_dir / 'curves.png'}.", soft_wrap=True)
+    return metrics

@@ -1,0 +1,148 @@
+"""Which checkpoints a run keeps: the best, the newest of every n steps, and the last one before it stopped."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from xlm.errors import NonFiniteLossError, TrainingInterrupted
+from xlm.training.signals import GracefulSignals
+from xlm.utils.rank_zero import RankedLogger
+
+log = RankedLogger(__name__, rank_zero_only=True)
+
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs and renames: a kill leaves the old file or the new one, never half of one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """`best.ckpt`: the weights with the best `monitor` so far, looked at after every validation."""
+
+    def __init__(self, dirpath: str, monitor: str, mode: str = "min", filename: str = "best", **kwargs: Any) -> None:
+        kwargs.setdefault("save_top_k", 1)
+        super().__init__(
+            dirpath=dirpath,
+            monitor=monitor,
+            mode=mode,
+            filename=filename,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+            **kwargs,
+        )
+
+
+class PeriodicCheckpoint(Checkpoint):
+    """`step-N.ckpt` every n optimizer steps; of these the newest stays, and every multiple of `keep_multiple`.
+
+    Args:
+        dirpath: the run's checkpoint directory.
+        every_n_train_steps: how often, in optimizer steps.
+        keep_multiple: a step that is a multiple of it is never thinned out; None keeps the newest alone.
+    """
+
+    def __init__(self, dirpath: str, every_n_train_steps: int = 500, keep_multiple: int | None = None) -> None:
+        self.dirpath = Path(dirpath)
+        self.every_n_train_steps = every_n_train_steps
+        self.keep_multiple = keep_multiple
+        self._last_step = 0
+
+    def path(self, step: int) -> Path:
+        return self.dirpath / f"step-{step}.ckpt"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._last_step or step % self.every_n_train_steps:
+            return
+        self._last_step = step
+        trainer.save_checkpoint(self.path(step))
+        if trainer.is_global_zero:
+            self.thin(step)
+
+    def thin(self, newest: int) -> None:
+        """Remove the periodic checkpoints older than `newest` that no multiple protects."""
+        for file in self.dirpath.glob("step-*.ckpt"):
+            number = file.stem.removeprefix("step-")
+            if not number.isdigit() or int(number) >= newest:
+                continue
+            if self.keep_multiple and int(number) % self.keep_multiple == 0:
+                continue
+            file.unlink(missing_ok=True)
+
+
+class LastCheckpoint(Checkpoint):
+    """`last.ckpt` when training ends, is interrupted or fails, so that the same command goes on from there.
+
+    A first Ctrl-C or SIGTERM lets the step in progress finish, saves, and ends the run with `TrainingInterrupted`.
+    With `keep` off (debugging runs) nothing is saved, and a signal still ends the run in order.
+    """
+
+    def __init__(self, dirpath: str, signals: GracefulSignals | None = None, keep: bool = True) -> None:
+        self.path = Path(dirpath) / LAST
+        self.signals = signals
+        self.keep = keep
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.keep:
+            trainer.save_checkpoint(self.path)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if self.signals is None or self.signals.received is None or trainer.sanity_checking:
+            return
+        signum = self.signals.received
+        if self.keep:
+            trainer.save_checkpoint(self.path)
+        raise TrainingInterrupted(signum, self.path if self.keep else None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, Exception) or isinstance(exception, TrainingInterrupted | NonFiniteLossError):
+            return  # saved already, not worth saving, or (a second Ctrl-C) perhaps in the middle of an update
+        if not self.keep or trainer.global_step == 0 or trainer.world_size > 1:  # other ranks may hang where one has failed
+            return
+        trainer.save_checkpoint(self.path)
+        log.warning(f"Training failed at step {trainer.global_step}; {self.path} holds the state before that.")
+
+
+def without_checkpoints(callbacks: list[Callback]) -> list[Callback]:
+    """The callbacks without those that write checkpoints: for debugging runs, which keep none."""
+    return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]

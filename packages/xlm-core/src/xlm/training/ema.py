@@ -1,0 +1,103 @@
+"""An exponential moving average of the weights, used for validation, test and saved beside the raw ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+CHECKPOINT_KEY = "xlm_ema"
+
+
+class ExponentialMovingAverage(Callback):
+    """Keeps `decay · average + (1 − decay) · weights` of every trainable parameter, in fp32.
+
+    The average stands in for the weights during validation and test. Its early value is corrected by the warm-up
+    `min(decay, (1 + n) / (10 + n))` after n updates, so that short runs are not averages over the initialisation.
+
+    Args:
+        decay: between 0 and 1, usually 0.999 or 0.9999.
+    """
+
+    def __init__(self, decay: float = 0.9999) -> None:
+        if not 0.0 < decay < 1.0:
+            raise ValueError(f"ema_decay is {decay}, and must lie between 0 and 1.")
+        self.decay = decay
+        self.num_updates = 0
+        self._last_step = -1
+        self._average: dict[str, torch.Tensor] = {}
+        self._raw: dict[str, torch.Tensor] = {}
+
+    def _parameters(self, pl_module: LightningModule) -> dict[str, torch.nn.Parameter]:
+        return {n: p for n, p in pl_module.named_parameters() if p.requires_grad}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parameters = self._parameters(pl_module)
+        for name, parameter in parameters.items():
+            start = self._average.get(name, parameter.detach())
+            self._average[name] = start.to(parameter.device, torch.float32, copy=True)
+        self._last_step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._last_step:
+            return  # gradients are still accumulating
+        self._last_step = trainer.global_step
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        parameters = self._parameters(pl_module)
+        averages = [self._average[name] for name in parameters]
+        current = [p.detach().float() for p in parameters.values()]
+        get_ema_multi_avg_fn(decay)(averages, current, self.num_updates)
+
+    @torch.no_grad()
+    def _swap_in(self, pl_module: LightningModule) -> None:
+        if self._raw or not self._average:
+            return
+        for name, parameter in self._parameters(pl_module).items():
+            self._raw[name] = parameter.detach().clone()
+            parameter.copy_(self._average[name])
+
+    @torch.no_grad()
+    def _swap_out(self, pl_module: LightningModule) -> None:
+        for name, parameter in self._parameters(pl_module).items():
+            if name in self._raw:
+                parameter.copy_(self._raw[name])
+        self._raw.clear()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap_in(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap_out(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._swap_out(pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"].update(self._raw)  # a checkpoint taken during validation holds the raw weights too
+        checkpoint[CHECKPOINT_KEY] = {
+            "decay": self.decay,
+            "num_updates": self.num_updates,
+            "average": dict(self._average),
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get(CHECKPOINT_KEY)
+        if saved is None:
+            return
+        self.num_updates = saved["num_updates"]
+        self._average = dict(saved["average"])
+
+
+def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] | None:
+    """The checkpoint's state dict with averaged weights in place of the raw ones; None if it kept no average."""
+    saved = checkpoint.get(CHECKPOINT_KEY)
+    if saved is None:
+        return None
+    raw = checkpoint["state_dict"]
+    return {name: saved["average"][name].to(t.dtype) if name in saved["average"] else t for name, t in raw.items()}

@@ -1,0 +1,120 @@
+"""Parameter groups, the optimizer and the learning-rate schedule."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from transformers import get_scheduler
+
+from xlm.errors import ConfigError
+from xlm.utils.instantiate import instantiate
+
+
+class LRSchedulerWithConfig(TypedDict):
+    """What Lightning wants to know of a schedule."""
+
+    scheduler: LRScheduler | ReduceLROnPlateau
+    interval: Literal["step", "epoch"]
+    frequency: int
+    monitor: NotRequired[str | None]
+    strict: NotRequired[bool]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for the optimizer, asked of the model: its own groups, else its split by weight decay, else all.
+
+    Raises:
+        ConfigError: if the model's split leaves a trainable parameter without a group, or names one twice.
+    """
+    if hasattr(model, "get_param_groups"):
+        return list(model.get_param_groups())
+    if not hasattr(model, "get_named_params_for_weight_decay"):
+        return [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    decayed = [(n, p) for n, p in model.get_named_params_for_weight_decay() if p.requires_grad]
+    plain = [(n, p) for n, p in model.get_named_params_for_no_weight_decay() if p.requires_grad]
+    _check_partition(model, [*decayed, *plain])
+    groups = [
+        {"params": [p for _, p in decayed], "weight_decay": weight_decay},
+        {"params": [p for _, p in plain], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _check_partition(model: nn.Module, grouped: list[tuple[str, nn.Parameter]]) -> None:
+    seen: set[int] = set()
+    for name, parameter in grouped:
+        if id(parameter) in seen:
+            raise ConfigError(f"Parameter '{name}' is in two weight-decay groups of {type(model).__name__}.")
+        seen.add(id(parameter))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in seen:
+            raise ConfigError(
+                f"Parameter '{name}' of {type(model).__name__} is in no weight-decay group and would not be trained."
+            )
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
+    """The optimizer of `cfg.optimizer` over the model's parameter groups."""
+    groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
+    factory = instantiate(cfg, _partial_=True, _convert_="all", _key_="optimizer")
+    optimizer = factory(groups)
+    assert isinstance(optimizer, Optimizer)
+    return optimizer
+
+
+def create_lr_scheduler(
+    optimizer: Optimizer,
+    name: str,
+    num_warmup_steps: int | None = None,
+    fraction_warmup_steps: float | None = None,
+    num_training_steps: int | None = None,
+    interval: Literal["step", "epoch"] = "step",
+    frequency: int = 1,
+    monitor: str | None = None,
+    strict: bool = True,
+    **kwargs: Any,
+) -> LRSchedulerWithConfig:
+    """A schedule of transformers' `get_scheduler` by its name; further keywords are passed on to it.
+
+    Raises:
+        ConfigError: if a fraction of warm-up is asked for without a number of training steps, both kinds of
+            warm-up are given, or the name is unknown.
+    """
+    if fraction_warmup_steps is not None:
+        if num_warmup_steps:
+            raise ConfigError("lr_scheduler takes num_warmup_steps or fraction_warmup_steps, not both.")
+        if num_training_steps is None or num_training_steps < 0:
+            raise ConfigError("lr_scheduler.fraction_warmup_steps needs num_training_steps (trainer.max_steps).")
+        num_warmup_steps = int(fraction_warmup_steps * num_training_steps)
+    try:
+        scheduler = get_scheduler(
+            name,
+            optimizer,
+            num_warmup_steps=num_warmup_steps or 0,
+            num_training_steps=num_training_steps,
+            scheduler_specific_kwargs=_plain(kwargs),
+        )
+    except ValueError as error:
+        raise ConfigError(f"lr_scheduler.name={name}: {error}") from error
+    return {
+        "scheduler": scheduler,
+        "interval": interval,
+        "frequency": frequency,
+        "monitor": monitor,
+        "strict": strict,
+    }
+
+
+def _plain(kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    plain = OmegaConf.to_container(OmegaConf.create(kwargs), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()} or None
+
+
+def num_parameters(module: nn.Module, trainable_only: bool = False) -> int:
+    """How many numbers a module learns (or holds)."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)

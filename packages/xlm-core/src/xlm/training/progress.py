@@ -1,0 +1,127 @@
+"""Progress on a screen: a rich bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn
+
+from xlm.training.train_log import TrainLog
+
+
+class ProgressDisplay(Callback):
+    """Shows step, loss, learning rate and tokens/s, and each validation's figures as a line that stays.
+
+    Args:
+        train_log: where the newest training values are found.
+        seconds_between_lines: how often a plain line is written where the output is no terminal.
+        console: where to write; standard output by default.
+    """
+
+    def __init__(
+        self, train_log: TrainLog, seconds_between_lines: float = 10.0, console: Console | None = None
+    ) -> None:
+        self.train_log = train_log
+        self.seconds_between_lines = seconds_between_lines
+        self.console = console or Console(soft_wrap=not sys.stdout.isatty())
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line = 0.0
+        self._last_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        if trainer.global_step:
+            self.console.print(f"Going on from step {trainer.global_step}.")
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[values]}"),
+                console=self.console,
+                refresh_per_second=4,
+            )
+            total = trainer.max_steps if trainer.max_steps > 0 else None
+            self._task = self._bar.add_task("train", total=total, completed=trainer.global_step, values="")
+            self._bar.start()
+        self._last_line = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero or trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        values = describe(self.train_log.latest)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=trainer.global_step, values=values)
+        elif time.monotonic() - self._last_line >= self.seconds_between_lines:
+            self._last_line = time.monotonic()
+            of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
+            self.console.print(f"step {trainer.global_step}{of}  {values}", highlight=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        if metrics:
+            shown = "  ".join(f"{k} {v:.4g}" for k, v in sorted(metrics.items()))
+            self.console.print(f"step {trainer.global_step}  {shown}", highlight=False)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+
+def describe(values: dict[str, float]) -> str:
+    """The few values that fit beside a bar: loss, learning rate, tokens per second."""
+    parts = [f"loss {v:.4f}" for k, v in values.items() if k.endswith("/accumulated_loss")][:1]
+    if "train/lr" in values:
+        parts.append(f"lr {values['train/lr']:.2e}")
+    if "train/tokens_per_second" in values:
+        parts.append(f"{values['train/tokens_per_second']:,.0f} tokens/s")
+    return "  ".join(parts)
+
+
+class EvaluationProgress(Callback):
+    """Says how far an evaluation is, as a line every few seconds."""
+
+    def __init__(self, seconds_between_lines: float = 10.0, console: Console | None = None) -> None:
+        self.seconds_between_lines = seconds_between_lines
+        self.console = console or Console(soft_wrap=not sys.stdout.isatty())
+        self._last_line = time.monotonic()
+
+    def _say(self, trainer: Trainer, batch_idx: int, sizes: Any, dataloader_idx: int) -> None:
+        if not trainer.is_global_zero or time.monotonic() - self._last_line < self.seconds_between_lines:
+            return
+        self._last_line = time.monotonic()
+        size = sizes[dataloader_idx] if isinstance(sizes, list) else sizes
+        self.console.print(f"loader {dataloader_idx}: batch {batch_idx + 1}/{size}", highlight=False)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._say(trainer, batch_idx, trainer.num_test_batches, dataloader_idx)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._say(trainer, batch_idx, trainer.num_val_batches, dataloader_idx)

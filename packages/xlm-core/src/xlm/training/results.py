@@ -1,0 +1,33 @@
+"""The table of results at the end of a job, on the screen and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_results(title: str, metrics: Mapping[str, float], counts: Mapping[str, int], console: Console) -> None:
+    """One row per loader and metric, with how many examples it is over."""
+    table = Table(title=title, title_justify="left")
+    for column, justify in (("split", "left"), ("loader", "left"), ("metric", "left"), ("value", "right"), ("n", "right")):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for key, value in metrics.items():
+        parts = key.split("/", 2)
+        split, loader, metric = parts if len(parts) == 3 else ("", "", key)
+        n = counts.get(f"{split}/{loader}")
+        table.add_row(split, loader, metric, f"{value:.4f}", "" if n is None else f"{n:,}")
+    console.print(table)
+
+
+def write_results(path: Path, record: Mapping[str, Any]) -> Path:
+    """Write a record as JSON, replacing the file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+    return path

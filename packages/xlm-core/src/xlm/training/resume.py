@@ -1,0 +1,95 @@
+"""Where a run goes on: the newest checkpoint that can be read, and a refusal to mix two different runs."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from xlm.errors import CheckpointCorruptError, CheckpointError
+from xlm.utils.rank_zero import RankedLogger
+
+log = RankedLogger(__name__, rank_zero_only=True)
+
+# What makes a run another run; lengths, logging, validation and paths may change between two starts of one.
+IDENTITY = ("model", "loss", "optimizer", "seed", "global_batch_size", "block_size", "input_block_size")
+
+
+def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint after checking every byte of it.
+
+    Raises:
+        CheckpointError: if there is no such file.
+        CheckpointCorruptError: if it is cut short, damaged, or not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint at {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointCorruptError(path, f"its part {damaged} fails its checksum")
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError, OSError) as error:
+        raise CheckpointCorruptError(path, str(error).splitlines()[0]) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise CheckpointCorruptError(path, "it holds no 'state_dict'")
+    return checkpoint
+
+
+def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """The readable checkpoint with the most steps in a directory, and its content; damaged ones are named.
+
+    Raises:
+        CheckpointError: if there are checkpoints and none of them can be read: starting over would lose them.
+    """
+    files = list(Path(directory).glob("*.ckpt"))
+    damaged: list[str] = []
+    for file in sorted(files, key=_newness, reverse=True):
+        try:
+            return file, load_checkpoint(file)
+        except CheckpointCorruptError as error:
+            damaged.append(file.name)
+            log.warning(f"{error} Trying an older one.")
+    if damaged:
+        raise CheckpointError(
+            f"None of the checkpoints in {directory} can be read ({', '.join(damaged)}). "
+            "Remove them to train from scratch, or give another job_name."
+        )
+    return None
+
+
+def _newness(file: Path) -> tuple[int, bool, float]:
+    """Sorts by steps (an unreadable header first, so that the damage is named), then periodic before best, then time."""
+    try:
+        header = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        step = int(header["global_step"])
+    except (EOFError, RuntimeError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError):
+        step = 2**62
+    return step, file.name != "best.ckpt", file.stat().st_mtime
+
+
+def config_differences(old: dict[str, Any], cfg: DictConfig) -> list[str]:
+    """Lines `key: old → new` for the settings that make the run of a checkpoint another run than `cfg`."""
+    new = {key: OmegaConf.to_container(cfg, resolve=False).get(key) for key in IDENTITY}  # type: ignore[union-attr]
+    before = _flatten({key: old.get(key) for key in IDENTITY})
+    after = _flatten(new)
+    return [
+        f"{key}: {before.get(key)} → {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        flat: dict[str, Any] = {}
+        for key, value in tree.items():
+            flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: tree}

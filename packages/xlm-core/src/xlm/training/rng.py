@@ -1,0 +1,89 @@
+"""Random state: saved with checkpoints, restored at the first batch, and kept apart from validation."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+CHECKPOINT_KEY = "xlm_rng"
+
+
+def capture() -> dict[str, Any]:
+    """The state of Python's, NumPy's, torch's and each CUDA device's global generator, as plain values."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Put every global generator back to a state that `capture` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+class RandomState(Callback):
+    """Makes a resumed run draw what the uninterrupted one would have drawn.
+
+    The state comes back at the first training batch, not when the checkpoint is read: making a loader's iterator
+    draws from torch's generator too. Validation and test start from `seed` and leave the training stream as it
+    was, so how often one validates does not change what is trained, and two validations differ by the weights only.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._pending: dict[str, Any] | None = None
+        self._outer: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        state = self._outer or capture()
+        states = [state] * trainer.world_size
+        if trainer.world_size > 1:  # every rank has drawn differently
+            torch.distributed.all_gather_object(states, state)
+        checkpoint[CHECKPOINT_KEY] = states
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint.get(CHECKPOINT_KEY, [])
+        if trainer.global_rank < len(states):
+            self._pending = states[trainer.global_rank]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._pending is not None:
+            restore(self._pending)
+            self._pending = None
+
+    def _isolate(self) -> None:
+        self._outer = capture()
+        random.seed(self.seed)
+        np.random.seed(self.seed % 2**32)
+        torch.manual_seed(self.seed)
+
+    def _release(self) -> None:
+        if self._outer is not None:
+            restore(self._outer)
+            self._outer = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._isolate()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._release()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._isolate()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._release()

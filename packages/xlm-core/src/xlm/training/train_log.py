@@ -1,0 +1,77 @@
+"""What is logged while training: metrics, learning rate and throughput, once every `trainer.log_every_n_steps`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class TrainLog(Callback):
+    """Sends `train/…` values to the loggers, and keeps the newest of each in `latest` for the progress display.
+
+    Tokens per second count real tokens, without padding. Time spent in validation and checkpoints is not counted.
+    Sums stay on the device and are read here alone, so the steps in between never wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.latest: dict[str, float] = {}
+        self._last_step = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._tokens: torch.Tensor | int = 0
+        self._examples = 0
+        self._seconds = 0.0
+        self._started: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause()
+
+    def _pause(self) -> None:
+        if self._started is not None:
+            self._seconds += time.perf_counter() - self._started
+            self._started = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for part in batches_of(batch):
+            ids, mask = part["input_ids"], part.get("attention_mask")
+            self._tokens = self._tokens + (ids.numel() if mask is None else (mask != 0).sum())
+            self._examples += ids.shape[0]
+        step = trainer.global_step
+        if step == self._last_step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        self._last_step = step
+        values = pl_module.pop_metrics("train")  # reading them waits for the device, so the clock stops after it
+        self._pause()
+        values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        if self._seconds > 0:
+            values["train/tokens_per_second"] = float(self._tokens) * trainer.world_size / self._seconds
+            values["train/examples_per_second"] = self._examples * trainer.world_size / self._seconds
+        self._reset()
+        self.latest.update(values)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)
+
+
+def batches_of(batch: Any) -> Iterator[dict[str, Any]]:
+    """The dicts of tensors in a training batch: itself, or one per train loader."""
+    if not isinstance(batch, dict):
+        return
+    if isinstance(batch.get("input_ids"), torch.Tensor):
+        yield batch
+        return
+    for part in batch.values():
+        yield from batches_of(part)
