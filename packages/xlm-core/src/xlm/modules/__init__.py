@@ -1,0 +1,1 @@
+"""Building blocks of networks: rotary transformer, DDiT, attention, KV cache, chunked cross-entropy."""

@@ -1,0 +1,74 @@
+"""What the transformer layers share: feed-forward block, head size, stacking, weight initialisation."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Protocol, TypeVar, cast
+
+import torch
+from torch import nn
+
+
+class _Resettable(Protocol):
+    def reset_parameters(self) -> None: ...
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+# Linear maps that write into the residual stream, by the last part of their name.
+_RESIDUAL_OUTPUTS = ("o_proj", "mlp.2")
+
+
+def head_dim(d_model: int, nhead: int) -> int:
+    """d_model / nhead; ValueError unless it is whole and even, since rotary positions turn pairs."""
+    if d_model % nhead or (d_model // nhead) % 2:
+        raise ValueError(f"d_model {d_model} over {nhead} heads must give a whole, even head dimension")
+    return d_model // nhead
+
+
+def feed_forward(d_model: int, dim_feedforward: int | None, activation: str) -> nn.Sequential:
+    """Linear, activation, Linear, with biases; dim_feedforward None is 4 · d_model."""
+    activations: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+    if activation not in activations:
+        raise ValueError(f"Unknown activation {activation!r}. Choices: {', '.join(activations)}.")
+    hidden = 4 * d_model if dim_feedforward is None else dim_feedforward
+    return nn.Sequential(nn.Linear(d_model, hidden), activations[activation](), nn.Linear(hidden, d_model))
+
+
+def reset_submodules(module: nn.Module) -> None:
+    """Draw new weights for every linear map and norm inside."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.LayerNorm)):
+            part.reset_parameters()
+
+
+def replicate(layer: Layer, num_layers: int) -> list[Layer]:
+    """`layer` and num_layers − 1 of its shape, each with weights of its own, not copies of the first's."""
+    layers = [layer]
+    for _ in range(num_layers - 1):
+        layers.append(copy.deepcopy(layer))
+        cast(_Resettable, layers[-1]).reset_parameters()
+    return layers
+
+
+@torch.no_grad()
+def init_transformer_weights(model: nn.Module, std: float = 0.02, num_layers: int | None = None) -> None:
+    """Normal(0, std) for linear maps and embeddings, zero for biases and the padding row, identity for norms.
+
+    With num_layers, maps that write into the residual stream get std / √(2 · num_layers) (GPT-2). A linear
+    weight that is exactly zero stays so: that is how zero-initialised gates and heads opt out.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            if bool(module.weight.any()):
+                scaled = num_layers is not None and name.endswith(_RESIDUAL_OUTPUTS)
+                module.weight.normal_(0.0, std / math.sqrt(2 * num_layers) if scaled and num_layers else std)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(0.0, std)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()

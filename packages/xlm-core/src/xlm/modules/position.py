@@ -1,0 +1,98 @@
+"""Rotary position embedding, half-split form, base 10000."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+_BASE = 10000.0
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotates pairs (x_j, x_{j + dim/2}) by position · 10000^(−2j/dim) (arXiv 2104.09864).
+
+    Tables for cache_size + 1 positions are made once and grow when a longer sequence comes. They stay in
+    float32 (or float64) whatever the model is cast to; the rotation happens in that type, then is cast back.
+    """
+
+    inv_freq: Tensor
+    sin: Tensor
+    cos: Tensor
+
+    def __init__(self, dim: int, head_first: bool = True, cache_size: int = 1024) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"rotary embedding needs an even dimension, got {dim}")
+        self.dim = dim
+        self.head_first = head_first
+        self.cache_size = cache_size
+        self.register_buffer("inv_freq", torch.empty(dim // 2))
+        self.register_buffer("sin", torch.empty(0), persistent=False)
+        self.register_buffer("cos", torch.empty(0), persistent=False)
+        self._reset()
+
+    def _reset(self) -> None:
+        exponents = torch.arange(0, self.dim, 2, dtype=torch.float64, device="cpu") / self.dim
+        self.inv_freq = (_BASE**-exponents).to(self.inv_freq.device, torch.float32)
+        self._build_tables(self.cache_size + 1)
+
+    def _build_tables(self, num_positions: int) -> None:
+        # Tables that grow during validation serve training too, where inference tensors are refused.
+        with torch.inference_mode(False):
+            positions = torch.arange(num_positions, device=self.inv_freq.device)
+            self.cos, self.sin = self._angles(positions)
+
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        angles = positions.unsqueeze(-1).to(self.inv_freq.dtype) * self.inv_freq
+        return angles.cos(), angles.sin()
+
+    def _lookup(self, positions: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin, (L, dim/2) or (B, L, dim/2)."""
+        if positions is None:
+            if length > self.cos.shape[0]:
+                if torch.compiler.is_compiling():  # a graph can't replace buffers
+                    return self._angles(torch.arange(length, device=self.inv_freq.device))
+                self._build_tables(max(length, 2 * self.cos.shape[0]))
+            return self.cos[:length], self.sin[:length]
+        if positions.device.type != "cpu" or torch.compiler.is_compiling():
+            # Comparing the largest position with the table would wait for the device; computing costs less.
+            return self._angles(positions)
+        if positions.numel():
+            low, high = (int(bound) for bound in positions.aminmax())
+            if low < 0:
+                return self._angles(positions)
+            if high >= self.cos.shape[0]:
+                self._build_tables(max(high + 1, 2 * self.cos.shape[0]))
+        return self.cos[positions], self.sin[positions]
+
+    def forward(
+        self, x: Float[Tensor, "batch a b dim"], positions: Integer[Tensor, "*batch length"] | None = None
+    ) -> Float[Tensor, "batch a b dim"]:
+        """x (B, H, L, dim) if head_first, else (B, L, H, dim); positions (B, L), (L,), None = 0..L−1."""
+        cos, sin = self._lookup(positions, x.shape[2 if self.head_first else 1])
+        head_axis = -3 if self.head_first else -2
+        cos, sin = cos.unsqueeze(head_axis), sin.unsqueeze(head_axis)
+        first, second = x.chunk(2, dim=-1)
+        # x may be bfloat16: its products with the float32 tables are float32.
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> RotaryEmbedding:
+        exact = self.inv_freq
+        super()._apply(fn, recurse)
+        if exact.is_meta:
+            if not self.inv_freq.is_meta:
+                self._reset()  # meta tensors come out empty
+        elif self.inv_freq.dtype not in (torch.float32, torch.float64):
+            self.inv_freq = exact.to(self.inv_freq.device)  # bfloat16 would spoil the angles
+            self._build_tables(self.cos.shape[0])
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Weights from elsewhere may lack the frequencies: they follow from `dim`.
+        state_dict.setdefault(prefix + "inv_freq", self.inv_freq)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._build_tables(self.cos.shape[0])

@@ -1,0 +1,263 @@
+"""Draws tokens from logits: filters, Gumbel-max in float64, confidence scores, random choice of positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+Confidence = Literal["top_prob", "prob_diff", "entropy"]
+CONFIDENCES: tuple[Confidence, ...] = ("top_prob", "prob_diff", "entropy")
+
+# Rows whose noise is drawn at once: bounds the float64 copy of the logits to about 128 MB.
+_MAX_NOISE_ELEMENTS = 2**24
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64 wherever the device has it (all but MPS).
+
+    float32 Gumbel noise has a short tail and acts as a lower temperature (arXiv 2409.02908, section 4).
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _exponential(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    noise = torch.empty_like(like, dtype=widest_float(like.device), memory_format=torch.contiguous_format)
+    # Never exactly zero, so that neither its logarithm nor a division by it is infinite.
+    return noise.exponential_(generator=generator).clamp_(min=torch.finfo(noise.dtype).tiny)
+
+
+def add_gumbel_noise(
+    logits: Float[Tensor, "*batch vocab"],
+    temperature: float = 1.0,
+    noise_scale: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "*batch vocab"]:
+    """logits / temperature + noise_scale · Gumbel(0, 1) in float64; its argmax is a draw from the softmax."""
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}; 0 means greedy: take the argmax")
+    gumbel = _exponential(logits, generator).log_().neg_()
+    return torch.add(logits.to(gumbel.dtype) / temperature, gumbel, alpha=noise_scale)
+
+
+def add_exp_1_noise(
+    probs: Float[Tensor, "*batch vocab"],
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "*batch vocab"]:
+    """probs^(1/temperature) / Exp(1) in float64; its argmax is a draw from the unnormalised probabilities."""
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}; 0 means greedy: take the argmax")
+    noise = _exponential(probs, generator)
+    weights = probs.to(noise.dtype)
+    return (weights if temperature == 1.0 else weights.pow(1.0 / temperature)) / noise
+
+
+def sample_categorical(
+    probs: Float[Tensor, "*batch vocab"], generator: torch.Generator | None = None
+) -> Integer[Tensor, "*batch"]:
+    """One index per row of unnormalised probabilities."""
+    return add_exp_1_noise(probs, generator=generator).argmax(dim=-1)
+
+
+def sample_from_logits(
+    logits: Float[Tensor, "*batch vocab"],
+    temperature: float = 1.0,
+    noise_scale: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Integer[Tensor, "*batch"]:
+    """One index per row by Gumbel-max; temperature 0 or noise_scale 0 is the argmax."""
+    if temperature == 0 or noise_scale == 0:
+        return logits.argmax(dim=-1)
+    rows = logits.reshape(-1, logits.shape[-1])
+    chunks = rows.split(max(1, _MAX_NOISE_ELEMENTS // max(1, rows.shape[-1])))
+    drawn = [add_gumbel_noise(chunk, temperature, noise_scale, generator).argmax(dim=-1) for chunk in chunks]
+    return torch.cat(drawn).reshape(logits.shape[:-1])
+
+
+def keep_top_k(logits: Float[Tensor, "*batch vocab"], k: int) -> Float[Tensor, "*batch vocab"]:
+    """All but the k largest become −inf: exactly k stay, whatever the ties; k = 1 keeps the argmax."""
+    if k < 1:
+        raise ValueError(f"top_k must be at least 1, got {k}")
+    if k >= logits.shape[-1]:
+        return logits
+    # argmax and topk may break ties differently, and top-1 has to be greedy.
+    kept = logits.argmax(dim=-1, keepdim=True) if k == 1 else logits.topk(k, dim=-1).indices
+    return torch.full_like(logits, -torch.inf).scatter(-1, kept, logits.gather(-1, kept))
+
+
+def keep_top_p(logits: Float[Tensor, "*batch vocab"], p: float) -> Float[Tensor, "*batch vocab"]:
+    """Nucleus (arXiv 1904.09751): the fewest tokens that reach probability p, the crossing one included."""
+    if not 0 < p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {p}")
+    if p == 1:
+        return logits
+    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+    probs = ordered.to(widest_float(logits.device)).softmax(dim=-1)
+    before = probs.cumsum(dim=-1) - probs
+    # The first has nothing before it; said apart, because rounding may say otherwise.
+    dropped = (before >= p).index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), False)
+    return torch.empty_like(logits).scatter(-1, index, ordered.masked_fill(dropped, -torch.inf))
+
+
+def keep_min_p(logits: Float[Tensor, "*batch vocab"], min_p: float) -> Float[Tensor, "*batch vocab"]:
+    """Tokens with at least min_p times the probability of the most likely one (arXiv 2407.01082)."""
+    if not 0 <= min_p <= 1:
+        raise ValueError(f"min_p must be in [0, 1], got {min_p}")
+    if min_p == 0:
+        return logits
+    floor = logits.amax(dim=-1, keepdim=True) + torch.tensor(min_p, device=logits.device).log()
+    return logits.masked_fill(logits < floor, -torch.inf)
+
+
+def penalize_repetition(
+    logits: Float[Tensor, "batch vocab"],
+    ids: Integer[Tensor, "batch length"],
+    penalty: float,
+    attention_mask: Bool[Tensor, "batch length"] | None = None,
+) -> Float[Tensor, "batch vocab"]:
+    """Tokens seen in the row lose: positive logits are divided by penalty, negative ones multiplied.
+
+    arXiv 1909.05858, section 4.1. Ids where the mask is False don't count as seen.
+    """
+    if penalty <= 0:
+        raise ValueError(f"repetition penalty must be above 0, got {penalty}")
+    counted = torch.ones_like(ids) if attention_mask is None else attention_mask.to(ids.dtype)
+    seen = torch.zeros(logits.shape, dtype=ids.dtype, device=ids.device).scatter_add(-1, ids, counted) > 0
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def sample_from_top_k(
+    k: int,
+    logits: Float[Tensor, "*batch vocab"],
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Integer[Tensor, "*batch"]:
+    """One index per row among the k largest logits; k comes first for `partial(sample_from_top_k, 5)`."""
+    return LogitsSampler(temperature=temperature, top_k=k)(logits, generator)
+
+
+def sample_from_top_p(
+    p: float,
+    logits: Float[Tensor, "*batch vocab"],
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Integer[Tensor, "*batch"]:
+    """One index per row from the nucleus p of the tempered distribution; ValueError if p is not in (0, 1]."""
+    return LogitsSampler(temperature=temperature, top_p=p)(logits, generator)
+
+
+@dataclass(frozen=True)
+class LogitsSampler:
+    """Temperature, then top-k, top-p and min-p, each on the logits, then one Gumbel-max draw per row.
+
+    temperature 0 and top_k 1 are both greedy, and draw no noise. None switches a filter off.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be in [0, 1], got {self.min_p}")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the argmax is always taken."""
+        return self.temperature == 0 or self.top_k == 1
+
+    def filter(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+        """Tempered logits with −inf wherever a filter forbids the token; greedy keeps the argmax alone."""
+        if self.greedy:
+            return keep_top_k(logits, 1)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.top_k is not None:
+            logits = keep_top_k(logits, self.top_k)
+        if self.top_p is not None:
+            logits = keep_top_p(logits, self.top_p)
+        return logits if self.min_p is None else keep_min_p(logits, self.min_p)
+
+    def __call__(
+        self, logits: Float[Tensor, "*batch vocab"], generator: torch.Generator | None = None
+    ) -> Integer[Tensor, "*batch"]:
+        """One token id per row."""
+        if self.greedy:
+            return logits.argmax(dim=-1)
+        return sample_from_logits(self.filter(logits), generator=generator)
+
+
+def make_sampler(
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    greedy: bool = False,
+) -> LogitsSampler:
+    """The sampler that these options ask for; `greedy` wins over all others."""
+    if greedy:
+        return LogitsSampler(temperature=0.0)
+    return LogitsSampler(temperature, top_k, top_p, min_p)
+
+
+def confidence_scores(logits: Float[Tensor, "*batch vocab"], kind: Confidence) -> Float[Tensor, "*batch"]:
+    """Larger = surer: the best probability, its margin over the second, or minus the entropy in nats."""
+    if kind == "entropy":
+        log_probs = logits.float().log_softmax(dim=-1)
+        return torch.special.entr(log_probs.exp()).sum(dim=-1).neg()
+    if kind == "top_prob":
+        return (logits.amax(dim=-1).float() - logits.float().logsumexp(dim=-1)).exp()
+    if kind == "prob_diff":
+        best, second = logits.float().topk(2, dim=-1).values.unbind(dim=-1)
+        norm = logits.float().logsumexp(dim=-1)
+        return (best - norm).exp() - (second - norm).exp()
+    raise ValueError(f"Unknown confidence {kind!r}. Choices: {', '.join(CONFIDENCES)}.")
+
+
+def select_random_indices(
+    inp_shape: tuple[int, int] | torch.Size,
+    num_unmask: Integer[Tensor, "batch"],
+    select_from_mask: Bool[Tensor, "batch length"] | None = None,
+    selection_score: Float[Tensor, "batch length"] | None = None,
+    temperature: float = 1.0,
+    selection_mode: Literal["greedy", "sample"] = "greedy",
+    score_mode: Literal["logits", "uprobs"] = "logits",
+    generator: torch.Generator | None = None,
+) -> Bool[Tensor, "batch length"]:
+    """Exactly num_unmask[i] True in row i, all where the mask allows (all allowed ones, if there are fewer).
+
+    Without a score every subset is equally likely. With one: the largest scores (`greedy`), or a draw without
+    replacement (`sample`) by weights exp(score / temperature) for `logits`, score^(1 / temperature) for `uprobs`.
+    """
+    if selection_mode not in ("greedy", "sample"):
+        raise ValueError(f"Unknown selection_mode {selection_mode!r}. Choices: greedy, sample.")
+    if score_mode not in ("logits", "uprobs"):
+        raise ValueError(f"Unknown score_mode {score_mode!r}. Choices: logits, uprobs.")
+    device = num_unmask.device
+    if selection_score is None:
+        priority = torch.rand(tuple(inp_shape), device=device, dtype=widest_float(device), generator=generator)
+    elif selection_mode == "greedy":
+        priority = selection_score.to(widest_float(device))
+    elif score_mode == "logits":
+        priority = add_gumbel_noise(selection_score, temperature, generator=generator)
+    else:
+        priority = add_exp_1_noise(selection_score, temperature, generator)
+    # An allowed −inf must still come before a forbidden position.
+    priority = priority.clamp(min=torch.finfo(priority.dtype).min)
+    if select_from_mask is not None:
+        priority = priority.masked_fill(~select_from_mask, -torch.inf)
+    order = priority.argsort(dim=-1, descending=True, stable=True)
+    chosen = torch.arange(inp_shape[1], device=device) < num_unmask.unsqueeze(-1)
+    selected = torch.zeros(tuple(inp_shape), dtype=torch.bool, device=device).scatter(-1, order, chosen)
+    return selected if select_from_mask is None else selected & select_from_mask

@@ -1,0 +1,83 @@
+"""Logging and calling on the first process only, without importing torch."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, MutableMapping
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Set by torchrun, SLURM and MPI launchers; LOCAL_RANK is what Lightning gives the processes it starts.
+_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "LOCAL_RANK")
+
+
+def get_rank() -> int:
+    """This process's rank: the process group's if there is one, else what the launcher set, else 0."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    for name in _RANK_VARIABLES:
+        value = os.environ.get(name, "")
+        if value.isdecimal():
+            return int(value)
+    return 0
+
+
+def rank_zero_only(fn: Callable[P, R]) -> Callable[P, R | None]:
+    """The function on rank 0; on all others a call does nothing and returns None."""
+
+    @functools.wraps(fn)
+    def on_rank_zero(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        return fn(*args, **kwargs) if get_rank() == 0 else None
+
+    return on_rank_zero
+
+
+@rank_zero_only
+def rank_zero_warn(message: str, category: type[Warning] = UserWarning, stacklevel: int = 2) -> None:
+    """`warnings.warn` on rank 0; stacklevel 1 is the line that calls this function."""
+    warnings.warn(message, category, stacklevel=stacklevel + 2)
+
+
+@functools.cache
+def _warn_first_time(message: str, category: type[Warning], stacklevel: int) -> None:
+    rank_zero_warn(message, category, stacklevel)
+
+
+def warn_once(message: str, category: type[Warning] = UserWarning, stacklevel: int = 2) -> None:
+    """A warning on rank 0, the first time that this message is given in this process."""
+    _warn_first_time(message, category, stacklevel + 2)
+
+
+class RankedLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that stays silent on ranks above 0, or names the rank in front of each message.
+
+    `log.info(message, rank=2)` speaks on that rank alone.
+    """
+
+    def __init__(
+        self,
+        name: str = __name__,
+        rank_zero_only: bool = False,
+        extra: MutableMapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(logging.getLogger(name), extra)
+        self.rank_zero_only = rank_zero_only
+
+    def log(self, level: int, msg: object, *args: object, rank: int | None = None, **kwargs: Any) -> None:
+        """Pass the message on if this rank may speak."""
+        if not self.isEnabledFor(level):
+            return
+        current = get_rank()
+        wanted = 0 if self.rank_zero_only and rank is None else rank
+        if wanted is not None and current != wanted:
+            return
+        text = str(msg) if self.rank_zero_only else f"[rank {current}] {msg}"
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        super().log(level, text, *args, **kwargs)
