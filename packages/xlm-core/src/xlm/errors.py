@@ -104,7 +104,7 @@ class BadTargetError(ConfigError):
             where = f" (written in {config_file})"
         attempt = f"from {module} import {attribute}" if module else f"import {target}"
         super().__init__(
-            f"Unable to find or instantiate {target}{where}\n{reason}\nTry it alone: python -c \"{attempt}\"",
+            f'Unable to find or instantiate {target}{where}\n{reason}\nTry it alone: python -c "{attempt}"',
             key=key,
         )
         self.target = target
@@ -117,7 +117,9 @@ class BadArgumentError(ConfigError):
 
     def __init__(self, target: str, reason: str, *, key: str | None = None, hint: str = "") -> None:
         where = f" (key '{key}')" if key else ""
-        super().__init__(f"{target} cannot be called{where}: {reason}" + (f"\n{hint}" if hint else ""), key=key)
+        super().__init__(
+            f"{target} cannot be called{where}: {reason}" + (f"\n{hint}" if hint else ""), key=key
+        )
         self.target = target
         self.reason = reason
 
@@ -237,7 +239,9 @@ class CheckpointMismatchError(CheckpointError):
         lines = [f"The checkpoint {path} does not fit the model."]
         lines += self._shown("keys that the checkpoint lacks", list(missing))
         lines += self._shown("keys that the model doesn't have", list(unexpected))
-        differing = [f"{k}: {tuple(a)} in the checkpoint, {tuple(b)} in the model" for k, (a, b) in shapes.items()]
+        differing = [
+            f"{k}: {tuple(a)} in the checkpoint, {tuple(b)} in the model" for k, (a, b) in shapes.items()
+        ]
         lines += self._shown("shapes that differ", differing)
         lines.append("Was it trained with another model= or other sizes? Choose those, or another job_name.")
         super().__init__("\n".join(lines), path=path)

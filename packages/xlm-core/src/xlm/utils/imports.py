@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -46,7 +47,25 @@ def _import_longest(parts: list[str], path: str, key: str | None) -> tuple[Any, 
             # Only the name itself may be missing (it is an attribute then), not something that it imports.
             if depth > 1 and error.name == name:
                 return module, depth - 1
-            raise BadTargetError(path, f"{type(error).__name__}: {error}", key=key) from error
-        except ImportError as error:
-            raise BadTargetError(path, f"{type(error).__name__}: {error}", key=key) from error
+            raise BadTargetError(path, import_reason(error), key=key) from error
+        except Exception as error:  # importing runs the module, which may raise anything
+            raise BadTargetError(path, import_reason(error), key=key) from error
     return module, len(parts)
+
+
+def import_reason(error: BaseException | None) -> str:
+    """The first cause of a failed import as one line, with file and line where a module's own code raised it."""
+    while error is not None and error.__cause__ is not None:
+        error = error.__cause__
+    if error is None:
+        return "It cannot be imported."
+    reason = f"{type(error).__name__}: {error}"
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)
+    ]
+    return f"{reason} ({frames[-1].filename}:{frames[-1].lineno})" if frames else reason
+
+
+def _is_machinery(file_name: str) -> bool:
+    path = file_name.replace("\\", "/")
+    return path.startswith("<") or any(p in path for p in ("/importlib/", "/hydra/_internal/", "/xlm/utils/"))

@@ -1,0 +1,61 @@
+"""The console command: help, the list of models, or a job through Hydra; errors become one short message."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from xlm.errors import BadTargetError, TrainingInterrupted, XLMError
+
+HELP_FLAGS = ("-h", "--help", "help")
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `xlm <argv>` (by default this process's arguments) and return the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except XLMError as error:
+        report(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; nothing may be flushed to it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def report(error: XLMError) -> None:
+    """Print the message on stderr, and before it the traceback if HYDRA_FULL_ERROR=1."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, BadTargetError):
+        from xlm.compose.messages import add_target_file
+
+        error = add_target_file(error)
+    prefix = "" if isinstance(error, TrainingInterrupted) else "Error: "
+    print(f"{prefix}{error}", file=sys.stderr)
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or any(arg in HELP_FLAGS[:2] for arg in args) or args[0] == HELP_FLAGS[2]:
+        from xlm.cli.help import print_help
+
+        return print_help()
+    if args == ["--version"]:
+        from xlm import __version__
+
+        print(f"xlm {__version__}")
+        return 0
+    if args[0] == "models":
+        from xlm.cli.models import print_models
+
+        return print_models(args[1:])
+    from xlm.cli.run import run_job
+
+    return run_job(args)

@@ -1,0 +1,51 @@
+"""Composes a run's configuration in this process, as the command line would."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from xlm.compose.checks import check_config
+from xlm.compose.messages import readable_errors
+from xlm.compose.resolvers import register_resolvers
+from xlm.external_models import activate, discover
+
+CONFIG_MODULE = "xlm.configs.lightning_train"
+CONFIG_NAME = "config"
+
+
+def load_config(
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    check: bool = True,
+) -> DictConfig:
+    """The configuration that `xlm <overrides>` would run with, its job_name settled; raises only XLMError.
+
+    Models are found as from `cwd` with `environ` (by default this process's) and stay active.
+    """
+    from hydra import compose, initialize_config_module
+
+    found = discover(os.environ if environ is None else environ, cwd or Path.cwd())
+    found.raise_errors()
+    activate(found.models)
+    register_resolvers()
+    with readable_errors(found, overrides), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        composed = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
+        job_name, choices = composed.job_name, dict(composed.hydra.runtime.choices)
+        with open_dict(composed):
+            del composed["hydra"]
+        composed.job_name = job_name
+        if check:
+            check_config(composed, choices)
+    return composed
+
+
+def to_yaml(cfg: DictConfig, resolve: bool = False) -> str:
+    """The configuration as YAML text, as a run keeps it."""
+    with readable_errors():
+        return OmegaConf.to_yaml(cfg, resolve=resolve)

@@ -1,0 +1,70 @@
+"""What the searched configuration folders hold: groups, members and keys, for messages and help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from xlm.errors import nearest_names
+from xlm.external_models import active_models, core_config_dir
+
+
+def config_folders() -> list[Path]:
+    """Core's configs, then those of the active models."""
+    return list(dict.fromkeys([core_config_dir(), *(model.config_dir for model in active_models().values())]))
+
+
+def config_files() -> Iterator[Path]:
+    """Every YAML file in them."""
+    for folder in config_folders():
+        yield from sorted(folder.rglob("*.yaml"))
+
+
+def group_members(group: str) -> list[str]:
+    """The members of `group` in all folders, aliases included, sorted."""
+    from hydra.core.config_store import ConfigStore
+
+    members = {path.stem for folder in config_folders() for path in (folder / group).glob("*.yaml") if group}
+    stored = ConfigStore.instance().repo.get(group, {}) if group else {}
+    return sorted(members | {str(name).removesuffix(".yaml") for name in stored})
+
+
+def searched_places() -> list[str]:
+    """Whose folders were searched, in order."""
+    return ["xlm-core", *(model.provider for model in active_models().values())]
+
+
+def nearest_keys(key: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Where the dotted `key` leaves the configuration that `overrides` give, and the nearest full keys there.
+
+    Without such a configuration (other mistakes in `overrides`) the groups' names are all there is.
+    """
+    composed = _compose_or_none(overrides)
+    node: object = composed
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        prefix = ".".join(parts[:depth])
+        known = [str(name) for name in node] if isinstance(node, DictConfig) and not node._is_none() else []
+        if depth == 0:
+            known += [folder.name for root in config_folders() for folder in root.glob("*/")]
+        if part not in known:
+            dotted = [
+                f"{prefix}.{name}" if prefix else name for name in nearest_names(part, dict.fromkeys(known))
+            ]
+            return ".".join(parts[: depth + 1]), dotted
+        node = OmegaConf.select(composed, f"{prefix}.{part}" if prefix else part, throw_on_missing=False)
+    return key, []
+
+
+def _compose_or_none(overrides: Sequence[str]) -> DictConfig | None:
+    from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_module("xlm.configs.lightning_train", version_base="1.3"):
+            return compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException):
+        return None

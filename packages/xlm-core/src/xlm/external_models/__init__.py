@@ -1,0 +1,20 @@
+"""Model packages that live outside core: where they are found, and how they become usable."""
+
+from xlm.errors import ExternalModelConflictError, ExternalModelError
+from xlm.external_models.activation import activate, active_models, core_config_dir
+from xlm.external_models.commands import load_commands
+from xlm.external_models.discovery import Discovery, discover, find_models
+from xlm.external_models.package import ModelPackage
+
+__all__ = [
+    "Discovery",
+    "ExternalModelConflictError",
+    "ExternalModelError",
+    "ModelPackage",
+    "activate",
+    "active_models",
+    "core_config_dir",
+    "discover",
+    "find_models",
+    "load_commands",
+]

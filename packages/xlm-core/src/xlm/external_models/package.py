@@ -1,0 +1,133 @@
+"""One model package on disk: its two documented layouts, its configs and its version, all without importing it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+from xlm.errors import ModelLayoutError
+
+UNKNOWN_VERSION = "unknown"
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """A model that can be used: where its code and its configs are, and who said so.
+
+    `root` is the directory as listed (an installed package's own), `package_dir` the importable package,
+    `config_dir` the folder that Hydra searches, `import_root` what must be on sys.path (None: it is already).
+    """
+
+    name: str
+    root: Path
+    source: str
+    version: str
+    package_dir: Path
+    config_dir: Path
+    import_root: Path | None = None
+
+    @property
+    def import_name(self) -> str:
+        """The name that `import` takes."""
+        return self.package_dir.name
+
+    @property
+    def provider(self) -> str:
+        """The label under which Hydra lists this model's configs."""
+        return f"model '{self.name}' ({self.source})"
+
+
+def read_directory(name: str, root: Path, source: str) -> ModelPackage:
+    """The model in `root`, flat or nested; ModelLayoutError says which part is missing.
+
+    Flat: `root` holds `__init__.py` and `configs/`. Nested: `root` holds `<package>/__init__.py` and
+    `configs/`, or `<package>/configs/`.
+    """
+    if (root / "__init__.py").is_file() and (root / "configs").is_dir():
+        package_dir, configs, import_root = root, root / "configs", root.parent
+    else:
+        package_dir = _nested_package(name, root)
+        configs = next(
+            (c for c in (root / "configs", package_dir / "configs") if c.is_dir()), root / "configs"
+        )
+        import_root = package_dir.parent
+    if not configs.is_dir():
+        raise ModelLayoutError(name, root, "there is no configs/ folder in it, nor in its package.")
+    return ModelPackage(
+        name=name,
+        root=root,
+        source=source,
+        version=read_version(package_dir),
+        package_dir=package_dir,
+        config_dir=search_root(configs),
+        import_root=import_root,
+    )
+
+
+def read_installed(name: str, package_dir: Path, source: str, version: str | None) -> ModelPackage:
+    """The model in an importable package; its configs must be inside it."""
+    configs = package_dir / "configs"
+    if not configs.is_dir():
+        raise ModelLayoutError(
+            name, package_dir, "there is no configs/ folder in it; does its wheel contain them?"
+        )
+    return ModelPackage(
+        name=name,
+        root=package_dir,
+        source=source,
+        version=version or read_version(package_dir),
+        package_dir=package_dir,
+        config_dir=search_root(configs),
+    )
+
+
+def search_root(configs: Path) -> Path:
+    """Where groups lie: `configs/lightning_train/` if a model mirrors core's tree, else `configs/`."""
+    mirrored = configs / "lightning_train"
+    return mirrored if mirrored.is_dir() else configs
+
+
+def read_version(package_dir: Path) -> str:
+    """`__version__` as `__about__.py`, `_version.py` or `__init__.py` spells it, read without importing."""
+    for file_name in ("__about__.py", "_version.py", "__init__.py"):
+        version = _version_in(package_dir / file_name)
+        if version:
+            return version
+    return UNKNOWN_VERSION
+
+
+def _nested_package(name: str, root: Path) -> Path:
+    """The package directory inside `root`: called like the model or like `root`, else the only one."""
+    for candidate in (root / name, root / root.name):
+        if (candidate / "__init__.py").is_file():
+            return candidate
+    packages = sorted(
+        p.parent for p in root.glob("*/__init__.py") if p.parent.name not in ("tests", "configs")
+    )
+    if len(packages) == 1:
+        return packages[0]
+    if (root / "__init__.py").is_file():
+        return root  # flat, without configs: the caller says so
+    if packages:
+        found = ", ".join(p.name for p in packages)
+        raise ModelLayoutError(
+            name, root, f"it holds several packages ({found}) and none is called '{name}'."
+        )
+    place = root / name if (root / name).is_dir() else root
+    raise ModelLayoutError(
+        name, root, f"there is no Python package in it: {place / '__init__.py'} does not exist."
+    )
+
+
+def _version_in(path: Path) -> str | None:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return None  # a file that cannot be parsed tells no version; importing it will say why
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        named = any(isinstance(target, ast.Name) and target.id == "__version__" for target in targets)
+        if named and isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            return str(node.value.value)
+    return None

@@ -1,0 +1,78 @@
+"""The jobs that `xlm job_type=…` runs: core's own, by name, and those that models bring in commands.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from xlm.errors import ConfigError, UnknownJobError
+from xlm.external_models import ModelPackage, load_commands
+from xlm.utils.imports import get_function
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: `target` is the dotted path of its function `fn(cfg)`, `source` the model that brings it."""
+
+    name: str
+    target: str
+    help: str
+    source: str = "xlm"
+
+    def load(self) -> Callable[[Any], Any]:
+        """Import the function; BadTargetError says why if that fails."""
+        return get_function(self.target, key=f"job_type={self.name}")
+
+
+BUILT_IN_JOBS: dict[str, Job] = {
+    job.name: job
+    for job in (
+        Job("train", "xlm.jobs.train.run", "train a model, validate on the way, test at the end"),
+        Job("eval", "xlm.jobs.eval.run", "score a trained model on a split"),
+        Job("generate", "xlm.jobs.generate.run", "let a trained model write, to a file of JSON lines"),
+        Job("prepare_data", "xlm.jobs.prepare_data.run", "download or generate the data and fill the cache"),
+        Job("name", "xlm.jobs.name.run", "print the name of the run, which is its folder under runs/"),
+    )
+}
+
+
+def custom_jobs(models: Mapping[str, ModelPackage]) -> tuple[list[Job], list[str]]:
+    """Every job that `models` bring, and what was wrong: unreadable files, names that core's jobs keep."""
+    from xlm.errors import ModelsFileError
+
+    jobs: list[Job] = []
+    warnings: list[str] = []
+    for model in models.values():
+        try:
+            commands = load_commands(model)
+        except ModelsFileError as error:
+            warnings.append(str(error))
+            continue
+        for name, target in commands.items():
+            if name in BUILT_IN_JOBS:
+                warnings.append(
+                    f"Model '{model.name}' brings a job '{name}'; the built-in job of that name is used."
+                )
+            else:
+                jobs.append(Job(name, target, f"job of model '{model.name}'", model.name))
+    return jobs, warnings
+
+
+def job_names(custom: Iterable[Job] = ()) -> list[str]:
+    """All names that `job_type` may take, sorted."""
+    return sorted({*BUILT_IN_JOBS, *(job.name for job in custom)})
+
+
+def find_job(job_type: str, custom: Iterable[Job] = ()) -> Job:
+    """The job of that name, core's own first; UnknownJobError, or ConfigError if models disagree about it."""
+    if job_type in BUILT_IN_JOBS:
+        return BUILT_IN_JOBS[job_type]
+    custom = list(custom)
+    named = [job for job in custom if job.name == job_type]
+    if not named:
+        raise UnknownJobError(job_type, job_names(custom))
+    if len({job.target for job in named}) > 1:
+        claims = ", ".join(f"{job.target} (model '{job.source}')" for job in named)
+        raise ConfigError(f"Several models bring a job '{job_type}': {claims}.", key="job_type")
+    return named[0]

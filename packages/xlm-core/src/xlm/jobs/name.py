@@ -1,0 +1,12 @@
+"""Prints the name of a run without running it: scripts find its folder that way."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+
+def run(cfg: DictConfig) -> str:
+    """Print and return `job_name`."""
+    name = str(cfg.job_name)
+    print(name)
+    return name
