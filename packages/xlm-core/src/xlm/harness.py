@@ -71,23 +71,23 @@ class Harness(LightningModule):
         """The schedule of `global_components`, whatever object that is."""
         if has_component("noise_schedule"):
             return get_component("noise_schedule")
-        return instantiate(cfg.noise_schedule, _key_="noise_schedule") if cfg.get("noise_schedule") else None
+        return instantiate(cfg.noise_schedule) if cfg.get("noise_schedule") else None
 
     def instantiate_model(self, cfg: DictConfig) -> Any:
         """The network of `cfg.model`."""
-        return instantiate(cfg.model, _key_="model")
+        return instantiate(cfg.model)
 
     def instantiate_loss_function(self, cfg: DictConfig) -> Any:
         """The loss of `cfg.loss`, or None for a model that only predicts."""
-        return instantiate(cfg.loss, _key_="loss") if cfg.get("loss") else None
+        return instantiate(cfg.loss) if cfg.get("loss") else None
 
     def instantiate_predictor(self, cfg: DictConfig) -> Any:
         """The predictor of `cfg.predictor`, or None for a model that only scores."""
-        return instantiate(cfg.predictor, _key_="predictor") if cfg.get("predictor") else None
+        return instantiate(cfg.predictor) if cfg.get("predictor") else None
 
     def instantiate_log_predictions(self, cfg: DictConfig) -> LogPredictions | None:
         """The writer of predictions, or None."""
-        return instantiate(cfg.log_predictions, _key_="log_predictions") if cfg.get("log_predictions") else None
+        return instantiate(cfg.log_predictions) if cfg.get("log_predictions") else None
 
     def instantiate_metrics(self, cfg: DictConfig) -> nn.ModuleDict:
         """Every `{reported,diagnostic}_metrics.<stage>.<loader>.<name>`, in one flat module under `stage/loader`."""
@@ -96,8 +96,7 @@ class Harness(LightningModule):
             for stage, loaders in (cfg.get(f"{kind}_metrics") or {}).items():
                 for loader, metrics in (loaders or {}).items():
                     for name in metrics or {}:
-                        key = f"{kind}_metrics.{stage}.{loader}.{name}"
-                        found.setdefault(f"{stage}/{loader}", []).append(instantiate(metrics[name], _key_=key))
+                        found.setdefault(f"{stage}/{loader}", []).append(instantiate(metrics[name]))
         return nn.ModuleDict({place: nn.ModuleList(wrappers) for place, wrappers in found.items()})
 
     # What is where.
@@ -303,7 +302,9 @@ class Harness(LightningModule):
     def push_to_hub(self, repo_id: str, commit_message: str = "Upload model") -> str:
         """Upload the model through its own `push_to_hub` (the `xlm.model.Model` mixin has it)."""
         if not hasattr(self.model, "push_to_hub"):
-            raise CheckpointError(f"{type(self.model).__name__} has no push_to_hub; let it inherit from xlm.model.Model.")
+            raise CheckpointError(
+                f"{type(self.model).__name__} has no push_to_hub; let it inherit from xlm.model.Model."
+            )
         return str(self.model.push_to_hub(repo_id, commit_message=commit_message))
 
 

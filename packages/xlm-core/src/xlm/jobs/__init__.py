@@ -51,9 +51,7 @@ def custom_jobs(models: Mapping[str, ModelPackage]) -> tuple[list[Job], list[str
             continue
         for name, target in commands.items():
             if name in BUILT_IN_JOBS:
-                warnings.append(
-                    f"Model '{model.name}' brings a job '{name}'; the built-in job of that name is used."
-                )
+                warnings.append(f"Model '{model.name}' brings a job '{name}'; the built-in job of that name is used.")
             else:
                 jobs.append(Job(name, target, f"job of model '{model.name}'", model.name))
     return jobs, warnings

@@ -39,7 +39,13 @@ def run(cfg: DictConfig) -> dict[str, float]:
         print_results(f"{checkpoint} on {split}", metrics, harness.last_counts, session.console)
         written = write_results(
             session.run_dir / f"eval_{split}.json",
-            {**record, "weights": str(checkpoint), "split": split, "metrics": metrics, "n": harness.last_counts},
+            {
+                **record,
+                "weights": str(checkpoint),
+                "split": split,
+                "metrics": metrics,
+                "n": harness.last_counts,
+            },
         )
         session.console.print(f"Written to {written}.", soft_wrap=True)
     return metrics

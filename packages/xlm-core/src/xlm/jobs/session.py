@@ -58,7 +58,6 @@ class Session:
             tokenizer=self.tokenizer,
             datamodule=self.datamodule,
             _recursive_=False,
-            _key_="lightning_module",
         )
         assert isinstance(module, Harness)
         return module
@@ -72,7 +71,6 @@ class Session:
             enable_progress_bar=False,
             plugins=[AtomicCheckpointIO()],
             _convert_="all",
-            _key_="trainer",
         )
         assert isinstance(trainer, Trainer)
         return trainer
@@ -105,12 +103,12 @@ def start(cfg: DictConfig) -> Session:
     clear_components()
     flags.set_flags(cfg.get("global_flags") or {})
     seed_everything(cfg.seed, workers=True, verbose=False)
-    tokenizer = instantiate(cfg.global_components.tokenizer, _key_="global_components.tokenizer")
+    tokenizer = instantiate(cfg.global_components.tokenizer)
     set_component("tokenizer", tokenizer)
     for name, node in cfg.global_components.items():
         if name != "tokenizer":
-            set_component(str(name), instantiate(node, _key_=f"global_components.{name}") if node else None)
-    datamodule = instantiate(cfg.datamodule, _key_="datamodule")
+            set_component(str(name), instantiate(node) if node else None)
+    datamodule = instantiate(cfg.datamodule)
     assert isinstance(datamodule, TextDataModule)
     set_component("datamodule", datamodule)
     return Session(cfg, tokenizer, datamodule, Console())
@@ -118,13 +116,9 @@ def start(cfg: DictConfig) -> Session:
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
     """Every logger of `cfg.loggers`."""
-    return [
-        instantiate(node, _key_=f"loggers.{name}") for name, node in (cfg.get("loggers") or {}).items() if node
-    ]
+    return [instantiate(node) for name, node in (cfg.get("loggers") or {}).items() if node]
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
     """Every callback of `cfg.callbacks`; a group entry set to null is left out."""
-    return [
-        instantiate(node, _key_=f"callbacks.{name}") for name, node in (cfg.get("callbacks") or {}).items() if node
-    ]
+    return [instantiate(node) for name, node in (cfg.get("callbacks") or {}).items() if node]

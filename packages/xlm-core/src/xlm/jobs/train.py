@@ -144,6 +144,8 @@ def finish(session: Session, harness: Harness, trainer: Trainer, record: dict[st
         counts |= harness.last_counts
     if trainer.is_global_zero:
         print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console)
-        write_results(run_dir / "results.json", {**record, "step": trainer.global_step, "metrics": metrics, "n": counts})
+        write_results(
+            run_dir / "results.json", {**record, "step": trainer.global_step, "metrics": metrics, "n": counts}
+        )
         session.console.print(f"Everything is in {run_dir}, the curves in {run_dir / 'curves.png'}.", soft_wrap=True)
     return metrics

@@ -137,7 +137,9 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if not isinstance(exception, Exception) or isinstance(exception, TrainingInterrupted | NonFiniteLossError):
             return  # saved already, not worth saving, or (a second Ctrl-C) perhaps in the middle of an update
-        if not self.keep or trainer.global_step == 0 or trainer.world_size > 1:  # other ranks may hang where one has failed
+        if (
+            not self.keep or trainer.global_step == 0 or trainer.world_size > 1
+        ):  # other ranks may hang where one has failed
             return
         trainer.save_checkpoint(self.path)
         log.warning(f"Training failed at step {trainer.global_step}; {self.path} holds the state before that.")

@@ -52,7 +52,9 @@ class CSVMetrics(Logger):
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(FIELDS)
-            writer.writerows((step, name, repr(float(value)), now) for name, value in metrics.items() if name != "epoch")
+            writer.writerows(
+                (step, name, repr(float(value)), now) for name, value in metrics.items() if name != "epoch"
+            )
 
     @rank_zero_only
     def drop_after(self, step: int) -> None:

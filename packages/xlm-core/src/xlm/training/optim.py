@@ -60,7 +60,7 @@ def _check_partition(model: nn.Module, grouped: list[tuple[str, nn.Parameter]]) 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     """The optimizer of `cfg.optimizer` over the model's parameter groups."""
     groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
-    factory = instantiate(cfg, _partial_=True, _convert_="all", _key_="optimizer")
+    factory = instantiate(cfg, _partial_=True, _convert_="all")
     optimizer = factory(groups)
     assert isinstance(optimizer, Optimizer)
     return optimizer

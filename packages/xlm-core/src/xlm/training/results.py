@@ -14,7 +14,13 @@ from rich.table import Table
 def print_results(title: str, metrics: Mapping[str, float], counts: Mapping[str, int], console: Console) -> None:
     """One row per loader and metric, with how many examples it is over."""
     table = Table(title=title, title_justify="left")
-    for column, justify in (("split", "left"), ("loader", "left"), ("metric", "left"), ("value", "right"), ("n", "right")):
+    for column, justify in (
+        ("split", "left"),
+        ("loader", "left"),
+        ("metric", "left"),
+        ("value", "right"),
+        ("n", "right"),
+    ):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for key, value in metrics.items():
         parts = key.split("/", 2)

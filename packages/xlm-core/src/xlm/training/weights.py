@@ -1,4 +1,4 @@
-"""Weights in and out of a harness: from a checkpoint or a safetensors file, averaged or raw, with readable mismatches."""
+"""Weights in and out of a harness: checkpoint or safetensors, averaged or raw, with readable mismatches."""
 
 from __future__ import annotations
 

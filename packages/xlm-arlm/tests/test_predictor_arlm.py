@@ -1,0 +1,131 @@
+"""Generation: cache, padding and batching change nothing; samples follow the model; limits hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
+from arlm.model_arlm import RotaryARLM
+from arlm.predictor_arlm import ARLMPredictor, repeats
+from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.errors import ConfigError
+
+PROMPTS = [{"prompt_ids": [7, 8, 9, 10, 11]}, {"prompt_ids": [12]}, {"prompt_ids": [7, 7]}, {"prompt_ids": []}]
+
+
+def answers(predictor: ARLMPredictor, examples: list[Any], **collate: Any) -> list[list[int]]:
+    batch = ARLMSeq2SeqPredCollator(predictor.tokenizer, **collate)(examples)
+    preds = predictor.predict(batch)
+    rows = preds["ids"][:, preds["output_start_idx"] :]
+    return [row[:steps].tolist() for row, steps in zip(rows, preds["steps_taken"], strict=True)]
+
+
+@pytest.fixture
+def predictor(model: RotaryARLM, tokenizer: SimpleSpaceTokenizer) -> ARLMPredictor:
+    return ARLMPredictor(tokenizer, model=model, max_length=12)
+
+
+def test_cache_padding_and_batch_change_no_token(predictor: ARLMPredictor) -> None:
+    together = answers(predictor, PROMPTS)
+    assert together == [answers(predictor, [example])[0] for example in PROMPTS]
+    assert together == answers(predictor, PROMPTS, input_block_size=9, pad_to="block")
+    predictor.use_cache = False
+    assert together == answers(predictor, PROMPTS)
+    assert len({tuple(row) for row in together}) > 1
+
+
+def test_greedy_follows_the_argmax(predictor: ARLMPredictor, model: RotaryARLM) -> None:
+    row = answers(predictor, PROMPTS[:1])[0]
+    ids = torch.tensor([[*PROMPTS[0]["prompt_ids"], predictor.tokenizer.bos_token_id, *row]])
+    logits = predictor._allowed(model(ids))
+    assert logits[0, 5 : 5 + len(row)].argmax(-1).tolist() == row
+
+
+def test_top_k_one_is_greedy(model: RotaryARLM, tokenizer: SimpleSpaceTokenizer, predictor: ARLMPredictor) -> None:
+    sampled = ARLMPredictor(tokenizer, model=model, max_length=12, temperature=1.0, top_k=1)
+    assert answers(sampled, PROMPTS) == answers(predictor, PROMPTS)
+
+
+def test_rows_end_at_eos_or_the_limit_and_hold_no_special_token(
+    model: RotaryARLM, tokenizer: SimpleSpaceTokenizer
+) -> None:
+    predictor = ARLMPredictor(tokenizer, model=model, max_length=6, temperature=1.5, seed=3)
+    batch = ARLMSeq2SeqPredCollator(tokenizer)(PROMPTS * 8)
+    preds = predictor.predict(batch)
+    start = preds["output_start_idx"]
+    assert torch.equal(preds["ids"][:, :start], batch["input_ids"])
+    ended = 0
+    for row, steps in zip(preds["ids"][:, start:].tolist(), preds["steps_taken"].tolist(), strict=True):
+        eos = tokenizer.eos_token_id
+        assert eos not in row[: steps - 1]
+        assert row[steps - 1] == eos or steps == 6
+        assert set(row[steps:]) <= {tokenizer.pad_token_id}
+        forbidden = {tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.bos_token_id, tokenizer.cls_token_id}
+        assert not forbidden & set(row[:steps])
+        ended += row[steps - 1] == eos
+    assert ended > 0
+    assert preds["network_calls"] == int(preds["steps_taken"].max())
+
+
+def test_a_seed_decides_everything_drawn(model: RotaryARLM, tokenizer: SimpleSpaceTokenizer) -> None:
+    def draw(seed: int | None) -> list[list[int]]:
+        return answers(ARLMPredictor(tokenizer, model=model, max_length=8, temperature=1.0, seed=seed), PROMPTS)
+
+    torch.manual_seed(0)
+    first = draw(5)
+    torch.manual_seed(1)
+    assert draw(5) == first
+    assert draw(6) != first
+
+
+@pytest.mark.slow
+def test_samples_follow_the_model(model: RotaryARLM, tokenizer: SimpleSpaceTokenizer) -> None:
+    """20,000 draws of the first two tokens against the exact joint distribution: Pearson's chi-squared."""
+    n = 20_000
+    predictor = ARLMPredictor(tokenizer, model=model, max_length=2, temperature=1.0, seed=0)
+    batch = ARLMSeq2SeqPredCollator(tokenizer)([{"prompt_ids": [7, 8]}])
+    many = {k: v.expand(n, -1) for k, v in batch.items()}  # type: ignore[attr-defined]
+    preds = predictor.predict(many)  # type: ignore[arg-type]
+    drawn = preds["ids"][:, preds["output_start_idx"] :]
+    V, eos = len(tokenizer), tokenizer.eos_token_id
+    with torch.no_grad():
+        first = predictor._allowed(model(batch["input_ids"], last_only=True)[:, -1]).softmax(-1)[0]
+        rows = torch.cat([batch["input_ids"].expand(V, -1), torch.arange(V)[:, None]], dim=1)
+        second = predictor._allowed(model(rows, last_only=True)[:, -1]).softmax(-1)
+    second[eos] = 0
+    second[eos, tokenizer.pad_token_id] = 1  # after EOS there is nothing to draw
+    expected = (first[:, None] * second).flatten() * n
+    observed = torch.bincount(drawn[:, 0] * V + drawn[:, 1], minlength=V * V).double()
+    assert observed[expected == 0].sum() == 0
+    big = expected >= 5
+    # Everything rare in one cell, as the test asks for.
+    o = torch.cat([observed[big], observed[~big].sum()[None]])
+    e = torch.cat([expected[big], expected[~big].sum()[None]]).clamp(min=1e-9)
+    chi2, freedom = float(((o - e) ** 2 / e).sum()), len(o) - 1
+    assert abs(chi2 - freedom) < 4.5 * (2 * freedom) ** 0.5
+
+
+def test_repetition_ends_a_row() -> None:
+    ids = torch.tensor([[1, 2, 1, 2, 1, 2], [1, 2, 3, 1, 2, 4], [5, 4, 4, 3, 3, 3]])
+    assert repeats(ids, limit=3).tolist() == [True, False, True]
+
+
+def test_rows_hold_prompt_prediction_and_truth(predictor: ARLMPredictor) -> None:
+    batch = ARLMSeq2SeqPredCollator(predictor.tokenizer)([{"prompt_ids": [7, 8], "input_ids": [9]}])
+    row = predictor.to_dict(batch, predictor.predict(batch))[0]
+    assert row["prompt"] == predictor.tokenizer.decode([7, 8])
+    assert row["truth"] == predictor.tokenizer.decode([9])
+    assert {"prediction", "steps_taken"} <= row.keys()
+
+
+def test_generate_takes_prompts_of_different_lengths(predictor: ARLMPredictor) -> None:
+    texts = predictor.generate(["0 1 2", "5"])
+    assert texts == [predictor.generate(["0 1 2"])[0], predictor.generate(["5"])[0]]
+
+
+def test_a_limit_below_one_is_refused(tokenizer: SimpleSpaceTokenizer) -> None:
+    with pytest.raises(ConfigError, match="max_length is 0"):
+        ARLMPredictor(tokenizer, max_length=0)

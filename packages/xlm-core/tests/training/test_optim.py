@@ -1,0 +1,94 @@
+"""Parameter groups are a partition, and schedules are those of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from xlm.errors import ConfigError
+from xlm.training.optim import build_optimizer, create_lr_scheduler, num_parameters, parameter_groups
+
+ADAMW = OmegaConf.create({"_target_": "torch.optim.AdamW", "lr": 0.1, "weight_decay": 0.5, "betas": [0.8, 0.9]})
+
+
+class Split(nn.Module):
+    """A network that says which weights decay."""
+
+    def __init__(self, forget: bool = False, twice: bool = False) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.forget, self.twice = forget, twice
+
+    def get_named_params_for_weight_decay(self) -> Any:
+        yield "linear.weight", self.linear.weight
+
+    def get_named_params_for_no_weight_decay(self) -> Any:
+        if self.twice:
+            yield "linear.weight", self.linear.weight
+        if not self.forget:
+            yield "linear.bias", self.linear.bias
+
+
+def test_a_split_gives_two_groups() -> None:
+    optimizer = build_optimizer(ADAMW, Split())
+    assert [(g["weight_decay"], len(g["params"])) for g in optimizer.param_groups] == [(0.5, 1), (0.0, 1)]
+    assert tuple(optimizer.param_groups[0]["betas"]) == (0.8, 0.9)
+
+
+def test_a_module_without_a_split_is_one_group_of_what_is_trainable() -> None:
+    linear = nn.Linear(3, 2)
+    linear.bias.requires_grad_(False)
+    assert [len(g["params"]) for g in parameter_groups(linear, 0.1)] == [1]
+    assert num_parameters(linear) == 8
+    assert num_parameters(linear, trainable_only=True) == 6
+
+
+def test_own_groups_win() -> None:
+    class Own(Split):
+        def get_param_groups(self) -> list[dict[str, Any]]:
+            return [{"params": list(self.parameters()), "lr": 7.0}]
+
+    assert build_optimizer(ADAMW, Own()).param_groups[0]["lr"] == 7.0
+
+
+@pytest.mark.parametrize(("fault", "says"), [("forget", "'linear.bias' .* in no"), ("twice", "'linear.weight' is in two")])
+def test_a_split_that_is_no_partition_is_refused(fault: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parameter_groups(Split(**{fault: True}), 0.1)
+
+
+def schedule(**options: Any) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = create_lr_scheduler(optimizer, **options)["scheduler"]
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_schedules() -> None:
+    assert schedule(name="constant") == [1.0] * 10
+    warm = schedule(name="constant_with_warmup", fraction_warmup_steps=0.5, num_training_steps=10)
+    assert warm[:6] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    cosine = schedule(name="cosine_with_min_lr", num_training_steps=9, min_lr=0.25)
+    assert cosine[0] == 1.0
+    assert cosine[-1] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"name": "cosin", "num_training_steps": 3}, "lr_scheduler.name=cosin"),
+        ({"name": "cosine", "fraction_warmup_steps": 0.1}, "needs num_training_steps"),
+        ({"name": "cosine", "fraction_warmup_steps": 0.1, "num_warmup_steps": 3, "num_training_steps": 9}, "not both"),
+    ],
+)
+def test_schedules_that_cannot_be(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        schedule(**options)

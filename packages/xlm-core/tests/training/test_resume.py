@@ -1,0 +1,108 @@
+"""Reading checkpoints back: damage is named, the newest usable one is taken, different runs are not mixed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from xlm.errors import CheckpointCorruptError, CheckpointError
+from xlm.training.checkpoints import AtomicCheckpointIO, PeriodicCheckpoint
+from xlm.training.resume import config_differences, find_resumable, load_checkpoint
+
+
+def save(path: Path, step: int) -> Path:
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.randn(1000)}, "global_step": step}, path)
+    return path
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGES = (flip_a_byte, cut_short, empty)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_and_named(tmp_path: Path, damage: object) -> None:
+    path = save(tmp_path / "a.ckpt", 1)
+    damage(path)  # type: ignore[operator]
+    with pytest.raises(CheckpointCorruptError, match=r"a\.ckpt cannot be read"):
+        load_checkpoint(path)
+
+
+def test_a_missing_file_and_a_foreign_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(CheckpointCorruptError, match="holds no 'state_dict'"):
+        load_checkpoint(tmp_path / "list.ckpt")
+
+
+def test_the_most_steps_win_whatever_the_file_times(tmp_path: Path) -> None:
+    for name, step in (("step-20.ckpt", 20), ("last.ckpt", 30), ("best.ckpt", 10)):
+        save(tmp_path / name, step)
+    found = find_resumable(tmp_path)
+    assert found is not None
+    assert found[0].name == "last.ckpt"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_is_named_and_the_one_before_is_used(
+    tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path / "step-10.ckpt", 10)
+    damage(save(tmp_path / "step-20.ckpt", 20))  # type: ignore[operator]
+    found = find_resumable(tmp_path)
+    assert found is not None
+    assert found[0].name == "step-10.ckpt"
+    assert "step-20.ckpt cannot be read" in caplog.text
+
+
+def test_nothing_but_damage_stops_the_run_instead_of_starting_over(tmp_path: Path) -> None:
+    cut_short(save(tmp_path / "step-10.ckpt", 10))
+    with pytest.raises(CheckpointError, match=r"None of the checkpoints .*step-10\.ckpt"):
+        find_resumable(tmp_path)
+
+
+def test_an_empty_directory_is_a_fresh_start(tmp_path: Path) -> None:
+    assert find_resumable(tmp_path) is None
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = save(tmp_path / "last.ckpt", 1)
+    with pytest.raises(AttributeError):  # a lambda cannot be pickled
+        AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "bad": lambda: None}, path)
+    assert load_checkpoint(path)["global_step"] == 1
+    assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_thinning_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
+    periodic = PeriodicCheckpoint(str(tmp_path), every_n_train_steps=10, keep_multiple=30)
+    for step in range(10, 80, 10):
+        periodic.path(step).touch()
+        periodic.thin(step)
+    (tmp_path / "step-notes.ckpt").touch()
+    periodic.thin(70)
+    assert sorted(f.name for f in tmp_path.iterdir()) == [
+        "step-30.ckpt", "step-60.ckpt", "step-70.ckpt", "step-notes.ckpt",
+    ]  # fmt: skip
+
+
+def test_differences_name_key_and_values() -> None:
+    old = {"model": {"d": 1, "n": 2}, "seed": 1, "trainer": {"max_steps": 5}}
+    cfg = OmegaConf.create({"model": {"d": 1, "n": 3}, "seed": 1, "trainer": {"max_steps": 9}})
+    assert config_differences(old, cfg) == ["model.n: 2 → 3"]
