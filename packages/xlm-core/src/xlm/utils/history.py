@@ -45,9 +45,7 @@ class PredictorHistoryMixin:
         if not self.return_history:
             return history
         active = None if active_mask_key is None else state.get(active_mask_key)
-        return self.update_history_explicit(
-            history, self._decode_state(state), state.get(confidence_key), step, active
-        )
+        return self.update_history_explicit(history, self._decode_state(state), state.get(confidence_key), step, active)
 
     def update_history_explicit(
         self,
@@ -70,8 +68,7 @@ class PredictorHistoryMixin:
     def format_history_for_output(self, history: History, round_precision: int = 4) -> list[list[list[Any]]]:
         """JSON-able: per row a list of [text, rounded confidence, step]."""
         return [
-            [[text, None if c is None else round(c, round_precision), step] for text, c, step in row]
-            for row in history
+            [[text, None if c is None else round(c, round_precision), step] for text, c, step in row] for row in history
         ]
 
     def _decode_state(self, state: Mapping[str, Any]) -> Sequence[str]:

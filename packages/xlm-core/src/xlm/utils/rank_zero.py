@@ -45,14 +45,14 @@ def rank_zero_warn(message: str, category: type[Warning] = UserWarning, stacklev
     warnings.warn(message, category, stacklevel=stacklevel + 2)
 
 
-@functools.cache
-def _warn_first_time(message: str, category: type[Warning], stacklevel: int) -> None:
-    rank_zero_warn(message, category, stacklevel)
+_given: set[tuple[str, str]] = set()
 
 
 def warn_once(message: str, category: type[Warning] = UserWarning, stacklevel: int = 2) -> None:
     """A warning on rank 0, the first time that this message is given in this process."""
-    _warn_first_time(message, category, stacklevel + 2)
+    if (message, category.__name__) not in _given:
+        _given.add((message, category.__name__))
+        rank_zero_warn(message, category, stacklevel + 1)
 
 
 class RankedLogger(logging.LoggerAdapter[logging.Logger]):
@@ -70,8 +70,9 @@ class RankedLogger(logging.LoggerAdapter[logging.Logger]):
         super().__init__(logging.getLogger(name), extra)
         self.rank_zero_only = rank_zero_only
 
-    def log(self, level: int, msg: object, *args: object, rank: int | None = None, **kwargs: Any) -> None:
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Pass the message on if this rank may speak."""
+        rank = kwargs.pop("rank", None)
         if not self.isEnabledFor(level):
             return
         current = get_rank()

@@ -1,0 +1,184 @@
+"""Writes predictions as JSON lines, one file per pass and dataloader, and shows a few of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import torch
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from xlm import flags
+from xlm.errors import ConfigError
+from xlm.utils.rank_zero import get_rank, warn_once
+
+Row = Mapping[str, Any]
+WRITERS = ("file", "console")
+# Shown first, in this order, if a row has them.
+_SHOWN_FIRST = ("prompt", "prediction", "text", "truth")
+_MAX_SHOWN = 600  # characters of one value on the screen
+
+
+class TokensHook(Protocol):
+    """Sees what a model reads and writes, and may replace the latter."""
+
+    def __call__(self, metadata: dict[str, Any], x_in: Tensor, x_out: Tensor) -> Tensor: ...
+
+
+@dataclass
+class _Pass:
+    """One dataloader's predictions between `start` and `finish`."""
+
+    split: str
+    name: str
+    step: int
+    path: Path
+    stream: IO[str] | None
+    num_rows: int = 0
+    shown: list[Row] = field(default_factory=list)
+
+
+class LogPredictions:
+    """JSON lines of every prediction (`<directory>/<split>/<dataloader>/step_<n>.jsonl`), a few on the screen.
+
+    Per pass: `start` for each dataloader, `add` per batch, `finish` once on every rank. A file appears under its
+    name when it is whole; until then it ends in `.part`. Other ranks write their own, which rank 0 joins.
+
+    Args:
+        num_printed: rows shown per pass and dataloader; 0 shows none.
+        max_rows: rows kept per pass and dataloader; None keeps all.
+        writers: `file`, `console` or both.
+        fields: the only keys to keep of each row, in this order; None keeps all.
+    """
+
+    def __init__(
+        self,
+        num_printed: int = 2,
+        max_rows: int | None = None,
+        writers: Sequence[str] = WRITERS,
+        fields: Sequence[str] | None = None,
+        **ignored: Any,
+    ) -> None:
+        self.num_printed = num_printed
+        self.max_rows = max_rows
+        self.writers = tuple(writers)
+        self.fields = None if fields is None else tuple(fields)
+        self._passes: dict[str, _Pass] = {}
+        # Published configurations name options of other implementations: what has no meaning here is said once.
+        unknown = [*ignored, *(f"writers: {w}" for w in self.writers if w not in WRITERS)]
+        if unknown:
+            warn_once(f"LogPredictions has no use for {', '.join(unknown)}. Writers: {', '.join(WRITERS)}.")
+
+    def start(self, split: str, name: str, step: int, directory: str | Path) -> None:
+        """Begin a pass over the dataloader `name`; rows of one that never finished are left in its `.part`."""
+        unfinished = self._passes.pop(name, None)
+        if unfinished is not None and unfinished.stream is not None:
+            unfinished.stream.close()
+        rank = get_rank()
+        suffix = f".rank{rank}.jsonl" if rank else ".jsonl"
+        path = Path(directory) / split / name / f"step_{step:08d}{suffix}"
+        stream = None
+        if "file" in self.writers:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = _part(path).open("w", encoding="utf-8")
+        self._passes[name] = _Pass(split, name, step, path, stream)
+
+    def add(self, name: str, rows: Iterable[Row]) -> None:
+        """Write these rows of the dataloader `name`; they reach the file before this returns."""
+        if name not in self._passes:
+            begun = ", ".join(self._passes) or "none"
+            raise ConfigError(f"Predictions of '{name}' came before start(); begun: {begun}.")
+        current = self._passes[name]
+        kept = [self._chosen(row) for row in rows]
+        if flags.DEBUG_PRINT_PREDS and get_rank() == 0:
+            Console().print(*(_table(row) for row in kept))
+        if self.max_rows is not None:
+            kept = kept[: max(0, self.max_rows - current.num_rows)]
+        current.num_rows += len(kept)
+        current.shown += kept[: max(0, self.num_printed - len(current.shown))]
+        if current.stream is not None:
+            current.stream.writelines(_line(row) for row in kept)
+            current.stream.flush()
+
+    def finish(self, show: Callable[[RenderableType], None] | None = None) -> list[Path]:
+        """End all passes begun on this rank; returns the files. `show` prints (default: a rich console)."""
+        passes, self._passes = list(self._passes.values()), {}
+        for done in passes:
+            if done.stream is not None:
+                done.stream.close()
+                os.replace(_part(done.path), done.path)
+        _wait_for_all_ranks()
+        if get_rank() == 0:
+            for done in passes:
+                if done.stream is not None:
+                    _join_ranks(done.path, self.max_rows)
+                if done.shown and "console" in self.writers:
+                    (show or Console().print)(_titled(done))
+        return [done.path for done in passes if done.stream is not None]
+
+    def write(self, rows: Iterable[Row], split: str, name: str, step: int, directory: str | Path) -> list[Path]:
+        """A pass of one call: `start`, `add`, `finish`."""
+        self.start(split, name, step, directory)
+        self.add(name, rows)
+        return self.finish()
+
+    def _chosen(self, row: Row) -> Row:
+        return row if self.fields is None else {key: row[key] for key in self.fields if key in row}
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # tensors and numpy arrays
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"Predictor.to_dict must give JSON-able rows, but one holds {type(value).__name__} {value!r}")
+
+
+def _line(row: Row) -> str:
+    return json.dumps(dict(row), ensure_ascii=False, default=_plain) + "\n"
+
+
+def _wait_for_all_ranks() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _join_ranks(path: Path, max_rows: int | None) -> None:
+    """Append the files of the other ranks, in order of rank, and remove them."""
+    found = path.parent.glob(f"{path.stem}.rank*.jsonl")
+    others = sorted(found, key=lambda other: int(other.stem.rpartition("rank")[2]))
+    if not others:
+        return
+    lines = [line for part in (path, *others) for line in part.read_text(encoding="utf-8").splitlines(True)]
+    _part(path).write_text("".join(lines[:max_rows]), encoding="utf-8")
+    os.replace(_part(path), path)
+    for other in others:
+        other.unlink()
+
+
+def _table(row: Row, title: str | None = None) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    shown = [key for key in _SHOWN_FIRST if key in row] or list(row)
+    for key in shown:
+        text = str(row[key])
+        # As plain text: rich would take [PAD] for markup.
+        table.add_row(key, Text(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + " …"))
+    return table
+
+
+def _titled(done: _Pass) -> Group:
+    tables = [_table(row) for row in done.shown]
+    return Group(Text(f"{done.split}/{done.name}, step {done.step}: {len(tables)} of {done.num_rows}"), *tables)

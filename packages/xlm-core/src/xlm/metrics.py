@@ -1,0 +1,306 @@
+"""Metrics whose value doesn't depend on how examples fall into batches, and the functions that feed them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Integer
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from xlm.errors import ConfigError
+from xlm.sampling import widest_float
+from xlm.utils.imports import get_function
+
+UpdateFn = Callable[..., Mapping[str, Any]]
+
+IGNORED = -100
+
+
+class MetricWrapper(nn.Module):
+    """A metric with its name and the function that turns a batch and its outputs into the metric's arguments.
+
+    Args:
+        name: the last part of the logged key.
+        metric: any torchmetrics metric.
+        update_fn: `fn(batch, outputs, tokenizer, **extra) -> kwargs of metric.update`, or its dotted path.
+        prefix: what stands before the name in the logged key; None leaves that to the harness.
+    """
+
+    def __init__(self, name: str, metric: Metric, update_fn: str | UpdateFn, prefix: str | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.metric = metric
+        self.update_fn: UpdateFn = get_function(update_fn) if isinstance(update_fn, str) else update_fn
+        self.prefix = prefix
+
+    def full_name(self, prefix: str | None = None) -> str:
+        """`prefix/name`; the wrapper's own prefix wins."""
+        place = self.prefix or prefix
+        return f"{place}/{self.name}" if place else self.name
+
+    def update(
+        self, batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **extra: Any
+    ) -> None:
+        """Count one batch. ConfigError if the update function looks for a key that is not there."""
+        try:
+            arguments = self.update_fn(batch, loss_dict, tokenizer, **extra)
+        except KeyError as error:
+            raise ConfigError(
+                f"Metric '{self.full_name()}' found no {error} in what it was given.\n"
+                f"The batch has: {', '.join(map(str, batch))}. The outputs have: {', '.join(map(str, loss_dict))}.\n"
+                "Attach it to another dataloader, or give it another update_fn."
+            ) from error
+        self.metric.update(**arguments)
+
+    def compute(self) -> Any:
+        """The metric over everything counted since the last reset, on all ranks."""
+        return self.metric.compute()
+
+    def reset(self) -> None:
+        """Forget everything counted."""
+        self.metric.reset()
+
+    def log(self, pl_module: Any, prefix: str | None = None) -> None:
+        """Hand the metric to a Lightning module, which computes and resets it at the end of the epoch."""
+        pl_module.log(self.full_name(prefix), self.metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
+
+
+class ExactMatch(Metric):
+    """Share of examples whose prediction is the whole target, no token more and none less."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        pred: Integer[Tensor, "batch pred_width"],
+        target: Integer[Tensor, "batch target_width"],
+        pred_length: Integer[Tensor, "batch"] | None = None,
+        target_length: Integer[Tensor, "batch"] | None = None,
+    ) -> None:
+        """Count rows. Only the first `…_length` tokens of a row belong to it (None: all)."""
+        width = min(pred.shape[1], target.shape[1])
+        pred_end = _lengths(pred, pred_length)
+        target_end = _lengths(target, target_length)
+        inside = torch.arange(width, device=target.device) < target_end.unsqueeze(-1)
+        differs = ((pred[:, :width] != target[:, :width]) & inside).any(dim=-1)
+        self.correct += ((pred_end == target_end) & ~differs).sum()
+        self.total += pred.shape[0]
+
+    def compute(self) -> Tensor:
+        """correct / total; NaN if nothing was counted."""
+        return _ratio(self.correct, self.total)
+
+
+class TokenAccuracy(Metric):
+    """Share of target tokens that the prediction has at the same place; a token that is missing is wrong."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        pred: Integer[Tensor, "batch pred_width"],
+        target: Integer[Tensor, "batch target_width"],
+        pred_mask: Bool[Tensor, "batch pred_width"] | None = None,
+        target_mask: Bool[Tensor, "batch target_width"] | None = None,
+        pred_length: Integer[Tensor, "batch"] | None = None,
+        target_length: Integer[Tensor, "batch"] | None = None,
+    ) -> None:
+        """Count tokens. Lengths and masks say which tokens are there (None: all).
+
+        pred_mask alone, with no word on the target, says which positions are scored.
+        """
+        width = target.shape[1]
+        if pred_mask is not None and target_mask is None and target_length is None:
+            target_mask = _widened(pred_mask, width, False)
+        scored = _present(target, target_mask, target_length)
+        present = _widened(_present(pred, pred_mask, pred_length), width, False)
+        same = _widened(pred, width, IGNORED) == target
+        self.correct += (same & present & scored).sum()
+        self.total += scored.sum()
+
+    def compute(self) -> Tensor:
+        """correct / total; NaN if nothing was counted."""
+        return _ratio(self.correct, self.total)
+
+
+class TokenWeightedMean(Metric):
+    """Σ weight · value / Σ weight in float64: a corpus mean if the weight is the number of terms behind a value."""
+
+    is_differentiable = False
+    full_state_update = False
+    weighted_sum: Tensor
+    weight_sum: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("weighted_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("weight_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor | float, weight: Tensor | float = 1) -> None:
+        """Count a value, or several, with weights that broadcast; a value of weight 0 may be NaN."""
+        like = self.weighted_sum
+        values = torch.as_tensor(value, device=like.device).detach().to(like.dtype)
+        weights = torch.as_tensor(weight, device=like.device).detach().to(like.dtype).expand_as(values)
+        self.weighted_sum += torch.where(weights == 0, 0, weights * values).sum()
+        self.weight_sum += weights.sum()
+
+    def compute(self) -> Tensor:
+        """The mean; NaN if nothing was counted."""
+        return self.weighted_sum / self.weight_sum
+
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.Module:
+        dtype = widest_float(fn(torch.zeros(0)).device)
+        if self.weighted_sum.dtype != dtype:
+            self.set_dtype(dtype)
+        return super()._apply(fn, *args, **kwargs)
+
+
+def _lengths(ids: Tensor, length: Tensor | None) -> Tensor:
+    return ids.new_full((ids.shape[0],), ids.shape[1]) if length is None else length.to(ids.device)
+
+
+def _present(ids: Tensor, mask: Tensor | None, length: Tensor | None) -> Tensor:
+    inside = torch.arange(ids.shape[1], device=ids.device) < _lengths(ids, length).unsqueeze(-1)
+    return inside if mask is None else inside & mask
+
+
+def _widened(rows: Tensor, width: int, filler: int | bool) -> Tensor:
+    """Exactly `width` columns: cut, or filled on the right."""
+    missing = width - rows.shape[1]
+    return nn.functional.pad(rows, (0, missing), value=filler) if missing > 0 else rows[:, :width]
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    dtype = widest_float(part.device)
+    return part.to(dtype) / whole.to(dtype)
+
+
+def content_length(
+    ids: Integer[Tensor, "batch length"], eos_token_id: int, pad_token_id: int
+) -> Integer[Tensor, "batch"]:
+    """Tokens of each row before its first EOS; in a row without one, before the padding at its end."""
+    if ids.shape[1] == 0:
+        return ids.new_zeros(ids.shape[0])
+    position = torch.arange(ids.shape[1], device=ids.device)
+    first_eos = torch.where(ids == eos_token_id, position, ids.shape[1]).amin(dim=-1)
+    is_filler = (ids == pad_token_id) | (ids == IGNORED)
+    end = torch.where(is_filler, 0, position + 1).amax(dim=-1)
+    return torch.minimum(first_eos, end)
+
+
+def rows_from(
+    ids: Integer[Tensor, "batch length"], start: int | Integer[Tensor, "batch"], pad_token_id: int
+) -> Integer[Tensor, "batch rest"]:
+    """Each row from its own start on, left-aligned and padded."""
+    if not isinstance(start, Tensor):
+        return ids[:, start:]
+    if ids.shape[1] == 0:
+        return ids
+    position = torch.arange(ids.shape[1], device=ids.device) + start.to(ids.device).reshape(-1, 1)
+    moved = ids.gather(1, position.clamp(max=ids.shape[1] - 1).expand(ids.shape[0], -1))
+    return moved.masked_fill(position >= ids.shape[1], pad_token_id)
+
+
+def _num_rows(batch: Mapping[str, Any]) -> int:
+    for value in batch.values():
+        if isinstance(value, Tensor) and value.ndim:
+            return int(value.shape[0])
+    raise KeyError("num_loss_terms")
+
+
+def _mean_arguments(batch: Mapping[str, Any], outputs: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = torch.as_tensor(outputs[key]).detach()
+    if value.ndim:
+        return {"value": value, "weight": 1}
+    terms = outputs.get("num_loss_terms")
+    return {"value": value, "weight": _num_rows(batch) if terms is None else terms}
+
+
+def mean_loss_update_fn(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **_: Any
+) -> dict[str, Any]:
+    """`loss`, weighted by the number of terms it is the mean of (`num_loss_terms`, else the rows of the batch)."""
+    return _mean_arguments(batch, loss_dict, "loss")
+
+
+def length_loss_update_fn(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **_: Any
+) -> dict[str, Any]:
+    """`length_loss`, a value per example or the mean over the rows of the batch."""
+    return _mean_arguments(batch, {"length_loss": loss_dict["length_loss"]}, "length_loss")
+
+
+def token_ce_update_fn(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **_: Any
+) -> dict[str, Any]:
+    """`token_ce`, a value per example or the mean over `num_loss_terms` terms."""
+    return _mean_arguments(batch, loss_dict, "token_ce")
+
+
+def steps_taken_update_fn(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **_: Any
+) -> dict[str, Any]:
+    """`steps_taken` of each row, or one number for all rows of the batch."""
+    steps = torch.as_tensor(loss_dict["steps_taken"])
+    return {"value": steps, "weight": 1 if steps.ndim else _num_rows(batch)}
+
+
+def _answers(batch: Mapping[str, Any], outputs: Mapping[str, Any], start: Any, tokenizer: Any) -> dict[str, Any]:
+    pred = rows_from(outputs["ids"], start, tokenizer.pad_token_id)
+    target = batch["target_ids"].to(pred.device)
+    ends = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return {
+        "pred": pred,
+        "target": target,
+        "pred_length": content_length(pred, *ends),
+        "target_length": content_length(target, *ends),
+    }
+
+
+def seq2seq_exact_match_update_fn(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any, **_: Any
+) -> dict[str, Any]:
+    """The answers `ids[:, output_start_idx:]` against `target_ids`, both cut at their first EOS."""
+    return _answers(batch, loss_dict, loss_dict["output_start_idx"], tokenizer)
+
+
+def seq2seq_token_accuracy_update_fn(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any, **_: Any
+) -> dict[str, Any]:
+    """The answers `ids[:, output_start_idx:]` against `target_ids`, both cut at their first EOS."""
+    return _answers(batch, loss_dict, loss_dict["output_start_idx"], tokenizer)
+
+
+def exact_match_update_fn(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any, **_: Any
+) -> dict[str, Any]:
+    """The rows `ids` (from `output_start_idx` on, if any) against `target_ids`, cut at their first EOS."""
+    return _answers(batch, loss_dict, loss_dict.get("output_start_idx", 0), tokenizer)
+
+
+def token_accuracy_update_fn(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any, **_: Any
+) -> dict[str, Any]:
+    """The rows `ids` (from `output_start_idx` on, if any) against `target_ids`, cut at their first EOS."""
+    return _answers(batch, loss_dict, loss_dict.get("output_start_idx", 0), tokenizer)

@@ -1,0 +1,47 @@
+"""Shows a composed configuration as a tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.tree import Tree
+
+from xlm.utils.rank_zero import rank_zero_only
+
+
+def _as_yaml(cfg: DictConfig, key: str, resolve: bool) -> str:
+    if OmegaConf.is_missing(cfg, key):
+        return "???"
+    try:
+        node = cfg[key]
+        if isinstance(node, DictConfig | ListConfig):
+            return OmegaConf.to_yaml(node, resolve=resolve).rstrip()
+        return str(node if resolve else OmegaConf.to_container(cfg, resolve=False)[key])  # type: ignore[index,call-overload]
+    except OmegaConfBaseException:
+        # Some values exist only later (the tokenizer's, say): show the expression.
+        if not resolve:
+            raise
+        return _as_yaml(cfg, key, resolve=False)
+
+
+def config_tree(cfg: DictConfig, resolve: bool = True) -> Tree:
+    """A branch per key of the root, with its YAML; values that cannot be resolved yet stay expressions."""
+    tree = Tree("CONFIG")
+    for key in cfg:
+        tree.add(str(key)).add(Syntax(_as_yaml(cfg, str(key), resolve), "yaml", background_color="default"))
+    return tree
+
+
+@rank_zero_only
+def print_config_tree(cfg: DictConfig, resolve: bool = True, save_to_file: bool | str | Path = False) -> None:
+    """Print the configuration as a tree; `save_to_file` is a path to write it to as well (True: config_tree.log)."""
+    tree = config_tree(cfg, resolve)
+    Console().print(tree)
+    if save_to_file:
+        path = Path("config_tree.log" if save_to_file is True else save_to_file)
+        with path.open("w", encoding="utf-8") as file:
+            Console(file=file, width=120).print(tree)
