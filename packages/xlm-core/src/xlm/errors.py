@@ -11,8 +11,7 @@ XLMError                            exit code 1
 │   ├── ExternalModelConflictError  one name, two directories
 │   ├── ModelsFileError             an xlm_models.json or commands.yaml that cannot be used
 │   ├── ModelNotInstalledError      a listed package that Python does not find
-│   ├── ModelLayoutError            a model directory without its package or its configs
-│   └── ModelImportError            a model package that fails while it is imported
+│   └── ModelLayoutError            a model directory without its package or its configs
 ├── DataError                       data sources, preprocessing, collation
 │   └── CacheCorruptError           a prepared data set that cannot be read back
 ├── CheckpointError                 saving and loading of runs
@@ -93,23 +92,34 @@ class MissingRoleError(ConfigError):
 
 
 class BadTargetError(ConfigError):
-    """`target` cannot be imported; `reason` is the original error, `config_file` where it is written."""
+    """`target` cannot be imported; `reason` is the original error, `config_file` where it is written.
+
+    `python_path` is the folder that must be on Python's path to import it, where that isn't so anyway.
+    """
 
     def __init__(
-        self, target: str, reason: str, *, key: str | None = None, config_file: Path | None = None
+        self,
+        target: str,
+        reason: str,
+        *,
+        key: str | None = None,
+        config_file: Path | None = None,
+        python_path: Path | None = None,
     ) -> None:
+        where = [f"key '{key}'"] if key else []
+        where += [f"written in {config_file}"] if config_file else []
         module, _, attribute = target.rpartition(".")
-        where = f" (key '{key}'" + (f", written in {config_file})" if config_file else ")") if key else ""
-        if not key and config_file:
-            where = f" (written in {config_file})"
         attempt = f"from {module} import {attribute}" if module else f"import {target}"
-        super().__init__(
-            f'Unable to find or instantiate {target}{where}\n{reason}\nTry it alone: python -c "{attempt}"',
-            key=key,
-        )
+        lines = [
+            f"Unable to find or instantiate {target}" + (f" ({', '.join(where)})" if where else ""),
+            reason,
+            f'Try it alone: {f"PYTHONPATH={python_path} " if python_path else ""}python -c "{attempt}"',
+        ]
+        super().__init__("\n".join(lines), key=key)
         self.target = target
         self.reason = reason
         self.config_file = config_file
+        self.python_path = python_path
 
 
 class BadArgumentError(ConfigError):
@@ -117,9 +127,7 @@ class BadArgumentError(ConfigError):
 
     def __init__(self, target: str, reason: str, *, key: str | None = None, hint: str = "") -> None:
         where = f" (key '{key}')" if key else ""
-        super().__init__(
-            f"{target} cannot be called{where}: {reason}" + (f"\n{hint}" if hint else ""), key=key
-        )
+        super().__init__(f"{target} cannot be called{where}: {reason}" + (f"\n{hint}" if hint else ""), key=key)
         self.target = target
         self.reason = reason
 
@@ -193,14 +201,6 @@ class ModelLayoutError(ExternalModelError):
         self.reason = reason
 
 
-class ModelImportError(ExternalModelError):
-    """Importing something of the model package `name` failed; the cause is chained."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"Model '{name}' failed while it was imported: {reason}", name=name)
-        self.reason = reason
-
-
 class DataError(XLMError):
     """Data that cannot be found, read or used as the configuration says."""
 
@@ -239,9 +239,7 @@ class CheckpointMismatchError(CheckpointError):
         lines = [f"The checkpoint {path} does not fit the model."]
         lines += self._shown("keys that the checkpoint lacks", list(missing))
         lines += self._shown("keys that the model doesn't have", list(unexpected))
-        differing = [
-            f"{k}: {tuple(a)} in the checkpoint, {tuple(b)} in the model" for k, (a, b) in shapes.items()
-        ]
+        differing = [f"{k}: {tuple(a)} in the checkpoint, {tuple(b)} in the model" for k, (a, b) in shapes.items()]
         lines += self._shown("shapes that differ", differing)
         lines.append("Was it trained with another model= or other sizes? Choose those, or another job_name.")
         super().__init__("\n".join(lines), path=path)
@@ -279,7 +277,7 @@ class NonFiniteLossError(XLMError):
         self.loss = loss
 
 
-class TrainingInterrupted(XLMError):
+class TrainingInterrupted(XLMError):  # noqa: N818 - a person wanted it: nothing went wrong
     """Signal `signum` ended the run; `checkpoint_path` continues it (None: nothing was saved)."""
 
     def __init__(self, signum: int, checkpoint_path: Path | str | None = None) -> None:

@@ -61,10 +61,8 @@ def help_text(found: Discovery) -> str:
 
 def _model_lines(found: Discovery) -> list[str]:
     width = max((len(name) for name in [*found.models, *found.unusable]), default=0) + 2
-    lines = [
-        f"  {model.name.ljust(width)}{model.version}, from {model.source}" for model in found.models.values()
-    ]
-    lines += [f"  {name.ljust(width)}{str(error).splitlines()[0]}" for name, error in found.unusable.items()]
-    named = set(map(id, found.unusable.values()))
-    lines += [f"  {str(error).splitlines()[0]}" for error in found.errors if id(error) not in named]
+    lines = [f"  {model.name.ljust(width)}{model.version}, from {model.source}" for model in found.models.values()]
+    lines += [f"  {name.ljust(width)}{str(left.error).splitlines()[0]}" for name, left in found.unusable.items()]
+    named = [left.error for left in found.unusable.values()]
+    lines += [f"  {str(error).splitlines()[0]}" for error in found.errors if error not in named]
     return lines or ["  none"]

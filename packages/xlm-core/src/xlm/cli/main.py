@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import BadTargetError, TrainingInterrupted, XLMError
+from xlm.errors import TrainingInterrupted, XLMError
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
@@ -34,10 +34,6 @@ def report(error: XLMError) -> None:
     """Print the message on stderr, and before it the traceback if HYDRA_FULL_ERROR=1."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
-    if isinstance(error, BadTargetError):
-        from xlm.compose.messages import add_target_file
-
-        error = add_target_file(error)
     prefix = "" if isinstance(error, TrainingInterrupted) else "Error: "
     print(f"{prefix}{error}", file=sys.stderr)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xlm.errors import ConfigError, ModelsFileError
+from xlm.errors import ConfigError
 from xlm.external_models import Discovery, discover
 from xlm.external_models.problems import hidden_configs
 from xlm.jobs import custom_jobs
@@ -28,11 +28,14 @@ def print_models(args: Sequence[str] = ()) -> int:
     else:
         _print_plain(rows)
     sys.stdout.flush()
-    broken = [*found.errors, *(e for e in found.unusable.values() if _is_broken(e) and e not in found.errors)]
+    broken = [left.error for left in found.unusable.values() if not left.tolerated]
+    broken += [error for error in found.errors if error not in broken]
     for error in broken:
         print(f"Error: {error}", file=sys.stderr)
-    for warning in [*_tolerated(found), *custom_jobs(found.models)[1]]:
-        print(f"Warning: {warning}", file=sys.stderr)
+    told = [str(error) for error in broken]
+    for warning in [*found.warnings, *custom_jobs(found.models)[1]]:
+        if warning not in told:
+            print(f"Warning: {warning}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -43,19 +46,9 @@ def table_rows(found: Discovery) -> list[tuple[str, str, str, str, str]]:
     for model in found.models.values():
         problems = [f"{path} is hidden by {owner}" for path, owner in hidden.get(model.name, [])]
         rows.append((model.name, model.version, model.source, str(model.root), "; ".join(problems) or "none"))
-    for name, error in found.unusable.items():
-        rows.append((name, "-", "-", "-", str(error).splitlines()[0]))
+    for left in found.unusable.values():
+        rows.append((left.name, "-", left.source, left.directory, str(left.error).splitlines()[0]))
     return sorted(rows)
-
-
-def _is_broken(error: Exception) -> bool:
-    return not isinstance(error, ModelsFileError)
-
-
-def _tolerated(found: Discovery) -> list[str]:
-    """The warnings that no error repeats."""
-    told = {str(error) for error in found.unusable.values() if _is_broken(error)}
-    return [warning for warning in found.warnings if not any(text in warning for text in told)]
 
 
 def _print_rich(rows: Sequence[Sequence[str]]) -> None:

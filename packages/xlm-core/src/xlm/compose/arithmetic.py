@@ -78,9 +78,9 @@ def _value(node: ast.expr) -> Any:
 
 def _binary(op: ast.operator, left: Any, right: Any) -> Any:
     # 9**9**9 would keep the process busy for good.
-    if isinstance(op, ast.Pow) and isinstance(left, int) and isinstance(right, int):
-        if abs(right) * max(left.bit_length(), 1) > _MAX_BITS:
-            raise ValueError("the power is too large")
+    is_power = isinstance(op, ast.Pow) and isinstance(left, int) and isinstance(right, int)
+    if is_power and abs(right) * max(left.bit_length(), 1) > _MAX_BITS:
+        raise ValueError("the power is too large")
     value = _BINARY[type(op)](left, right)
     if isinstance(value, complex):
         raise ValueError("the value is not a real number")

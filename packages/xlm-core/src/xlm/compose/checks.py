@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xlm.compose.devices import check_divisible
+from xlm.compose.devices import check_divisible, check_positive
 from xlm.errors import ConfigError, MissingRoleError
 
 _ROLE = re.compile(r"\$\{collators\.([A-Za-z0-9_]+)\}")
@@ -47,10 +47,8 @@ def check_batch_sizes(cfg: DictConfig) -> None:
     """ConfigError if `global_batch_size` cannot be reached, as far as that is known without counting devices."""
     sizes = []
     for key in ("global_batch_size", "per_device_batch_size"):
-        size = cfg.get(key)
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ConfigError(f"{key} must be a positive whole number, not {size!r}.", key=key)
-        sizes.append(size)
+        sizes.append(cfg.get(key))
+        check_positive(key, sizes[-1])
     num_nodes = OmegaConf.select(cfg, "trainer.num_nodes")
     devices = OmegaConf.select(cfg, "trainer.devices")
     known = devices if isinstance(devices, int) and devices > 0 else None

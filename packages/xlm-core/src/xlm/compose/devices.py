@@ -61,12 +61,17 @@ def find_grad_accum(
         "trainer.num_nodes": num_nodes,
     }
     for key, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ConfigError(f"{key} must be a positive whole number, not {size!r}.", key=key)
+        check_positive(key, size)
     check_divisible(global_batch_size, per_device_batch_size, num_nodes)
     count = num_devices(devices, accelerator)
     check_divisible(global_batch_size, per_device_batch_size, num_nodes, count)
     return global_batch_size // (per_device_batch_size * count * num_nodes)
+
+
+def check_positive(key: str, size: Any) -> None:
+    """ConfigError unless `size` is a positive whole number."""
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ConfigError(f"{key} must be a positive whole number, not {size!r}.", key=key)
 
 
 def check_divisible(
@@ -81,7 +86,7 @@ def check_divisible(
     factors += f" × {num_nodes} nodes" if num_nodes > 1 or num_devices else ""
     product = f" = {one_round}" if num_devices or num_nodes > 1 else ""
     below = global_batch_size // one_round * one_round
-    choices = [str(size) for size in (below, below + one_round) if size > 0]
+    choices = [str(size) for size in (below, below + one_round) if size]
     raise ConfigError(
         f"global_batch_size {global_batch_size} is not divisible by {factors}{product}. "
         f"It could be {' or '.join(choices)}.",

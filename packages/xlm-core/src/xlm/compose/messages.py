@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from xlm.compose.search import config_files, group_members, nearest_keys, searched_places
 from xlm.errors import BadTargetError, ConfigError, MissingConfigError, XLMError, did_you_mean, nearest_names
-from xlm.external_models import Discovery
+from xlm.external_models import Discovery, active_models
 from xlm.utils.instantiate import explain
 
 FOREIGN_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -33,10 +33,10 @@ _NOT_CHOSEN = re.compile(r"You must specify '([^']+)', e\.g")
 
 @contextmanager
 def readable_errors(found: Discovery | None = None, overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Raise an XLMError in place of any error of Hydra's, OmegaConf's or YAML's inside the block."""
+    """Raise an XLMError in place of any error of Hydra's, OmegaConf's or YAML's while a block composes."""
     try:
         yield
-    except FOREIGN_ERRORS as error:
+    except (*FOREIGN_ERRORS, ValueError) as error:  # Hydra has no type of its own for some choices
         readable = translate(error, found, overrides)
         raise readable from error
 
@@ -53,9 +53,7 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
     text = str(error)
     if isinstance(error, OverrideParseException):
         detail = [line for line in text.splitlines() if not line.startswith(("See https", "Error parsing"))]
-        return ConfigError(
-            "\n".join([f"Error parsing override '{error.override}'", *detail]), key=error.override
-        )
+        return ConfigError("\n".join([f"Error parsing override '{error.override}'", *detail]), key=error.override)
     if isinstance(error, MissingMandatoryValue):
         return _missing_value(error)
     if isinstance(error, OmegaConfBaseException):
@@ -67,17 +65,26 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
     return ConfigError(_short(text))
 
 
-def add_target_file(error: BadTargetError) -> BadTargetError:
-    """The same error with the configuration file that names the target, if a searched one does."""
-    if error.config_file:
-        return error
-    line = re.compile(rf"['\"\s:]{re.escape(error.target)}['\"\s]")
-    for path in config_files():
-        if line.search(path.read_text(encoding="utf-8", errors="replace") + "\n"):
-            named = BadTargetError(error.target, error.reason, key=error.key, config_file=path)
-            named.__cause__ = error.__cause__
-            return named
-    return error
+def locate_target(error: BadTargetError, choices: Mapping[str, object], overrides: Sequence[str]) -> BadTargetError:
+    """The same error with the chosen configuration file that names the target, and how to import it alone."""
+    model = next((m for m in active_models().values() if error.target.split(".")[0] == m.import_name), None)
+    named = BadTargetError(
+        error.target,
+        error.reason,
+        key=error.key,
+        config_file=None if any(error.target in text for text in overrides) else _file_of(error.target, choices),
+        python_path=model.import_root if model else None,
+    )
+    named.__cause__ = error.__cause__
+    return named
+
+
+def _file_of(target: str, choices: Mapping[str, object]) -> Path | None:
+    """The only searched file that names `target`, or the first that is among `choices`."""
+    line = re.compile(rf"['\"\s:]{re.escape(target)}['\"\s]")
+    files = [path for path in config_files() if line.search(path.read_text("utf-8", errors="replace") + "\n")]
+    chosen = [path for path in files if str(choices.get(path.parent.name)) == path.stem]
+    return chosen[0] if chosen else files[0] if len(files) == 1 else None
 
 
 def _ours_in_chain(error: BaseException | None) -> XLMError | None:
@@ -99,32 +106,28 @@ def _missing_config(error: MissingConfigException, found: Discovery | None) -> C
     where = _WHERE.match(text)
     if where and where.group(1) != "config":
         lines[0] += f", which '{where.group(1)}' names"
-    lines += [f"Model '{model}': {reason}" for model, reason in _unusable_reasons(name, found)]
+    lines += _unusable_reasons(name, found)
     lines += [hint] if (hint := did_you_mean(nearest_names(member, options))) else []
-    lines.append(
-        f"In '{group}' there are: {_listed(options)}" if options else f"There is no group '{group}'."
-    )
+    lines.append(f"In '{group}' there are: {_listed(options)}" if options else f"There is no group '{group}'.")
     lines.append("Searched: " + ", ".join(searched_places()))
     return MissingConfigError("\n".join(lines), name=name, options=options)
 
 
-def _unusable_reasons(name: str, found: Discovery | None) -> list[tuple[str, str]]:
+def _unusable_reasons(name: str, found: Discovery | None) -> list[str]:
     """Models that were listed but cannot be used, if `name` asks for one: why, once more."""
     words = re.split(r"[/_+]", name)
     unusable = found.unusable if found else {}
     return [
-        (model, str(reason).splitlines()[0])
-        for model, reason in unusable.items()
+        str(listed.error).splitlines()[0]
+        for model, listed in unusable.items()
         if model in words or name.endswith((f"/{model}", f"_{model}"))
     ]
 
 
 def _not_chosen(group: str, overrides: Sequence[str]) -> ConfigError:
-    options = group_members(group)
-    experiments = group_members("experiment")
-    lines = [f"No {group} is chosen: say {group}=… or experiment=…"]
-    lines.append(f"{group}: {_listed(options)}")
-    lines.append(f"experiment: {_listed(experiments)}")
+    chosen = ", ".join(overrides) or "nothing"
+    lines = [f"No {group} is chosen: say {group}=… or experiment=… (so far: {chosen})"]
+    lines += [f"{name}: {_listed(group_members(name))}" for name in (group, "experiment")]
     return ConfigError("\n".join(lines), key=group)
 
 
@@ -165,9 +168,3 @@ def _listed(names: Iterable[str]) -> str:
     names = list(names)
     more = f", … ({len(names) - MAX_OPTIONS} more)" if len(names) > MAX_OPTIONS else ""
     return (", ".join(names[:MAX_OPTIONS]) or "none") + more
-
-
-def file_in_yaml_error(error: yaml.YAMLError) -> Path | None:
-    """The file that a YAML error is about, if it knows."""
-    mark = getattr(error, "problem_mark", None)
-    return Path(mark.name) if mark is not None and Path(mark.name).is_file() else None

@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+MAX_LENGTH = 150
+# What these choose is in the name anyway, or says where the run's folder is.
+_NAMED_ANYWAY = ("experiment", "datamodule", "model", "model_type", "job_type", "debug")
 
 
-def default_job_name(choices: Mapping[str, Any], overrides: Sequence[str] = (), suffix: str = "") -> str:
-    """The experiments joined by `+`, or dataset and model; a model chosen beside an experiment is added.
+def default_job_name(choices: Mapping[str, Any], overrides: Sequence[str] = (), is_sweep: bool = False) -> str:
+    """The experiments joined by `+`, else the dataset; then a network and a model type that these don't name.
 
-    `choices` are Hydra's (group → member), `overrides` what the command line said, `suffix` tells
-    the runs of a sweep apart.
+    `choices` are Hydra's (group → member), `overrides` what the command line said. The runs of a sweep
+    carry their overrides, so that no two of them, nor of different sweeps, share a folder.
     """
-    chosen_here = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
+    said = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     # Hydra records a list of experiments only among the overrides.
-    experiments = _members(choices.get("experiment") or chosen_here.get("experiment"))
-    parts = experiments or _members(choices.get("datamodule"))
-    model, model_type = choices.get("model"), choices.get("model_type")
-    if model and (not experiments or "model" in chosen_here):
-        parts.append(str(model))
-    if model_type and not any(
-        re.search(rf"(^|[_+]){re.escape(str(model_type))}($|[_+])", part) for part in parts
-    ):
+    parts = _members(choices.get("experiment") or said.get("experiment"))
+    has_experiment = bool(parts)
+    for group in ("datamodule", "model"):
+        if choices.get(group) and (not has_experiment or group in said):
+            parts.append(str(choices[group]))
+    model_type = choices.get("model_type")
+    if model_type and not any(_has_word(part, str(model_type)) for part in parts):
         parts.append(str(model_type))
-    name = "+".join(dict.fromkeys(parts)) or "run"
-    return _as_folder_name(f"{name}_{suffix}" if suffix else name)
+    if is_sweep:
+        parts = ["+".join(dict.fromkeys(parts))]
+        parts += [text for text in overrides if text.partition("=")[0].lstrip("+") not in _NAMED_ANYWAY]
+        return _as_folder_name(",".join(parts))
+    return _as_folder_name("+".join(dict.fromkeys(parts)) or "run")
 
 
-def name_from_hydra(hydra: DictConfig) -> str:
-    """The default name for a composed `hydra` node; in a sweep each job's name carries its number."""
-    choices = OmegaConf.to_container(hydra.runtime.choices, resolve=False)
-    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    assert isinstance(choices, dict) and isinstance(overrides, list)
-    number = OmegaConf.select(hydra, "job.num", throw_on_missing=False) if _is_sweep(hydra) else None
-    named = {str(key): value for key, value in choices.items()}
-    return default_job_name(named, [str(text) for text in overrides], "" if number is None else str(number))
+def name_from_hydra(hydra: Any) -> str:
+    """The default name for a composed `hydra` node."""
+    choices = {str(group): member for group, member in hydra.runtime.choices.items()}
+    return default_job_name(choices, [str(text) for text in hydra.overrides.task], _is_sweep(hydra))
 
 
-def _is_sweep(hydra: DictConfig) -> bool:
+def _is_sweep(hydra: Any) -> bool:
     return str(getattr(hydra.mode, "name", hydra.mode)) == "MULTIRUN"
+
+
+def _has_word(part: str, word: str) -> bool:
+    return re.search(rf"(^|[_+]){re.escape(word)}($|[_+])", part) is not None
 
 
 def _members(choice: Any) -> list[str]:
@@ -52,4 +57,7 @@ def _members(choice: Any) -> list[str]:
 
 
 def _as_folder_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.+=,\-]+", "-", name)
+    name = re.sub(r"[^A-Za-z0-9_.+=,\-]+", "-", name)
+    if len(name) <= MAX_LENGTH:
+        return name
+    return f"{name[: MAX_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

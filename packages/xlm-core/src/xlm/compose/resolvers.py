@@ -38,17 +38,15 @@ def _replace_str(text: str, old: str, new: str = "") -> str:
 
 def _dict_to_list(mapping: DictConfig | None) -> ListConfig:
     """The values, in order; entries that are null are left out."""
-    values = [] if mapping is None else [value for value in mapping.values() if value is not None]
-    return ListConfig(values)
+    values = mapping.values() if mapping else ()
+    return ListConfig([value for value in values if value is not None])
 
 
 def _find_grad_accum(
     global_batch_size: int, per_device_batch_size: int, device_choice: Any, num_nodes: int, *, _parent_: Any
 ) -> int:
     accelerator = _parent_.get("accelerator") if isinstance(_parent_, DictConfig) else None
-    return devices.find_grad_accum(
-        global_batch_size, per_device_batch_size, device_choice, num_nodes, accelerator
-    )
+    return devices.find_grad_accum(global_batch_size, per_device_batch_size, device_choice, num_nodes, accelerator)
 
 
 def _if_else(condition: Any, if_true: Any, if_false: Any) -> Any:
@@ -66,9 +64,7 @@ def _default_job_name(*, _root_: Container) -> str:
         return name_from_hydra(composed)
     if HydraConfig.initialized():
         return name_from_hydra(HydraConfig.get())
-    raise ConfigError(
-        "job_name has no default without Hydra's record of choices; set job_name=…", key="job_name"
-    )
+    raise ConfigError("job_name has no default without Hydra's record of choices; set job_name=…", key="job_name")
 
 
 def _component_reader(name: str) -> Callable[[str], Any]:
@@ -76,9 +72,7 @@ def _component_reader(name: str) -> Callable[[str], Any]:
         found = get_component(name)
         for part in attribute.split("."):
             if not hasattr(found, part):
-                raise ConfigError(
-                    f"${{{name}:{attribute}}}: the {name} has no attribute '{part}'.", key=attribute
-                )
+                raise ConfigError(f"${{{name}:{attribute}}}: the {name} has no attribute '{part}'.", key=attribute)
             found = getattr(found, part)
         return found
 

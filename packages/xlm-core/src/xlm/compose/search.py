@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,19 +43,17 @@ def nearest_keys(key: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     Without such a configuration (other mistakes in `overrides`) the groups' names are all there is.
     """
     composed = _compose_or_none(overrides)
-    node: object = composed
+    node: Any = OmegaConf.to_container(composed, resolve=False) if composed is not None else {}
     parts = key.split(".")
     for depth, part in enumerate(parts):
         prefix = ".".join(parts[:depth])
-        known = [str(name) for name in node] if isinstance(node, DictConfig) and not node._is_none() else []
+        known = [str(name) for name in node] if isinstance(node, dict) else []
         if depth == 0:
             known += [folder.name for root in config_folders() for folder in root.glob("*/")]
         if part not in known:
-            dotted = [
-                f"{prefix}.{name}" if prefix else name for name in nearest_names(part, dict.fromkeys(known))
-            ]
+            dotted = [f"{prefix}.{name}" if prefix else name for name in nearest_names(part, dict.fromkeys(known))]
             return ".".join(parts[: depth + 1]), dotted
-        node = OmegaConf.select(composed, f"{prefix}.{part}" if prefix else part, throw_on_missing=False)
+        node = node.get(part) if isinstance(node, dict) else None
     return key, []
 
 

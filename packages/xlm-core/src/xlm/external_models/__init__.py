@@ -3,7 +3,7 @@
 from xlm.errors import ExternalModelConflictError, ExternalModelError
 from xlm.external_models.activation import activate, active_models, core_config_dir
 from xlm.external_models.commands import load_commands
-from xlm.external_models.discovery import Discovery, discover, find_models
+from xlm.external_models.discovery import Discovery, Unusable, discover, find_models
 from xlm.external_models.package import ModelPackage
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ExternalModelConflictError",
     "ExternalModelError",
     "ModelPackage",
+    "Unusable",
     "activate",
     "active_models",
     "core_config_dir",

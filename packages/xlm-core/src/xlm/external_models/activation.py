@@ -40,9 +40,7 @@ def datamodule_aliases(models: Mapping[str, ModelPackage], config_dirs: Iterable
     folders = [folder / "datamodule" for folder in config_dirs]
     taken = {file.stem for folder in folders for file in folder.glob("*.y*ml")}
     datasets = sorted(file.stem for file in (core_config_dir() / "datamodule").glob("*.yaml"))
-    names = {
-        f"{dataset}_{model}": dataset for dataset in datasets if dataset != "default" for model in models
-    }
+    names = {f"{dataset}_{model}": dataset for dataset in datasets if dataset != "default" for model in models}
     return {alias: dataset for alias, dataset in names.items() if alias not in taken}
 
 

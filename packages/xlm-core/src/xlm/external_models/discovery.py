@@ -27,18 +27,29 @@ from xlm.external_models.package import ModelPackage, read_directory, read_insta
 PATH_VARIABLE = "XLM_MODELS_PATH"
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """A listed model that cannot be used, and why; `tolerated` if nothing has to be mended for it."""
+
+    name: str
+    source: str
+    directory: str
+    error: ExternalModelError
+    tolerated: bool = False
+
+
 @dataclass
 class Discovery:
     """What a search found: usable `models`, and everything that was wrong.
 
     `errors` must be mended before any job runs (conflicts, broken files, packages that are not installed).
-    `unusable` are listed models that cannot be used, with the reason to repeat when one is asked for;
-    `warnings` is what to say at once. `places` are the files and groups that were looked at.
+    `unusable` models are left out, and why is said again when one is asked for; `warnings` is what to say
+    at once. `places` are the files, groups and variables that were looked at.
     """
 
     models: dict[str, ModelPackage] = field(default_factory=dict)
     errors: list[ExternalModelError] = field(default_factory=list)
-    unusable: dict[str, ExternalModelError] = field(default_factory=dict)
+    unusable: dict[str, Unusable] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
 
@@ -46,6 +57,14 @@ class Discovery:
         """Raise the first error, if there is one."""
         if self.errors:
             raise self.errors[0]
+
+    def leave_out(self, unusable: Unusable, is_error: bool = False) -> None:
+        """Note a model that cannot be used; `is_error` if no job may run until that is mended."""
+        self.unusable.setdefault(unusable.name, unusable)
+        if is_error:
+            self.errors.append(unusable.error)
+        else:
+            self.warnings.append(str(unusable.error))
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,7 @@ class _Claim:
     name: str
     directory: Path
     source: str
-    model: ModelPackage | None
+    model: ModelPackage | None = None
 
 
 def find_models(environ: Mapping[str, str], cwd: Path) -> dict[str, ModelPackage]:
@@ -68,12 +87,11 @@ def find_models(environ: Mapping[str, str], cwd: Path) -> dict[str, ModelPackage
 def discover(environ: Mapping[str, str], cwd: Path) -> Discovery:
     """Search all places and report everything, errors included. Changes nothing and imports no model."""
     found = Discovery()
-    claims = [*_directory_claims(environ, cwd, found), *_installed_claims(environ, found)]
     by_name: dict[str, list[_Claim]] = {}
-    for claim in claims:
+    for claim in [*_directory_claims(environ, cwd, found), *_installed_claims(environ, found)]:
         by_name.setdefault(claim.name, []).append(claim)
-    for name, same_name in by_name.items():
-        _settle(name, same_name, found)
+    for name, claims in by_name.items():
+        _settle(name, claims, found)
     for name in found.models:
         found.unusable.pop(name, None)
     return found
@@ -81,15 +99,24 @@ def discover(environ: Mapping[str, str], cwd: Path) -> Discovery:
 
 def _settle(name: str, claims: list[_Claim], found: Discovery) -> None:
     """One directory: one model, whoever lists it. Several: a conflict, and nobody gets the name."""
+    model = next((claim.model for claim in claims if claim.model), None)
+    sources = ", ".join(dict.fromkeys(claim.source for claim in claims))
+    other = _other_package(model) if model else None
+    if model and other:
+        claims = [*claims, _Claim(name, other, f"what `import {model.import_name}` finds in this environment")]
     if len({claim.directory for claim in claims}) > 1:
         error = ExternalModelConflictError(name, [(claim.directory, claim.source) for claim in claims])
-        found.errors.append(error)
-        found.unusable[name] = error
-        return
-    model = next((claim.model for claim in claims if claim.model), None)
-    if model:
-        sources = ", ".join(dict.fromkeys(claim.source for claim in claims))
+        found.leave_out(Unusable(name, sources, "several", error), is_error=True)
+    elif model:
         found.models[name] = replace(model, source=sources)
+
+
+def _other_package(model: ModelPackage) -> Path | None:
+    """The directory that Python would import in place of a listed directory's package, if there is one."""
+    if model.import_root is None:
+        return None
+    directory = locate_package(model.import_name, regular=True)
+    return directory if directory != model.package_dir.resolve() else None
 
 
 def _directory_claims(environ: Mapping[str, str], cwd: Path, found: Discovery) -> Iterator[_Claim]:
@@ -98,83 +125,68 @@ def _directory_claims(environ: Mapping[str, str], cwd: Path, found: Discovery) -
         entries, errors = read_models_file(models_file, label)
         found.errors.extend(errors)
         for name, directory in entries:
-            if not _is_dir(directory):
-                reason = f"model '{name}' is listed with the directory {directory}, which does not exist."
-                error = ModelsFileError(label, reason, name=name)
-                found.unusable.setdefault(name, error)
-                found.warnings.append(str(error))
+            if _is_dir(directory):
+                yield _claim_directory(name, directory, label, found)
                 continue
-            yield _claim_directory(name, directory, label, found)
+            reason = f"model '{name}' is listed with the directory {directory}, which does not exist."
+            error = ModelsFileError(label, reason, name=name)
+            found.leave_out(Unusable(name, label, str(directory), error, tolerated=True))
 
 
 def _claim_directory(name: str, directory: Path, label: str, found: Discovery) -> _Claim:
     try:
         model = read_directory(name, directory, label)
     except ModelLayoutError as error:
-        return _unusable_claim(error, name, directory, label, found)
+        found.leave_out(Unusable(name, label, str(directory), error))
+        return _Claim(name, directory, label)
     return _Claim(name, model.package_dir.resolve(), label, model)
-
-
-def _unusable_claim(
-    error: ExternalModelError, name: str, directory: Path, source: str, found: Discovery
-) -> _Claim:
-    found.unusable.setdefault(name, error)
-    found.warnings.append(f"{error} (listed by {source})")
-    return _Claim(name, directory, source, None)
 
 
 def _models_files(environ: Mapping[str, str], cwd: Path, found: Discovery) -> Iterator[Path]:
     """The xlm_models.json files that exist, in the documented order, each once."""
     seen: set[Path] = set()
     listed = [part for part in environ.get(PATH_VARIABLE, "").split(os.pathsep) if part.strip()]
-    for directory, variable in [
-        (".", None),
-        ("xlm-models", None),
-        *((part, PATH_VARIABLE) for part in listed),
-    ]:
+    for directory, variable in [(".", ""), ("xlm-models", ""), *((part, PATH_VARIABLE) for part in listed)]:
         try:
-            folder = (cwd / os.path.expanduser(directory)).resolve()
-            exists = (folder / FILE_NAME).exists()
+            models_file = (cwd / os.path.expanduser(directory)).resolve() / FILE_NAME
+            exists = models_file.exists()
         except (OSError, ValueError, RuntimeError) as error:
             found.warnings.append(f"{variable}: {directory!r} is no usable path: {error}")
             continue
-        found.places.append(_label(folder / FILE_NAME, cwd))
-        if exists and folder not in seen:
-            seen.add(folder)
-            yield folder / FILE_NAME
-        elif not exists and variable:
-            found.warnings.append(f"{variable} lists {directory}, but {folder / FILE_NAME} does not exist.")
+        if models_file in seen:
+            continue
+        seen.add(models_file)
+        found.places.append(_label(models_file, cwd))
+        if exists:
+            yield models_file
+        elif variable:
+            found.warnings.append(f"{variable} lists {directory}, but {models_file} does not exist.")
 
 
 def _installed_claims(environ: Mapping[str, str], found: Discovery) -> Iterator[_Claim]:
     found.places += ["entry points of the group xlm.models", PACKAGES_VARIABLE]
     for entry in entry_point_entries():
-        claim = _claim_installed(entry, found)
-        if claim:
-            yield claim
-            continue
-        error = ModelNotInstalledError(entry.package, f"the {entry.source}")
-        found.unusable.setdefault(entry.name, error)
-        found.warnings.append(str(error))
+        yield from _claim_installed(entry, f"the {entry.source}", found)
     for entry in listed_entries(environ.get(PACKAGES_VARIABLE, "")):
-        claim = _claim_installed(entry, found)
-        if claim:
-            yield claim
-            continue
-        error = ModelNotInstalledError(entry.package, PACKAGES_VARIABLE)
-        found.unusable.setdefault(entry.name, error)
-        found.errors.append(error)
+        # What a person listed by hand is an error at once; a leftover entry point is not their doing.
+        yield from _claim_installed(entry, PACKAGES_VARIABLE, found, is_error=True)
 
 
-def _claim_installed(entry: InstalledEntry, found: Discovery) -> _Claim | None:
+def _claim_installed(
+    entry: InstalledEntry, listed_by: str, found: Discovery, is_error: bool = False
+) -> Iterator[_Claim]:
     directory = locate_package(entry.package)
     if directory is None:
-        return None
+        missing = ModelNotInstalledError(entry.package, listed_by)
+        found.leave_out(Unusable(entry.name, entry.source, "-", missing), is_error)
+        return
     try:
         model = read_installed(entry.name, directory, entry.source, entry.version)
     except ModelLayoutError as error:
-        return _unusable_claim(error, entry.name, directory, entry.source, found)
-    return _Claim(entry.name, directory, entry.source, model)
+        found.leave_out(Unusable(entry.name, entry.source, str(directory), error), is_error)
+        yield _Claim(entry.name, directory, entry.source)
+        return
+    yield _Claim(entry.name, directory, entry.source, model)
 
 
 def _is_dir(path: Path) -> bool:

@@ -28,9 +28,7 @@ def entry_point_entries() -> Iterator[InstalledEntry]:
         distribution = point.dist
         owner = distribution.name if distribution else "an unknown distribution"
         version = distribution.version if distribution else None
-        yield InstalledEntry(
-            point.name, point.value.partition(":")[0].strip(), f"entry point of {owner}", version
-        )
+        yield InstalledEntry(point.name, point.value.partition(":")[0].strip(), f"entry point of {owner}", version)
 
 
 def listed_entries(value: str) -> Iterator[InstalledEntry]:
@@ -40,8 +38,11 @@ def listed_entries(value: str) -> Iterator[InstalledEntry]:
             yield InstalledEntry(package.rpartition(".")[2], package, PACKAGES_VARIABLE, _version_of(package))
 
 
-def locate_package(package: str) -> Path | None:
-    """The directory of an importable package, or None; only finders run, no code of the package."""
+def locate_package(package: str, regular: bool = False) -> Path | None:
+    """The directory of an importable package, or None; only finders run, no code of the package.
+
+    `regular` leaves out namespace packages: folders without `__init__.py`, which yield to any other package.
+    """
     parts = package.split(".")
     if not all(part.isidentifier() for part in parts):
         return None
@@ -49,7 +50,9 @@ def locate_package(package: str) -> Path | None:
         spec = importlib.util.find_spec(parts[0])
     except (ImportError, ValueError):
         return None
-    for location in (spec.submodule_search_locations or []) if spec else []:
+    if spec is None or (regular and spec.origin is None):
+        return None
+    for location in spec.submodule_search_locations or []:
         directory = Path(location).joinpath(*parts[1:])
         if directory.is_dir():
             return directory.resolve()

@@ -60,9 +60,7 @@ def _kind(value: Any) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list"
-    return {bool: "true or false", int: "a number", float: "a number", str: "a string"}.get(
-        type(value), "null"
-    )
+    return {bool: "true or false", int: "a number", float: "a number", str: "a string"}.get(type(value), "null")
 
 
 def _first_line(error: BaseException) -> str:

@@ -48,9 +48,7 @@ def read_directory(name: str, root: Path, source: str) -> ModelPackage:
         package_dir, configs, import_root = root, root / "configs", root.parent
     else:
         package_dir = _nested_package(name, root)
-        configs = next(
-            (c for c in (root / "configs", package_dir / "configs") if c.is_dir()), root / "configs"
-        )
+        configs = next((c for c in (root / "configs", package_dir / "configs") if c.is_dir()), root / "configs")
         import_root = package_dir.parent
     if not configs.is_dir():
         raise ModelLayoutError(name, root, "there is no configs/ folder in it, nor in its package.")
@@ -69,9 +67,7 @@ def read_installed(name: str, package_dir: Path, source: str, version: str | Non
     """The model in an importable package; its configs must be inside it."""
     configs = package_dir / "configs"
     if not configs.is_dir():
-        raise ModelLayoutError(
-            name, package_dir, "there is no configs/ folder in it; does its wheel contain them?"
-        )
+        raise ModelLayoutError(name, package_dir, "there is no configs/ folder in it; does its wheel contain them?")
     return ModelPackage(
         name=name,
         root=package_dir,
@@ -102,22 +98,16 @@ def _nested_package(name: str, root: Path) -> Path:
     for candidate in (root / name, root / root.name):
         if (candidate / "__init__.py").is_file():
             return candidate
-    packages = sorted(
-        p.parent for p in root.glob("*/__init__.py") if p.parent.name not in ("tests", "configs")
-    )
+    packages = sorted(p.parent for p in root.glob("*/__init__.py") if p.parent.name not in ("tests", "configs"))
     if len(packages) == 1:
         return packages[0]
     if (root / "__init__.py").is_file():
         return root  # flat, without configs: the caller says so
     if packages:
         found = ", ".join(p.name for p in packages)
-        raise ModelLayoutError(
-            name, root, f"it holds several packages ({found}) and none is called '{name}'."
-        )
+        raise ModelLayoutError(name, root, f"it holds several packages ({found}) and none is called '{name}'.")
     place = root / name if (root / name).is_dir() else root
-    raise ModelLayoutError(
-        name, root, f"there is no Python package in it: {place / '__init__.py'} does not exist."
-    )
+    raise ModelLayoutError(name, root, f"there is no Python package in it: {place / '__init__.py'} does not exist.")
 
 
 def _version_in(path: Path) -> str | None:

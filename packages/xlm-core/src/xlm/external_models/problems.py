@@ -12,7 +12,7 @@ from xlm.external_models.package import ModelPackage
 
 def hidden_configs(models: Mapping[str, ModelPackage]) -> dict[str, list[tuple[str, str]]]:
     """For each model, its (config file, owner of the file that Hydra takes instead): the first place wins."""
-    owners = {path: "xlm-core" for path in _config_files(core_config_dir())}
+    owners = dict.fromkeys(_config_files(core_config_dir()), "xlm-core")
     hidden: dict[str, list[tuple[str, str]]] = {}
     folders: set[Path] = set()
     for model in models.values():

@@ -60,9 +60,7 @@ def import_reason(error: BaseException | None) -> str:
     if error is None:
         return "It cannot be imported."
     reason = f"{type(error).__name__}: {error}"
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)
-    ]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
     return f"{reason} ({frames[-1].filename}:{frames[-1].lineno})" if frames else reason
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from xlm.errors import BadArgumentError, BadTargetError, ConfigError, XLMError, did_you_mean, nearest_names
-from xlm.utils.imports import get_object, import_reason
+from xlm.utils.imports import get_function, import_reason
 
 _TARGET = re.compile(r"(?:Error locating target|Error in call to target) '([^']+)'")
 _FULL_KEY = re.compile(r"^full_key: (\S+)$", re.MULTILINE)
@@ -65,15 +64,9 @@ def _raised_by_the_call(error: TypeError) -> bool:
 
 def _argument_hint(target: str, reason: str) -> str:
     try:
-        taken = [name for name in inspect.signature(_callable(target)).parameters if name != "self"]
+        taken = [name for name in inspect.signature(get_function(target)).parameters if name != "self"]
     except (BadTargetError, TypeError, ValueError):
         return ""  # a builtin without a signature; the reason alone must do
     unexpected = _UNEXPECTED.search(reason)
     hint = did_you_mean(nearest_names(unexpected.group(1), taken, 1)) if unexpected else ""
     return f"It takes: {', '.join(taken) or 'nothing'}. {hint}".rstrip()
-
-
-def _callable(target: str) -> Callable[..., Any]:
-    found = get_object(target)
-    assert callable(found)
-    return found  # type: ignore[no-any-return]
