@@ -77,9 +77,7 @@ def pad_prompt_and_answer(
 
     Special tokens are the caller's: whatever an answer shall begin or end with is already in it.
     """
-    left = pad_ids(
-        prompts, pad_token_id, length=prompt_length, side="left", truncate=prompt_truncate, name="prompt"
-    )
+    left = pad_ids(prompts, pad_token_id, length=prompt_length, side="left", truncate=prompt_truncate, name="prompt")
     right = pad_ids(answers, pad_token_id, length=answer_length, truncate=answer_truncate, name="answer")
     both = Padded(torch.cat([left.ids, right.ids], dim=1), torch.cat([left.mask, right.mask], dim=1))
     return both, left.ids.shape[1]

@@ -14,9 +14,7 @@ def token_ids_to_input_ids(
     return {**_without(example, "token_ids"), "input_ids": _first(example, "token_ids", "input_ids")[:block_size]}
 
 
-def token_ids_to_input_ids_and_prompt_ids(
-    example: dict[str, Any], tokenizer: Any = None, **_: Any
-) -> dict[str, Any]:
+def token_ids_to_input_ids_and_prompt_ids(example: dict[str, Any], tokenizer: Any = None, **_: Any) -> dict[str, Any]:
     """`prompt_token_ids` becomes `prompt_ids`; `input_token_ids` (or `token_ids`) becomes `input_ids`."""
     rest = _without(example, "prompt_token_ids", "input_token_ids", "token_ids")
     return {

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from xlm.data.hashing import splitmix64
 from xlm.errors import DataError, did_you_mean, nearest_names
 
 Ints = npt.NDArray[np.int64]
@@ -120,7 +121,9 @@ class StarGraphs:
                     fresh.append(row)
             fruitless = 0 if fresh else fruitless + 1
             if fruitless == _MAX_FRUITLESS_BLOCKS:
-                raise DataError(f"{self.config} has only {len(seen)} graphs for '{self.split}', not {self.num_examples}.")
+                raise DataError(
+                    f"{self.config} has only {len(seen)} graphs for '{self.split}', not {self.num_examples}."
+                )
             yield from _rows(block, fresh)
 
 
@@ -158,17 +161,9 @@ def _content_hashes(block: _Block) -> npt.NDArray[np.uint64]:
     rows = np.arange(len(block.path))
     is_edge = np.arange(block.edges.shape[1]) < block.num_edges[:, None]
     edge_codes = (block.edges[..., 0] << 20 | block.edges[..., 1]).astype(np.uint64)
-    total = np.where(is_edge, _mix(edge_codes), np.uint64(0)).sum(axis=1, dtype=np.uint64)
+    total = np.where(is_edge, splitmix64(edge_codes), np.uint64(0)).sum(axis=1, dtype=np.uint64)
     source, goal = block.path[:, 0], block.path[rows, block.path_length - 1]
-    return _mix(total ^ _mix((source << 20 | goal).astype(np.uint64)))
-
-
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of SplitMix64: every bit of the result depends on every bit of `x`."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return splitmix64(total ^ splitmix64((source << 20 | goal).astype(np.uint64)))
 
 
 def _rows(block: _Block, rows: list[int]) -> Iterator[dict[str, Any]]:

@@ -27,21 +27,22 @@ def star_preprocess(example: dict[str, Any], tokenizer: Any, **_: Any) -> dict[s
     ids = tokenizer.convert_tokens_to_ids(prompt + answer)
     if tokenizer.unk_token_id in ids:
         unknown = sorted({n for n, i in zip(prompt + answer, ids, strict=True) if i == tokenizer.unk_token_id})
-        raise DataError(f"The tokenizer does not know the node labels {', '.join(unknown[:5])}. Is vocab_size too small?")
+        raise DataError(
+            f"The tokenizer does not know the node labels {', '.join(unknown[:5])}. Is vocab_size too small?"
+        )
     return {"prompt_ids": ids[: len(prompt)], "input_ids": ids[len(prompt) :]}
 
 
 def _as_edges(value: Any, column: str) -> list[tuple[str, str]]:
     """Edges of a list of pairs, a list of nodes (a path), or the text of either."""
-    if isinstance(value, str):
-        value = _parse(value)
-    items = list(value)
-    if all(isinstance(item, (str, int)) or not hasattr(item, "__len__") for item in items):
+    items = _parse(value) if isinstance(value, str) else list(value)
+    if items and not isinstance(items[0], (list, tuple)) and not hasattr(items[0], "tolist"):
         nodes = [str(item).strip() for item in items]
         return list(zip(nodes[:-1], nodes[1:], strict=True))
-    if any(len(item) != 2 for item in items):
-        raise DataError(f"The column {column} holds neither pairs nor nodes: {str(value)[:80]}.")
-    return [(str(tail).strip(), str(head).strip()) for tail, head in items]
+    try:
+        return [(str(tail), str(head)) for tail, head in items]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The column {column} holds neither pairs nor nodes: {str(value)[:80]}.") from error
 
 
 def _parse(text: str) -> list[Any]:

@@ -1,0 +1,166 @@
+"""Prepared data on disk: built once, whole or not at all, checked whenever it is read."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from filelock import FileLock
+
+from xlm.data.hashing import hash_of
+from xlm.data.rows import ArrowRows, write_rows
+from xlm.errors import CacheCorruptError
+
+logger = logging.getLogger(__name__)
+
+# Raised whenever the layout on disk changes; part of every key.
+FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
+# Files beyond this size are checked in samples, since start-up must not read a whole corpus.
+_WHOLE_DIGEST_BYTES = 64 * 2**20
+_SAMPLE_BYTES = 2**20
+_NUM_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """Prepared data: its rows, its folder, whether this call built it, and how long the call took."""
+
+    rows: ArrowRows
+    path: Path
+    built: bool
+    seconds: float
+
+
+class DataCache:
+    """A folder of prepared data sets, one subfolder each, named after the hash of all that shaped it."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def path(self, name: str, key: Mapping[str, Any]) -> Path:
+        """Where the data of `key` lie; `name` is for the reader of the folder."""
+        readable = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:60].strip("-.") or "data"
+        return self.root / f"{readable}-{self._digest(key)[:20]}"
+
+    @staticmethod
+    def _digest(key: Mapping[str, Any]) -> str:
+        return hash_of({"format": FORMAT_VERSION, **key})
+
+    def get_or_build(
+        self, name: str, key: Mapping[str, Any], build: Callable[[], Iterable[dict[str, Any]]]
+    ) -> CacheEntry:
+        """The rows of `key`, from disk or from `build()`; damaged ones are named in a warning and built again.
+
+        Safe against a crash (what is there is complete) and against other processes that prepare the same.
+        """
+        start = time.perf_counter()
+        path = self.path(name, key)
+        rows = self._read(path, key)
+        built = False
+        if rows is None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / f"{path.name}.lock"):
+                rows = self._read(path, key)  # another process may have built it meanwhile
+                if rows is None:
+                    self._build(path, key, build)
+                    rows = read_checked(path)
+                    built = True
+        return CacheEntry(rows, path, built, time.perf_counter() - start)
+
+    def _read(self, path: Path, key: Mapping[str, Any]) -> ArrowRows | None:
+        if not path.exists():
+            return None
+        try:
+            return read_checked(path)
+        except CacheCorruptError as error:
+            logger.warning("%s. It is built again.", error)
+            return None
+
+    def _build(self, path: Path, key: Mapping[str, Any], build: Callable[[], Iterable[dict[str, Any]]]) -> None:
+        for abandoned in self.root.glob(f".{path.name}.*"):  # of a process that died; we hold its lock
+            shutil.rmtree(abandoned)
+        folder = Path(mkdtemp(prefix=f".{path.name}.", dir=self.root))
+        try:
+            # The collector need not walk over all that was imported while many small lists come and go.
+            gc.freeze()
+            try:
+                files = write_rows(folder, build())
+            finally:
+                gc.unfreeze()
+            _write_manifest(folder, files, key)
+            if path.exists():
+                path.rename(folder / "replaced")
+            folder.chmod(0o755)  # mkdtemp makes it private
+            os.rename(folder, path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(path / "replaced", ignore_errors=True)
+
+
+def read_checked(path: Path) -> ArrowRows:
+    """The rows of the prepared data in `path`; `CacheCorruptError` when anything differs from its manifest."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+        files = [path / file["name"] for file in manifest["files"]]
+        expected = [(file["bytes"], file["digest"]) for file in manifest["files"]]
+        num_rows = manifest["num_rows"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheCorruptError(path, f"its manifest is missing or damaged ({type(error).__name__})") from error
+    for file, (size, digest) in zip(files, expected, strict=True):
+        if not file.is_file():
+            raise CacheCorruptError(path, f"{file.name} is missing")
+        if file.stat().st_size != size:
+            raise CacheCorruptError(path, f"{file.name} has {file.stat().st_size} bytes, not {size}")
+        if _file_digest(file) != digest:
+            raise CacheCorruptError(path, f"{file.name} differs from its checksum")
+    rows = ArrowRows(files)
+    if len(rows) != num_rows:
+        raise CacheCorruptError(path, f"it has {len(rows)} rows, not {num_rows}")
+    return rows
+
+
+def _write_manifest(folder: Path, files: list[Path], key: Mapping[str, Any]) -> None:
+    manifest = {
+        "format": FORMAT_VERSION,
+        "key": dict(key),
+        "num_rows": len(ArrowRows(files)),
+        "files": [{"name": file.name, "bytes": file.stat().st_size, "digest": _file_digest(file)} for file in files],
+    }
+    for file in files:
+        _flush(file)
+    path = folder / _MANIFEST
+    path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    """Onto the disk, so that a power failure after the rename finds the contents."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _file_digest(path: Path) -> str:
+    """Of the whole file, or of evenly spaced samples of a large one."""
+    digest = blake2b(digest_size=16)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE_DIGEST_BYTES:
+            while block := file.read(_SAMPLE_BYTES):
+                digest.update(block)
+        else:
+            for i in range(_NUM_SAMPLES):
+                file.seek((size - _SAMPLE_BYTES) * i // (_NUM_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

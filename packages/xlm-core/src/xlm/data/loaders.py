@@ -1,0 +1,254 @@
+"""The one place that makes data loaders: resumable ones for training, complete ones for evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from xlm.data.hashing import noise_seeds
+from xlm.data.rows import Rows
+from xlm.data.samplers import EvalOrder, Key, TrainOrder
+from xlm.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Collate = Callable[[list[dict[str, Any]]], Any]
+Processor = Callable[[dict[str, Any]], dict[str, Any]]
+_DATALOADER_OPTIONS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers", "timeout")
+
+
+class KeyedExamples:
+    """Examples by key (epoch, index): a row, processed, with the `noise_seed` that belongs to the key."""
+
+    def __init__(self, rows: Rows, seed: int, processor: Processor | None = None) -> None:
+        self._rows = rows
+        self._seed = seed
+        self._processor = processor
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Key | int) -> dict[str, Any]:
+        return self.__getitems__([key if isinstance(key, tuple) else (0, key)])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """A whole batch at once, as torch's loader asks for it."""
+        indices = [index for _, index in keys]
+        examples = self._rows.fetch(indices)
+        if self._processor is not None:
+            examples = [self._processor(example) for example in examples]
+        # A batch never spans epochs.
+        seeds = noise_seeds(self._seed, keys[0][0], np.array(indices))
+        for example, seed in zip(examples, seeds.tolist(), strict=True):
+            example["noise_seed"] = seed
+        return examples
+
+
+class _Loader:
+    """Wraps torch's DataLoader rather than being one, so that Lightning takes it as it is.
+
+    Lightning re-creates DataLoaders with samplers of its own and advises on their workers.
+    """
+
+    def __init__(self, examples: KeyedExamples, collate: Collate, batches: Any, options: dict[str, Any]) -> None:
+        self.dataset = examples
+        self.collate_fn = collate
+        self._batches = batches
+        # A generator of its own: making an iterator must not move the global random state.
+        self._dataloader = DataLoader(
+            examples,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=collate,
+            generator=torch.Generator(),
+            **options,
+        )
+
+    @property
+    def num_workers(self) -> int:
+        return self._dataloader.num_workers
+
+    # Lightning shuts down workers through this attribute when a loop ends.
+    @property
+    def _iterator(self) -> Any:
+        return self._dataloader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self._dataloader._iterator = value
+
+
+class StatefulTrainLoader(_Loader):
+    """Training batches that go on exactly where a saved run stood.
+
+    Each `iter()` is the next epoch, except that an epoch of which nothing was taken yet is started again.
+    The state counts batches that were handed out; what workers prefetched does not matter.
+    """
+
+    def __init__(self, examples: KeyedExamples, collate: Collate, order: TrainOrder, **options: Any) -> None:
+        self.order = order
+        self._epoch = 0
+        self._position = 0  # batches of the epoch that were handed out
+        self._untouched = True  # nothing was handed out since this place was set
+        super().__init__(examples, collate, _BatchesFrom(self), options)
+
+    def __len__(self) -> int:
+        return self.order.num_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self._untouched:
+            self._epoch, self._position, self._untouched = self._epoch + 1, 0, True
+        return self._run()
+
+    def _run(self) -> Iterator[Any]:
+        for batch in self._dataloader:
+            self._position += 1
+            self._untouched = False
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and batches handed out; the end of an epoch is the start of the next."""
+        epoch, position = self._epoch, self._position
+        if position >= len(self):
+            epoch, position = epoch + 1, 0
+        order = self.order
+        return {
+            "epoch": epoch,
+            "batch": position,
+            "global_batch_size": order.global_batch_size,
+            "num_examples": order.num_examples,
+            "seed": order.seed,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Start the next `iter()` at the saved place; with another batch size, at the nearest earlier one."""
+        self._epoch, self._position, self._untouched = state["epoch"], state["batch"], True
+        order = self.order
+        if state["num_examples"] != order.num_examples or state["seed"] != order.seed:
+            logger.warning(
+                "The saved run had %d training examples and seed %d, now %d and %d: epoch %d starts anew.",
+                state["num_examples"], state["seed"], order.num_examples, order.seed, self._epoch,
+            )  # fmt: skip
+            self._position = 0
+        elif state["global_batch_size"] != order.global_batch_size:
+            self._position = self._position * state["global_batch_size"] // order.global_batch_size
+            self._position = min(self._position, len(self) - 1)
+
+
+class _BatchesFrom:
+    """The batches of a loader's order from its current place on."""
+
+    def __init__(self, loader: StatefulTrainLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self._loader.order.batches(self._loader._epoch, self._loader._position)
+
+
+class EvalLoader(_Loader):
+    """Every example of this rank once, in order."""
+
+    def __init__(self, examples: KeyedExamples, collate: Collate, order: EvalOrder, **options: Any) -> None:
+        self.order = order
+        super().__init__(examples, collate, list(order.batches()), options)
+
+    def __len__(self) -> int:
+        return self.order.num_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._dataloader)
+
+
+class CombinedTrainLoader:
+    """Several training loaders side by side: batches are `{name: batch}`, an epoch is as long as the longest.
+
+    Shorter ones start their next epoch when they end. Every place is a function of (epoch, step), so that a
+    resumed run is exact.
+    """
+
+    def __init__(self, loaders: Mapping[str, StatefulTrainLoader]) -> None:
+        self.loaders = dict(loaders)
+        self._epoch = 0
+        self._step = 0
+        self._untouched = True
+
+    def __len__(self) -> int:
+        return max(map(len, self.loaders.values()))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self._untouched:
+            self._epoch, self._step, self._untouched = self._epoch + 1, 0, True
+        return self._run()
+
+    def _run(self) -> Iterator[dict[str, Any]]:
+        taken = self._epoch * len(self) + self._step
+        streams = {name: _endless(loader, taken) for name, loader in self.loaders.items()}
+        while self._step < len(self):
+            batch = {name: next(stream) for name, stream in streams.items()}
+            self._step += 1
+            self._untouched = False
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        epoch, step = divmod(self._epoch * len(self) + self._step, len(self))
+        return {"epoch": epoch, "batch": step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._epoch, self._step, self._untouched = state["epoch"], state["batch"], True
+
+
+def _endless(loader: StatefulTrainLoader, taken: int) -> Iterator[Any]:
+    """Epoch after epoch of `loader`, as if `taken` batches had been handed out already."""
+    epoch, batch = divmod(taken, len(loader))
+    loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "batch": batch})
+    while True:
+        yield from loader
+
+
+def make_loader(
+    rows: Rows,
+    collate: Collate,
+    *,
+    train: bool,
+    batch_size: int,
+    processor: Processor | None = None,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    shuffle: bool | None = None,
+    drop_last: bool | None = None,
+    repeats: int = 1,
+    **options: Any,
+) -> StatefulTrainLoader | EvalLoader:
+    """A loader over `rows`; in training shuffled and without a ragged last batch unless told otherwise.
+
+    `options` are torch's: num_workers, pin_memory, prefetch_factor, persistent_workers, timeout.
+    """
+    if unknown := sorted(options.keys() - set(_DATALOADER_OPTIONS)):
+        known = ("batch_size", "shuffle", "drop_last", *_DATALOADER_OPTIONS)
+        raise DataError(f"Unknown dataloader_kwargs: {', '.join(unknown)}; there are {', '.join(known)}.")
+    if not options.get("num_workers"):
+        options |= {"num_workers": 0, "prefetch_factor": None, "persistent_workers": False}
+    examples = KeyedExamples(rows, seed, processor)
+    if not train:
+        if shuffle or drop_last:
+            raise DataError("Evaluation sees every example once and in order: shuffle and drop_last must be false.")
+        return EvalLoader(examples, collate, EvalOrder(len(rows), batch_size, rank, world_size), **options)
+    order = TrainOrder(
+        num_examples=len(rows),
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        shuffle=shuffle is not False,
+        drop_last=drop_last is not False,
+        repeats=repeats,
+    )
+    return StatefulTrainLoader(examples, collate, order, **options)

@@ -1,0 +1,297 @@
+"""Where raw examples come from: a generator, a local file, a saved data set, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from xlm.data.hashing import code_version
+from xlm.errors import DataError, did_you_mean, nearest_names
+from xlm.utils.imports import get_function
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_ROWS_AT_ONCE = 1000
+# Local files up to this size are recognised by content, larger ones by size and time of change.
+_CONTENT_BYTES = 64 * 2**20
+FILE_TYPES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".txt")
+
+
+class Source(Protocol):
+    """Raw examples. `identity` is plain data that changes whenever the examples may."""
+
+    @property
+    def name(self) -> str: ...
+
+    def identity(self) -> dict[str, Any]: ...
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]: ...
+
+
+def locate(
+    full_name: str | None,
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    dataset_constructor_str: str | None = None,
+    dataset_kwargs: Mapping[str, Any] | None = None,
+    num_examples: int | None = None,
+) -> Source:
+    """The source that a dataset's config means; `DataError` when it names none.
+
+    `full_name` is a file, a folder, or `owner/dataset[/config]/split` on the hub; `name` (config) and `split`
+    may stand apart. Without it, `dataset_constructor_str` is called `cls(tokenizer, num_examples, **kwargs)`.
+    """
+    if not full_name and dataset_constructor_str is not None:
+        return GeneratorSource(dataset_constructor_str, num_examples, dict(dataset_kwargs or {}))
+    if not full_name:
+        raise DataError("A dataset needs full_name (a file, a folder or a hub name) or dataset_constructor_str.")
+    local = _local(full_name, split)
+    source: Source = local if local is not None else _on_hub(full_name, name, split, revision)
+    return source if num_examples is None else FirstRows(source, num_examples)
+
+
+@dataclass(frozen=True)
+class FirstRows:
+    """The first `num_examples` of another source."""
+
+    source: Source
+    num_examples: int
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    def identity(self) -> dict[str, Any]:
+        return {"first": self.num_examples, "of": self.source.identity()}
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        return islice(self.source.rows(tokenizer), self.num_examples)
+
+
+@dataclass(frozen=True)
+class GeneratorSource:
+    """Whatever a class or function yields, called `constructor(tokenizer, num_examples, **kwargs)`."""
+
+    constructor: str
+    num_examples: int | None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        choices = [str(self.kwargs[key]) for key in ("difficulty", "split") if key in self.kwargs]
+        return "-".join([self.constructor.rpartition(".")[2], *choices])
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "constructor": self.constructor,
+            "code": code_version(get_function(self.constructor)),
+            "num_examples": self.num_examples,
+            "kwargs": self.kwargs,
+        }
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        examples = get_function(self.constructor)(tokenizer, self.num_examples, **self.kwargs)
+        # The constructor is told how many; one that goes on for ever is cut off.
+        return islice(examples, self.num_examples)
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """One local file of rows: CSV, TSV, JSON lines, JSON, Parquet, Arrow, or one text per line."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def identity(self) -> dict[str, Any]:
+        return {"file": _file_identity(self.path)}
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        try:
+            yield from _file_rows(self.path)
+        except (pa.ArrowException, ValueError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.path} cannot be read as {self.path.suffix[1:]}: {error}") from error
+
+
+@dataclass(frozen=True)
+class SavedSource:
+    """A folder that `datasets` saved: one data set, or a dict of splits."""
+
+    folder: Path
+    split: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.name}-{self.split}" if self.split else self.folder.name
+
+    def identity(self) -> dict[str, Any]:
+        return {"saved": _folder_identity(self.folder), "split": self.split}
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        from datasets import DatasetDict, load_from_disk
+
+        loaded = load_from_disk(str(self.folder))
+        if isinstance(loaded, DatasetDict):
+            loaded = _pick_split(loaded, self.split, str(self.folder))
+        return _dataset_rows(loaded)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set that `datasets.load_dataset` finds: on the hub, or a local folder of data files."""
+
+    path: str
+    config: str | None
+    split: str | None
+    revision: str | None
+
+    @property
+    def name(self) -> str:
+        parts = (self.path.rpartition("/")[2], self.config, self.split)
+        return "-".join(part for part in parts if part)
+
+    def identity(self) -> dict[str, Any]:
+        identity: dict[str, Any] = {"hub": self.path, "config": self.config, "split": self.split}
+        identity["revision"] = self.revision
+        if Path(self.path).is_dir():
+            identity["files"] = _folder_identity(Path(self.path))
+        return identity
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        from datasets import load_dataset
+
+        if self.split is None:
+            raise DataError(f"Which split of {self.path}? Write {self.path}/train, or split: train.")
+        try:
+            dataset = load_dataset(self.path, self.config, split=self.split, revision=self.revision)
+        except (OSError, ValueError) as error:  # not found, offline, no such config or split
+            raise DataError(
+                f"The data set {self.name} ({self.path}) cannot be loaded: {error}\n"
+                "It is neither a local file or folder nor one that the hub gave; a mirror with the same columns "
+                "can be named instead: full_name=path/to/mirror/train."
+            ) from error
+        return _dataset_rows(dataset)
+
+
+def _local(full_name: str, split: str | None) -> Source | None:
+    """A file or folder of this name, or a folder whose split the last part names."""
+    path = Path(full_name).expanduser()
+    if path.is_file():
+        if path.suffix not in FILE_TYPES:
+            raise DataError(f"{path} has none of the known types: {', '.join(FILE_TYPES)}.")
+        return FileSource(path)
+    if path.is_dir():
+        return _folder(path, split)
+    if path.parent.is_dir() and split is None and path.parent != Path():
+        if path.suffix in FILE_TYPES:
+            raise _no_such_file(path)
+        return _folder(path.parent, path.name)
+    if path.suffix in FILE_TYPES or path.is_absolute() or full_name.startswith((".", "~")):
+        raise _no_such_file(path)
+    return None
+
+
+def _no_such_file(path: Path) -> DataError:
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = did_you_mean(nearest_names(path.name, siblings))
+    return DataError(f"No such file or folder of data: {path}. {hint}".rstrip())
+
+
+def _folder(path: Path, split: str | None) -> Source:
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return SavedSource(path, split)
+    return HubSource(str(path), None, split, None)
+
+
+def _on_hub(full_name: str, config: str | None, split: str | None, revision: str | None) -> HubSource:
+    """`owner/dataset`, `owner/dataset/split` or `owner/dataset/config/split`."""
+    parts = full_name.split("/")
+    if len(parts) > 4 or not all(parts):
+        raise DataError(f"'{full_name}' is no data set: owner/dataset[/config]/split is needed.")
+    if len(parts) == 4 and config is None:
+        config = parts[2]
+    if len(parts) >= 3 and split is None:
+        split = parts[-1]
+    return HubSource("/".join(parts[:2]), config, split, revision)
+
+
+def _pick_split(splits: Mapping[str, Dataset], split: str | None, where: str) -> Dataset:
+    if split is None or split not in splits:
+        raise DataError(f"{where} has no split '{split}'; it has: {', '.join(splits)}.")
+    return splits[split]
+
+
+def _dataset_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    for table in dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+        yield from table.to_pylist()
+
+
+def _file_rows(path: Path) -> Iterable[dict[str, Any]]:
+    """Rows of a local file, through Arrow's own readers."""
+    from pyarrow import csv, parquet
+    from pyarrow import json as arrow_json
+
+    if path.suffix == ".parquet":
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=_ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+    elif path.suffix in (".csv", ".tsv"):
+        options = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True)
+        yield from _table_rows(csv.read_csv(path, parse_options=options))
+    elif path.suffix == ".jsonl":
+        options = arrow_json.ParseOptions(newlines_in_values=False)
+        yield from _table_rows(arrow_json.read_json(path, parse_options=options))
+    elif path.suffix == ".json":
+        yield from _json_rows(path)
+    elif path.suffix == ".arrow":
+        yield from _table_rows(_arrow_table(path))
+    else:
+        with path.open(encoding="utf-8") as lines:
+            yield from ({"text": line.rstrip("\n")} for line in lines)
+
+
+def _table_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        yield from batch.to_pylist()
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    """A list of objects, or an object with one list of them."""
+    loaded = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(loaded, dict):
+        lists = [value for value in loaded.values() if isinstance(value, list)]
+        loaded = lists[0] if len(lists) == 1 else None
+    if not isinstance(loaded, list) or not all(isinstance(row, dict) for row in loaded):
+        raise DataError(f"{path} holds no list of objects; one object per line needs the ending .jsonl.")
+    return loaded
+
+
+def _arrow_table(path: Path) -> pa.Table:
+    """Arrow's file format, or the stream format that `datasets` writes."""
+    source = pa.memory_map(str(path))
+    try:
+        return pa.ipc.open_file(source).read_all()
+    except pa.ArrowInvalid:
+        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def _file_identity(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    if status.st_size <= _CONTENT_BYTES:
+        return {"name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
+    return {"name": str(path.resolve()), "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+
+
+def _folder_identity(folder: Path) -> list[dict[str, Any]]:
+    return [_file_identity(path) for path in sorted(folder.rglob("*")) if path.is_file()]

@@ -1,0 +1,264 @@
+"""One named data set of one split: where it comes from, how it is prepared, and the loader of its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from xlm.data.cache import CacheEntry, DataCache
+from xlm.data.hashing import code_version
+from xlm.data.loaders import EvalLoader, StatefulTrainLoader, make_loader
+from xlm.data.locator import FileSource, FirstRows, SavedSource, Source, locate
+from xlm.data.packing import process_groups
+from xlm.data.rows import ListRows, Rows
+from xlm.data.tokenizers import fingerprint
+from xlm.errors import DataError
+from xlm.utils.imports import get_function
+
+ROLES = ("loss", "prediction")
+STAGES = ("fit", "validate", "test", "predict")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A function that YAML names, with its keyword arguments."""
+
+    path: str
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, function: str | Callable[..., Any] | None, kwargs: Mapping[str, Any] | None) -> Step | None:
+        """None for no function; a callable is kept by its dotted path, which caches and workers need."""
+        if function is None:
+            return None
+        path = function if isinstance(function, str) else f"{function.__module__}.{function.__qualname__}"
+        return cls(path, plain(kwargs or {}))
+
+    def identity(self) -> dict[str, Any]:
+        return {"path": self.path, "code": code_version(get_function(self.path)), "kwargs": self.kwargs}
+
+    def bind(self, tokenizer: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """The step as `example -> example`: columns that the function returns are added or replaced."""
+        return partial(_apply, get_function(self.path), tokenizer, self.kwargs)
+
+
+def _apply(
+    function: Callable[..., Any], tokenizer: Any, kwargs: dict[str, Any], example: dict[str, Any]
+) -> dict[str, Any]:
+    return {**example, **function(example, tokenizer=tokenizer, **kwargs)}
+
+
+class DatasetManager:
+    """A data set under one name (`lm`, `prediction`, …) of one split.
+
+    Raw examples come from `full_name` (with `name` and `split`) or else from `dataset_constructor_str` (with
+    `dataset_kwargs`); `data_file`, a source with the same columns, takes the place of either. They go through
+    `preprocess_function` once and are cached; `on_the_fly_processor` runs whenever an example is fetched;
+    `on_the_fly_group_processor` joins or splits examples (packing) and therefore is cached too. `num_examples`
+    keeps the first so many. `role` is "loss" or "prediction"; None leaves it to the name. `stages` limits
+    when it is set up.
+    """
+
+    #: Whether `debug=overfit` replaces these examples by the training batch.
+    follows_overfit_batch = True
+
+    def __init__(
+        self,
+        collator: Callable[[list[dict[str, Any]]], Any] | None = None,
+        full_name: str | None = None,
+        *,
+        data_file: str | None = None,
+        name: str | None = None,
+        split: str | None = None,
+        revision: str | None = None,
+        dataset_constructor_str: str | None = None,
+        dataset_kwargs: Mapping[str, Any] | None = None,
+        num_examples: int | None = None,
+        preprocess_function: str | Callable[..., Any] | None = None,
+        preprocess_function_kwargs: Mapping[str, Any] | None = None,
+        on_the_fly_processor: str | Callable[..., Any] | None = None,
+        on_the_fly_processor_kwargs: Mapping[str, Any] | None = None,
+        on_the_fly_group_processor: str | Callable[..., Any] | None = None,
+        on_the_fly_group_processor_kwargs: Mapping[str, Any] | None = None,
+        columns_to_keep: Sequence[str] | None = None,
+        dataloader_kwargs: Mapping[str, Any] | None = None,
+        role: str | None = None,
+        stages: Sequence[str] | None = None,
+    ) -> None:
+        self.collator = collator
+        self.full_name = data_file or full_name
+        place = {} if data_file else {"name": name, "split": split, "revision": revision}
+        self.source_options: dict[str, Any] = {**place, "num_examples": num_examples}
+        self.dataset_constructor_str = dataset_constructor_str
+        self.dataset_kwargs = plain(dataset_kwargs or {})
+        self.preprocess = Step.of(preprocess_function, preprocess_function_kwargs)
+        self.on_the_fly = Step.of(on_the_fly_processor, on_the_fly_processor_kwargs)
+        self.group = Step.of(on_the_fly_group_processor, on_the_fly_group_processor_kwargs)
+        self.columns_to_keep = None if columns_to_keep is None else list(columns_to_keep)
+        self.dataloader_kwargs = plain(dataloader_kwargs or {})
+        self.role = _one_of("role", role, ROLES) if role is not None else None
+        self.stages = tuple(_one_of("stage", stage, STAGES) for stage in (STAGES if stages is None else stages))
+        self.rows: Rows | None = None
+
+    def source(self) -> Source:
+        """Where the raw examples come from; `DataError` when the config names nothing usable."""
+        return locate(
+            self.full_name,
+            dataset_constructor_str=self.dataset_constructor_str,
+            dataset_kwargs=self.dataset_kwargs,
+            **self.source_options,
+        )
+
+    def prepare(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> CacheEntry | None:
+        """Build the cached examples unless they are there; None for a data set that needs no cache."""
+        source = self.source()
+        return DataCache(cache_dir).get_or_build(
+            source.name, self._cache_key(source, tokenizer), lambda: self._build(source, tokenizer, num_workers)
+        )
+
+    def setup(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> None:
+        """Open the examples (preparing them where nobody has); `DataError` when there are none."""
+        if self.rows is not None:
+            return
+        entry = self.prepare(tokenizer, cache_dir, num_workers)
+        if entry is None or len(entry.rows) == 0:
+            raise DataError(f"The data set {self.source().name} has no examples.")
+        self.rows = entry.rows
+
+    def _cache_key(self, source: Source, tokenizer: Any) -> dict[str, Any]:
+        steps = {"preprocess": self.preprocess, "group": self.group}
+        if self.group is not None:
+            steps["on_the_fly"] = self.on_the_fly
+            steps["group"] = self._group_step()
+        return {
+            "source": source.identity(),
+            "columns": self.columns_to_keep,
+            "tokenizer": fingerprint(tokenizer),
+            **{name: step.identity() for name, step in steps.items() if step is not None},
+        }
+
+    def _build(self, source: Source, tokenizer: Any, num_workers: int | None) -> Iterator[dict[str, Any]]:
+        rows = source.rows(tokenizer)
+        if self.preprocess is not None:
+            rows = map(self.preprocess.bind(tokenizer), rows)
+        if self.group is not None:
+            if self.on_the_fly is not None:
+                rows = map(self.on_the_fly.bind(tokenizer), rows)
+            step = self._group_step()
+            rows = process_groups(rows, partial(get_function(step.path), tokenizer=tokenizer, **step.kwargs))
+        return rows if self.columns_to_keep is None else map(partial(_keep, self.columns_to_keep), rows)
+
+    def _group_step(self) -> Step:
+        """The group processor with a block size: its own, or else the collator's."""
+        assert self.group is not None
+        if "block_size" in self.group.kwargs:
+            return self.group
+        block_size = getattr(self.collator, "block_size", None)
+        if block_size is None:
+            raise DataError(f"{self.group.path} needs on_the_fly_group_processor_kwargs.block_size.")
+        return Step(self.group.path, {**self.group.kwargs, "block_size": block_size})
+
+    def get_dataloader(
+        self,
+        split: str,
+        tokenizer: Any,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        rows: Rows | None = None,
+        repeats: int = 1,
+    ) -> StatefulTrainLoader | EvalLoader:
+        """Batches for `split`: shuffled and resumable for train, in order and complete otherwise.
+
+        `rows` takes the place of the data set's own; `repeats` lengthens an epoch of train.
+        """
+        rows = self.rows if rows is None else rows
+        if rows is None or self.collator is None:
+            raise DataError(
+                f"{self.full_name or self.dataset_constructor_str}: no rows or no collator; call setup first."
+            )
+        processor = self.on_the_fly.bind(tokenizer) if self.on_the_fly and not self.group else None
+        return make_loader(
+            rows,
+            self.collator,
+            train=split == "train",
+            processor=processor,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            repeats=repeats,
+            **self.dataloader_kwargs,
+        )
+
+
+class LocalDatasetManager(DatasetManager):
+    """A data set that must be a local file or a folder that `datasets` saved; the hub is never asked."""
+
+    def source(self) -> Source:
+        source = super().source()
+        inner = source.source if isinstance(source, FirstRows) else source
+        if not isinstance(inner, (FileSource, SavedSource)) and not Path(getattr(inner, "path", "")).is_dir():
+            raise DataError(f"No local file or folder of data: {self.full_name}.")
+        return source
+
+
+class EvalDatasetManager(DatasetManager):
+    """A data set for evaluation only: every example once and in order, whichever split it is put into."""
+
+    def get_dataloader(self, split: str, tokenizer: Any, **options: Any) -> StatefulTrainLoader | EvalLoader:
+        return super().get_dataloader("test" if split == "train" else split, tokenizer, **options)
+
+
+class UnconditionalGenerationDatasetManager(EvalDatasetManager):
+    """`num_examples` examples that ask for a sample each; nothing is read, nothing is cached."""
+
+    follows_overfit_batch = False
+
+    def __init__(
+        self,
+        collator: Callable[[list[dict[str, Any]]], Any] | None = None,
+        num_examples: int = 1,
+        *,
+        dataset_constructor_str: str = "xlm.data.unconditional.EmptyExamples",
+        role: str | None = "prediction",
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            collator,
+            num_examples=num_examples,
+            dataset_constructor_str=dataset_constructor_str,
+            role=role,
+            **options,
+        )
+
+    def prepare(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> CacheEntry | None:
+        return None
+
+    def setup(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> None:
+        if self.rows is None:
+            self.rows = ListRows(self._build(self.source(), tokenizer, num_workers))
+
+
+def _keep(columns: list[str], row: dict[str, Any]) -> dict[str, Any]:
+    if missing := [name for name in columns if name not in row]:
+        raise DataError(f"columns_to_keep names {', '.join(missing)}; an example has {', '.join(row)}.")
+    return {name: row[name] for name in columns}
+
+
+def _one_of(what: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise DataError(f"No {what} '{value}' of a dataset; there are {', '.join(choices)}.")
+    return value
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A config node, or a mapping that holds some, as plain Python data."""
+    if isinstance(config, (DictConfig, ListConfig)):
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True))

@@ -1,0 +1,189 @@
+"""Examples by index: rows of memory-mapped Arrow files, or of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from xlm.errors import DataError
+
+_ROWS_PER_FILE = 50_000
+_ROWS_PER_CHUNK = 1000
+
+
+class Rows(Protocol):
+    """Map-style examples; `fetch` gives fresh dicts that the caller may change."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
+
+
+class ListRows:
+    """Examples that are in memory already."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self._rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [dict(self._rows[i]) for i in indices]
+
+
+class SubsetRows:
+    """Some rows of others, in the order of `indices`."""
+
+    def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
+        self._rows = rows
+        self._indices = list(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return self._rows.fetch([self._indices[i] for i in indices])
+
+
+class ArrowRows:
+    """Rows of Arrow files, memory-mapped; columns of integer lists are read without a detour through Arrow.
+
+    Pickles as the list of files, so that workers map them anew.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = list(files)
+        self._open()
+
+    def _open(self) -> None:
+        self._shards = [_Shard(path) for path in self._files]
+        self._ends = np.cumsum([len(shard) for shard in self._shards])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_files": self._files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self._shards[0].columns) if self._shards else []
+
+    def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Fresh dicts for `indices`, in their order; IndexError beyond the end."""
+        if len(self._shards) == 1:
+            return [self._shards[0].row(i) for i in indices]
+        shard_of = np.searchsorted(self._ends, indices, side="right").tolist()
+        starts = [0, *self._ends.tolist()]
+        return [self._shards[shard].row(i - starts[shard]) for i, shard in zip(indices, shard_of, strict=True)]
+
+
+class _Shard:
+    """One file, read as one record batch."""
+
+    def __init__(self, path: Path) -> None:
+        with pa.memory_map(str(path)) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+        self._num_rows = batch.num_rows
+        self.columns = dict(zip(batch.schema.names, map(_column, batch.columns), strict=True))
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def row(self, i: int) -> dict[str, Any]:
+        if not 0 <= i < self._num_rows:
+            raise IndexError(f"Row {i} of {self._num_rows}.")
+        return {name: column[i] for name, column in self.columns.items()}
+
+
+class _Column(Protocol):
+    def __getitem__(self, i: int) -> Any: ...
+
+
+class _IntLists:
+    """A column of integer lists, as the two flat arrays that Arrow keeps."""
+
+    def __init__(self, array: pa.ListArray) -> None:
+        self._offsets = array.offsets.to_numpy()
+        self._values = array.values.to_numpy()
+
+    def __getitem__(self, i: int) -> list[int]:
+        values: list[int] = self._values[self._offsets[i] : self._offsets[i + 1]].tolist()
+        return values
+
+
+class _AnyColumn:
+    def __init__(self, array: pa.Array) -> None:
+        self._array = array
+
+    def __getitem__(self, i: int) -> Any:
+        return self._array[i].as_py()
+
+
+def _column(array: pa.Array) -> _Column:
+    is_int_list = pa.types.is_list(array.type) and pa.types.is_integer(array.type.value_type)
+    if is_int_list and array.null_count == 0 and array.values.null_count == 0:
+        return _IntLists(array)
+    return _AnyColumn(array)
+
+
+def write_rows(folder: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
+    """Write `rows` into Arrow files in `folder`; returns them in order. All rows need the same columns."""
+    files: list[Path] = []
+    chunks = _chunks(rows)
+    while tables := list(islice(chunks, _ROWS_PER_FILE // _ROWS_PER_CHUNK)):
+        table = pa.concat_tables(tables, promote_options="permissive")
+        path = folder / f"rows-{len(files):05d}.arrow"
+        _write_table(path, _narrowed(table))
+        files.append(path)
+    return files
+
+
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
+    iterator = iter(rows)
+    columns: list[str] | None = None
+    while chunk := list(islice(iterator, _ROWS_PER_CHUNK)):
+        columns = list(chunk[0]) if columns is None else columns
+        for row in chunk:
+            if row.keys() != set(columns):
+                raise _differing(list(row), columns)
+        yield pa.table({name: [row[name] for row in chunk] for name in columns})
+
+
+def _differing(found: list[str], first: list[str]) -> DataError:
+    return DataError(f"All examples need the same columns; one has {', '.join(found)}, the first {', '.join(first)}.")
+
+
+def _narrowed(table: pa.Table) -> pa.Table:
+    """Integer lists as int32 where every value fits, which halves a token cache."""
+    fields = []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if field.type == pa.list_(pa.int64()) and _fits_int32(column):
+            field = pa.field(field.name, pa.list_(pa.int32()))
+        fields.append(field)
+    return table.cast(pa.schema(fields))
+
+
+def _fits_int32(column: pa.ChunkedArray) -> bool:
+    limits = np.iinfo(np.int32)
+    for chunk in column.chunks:
+        values = chunk.values.to_numpy(zero_copy_only=False)
+        if values.size and (values.min() < limits.min or values.max() > limits.max):
+            return False
+    return True
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    batch = table.combine_chunks().to_batches(max_chunksize=max(1, table.num_rows))[0]
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)

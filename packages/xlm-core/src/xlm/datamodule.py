@@ -1,0 +1,244 @@
+"""The data of a run: named data sets of every split, their roles and their loaders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from xlm import flags
+from xlm.data.functional import (
+    ids_to_example_fn,
+    text_to_input_ids,
+    token_ids_to_input_ids,
+    token_ids_to_input_ids_and_prompt_ids,
+)
+from xlm.data.loaders import CombinedTrainLoader, EvalLoader, StatefulTrainLoader
+from xlm.data.manager import (
+    DatasetManager,
+    EvalDatasetManager,
+    LocalDatasetManager,
+    UnconditionalGenerationDatasetManager,
+)
+from xlm.data.packing import pack_sequences
+from xlm.data.rows import Rows, SubsetRows
+from xlm.data.tokenizers import SimpleSpaceTokenizer
+from xlm.errors import DataError
+from xlm.protocols import (
+    BaseBatch,
+    BaseCollatorInput,
+    Collator,
+    NoiseSchedule,
+    Seq2SeqCollator,
+    Seq2SeqCollatorInput,
+    Seq2SeqCollatorPrediction,
+    Tokenizer,
+)
+from xlm.utils.imports import get_function
+
+if TYPE_CHECKING:
+    from xlm.data.pretrained_tokenizers import BertTokenizerFast, GPT2TokenizerFast, load_auto_tokenizer
+
+__all__ = [
+    "BaseBatch",
+    "BaseCollatorInput",
+    "BertTokenizerFast",
+    "Collator",
+    "DatasetManager",
+    "EvalDatasetManager",
+    "GPT2TokenizerFast",
+    "LocalDatasetManager",
+    "NoiseSchedule",
+    "Seq2SeqCollator",
+    "Seq2SeqCollatorInput",
+    "Seq2SeqCollatorPrediction",
+    "SimpleSpaceTokenizer",
+    "TextDataModule",
+    "Tokenizer",
+    "UnconditionalGenerationDatasetManager",
+    "ids_to_example_fn",
+    "load_auto_tokenizer",
+    "pack_sequences",
+    "text_to_input_ids",
+    "token_ids_to_input_ids",
+    "token_ids_to_input_ids_and_prompt_ids",
+]
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test", "predict")
+_SPLITS_OF_STAGE = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+    None: SPLITS,
+}
+# An epoch of one batch would spend its time on the ends of epochs.
+_OVERFIT_STEPS_PER_EPOCH = 50
+
+
+def __getattr__(name: str) -> Any:
+    # transformers takes a second or two to import; runs with another tokenizer do without.
+    if name in ("BertTokenizerFast", "GPT2TokenizerFast", "load_auto_tokenizer"):
+        from xlm.data import pretrained_tokenizers
+
+        return getattr(pretrained_tokenizers, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class TextDataModule(LightningDataModule):
+    """Named data sets per split, `{split: {name: DatasetManager}}`, for tokenised text of any kind.
+
+    `print_batch_fn` (a dotted path or a function) shows the first batch of each loader, called
+    `(batch, split, tokenizer, dataloader_name)`, while debugging. With the flag DEBUG_OVERFIT the first
+    training batch is all there is, for every split.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        dataset_managers: Mapping[str, Mapping[str, DatasetManager] | None],
+        noise_schedule: Any = None,
+        print_batch_fn: str | Callable[..., None] | None = None,
+        cache_dir: str | Path = "data/cache",
+        seed: int = 0,
+        num_dataset_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        if unknown := [split for split in dataset_managers if split not in SPLITS]:
+            raise DataError(f"No split '{unknown[0]}' in datamodule.dataset_managers; there are {', '.join(SPLITS)}.")
+        self.tokenizer = tokenizer
+        self.noise_schedule = noise_schedule
+        self.dataset_managers = {split: dict((dataset_managers.get(split) or {}).items()) for split in SPLITS}
+        self.print_batch_fn = print_batch_fn
+        self.cache_dir = Path(cache_dir)
+        self.seed = seed
+        self.num_dataset_workers = num_dataset_workers
+        self._printed: set[tuple[str, str]] = set()
+
+    @property
+    def dataloader_names(self) -> dict[str, dict[int, str]]:
+        """For each split, the name behind each of Lightning's dataloader indices."""
+        return {split: dict(enumerate(managers)) for split, managers in self.dataset_managers.items()}
+
+    def role(self, split: str, name: str) -> str:
+        """`loss` or `prediction`: what the data set's config says, else what its name says."""
+        explicit = self.dataset_managers[split][name].role
+        return explicit or ("prediction" if "prediction" in name else "loss")
+
+    def prepare_data(self) -> None:
+        """Build missing caches; Lightning calls it on one process per machine."""
+        for _, _, manager in self._managers(self._stage()):
+            manager.prepare(self.tokenizer, self.cache_dir, self.num_dataset_workers)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what `stage` (fit, validate, test, predict; None: all) needs, and nothing else."""
+        for _, _, manager in self._managers(stage):
+            manager.setup(self.tokenizer, self.cache_dir, self.num_dataset_workers)
+        overfits_train = flags.DEBUG_OVERFIT and stage != "fit" and self.dataset_managers["train"]
+        if overfits_train:  # its batch stands in for the other splits
+            next(iter(self.dataset_managers["train"].values())).setup(self.tokenizer, self.cache_dir)
+
+    def _stage(self) -> str | None:
+        stage: str | None = self.trainer.state.fn if self.trainer is not None else None
+        return {"fit": "fit", "validate": "validate", "test": "test", "predict": "predict"}.get(stage or "")
+
+    def _managers(self, stage: str | None) -> list[tuple[str, str, DatasetManager]]:
+        return [
+            (split, name, manager)
+            for split in _SPLITS_OF_STAGE[stage]
+            for name, manager in self.dataset_managers[split].items()
+            if stage is None or stage in manager.stages
+        ]
+
+    def train_dataloader(self) -> StatefulTrainLoader | CombinedTrainLoader:
+        """One loader, or several side by side with batches `{name: batch}`; `DataError` without any."""
+        loaders = self._loaders("train")
+        if not loaders:
+            raise DataError("There is nothing to train on: datamodule.dataset_managers.train is empty.")
+        if len(loaders) == 1:
+            return next(iter(loaders.values()))
+        return CombinedTrainLoader(loaders)
+
+    def val_dataloader(self) -> list[EvalLoader]:
+        return list(self._loaders("val").values())
+
+    def test_dataloader(self) -> list[EvalLoader]:
+        return list(self._loaders("test").values())
+
+    def predict_dataloader(self) -> list[EvalLoader]:
+        return list(self._loaders("predict").values())
+
+    def _loaders(self, split: str) -> dict[str, Any]:
+        rank, world_size = self._rank_and_world_size()
+        overfit = self._overfit_rows(world_size) if flags.DEBUG_OVERFIT else None
+        loaders = {}
+        for name, manager in self.dataset_managers[split].items():
+            follows = overfit is not None and manager.follows_overfit_batch
+            loaders[name] = manager.get_dataloader(
+                split,
+                self.tokenizer,
+                seed=self.seed,
+                rank=rank,
+                world_size=world_size,
+                rows=overfit if follows else None,
+                repeats=_OVERFIT_STEPS_PER_EPOCH if follows and split == "train" else 1,
+            )
+        return loaders
+
+    def _overfit_rows(self, world_size: int) -> Rows | None:
+        """The examples of the first training batch of all ranks together; None without training data."""
+        for manager in self.dataset_managers["train"].values():
+            keys = [key for rank in range(world_size) for key in self._first_batch(manager, rank, world_size)]
+            assert manager.rows is not None
+            return SubsetRows(manager.rows, [index for _, index in keys])
+        return None
+
+    def _first_batch(self, manager: DatasetManager, rank: int, world_size: int) -> list[tuple[int, int]]:
+        loader = manager.get_dataloader("train", self.tokenizer, seed=self.seed, rank=rank, world_size=world_size)
+        return (
+            next(loader.order.batches(0)) if isinstance(loader, StatefulTrainLoader) else next(loader.order.batches())
+        )
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer is not None:
+            return self.trainer.global_rank, self.trainer.world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Show the first batch of each loader while debugging; Lightning calls this for every batch."""
+        if self.print_batch_fn is not None and (flags.DEBUG or logger.isEnabledFor(logging.DEBUG)):
+            split = self._current_split()
+            if split == "train" and len(self.dataset_managers["train"]) > 1:
+                for name, part in batch.items():
+                    self._print_once(part, split, name)
+            elif split is not None:
+                self._print_once(batch, split, self.dataloader_names[split][dataloader_idx])
+        return batch
+
+    def _current_split(self) -> str | None:
+        trainer = self.trainer
+        if trainer is None:
+            return None
+        stages = {"train": trainer.training, "val": trainer.validating or trainer.sanity_checking}
+        stages |= {"test": trainer.testing, "predict": trainer.predicting}
+        return next((split for split, active in stages.items() if active), None)
+
+    @rank_zero_only
+    def _print_once(self, batch: Any, split: str, name: str) -> None:
+        if (split, name) in self._printed:
+            return
+        self._printed.add((split, name))
+        function = self.print_batch_fn
+        if isinstance(function, str):
+            function = get_function(function, key="datamodule.print_batch_fn")
+        assert function is not None
+        function(batch, split, self.tokenizer, name)
