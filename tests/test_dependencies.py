@@ -1,6 +1,7 @@
 """The packages declare what they import, and import what they declare."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
@@ -32,7 +33,8 @@ def imported(package: Package) -> Iterator[tuple[str, Path]]:
 def named_in_configs(package: Package) -> set[str]:
     """Top-level names that `_target_` entries of a package's configs begin with."""
     lines = [line for f in (package.path / "src").rglob("*.yaml") for line in f.read_text().splitlines()]
-    return {line.split(":", 1)[1].strip().split(".")[0] for line in lines if line.strip().startswith("_target_:")}
+    targets = [line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("_target_:")]
+    return {target.split(".")[0] for target in targets if re.match(r"\w+\.", target)}
 
 
 def used(package: Package) -> dict[str, str]:
