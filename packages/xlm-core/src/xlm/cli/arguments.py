@@ -13,12 +13,16 @@ from xlm.jobs import Job, find_job, job_names
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line says: overrides, Hydra's flags, `--config-dir` folders, and whether it sweeps (`-m`)."""
+    """What the command line says: overrides, Hydra's flags, and `--config-dir` folders.
+
+    `multirun` (`-m`) sweeps over the overrides; `shows_only` (`--cfg`) prints a configuration and runs nothing.
+    """
 
     overrides: tuple[str, ...]
     flags: tuple[str, ...]
     config_dirs: tuple[Path, ...]
     multirun: bool
+    shows_only: bool
 
 
 def with_job_type(overrides: Sequence[str], jobs: Sequence[Job]) -> tuple[str, ...]:
@@ -53,7 +57,9 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
     overrides = (*parsed.overrides, *others)
     config_dirs = (Path(parsed.config_dir).resolve(),) if parsed.config_dir else ()
     flags = tuple(arg for arg in args if arg not in overrides)
-    return Arguments(with_job_type(overrides, jobs), flags, config_dirs, bool(parsed.multirun))
+    return Arguments(
+        with_job_type(overrides, jobs), flags, config_dirs, bool(parsed.multirun), shows_only=parsed.cfg is not None
+    )
 
 
 def _refuse(message: str) -> NoReturn:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from xlm.cli.arguments import check_sweep_names, parse_arguments
-from xlm.compose import register_resolvers
+from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
 from xlm.compose.messages import FOREIGN_ERRORS, locate_target, translate
@@ -37,7 +37,8 @@ def run_job(args: Sequence[str]) -> int:
     task.prepare()
     try:
         with _arguments([*NO_LOG_FILE, *arguments.overrides, *arguments.flags]), _environ(FULL_ERROR, "1"):
-            _hydra_main(task)
+            with late_values_as_text() if arguments.shows_only else nullcontext():
+                _hydra_main(task)
     except (*FOREIGN_ERRORS, ValueError) as error:
         # A ValueError of the job's is a bug; before that, Hydra uses it for flags that don't go together.
         if task.started and not isinstance(error, FOREIGN_ERRORS):

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.checks import check_config
 from xlm.compose.messages import readable_errors
-from xlm.compose.resolvers import register_resolvers
+from xlm.compose.resolvers import late_values_as_text, register_resolvers
 from xlm.external_models import activate, discover
 
 CONFIG_MODULE = "xlm.configs.lightning_train"
@@ -46,6 +46,6 @@ def load_config(
 
 
 def to_yaml(cfg: DictConfig, resolve: bool = False) -> str:
-    """The configuration as YAML text, as a run keeps it."""
-    with readable_errors():
+    """The configuration as YAML text; values of live objects that don't exist yet stay as they are written."""
+    with readable_errors(), late_values_as_text():
         return OmegaConf.to_yaml(cfg, resolve=resolve)

@@ -101,16 +101,27 @@ def _missing_config(error: MissingConfigException, found: Discovery | None) -> C
     match = _NOT_FOUND.search(text)
     name = error.missing_cfg_file or (match.group(1) if match else "")
     group, _, member = name.rpartition("/")
-    options = sorted(set(error.options or group_members(group)))
+    options = group_members(group)
     lines = [f"Could not find '{name}'"]
     where = _WHERE.match(text)
     if where and where.group(1) != "config":
         lines[0] += f", which '{where.group(1)}' names"
     lines += _unusable_reasons(name, found)
-    lines += [hint] if (hint := did_you_mean(nearest_names(member, options))) else []
+    lines += _same_cell(group, member, options)
+    lines += [hint] if (hint := did_you_mean(nearest_names(member, {*options, *(error.options or ())}))) else []
     lines.append(f"In '{group}' there are: {_listed(options)}" if options else f"There is no group '{group}'.")
     lines.append("Searched: " + ", ".join(searched_places()))
     return MissingConfigError("\n".join(lines), name=name, options=options)
+
+
+def _same_cell(group: str, member: str, options: Sequence[str]) -> list[str]:
+    """For `experiment=<data>_<model>` without a file: the choices that make the same run."""
+    for model in active_models() if group == "experiment" else ():
+        experiment = member.removesuffix(f"_{model}")
+        if experiment != member and experiment in options:
+            networks = [name for name in group_members("model") if name == model or name.endswith(f"_{model}")]
+            return [f"No file is needed for it: experiment={experiment} model_type={model} model={'|'.join(networks)}"]
+    return []
 
 
 def _unusable_reasons(name: str, found: Discovery | None) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
@@ -12,7 +14,7 @@ from xlm.compose import devices
 from xlm.compose.arithmetic import evaluate
 from xlm.compose.naming import name_from_hydra
 from xlm.errors import ConfigError
-from xlm.utils.components import get_component
+from xlm.utils.components import get_component, has_component
 
 
 def register_resolvers() -> None:
@@ -21,9 +23,23 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
-def _eval(*parts: Any) -> int | float | bool:
+@contextmanager
+def late_values_as_text() -> Iterator[None]:
+    """For showing a configuration: what depends on live objects that don't exist yet stays as it is written."""
+    token = _SHOWN_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _SHOWN_ONLY.reset(token)
+
+
+_SHOWN_ONLY: ContextVar[bool] = ContextVar("_SHOWN_ONLY", default=False)
+
+
+def _eval(*parts: Any) -> Any:
     # A comma separates arguments in OmegaConf's grammar, so that min(1, 2) arrives in two pieces.
-    return evaluate(",".join(str(part) for part in parts))
+    text = ",".join(str(part) for part in parts)
+    return f"${{eval:{text}}}" if _SHOWN_ONLY.get() and "${" in text else evaluate(text)
 
 
 def _div_up(dividend: int, divisor: int) -> int:
@@ -38,7 +54,7 @@ def _replace_str(text: str, old: str, new: str = "") -> str:
 
 def _dict_to_list(mapping: DictConfig | None) -> ListConfig:
     """The values, in order; entries that are null are left out."""
-    values = mapping.values() if mapping else ()
+    values = () if mapping is None else mapping.values()
     return ListConfig([value for value in values if value is not None])
 
 
@@ -69,6 +85,8 @@ def _default_job_name(*, _root_: Container) -> str:
 
 def _component_reader(name: str) -> Callable[[str], Any]:
     def read(attribute: str) -> Any:
+        if _SHOWN_ONLY.get() and not has_component(name):
+            return f"${{{name}:{attribute}}}"
         found = get_component(name)
         for part in attribute.split("."):
             if not hasattr(found, part):
@@ -77,6 +95,12 @@ def _component_reader(name: str) -> Callable[[str], Any]:
         return found
 
     return read
+
+
+def _global_component(name: str) -> Any:
+    if _SHOWN_ONLY.get() and not has_component(name):
+        return f"${{global_components:{name}}}"
+    return get_component(name)
 
 
 _RESOLVERS: dict[str, Callable[..., Any]] = {
@@ -98,5 +122,5 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "tokenizer": _component_reader("tokenizer"),
     "datamodule": _component_reader("datamodule"),
     "lightning_module": _component_reader("lightning_module"),
-    "global_components": get_component,
+    "global_components": _global_component,
 }

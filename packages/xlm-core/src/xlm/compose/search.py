@@ -24,12 +24,8 @@ def config_files() -> Iterator[Path]:
 
 
 def group_members(group: str) -> list[str]:
-    """The members of `group` in all folders, aliases included, sorted."""
-    from hydra.core.config_store import ConfigStore
-
-    members = {path.stem for folder in config_folders() for path in (folder / group).glob("*.yaml") if group}
-    stored = ConfigStore.instance().repo.get(group, {}) if group else {}
-    return sorted(members | {str(name).removesuffix(".yaml") for name in stored})
+    """The files of `group` in all folders, sorted."""
+    return sorted({path.stem for folder in config_folders() for path in (folder / group).glob("*.yaml") if group})
 
 
 def searched_places() -> list[str]:
