@@ -36,9 +36,7 @@ def script(name: str, arguments: list[str]) -> list[str]:
 def hatch(arguments: list[str]) -> int:
     """`hatch run …`, up to the first command that fails; tests are only collected, as they run this page."""
     if arguments[:1] != ["run"] or len(arguments) < 2:
-        raise StandInError(
-            f"nothing stands in for 'hatch {' '.join(arguments)}'. Say needs=network above the block"
-        )
+        raise StandInError(f"nothing stands in for 'hatch {' '.join(arguments)}'. Say needs=network above the block")
     for line in script(arguments[1], arguments[2:]):
         tests = line.startswith("pytest")
         command = f"{line} -n 0 --collect-only -q -p no:cacheprovider" if tests else line
@@ -62,9 +60,7 @@ def known(requirement: str) -> bool:
 def pip(arguments: list[str]) -> int:
     """`pip install …`: only look the names up."""
     if arguments[:1] != ["install"]:
-        raise StandInError(
-            f"nothing stands in for 'pip {' '.join(arguments)}'. Say needs=network above the block"
-        )
+        raise StandInError(f"nothing stands in for 'pip {' '.join(arguments)}'. Say needs=network above the block")
     unknown = [a for a in arguments[1:] if not a.startswith("-") and not known(a)]
     if unknown:
         raise StandInError(f"no package of this repository, and not installed here: {', '.join(unknown)}")

@@ -135,9 +135,7 @@ class Session:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            printed = (
-                error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout
-            )
+            printed = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout
             return 124, f"{printed or ''}\nNo end after {TIMEOUT_S:.0f} s; is `slow` missing above the block?"
         return done.returncode, done.stdout
 
@@ -213,9 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     for page in args.pages or pages():
         try:
             if args.list:
-                print(
-                    "\n".join(f"{b.where} {b.language} {b.notes or ''}" for b in read_blocks(page) if b.runs)
-                )
+                print("\n".join(f"{b.where} {b.language} {b.notes or ''}" for b in read_blocks(page) if b.runs))
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 for outcome in run_page(page, Path(folder)):

@@ -121,9 +121,7 @@ def check_model(package: Package, packages: dict[str, Package]) -> list[str]:
     if siblings != [CORE]:
         found.append(f"{package.name} must depend on {CORE} and on no other package here, not on {siblings}")
     if package.entry_points != {package.model: package.import_name}:
-        found.append(
-            f'{package.name}: entry point group "{GROUP}" must be {package.model} = "{package.model}"'
-        )
+        found.append(f'{package.name}: entry point group "{GROUP}" must be {package.model} = "{package.model}"')
     if package.import_name != package.model:
         found.append(f"{package.name} installs {package.import_name}, not {package.model}")
     return found
@@ -146,9 +144,7 @@ def check_matrices(hatch: dict[str, Any], packages: dict[str, Package]) -> list[
     for env in MATRICES:
         listed = {model for part in hatch["envs"][env]["matrix"] for model in part["model"]}
         if listed != models:
-            found.append(
-                f"hatch.toml: envs.{env}.matrix lists {sorted(listed)}, packages/ has {sorted(models)}"
-            )
+            found.append(f"hatch.toml: envs.{env}.matrix lists {sorted(listed)}, packages/ has {sorted(models)}")
     return found
 
 
@@ -195,15 +191,11 @@ def changelog_section(package: Package, version: Version) -> str:
 
 def git_changes(root: Path, base: str) -> list[str] | None:
     """Files that differ from the fork point with `base`; None if git knows no such commit (a first push)."""
-    known = subprocess.run(
-        ["git", "cat-file", "-e", f"{base}^{{commit}}"], cwd=root, capture_output=True, check=False
-    )
+    known = subprocess.run(["git", "cat-file", "-e", f"{base}^{{commit}}"], cwd=root, capture_output=True, check=False)
     if known.returncode:
         if set(base) == {"0"}:
             return None
-        raise WorkspaceError(
-            f"git knows no commit {base!r}. Was the repository cloned with its whole history?"
-        )
+        raise WorkspaceError(f"git knows no commit {base!r}. Was the repository cloned with its whole history?")
     command = ["git", "diff", "--name-only", "--merge-base", base]
     return subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout.splitlines()
 
@@ -241,9 +233,7 @@ def read_tag(tag: str, packages: dict[str, Package]) -> Package:
         raise WorkspaceError(f"{tag!r} names no package here. Packages: {', '.join(packages)}")
     package = packages[match["name"]]
     if Version(match["version"]) != package.version:
-        raise WorkspaceError(
-            f"{tag!r}, but {package.name} is at {package.version}. Run `hatch version` there first"
-        )
+        raise WorkspaceError(f"{tag!r}, but {package.name} is at {package.version}. Run `hatch version` there first")
     return package
 
 

@@ -92,8 +92,7 @@ def test_needs_that_are_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_files_are_written_below_the_present_folder(run: Run) -> None:
     outcomes = run(
-        "```bash\nmkdir x; cd x\n```\n"
-        "<!-- docs: file=c/d.yaml -->\n```yaml\na: 1\n```\n```bash\ncat c/d.yaml\n```\n"
+        "```bash\nmkdir x; cd x\n```\n<!-- docs: file=c/d.yaml -->\n```yaml\na: 1\n```\n```bash\ncat c/d.yaml\n```\n"
     )
     assert statuses(outcomes) == ["ran", "wrote", "ran"]
     assert outcomes[-1].output == "a: 1\n"
@@ -101,8 +100,7 @@ def test_files_are_written_below_the_present_folder(run: Run) -> None:
 
 def test_python_blocks_stand_alone_unless_they_continue(run: Run) -> None:
     outcomes = run(
-        "```python\na = 1\n```\n"
-        "<!-- docs: continue -->\n```python\nassert a == 1\n```\n```python\nprint(a)\n```\n"
+        "```python\na = 1\n```\n<!-- docs: continue -->\n```python\nassert a == 1\n```\n```python\nprint(a)\n```\n"
     )
     assert statuses(outcomes) == ["ran", "ran", "failed"]
     assert "NameError" in outcomes[-1].output

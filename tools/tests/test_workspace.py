@@ -134,9 +134,7 @@ def test_a_missing_file_is_a_breach(root: Path, file: str) -> None:
         (None, ["xlm-core", "xlm-aa", "xlm-bb"]),
     ],
 )
-def test_changed_packages_bring_their_dependents(
-    root: Path, files: list[str] | None, expected: list[str]
-) -> None:
+def test_changed_packages_bring_their_dependents(root: Path, files: list[str] | None, expected: list[str]) -> None:
     packages = workspace.read_packages(root)
     names = workspace.changed(files, packages)
     assert names == expected
@@ -146,9 +144,7 @@ def test_changed_packages_bring_their_dependents(
 
 def git(root: Path, *args: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(
-        ["git", *identity, *args], cwd=root, check=True, capture_output=True, text=True
-    ).stdout
+    return subprocess.run(["git", *identity, *args], cwd=root, check=True, capture_output=True, text=True).stdout
 
 
 def test_changes_since_a_commit(root: Path) -> None:
