@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlm import flags
 from xlm.data.functional import (
@@ -40,6 +39,7 @@ from xlm.protocols import (
     Tokenizer,
 )
 from xlm.utils.imports import get_function
+from xlm.utils.rank_zero import rank_zero_only
 
 if TYPE_CHECKING:
     from xlm.data.pretrained_tokenizers import BertTokenizerFast, GPT2TokenizerFast, load_auto_tokenizer
@@ -195,16 +195,13 @@ class TextDataModule(LightningDataModule):
     def _overfit_rows(self, world_size: int) -> Rows | None:
         """The examples of the first training batch of all ranks together; None without training data."""
         for manager in self.dataset_managers["train"].values():
-            keys = [key for rank in range(world_size) for key in self._first_batch(manager, rank, world_size)]
             assert manager.rows is not None
-            return SubsetRows(manager.rows, [index for _, index in keys])
+            loaders = [
+                manager.get_dataloader("train", self.tokenizer, seed=self.seed, rank=rank, world_size=world_size)
+                for rank in range(world_size)
+            ]
+            return SubsetRows(manager.rows, [index for loader in loaders for _, index in loader.first_keys()])
         return None
-
-    def _first_batch(self, manager: DatasetManager, rank: int, world_size: int) -> list[tuple[int, int]]:
-        loader = manager.get_dataloader("train", self.tokenizer, seed=self.seed, rank=rank, world_size=world_size)
-        return (
-            next(loader.order.batches(0)) if isinstance(loader, StatefulTrainLoader) else next(loader.order.batches())
-        )
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is not None:

@@ -53,10 +53,8 @@ def pad_ids(
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     width = length if length is not None else int(lengths.max(initial=0))
     positions = np.arange(width)
-    if side == "right":
-        mask = positions < lengths[:, None]
-    else:
-        mask = positions >= width - lengths[:, None]
+    lengths = lengths[:, None]
+    mask = positions < lengths if side == "right" else positions >= width - lengths
     ids = np.full((len(sequences), width), pad_token_id, dtype=np.int64)
     # Row-major order of the mask is the order of the concatenated sequences, on either side.
     ids[mask] = np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(lengths.sum()))

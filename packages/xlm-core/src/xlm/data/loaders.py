@@ -55,18 +55,24 @@ class _Loader:
     Lightning re-creates DataLoaders with samplers of its own and advises on their workers.
     """
 
+    order: TrainOrder | EvalOrder
+
     def __init__(self, examples: KeyedExamples, collate: Collate, batches: Any, options: dict[str, Any]) -> None:
         self.dataset = examples
         self.collate_fn = collate
         self._batches = batches
         # A generator of its own: making an iterator must not move the global random state.
-        self._dataloader = DataLoader(
+        self._dataloader: DataLoader[Any] = DataLoader(
             examples,  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=collate,
             generator=torch.Generator(),
             **options,
         )
+
+    def first_keys(self) -> list[Key]:
+        """Keys of the very first batch, whatever was taken since."""
+        return next(iter(self.order.batches()))
 
     @property
     def num_workers(self) -> int:
@@ -88,6 +94,8 @@ class StatefulTrainLoader(_Loader):
     Each `iter()` is the next epoch, except that an epoch of which nothing was taken yet is started again.
     The state counts batches that were handed out; what workers prefetched does not matter.
     """
+
+    order: TrainOrder
 
     def __init__(self, examples: KeyedExamples, collate: Collate, order: TrainOrder, **options: Any) -> None:
         self.order = order
@@ -154,6 +162,8 @@ class _BatchesFrom:
 
 class EvalLoader(_Loader):
     """Every example of this rank once, in order."""
+
+    order: EvalOrder
 
     def __init__(self, examples: KeyedExamples, collate: Collate, order: EvalOrder, **options: Any) -> None:
         self.order = order

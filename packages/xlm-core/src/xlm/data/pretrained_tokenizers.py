@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import AutoTokenizer
-from transformers import BertTokenizerFast as _BertTokenizerFast
-from transformers import GPT2TokenizerFast as _GPT2TokenizerFast
+from transformers.models.bert.tokenization_bert import BertTokenizer as _BertTokenizerFast
+from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer as _GPT2TokenizerFast
 
 from xlm.errors import DataError
 
@@ -19,9 +19,6 @@ _ROLES = ("bos", "eos", "mask", "pad", "cls", "sep", "unk")
 class _CompleteTokenizer:
     """Adds what a pretrained tokenizer lacks; mixed in before the transformers class."""
 
-    # What to use for a role that the pretrained vocabulary leaves empty: another role's token, or a new one.
-    fallbacks: dict[str, str] = {}
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for old, new in (("vocab_file", "vocab"), ("merges_file", "merges")):
             if kwargs.get(old) is not None and kwargs.get(new) is None:
@@ -32,14 +29,14 @@ class _CompleteTokenizer:
     @property
     def full_vocab_size(self) -> int:
         """Every id that a model must be able to embed, added tokens included."""
-        return len(self)  # type: ignore[arg-type]
+        return len(self)  # type: ignore[arg-type]  # the mixed-in class has it
 
 
-class BertTokenizerFast(_CompleteTokenizer, _BertTokenizerFast):  # type: ignore[misc]
+class BertTokenizerFast(_CompleteTokenizer, _BertTokenizerFast):
     """BERT wordpieces; BOS and EOS are tokens of their own, added to the vocabulary where it has none."""
 
 
-class GPT2TokenizerFast(_CompleteTokenizer, _GPT2TokenizerFast):  # type: ignore[misc]
+class GPT2TokenizerFast(_CompleteTokenizer, _GPT2TokenizerFast):
     """GPT-2 byte-level BPE; BOS and EOS are `<|endoftext|>`, MASK, PAD, CLS and SEP are added."""
 
 

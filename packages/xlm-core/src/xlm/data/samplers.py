@@ -50,7 +50,7 @@ class TrainOrder:
         """Batches of one epoch, the same on every rank."""
         return self._num_batches_once * self.repeats
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[list[Key]]:
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[list[Key]]:
         """This rank's batches of `epoch`, from batch `start` on."""
         first_repeat, first_batch = divmod(start, self._num_batches_once)
         for repeat in range(first_repeat, self.repeats):

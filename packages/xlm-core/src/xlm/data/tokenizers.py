@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from typing import Any, overload
+from typing import Any
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[MASK]", "[EOS]", "[BOS]", "[SEP]", "[UNK]")
 
@@ -66,10 +66,6 @@ class SimpleSpaceTokenizer:
         ids = [self._ids.get(word, self.unk_token_id) for word in text.split()]
         return [self.cls_token_id, *ids, self.sep_token_id] if add_special_tokens else ids
 
-    @overload
-    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]: ...
-    @overload
-    def __call__(self, text: Sequence[str], add_special_tokens: bool = False) -> dict[str, list[list[int]]]: ...
     def __call__(self, text: str | Sequence[str], add_special_tokens: bool = False) -> dict[str, Any]:
         """`input_ids` and `attention_mask` of one text, or lists of them for several."""
         if isinstance(text, str):

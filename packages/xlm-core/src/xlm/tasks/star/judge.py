@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any
 
 
 def is_valid_path(
@@ -18,14 +20,13 @@ def is_valid_path(
     edges = _pairs(path)
     if not edges or edges[0][0] != source or edges[-1][1] != goal:
         return False
-    connected = all(before[1] == after[0] for before, after in zip(edges, edges[1:], strict=False))
+    connected = all(before[1] == after[0] for before, after in pairwise(edges))
     return connected and set(edges) <= {(edge[0], edge[1]) for edge in edge_list}
 
 
 def _pairs(path: Sequence[Hashable] | Sequence[Sequence[Hashable]]) -> list[tuple[Hashable, Hashable]]:
     """The edges of `path`; none when it is no list of pairs."""
-    if all(isinstance(item, (list, tuple)) for item in path):
-        return [(item[0], item[1]) for item in path if len(item) == 2] if all(len(i) == 2 for i in path) else []  # type: ignore[arg-type,index]
-    if len(path) % 2:
-        return []
-    return [(path[i], path[i + 1]) for i in range(0, len(path), 2)]
+    edges: list[Any] = list(path)
+    if not all(isinstance(edge, list | tuple) for edge in edges):
+        edges = [edges[i : i + 2] for i in range(0, len(edges), 2)]
+    return [(edge[0], edge[1]) for edge in edges] if all(len(edge) == 2 for edge in edges) else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from xlm.errors import DataError
@@ -38,7 +39,7 @@ def _as_edges(value: Any, column: str) -> list[tuple[str, str]]:
     items = _parse(value) if isinstance(value, str) else list(value)
     if items and not isinstance(items[0], (list, tuple)) and not hasattr(items[0], "tolist"):
         nodes = [str(item).strip() for item in items]
-        return list(zip(nodes[:-1], nodes[1:], strict=True))
+        return list(pairwise(nodes))
     try:
         return [(str(tail), str(head)) for tail, head in items]
     except (TypeError, ValueError) as error:
