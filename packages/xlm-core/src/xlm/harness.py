@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from xlm.errors import CheckpointError, ConfigError
+from xlm.evaluation.post_hoc import PostHocPasses
 from xlm.log_predictions import LogPredictions
 from xlm.metrics import MetricWrapper
 from xlm.protocols import LossFunction, Predictor
@@ -61,6 +62,8 @@ class Harness(LightningModule):
             attach(component, "tokenizer", tokenizer)
         attach(self.predictor, "noise_schedule", self.noise_schedule)
         self.metrics = self.instantiate_metrics(cfg)
+        judge = cfg.get("post_hoc_evaluator")
+        self.post_hoc = PostHocPasses(instantiate(judge) if judge and judge.get("_target_") else None)
         self.log_predictions: LogPredictions | None = self.instantiate_log_predictions(cfg)
         self._configured = False
         self._counts: dict[str, int] = {}
@@ -164,8 +167,11 @@ class Harness(LightningModule):
             raise ConfigError(f"{stage}/{name} needs a predictor, and model_type has none (predictor: null).")
         predictions = self.predictor.predict(batch, batch_idx, dataloader_idx, name)
         self._update_metrics(batch, predictions, stage, name)
-        if self.log_predictions is not None:
-            self.log_predictions.add(name, self.predictor.to_dict(batch, predictions))
+        if self.log_predictions is not None or self.post_hoc.evaluator is not None:
+            rows = self.predictor.to_dict(batch, predictions)
+            self.post_hoc.add(name, rows)
+            if self.log_predictions is not None:
+                self.log_predictions.add(name, rows)
         return dict(predictions)
 
     def _update_metrics(self, batch: Any, outputs: Mapping[str, Any], stage: str, name: str) -> None:
@@ -239,6 +245,7 @@ class Harness(LightningModule):
     def _end_pass(self, stage: str) -> None:
         self.last_counts = self.counts(stage)
         values = self.pop_metrics(stage)
+        values |= {f"{stage}/{name}": value for name, value in self.post_hoc.finish(self.tokenizer).items()}
         self.log_dict(values, sync_dist=False, rank_zero_only=False)
         if self.log_predictions is not None:
             self.log_predictions.finish()

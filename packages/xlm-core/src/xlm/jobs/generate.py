@@ -16,6 +16,7 @@ from xlm.jobs.session import Session, start
 
 # Where prompts are taken from when none are given, in this order.
 SPLITS = ("predict", "test", "val")
+STAGES = {"predict": "predict", "test": "test", "val": "validate"}
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -64,7 +65,8 @@ def from_data(session: Session, harness: Harness, options: Any) -> list[dict[str
             if datamodule.role(split, name) != "prediction":
                 continue
             rows: list[dict[str, Any]] = []
-            for batch_idx, batch in enumerate(datamodule.loader(split, name)):
+            datamodule.setup(STAGES[split])
+            for batch_idx, batch in enumerate(getattr(datamodule, f"{split}_dataloader")()[index]):
                 batch = harness.transfer_batch_to_device(batch, harness.device, index)
                 predictions = harness.predictor.predict(batch, batch_idx, index, name)
                 rows += harness.predictor.to_dict(batch, predictions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import traceback
@@ -30,12 +31,26 @@ def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:
     if config is None or (OmegaConf.is_config(config) and config._is_none()):
         return None
     try:
-        return hydra_instantiate(config, *args, **kwargs)
+        return hydra_instantiate(_with_objects_allowed(config), *args, **kwargs)
     except InstantiationException as error:
         readable = explain(error)
         if readable is error.__cause__:
             raise readable from readable.__cause__
         raise readable from error
+
+
+def _with_objects_allowed(config: Any) -> Any:
+    """The same node in a copy of its whole tree that may hold live objects.
+
+    Hydra resolves interpolations in place: `${collators.lm}` would put the tokenizer, which that node interpolates,
+    into the run's own config, which refuses it and is written to disk later.
+    """
+    if not OmegaConf.is_config(config):
+        return config
+    root = copy.deepcopy(config._get_root())
+    root._set_flag("allow_objects", True)
+    key = config._get_full_key(None)
+    return OmegaConf.select(root, key) if key else root
 
 
 def explain(error: Exception) -> Exception:

@@ -1,0 +1,111 @@
+"""All four components of a bigram model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xlm.data.collate import pad_ids, pad_prompt_and_answer
+from xlm.harness import LossFunction, Predictor
+from xlm.model import Model
+
+
+class Bigram(nn.Module, Model):
+    """A table of logits, and dropout, so that random state matters."""
+
+    def __init__(self, num_embeddings: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_embeddings, num_embeddings)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.dropout(self.table(input_ids))
+
+
+class BigramLoss(nn.Module, LossFunction[dict[str, Tensor], dict[str, Any]]):
+    """A Module on purpose: its `model` must not be registered a second time."""
+
+    def __init__(self, model: Any = None, tokenizer: Any = None, scale: float = 1.0) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.scale = scale
+        self.num_configured = 0
+
+    def configure(self, pl_module: Any) -> None:
+        self.num_configured += 1
+
+    def __call__(self, *args: Any) -> dict[str, Any]:
+        return self.loss_fn(*args)
+
+    def loss_fn(self, batch: dict[str, Tensor], *_: Any) -> dict[str, Any]:
+        logits = self.model(batch["input_ids"])
+        targets = batch["target_ids"]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        return {"loss": self.scale * loss, "num_loss_terms": (targets != -100).sum()}
+
+
+class BigramPredictor(Predictor[dict[str, Tensor], dict[str, Any]]):
+    """Greedy, for a fixed number of tokens."""
+
+    def __init__(self, tokenizer: Any = None, noise_schedule: Any = None, model: Any = None, length: int = 8) -> None:
+        self.tokenizer, self.noise_schedule, self.model, self.length = tokenizer, noise_schedule, model, length
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Tensor], *_: Any) -> dict[str, Any]:
+        ids = batch["input_ids"]
+        for _ in range(self.length):
+            ids = torch.cat([ids, self.model(ids[:, -1:])[:, -1:].argmax(-1)], dim=1)
+        start = batch["input_ids"].shape[1]
+        return {"ids": ids, "output_start_idx": start, "steps_taken": torch.full((len(ids),), self.length)}
+
+    def to_dict(self, batch: dict[str, Tensor], preds: dict[str, Any]) -> list[dict[str, Any]]:
+        texts = self.tokenizer.batch_decode(preds["ids"][:, preds["output_start_idx"] :].tolist())
+        return [{"prediction": text} for text in texts]
+
+
+class Seq2SeqCollator:
+    """Prompt, BOS, answer, EOS; the answer is the target."""
+
+    def __init__(self, tokenizer: Any, block_size: int | None = None, input_block_size: int | None = None) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        t = self.tokenizer
+        prompts = [example["prompt_ids"] for example in examples]
+        answers = [[t.bos_token_id, *example["input_ids"], t.eos_token_id] for example in examples]
+        padded, start = pad_prompt_and_answer(prompts, answers, t.pad_token_id)
+        targets = torch.full_like(padded.ids, -100)
+        targets[:, start:-1] = padded.ids[:, start + 1 :].masked_fill(~padded.mask[:, start + 1 :], -100)
+        return {"input_ids": padded.ids, "attention_mask": padded.mask, "target_ids": targets}
+
+
+class Seq2SeqPredCollator(Seq2SeqCollator):
+    """Prompt and BOS; the answer apart."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        t = self.tokenizer
+        bos = [[t.bos_token_id]] * len(examples)
+        padded, _ = pad_prompt_and_answer([example["prompt_ids"] for example in examples], bos, t.pad_token_id)
+        targets = pad_ids([[*example["input_ids"], t.eos_token_id] for example in examples], t.pad_token_id)
+        return {"input_ids": padded.ids, "attention_mask": padded.mask, "target_ids": targets.ids}
+
+
+def print_batch(batch: dict[str, Tensor], split: str, tokenizer: Any, dataloader_name: str) -> None:
+    """Say which loader's batch this is."""
+    print(f"first batch of {split}/{dataloader_name}: {tuple(batch['input_ids'].shape)}")
+
+
+class CountRows:
+    """A post-hoc evaluator that counts."""
+
+    def eval(self, predictions: list[dict[str, Any]], tokenizer: Any = None) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        return predictions, {"num_rows": len(predictions)}
+
+
+def say_hello(cfg: Any) -> str:
+    """A custom job."""
+    print(f"hello from {cfg.job_name}")
+    return "hello"
