@@ -35,10 +35,11 @@ def run_job(args: Sequence[str]) -> int:
     _print_warnings([*found.warnings, *warnings])
     task = Task(found, jobs, arguments.config_dirs, arguments.overrides)
     task.prepare()
+    argv = [*NO_LOG_FILE, *arguments.overrides, *arguments.flags]
+    shown = late_values_as_text() if arguments.shows_only else nullcontext()
     try:
-        with _arguments([*NO_LOG_FILE, *arguments.overrides, *arguments.flags]), _environ(FULL_ERROR, "1"):
-            with late_values_as_text() if arguments.shows_only else nullcontext():
-                _hydra_main(task)
+        with _arguments(argv), _environ(FULL_ERROR, "1"), shown:
+            _hydra_main(task)
     except (*FOREIGN_ERRORS, ValueError) as error:
         # A ValueError of the job's is a bug; before that, Hydra uses it for flags that don't go together.
         if task.started and not isinstance(error, FOREIGN_ERRORS):

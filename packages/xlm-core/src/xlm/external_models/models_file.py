@@ -10,7 +10,7 @@ from typing import Any
 from xlm.errors import ModelsFileError
 
 FILE_NAME = "xlm_models.json"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")  # it becomes part of file names
 
 
 def read_models_file(path: Path, label: str) -> tuple[list[tuple[str, Path]], list[ModelsFileError]]:

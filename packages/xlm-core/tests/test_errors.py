@@ -1,0 +1,121 @@
+"""The error tree: it is the one drawn, its first lines are what people read, and it survives pickling."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from xlm import errors
+from xlm.errors import XLMError
+
+EXAMPLES = [
+    errors.ConfigError("bad", key="a.b"),
+    errors.MissingConfigError("Could not find 'model/x'", name="model/x", options=["y"]),
+    errors.MissingRoleError("infill", model_type="arlm", datamodule="x", available=["lm"]),
+    errors.BadTargetError("abc.xyz.MyClass", "ImportError: no", key="model", config_file=Path("m.yaml")),
+    errors.BadArgumentError("abc.MyClass", "unexpected", key="model", hint="It takes: x."),
+    errors.UnknownJobError("trian", ["train", "eval"]),
+    errors.ExternalModelError("bad", name="m"),
+    errors.ExternalModelConflictError("m", [(Path("/a"), "one.json"), (Path("/b"), "two.json")]),
+    errors.ModelsFileError(Path("xlm_models.json"), "it is broken"),
+    errors.ModelNotInstalledError("my_model", "XLM_MODELS_PACKAGES"),
+    errors.ModelLayoutError("m", Path("/a"), "no configs"),
+    errors.DataError("bad"),
+    errors.CacheCorruptError(Path("/c"), "a part is missing"),
+    errors.CheckpointError("bad", path="c.ckpt"),
+    errors.CheckpointMismatchError("c.ckpt", missing=["w"], unexpected=["v"], shapes={"u": ((1, 2), (3,))}),
+    errors.CheckpointCorruptError("c.ckpt", "it ends early"),
+    errors.NonFiniteLossError(7, float("nan")),
+    errors.TrainingInterrupted(signal.SIGTERM, "last.ckpt"),
+]
+
+
+def all_errors(cls: type[XLMError] = XLMError) -> list[type[XLMError]]:
+    return [cls, *(found for child in cls.__subclasses__() for found in all_errors(child))]
+
+
+def test_docstring_draws_exactly_the_tree() -> None:
+    drawn = [
+        (len(match.group(1)) // 4, match.group(2))
+        for match in re.finditer(r"^((?:[│├└─ ]{4})*)([A-Z]\w+) {2,}", errors.__doc__ or "", re.MULTILINE)
+    ]
+    real = [(len(cls.__mro__) - len(XLMError.__mro__), cls.__name__) for cls in all_errors() if _is_ours(cls)]
+    assert sorted(drawn) == sorted(real)
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__ == "xlm.errors"
+
+
+def test_every_error_has_an_example() -> None:
+    assert {type(error) for error in EXAMPLES} | {XLMError} == {cls for cls in all_errors() if _is_ours(cls)}
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_pickles_with_message_and_culprits(error: XLMError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert repr(vars(again)) == repr(vars(error))
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_message_is_short_and_its_first_line_stands_alone(error: XLMError) -> None:
+    lines = str(error).splitlines()
+    assert lines[0].strip()
+    assert len(lines) <= 12
+
+
+def test_documented_first_lines() -> None:
+    first = {type(error).__name__: str(error).splitlines()[0] for error in EXAMPLES}
+    assert first["ExternalModelConflictError"] == "Duplicate model name: m"
+    assert first["ModelNotInstalledError"] == (
+        "No module named 'my_model', which XLM_MODELS_PACKAGES lists. Is it installed in this environment?"
+    )
+    assert first["UnknownJobError"] == "Unknown job_type 'trian'. Jobs: eval, train. Did you mean 'train'?"
+    assert first["MissingRoleError"] == (
+        "model_type 'arlm' has no collator for the role 'infill', which datamodule 'x' needs; it has: lm"
+    )
+
+
+def test_conflict_names_both_claimants_and_what_to_remove() -> None:
+    text = str(errors.ExternalModelConflictError("m", [(Path("/a"), "one.json"), (Path("/b"), "two.json")]))
+    for part in ("/a", "one.json", "/b", "two.json", "remove or rename"):
+        assert part in text
+
+
+def test_bad_target_says_key_file_reason_and_what_to_try() -> None:
+    error = errors.BadTargetError("abc.xyz.MyClass", "ImportError: no", key="model", config_file=Path("m.yaml"))
+    assert "key 'model', written in m.yaml" in str(error)
+    assert "ImportError: no" in str(error)
+    assert 'python -c "from abc.xyz import MyClass"' in str(error)
+
+
+def test_mismatch_names_keys_and_shapes_and_stays_short() -> None:
+    error = errors.CheckpointMismatchError(
+        "c.ckpt", missing=[f"layer.{i}" for i in range(100)], shapes={"head": ((5, 4), (7, 4))}
+    )
+    text = str(error)
+    assert "head: (5, 4) in the checkpoint, (7, 4) in the model" in text
+    assert "(100)" in text
+    assert "92 more" in text
+    assert len(text.splitlines()) < 16
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_exits_with_128_plus_signal(signum: int, code: int) -> None:
+    error = errors.TrainingInterrupted(signum, "last.ckpt")
+    assert error.exit_code == code
+    assert "last.ckpt" in str(error)
+    assert errors.XLMError("x").exit_code == 1
+
+
+def test_nearest_names() -> None:
+    assert errors.nearest_names("trian", ["train", "eval"]) == ["train"]
+    assert errors.nearest_names("zzz", ["train"]) == []
+    assert errors.did_you_mean([]) == ""
+    assert errors.did_you_mean(["a", "b"]) == "Did you mean 'a' or 'b'?"

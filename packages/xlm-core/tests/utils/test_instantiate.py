@@ -1,0 +1,95 @@
+"""instantiate: Hydra's results, and for every mistake the key and the original reason."""
+
+from __future__ import annotations
+
+import collections
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from xlm.errors import BadArgumentError, BadTargetError, ConfigError, DataError
+from xlm.utils.instantiate import instantiate
+
+
+PARTS = """\
+from xlm.errors import DataError
+
+
+class Part:
+    def __init__(self, width=1, fail=None, child=None):
+        if fail == "data":
+            raise DataError("no data")
+        if fail == "bug":
+            raise KeyError("a bug")
+        if fail == "type":
+            len(3)
+        self.width = width
+        self.child = child
+"""
+
+
+@pytest.fixture(autouse=True)
+def _parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy_parts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "toy_parts", raising=False)
+
+
+def target(**keys: Any) -> dict[str, Any]:
+    return {"_target_": "toy_parts.Part", **keys}
+
+
+def test_makes_what_hydra_makes() -> None:
+    made = instantiate(OmegaConf.create(target(width=3, child=target(width=4))))
+    assert made.width == 3
+    assert made.child.width == 4
+    assert instantiate({"_target_": "collections.Counter"}, "aab") == collections.Counter(a=2, b=1)
+    assert instantiate({"_target_": "collections.Counter", "_partial_": True})("a") == {"a": 1}
+
+
+def test_none_stays_none() -> None:
+    assert instantiate(None) is None
+    assert instantiate(OmegaConf.create({"model": None}).model) is None
+
+
+@pytest.mark.parametrize("name", ["abc.xyz.MyClass", "collections.Countr", "NoDots"])
+def test_unknown_target_names_key_reason_and_attempt(name: str) -> None:
+    config = OmegaConf.create({"predictor": {"net": {"_target_": name}}})
+    with pytest.raises(BadTargetError) as caught:
+        instantiate(config.predictor)
+    assert caught.value.target == name
+    assert caught.value.key == "predictor.net"
+    assert f"Unable to find or instantiate {name}" in str(caught.value)
+    assert "python -c" in str(caught.value)
+    assert "Error" in caught.value.reason
+
+
+def test_unknown_argument_names_those_that_it_takes() -> None:
+    config = OmegaConf.create({"model": target(widht=3)})
+    with pytest.raises(BadArgumentError) as caught:
+        instantiate(config.model)
+    assert "unexpected keyword argument 'widht'" in str(caught.value)
+    assert "It takes: width, fail, child. Did you mean 'width'?" in str(caught.value)
+    assert caught.value.key == "model"
+
+
+def test_our_own_errors_pass_through() -> None:
+    with pytest.raises(DataError, match="no data"):
+        instantiate(OmegaConf.create({"a": target(child=target(fail="data"))}).a)
+
+
+def test_a_bug_inside_the_target_is_raised_as_it_is() -> None:
+    with pytest.raises(KeyError) as caught:
+        instantiate(target(fail="bug"))
+    frames = [entry.name for entry in caught.traceback]
+    assert frames[-1] == "__init__"
+    with pytest.raises(TypeError, match="has no len"):
+        instantiate(target(fail="type"))
+
+
+def test_other_refusals_are_readable() -> None:
+    with pytest.raises(ConfigError, match="Expected a callable target"):
+        instantiate({"_target_": "json"})
