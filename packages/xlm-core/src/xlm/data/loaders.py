@@ -127,6 +127,7 @@ class StatefulTrainLoader(_Loader):
         return {
             "epoch": epoch,
             "batch": position,
+            "num_batches": len(self),
             "global_batch_size": order.global_batch_size,
             "num_examples": order.num_examples,
             "seed": order.seed,
@@ -208,7 +209,7 @@ class CombinedTrainLoader:
 
     def state_dict(self) -> dict[str, int]:
         epoch, step = divmod(self._epoch * len(self) + self._step, len(self))
-        return {"epoch": epoch, "batch": step}
+        return {"epoch": epoch, "batch": step, "num_batches": len(self)}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self._epoch, self._step, self._untouched = state["epoch"], state["batch"], True
