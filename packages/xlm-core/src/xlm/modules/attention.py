@@ -39,9 +39,7 @@ def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Bool[T
     return mask.tril_(num_keys - num_queries)
 
 
-def _combined_mask(
-    mask: Tensor | None, num_queries: int, num_keys: int, causal: bool, like: Tensor
-) -> Tensor | None:
+def _combined_mask(mask: Tensor | None, num_queries: int, num_keys: int, causal: bool, like: Tensor) -> Tensor | None:
     """(B or 1, 1, Q or 1, K), or None; no query is left without a key."""
     if mask is not None:
         mask = mask.bool()
@@ -78,9 +76,7 @@ def attention(
     """
     if block_mask is not None:
         if attention_mask is not None or is_causal:
-            raise ValueError(
-                "block_mask says alone what may be attended: pass neither attention_mask nor is_causal"
-            )
+            raise ValueError("block_mask says alone what may be attended: pass neither attention_mask nor is_causal")
         return _flex(q, k, v, block_mask)
     num_queries, num_keys = q.shape[-2], k.shape[-2]
     causal = is_causal and num_queries > 1
@@ -107,9 +103,7 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, block_mask: BlockMask) -> Tensor:
     if q.device.type == "cpu":
         # Unfused flex attention is slow here, and compiling it takes longer than small runs last.
         rows = block_mask.shape[0]
-        dense = create_mask(
-            block_mask.mask_mod, rows, block_mask.shape[1], q.shape[-2], k.shape[-2], str(q.device)
-        )
+        dense = create_mask(block_mask.mask_mod, rows, block_mask.shape[1], q.shape[-2], k.shape[-2], str(q.device))
         return F.scaled_dot_product_attention(q, k, v, dense | ~dense.any(dim=-1, keepdim=True))
     return _compiled_flex()(q, k, v, block_mask=block_mask)
 

@@ -50,9 +50,7 @@ def _select_rows(stored: Tensor, rows: Tensor, length: int) -> Tensor:
     kept = stored[:, :, :length].index_select(0, rows)
     num_rows = rows.numel()
     # Into the head of the same buffer: a second one is never alive, and only what is filled is copied.
-    target = (
-        stored[:num_rows] if num_rows <= stored.shape[0] else stored.new_empty((num_rows, *stored.shape[1:]))
-    )
+    target = stored[:num_rows] if num_rows <= stored.shape[0] else stored.new_empty((num_rows, *stored.shape[1:]))
     target[:, :, :length] = kept
     return target
 
@@ -88,9 +86,7 @@ class KVCache:
         """
         start, end = self.length, self.length + input_ids.shape[1]
         if end > self.capacity:
-            raise ValueError(
-                f"KV cache is full: {start} tokens stored, {end - start} more, room {self.capacity}"
-            )
+            raise ValueError(f"KV cache is full: {start} tokens stored, {end - start} more, room {self.capacity}")
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
                 f"attention_mask is {tuple(attention_mask.shape)}, the new tokens are {tuple(input_ids.shape)}"
@@ -99,9 +95,7 @@ class KVCache:
         if attention_mask is None and self._mask is None:
             return torch.arange(start, end, device=input_ids.device), None
         if self._mask is None or self._num_real is None:
-            self._mask = torch.zeros(
-                input_ids.shape[0], self.capacity, dtype=torch.bool, device=input_ids.device
-            )
+            self._mask = torch.zeros(input_ids.shape[0], self.capacity, dtype=torch.bool, device=input_ids.device)
             self._mask[:, :start] = True
             self._num_real = self._mask[:, :start].sum(dim=-1)
         self._mask[:, start:end] = True if attention_mask is None else attention_mask

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from xlm.modules.position import RotaryEmbedding
 
 
 class _Resettable(Protocol):
@@ -50,6 +53,27 @@ def replicate(layer: Layer, num_layers: int) -> list[Layer]:
         layers.append(copy.deepcopy(layer))
         cast(_Resettable, layers[-1]).reset_parameters()
     return layers
+
+
+def share_rotary(layers: nn.ModuleList, rotary_emb: RotaryEmbedding) -> None:
+    """Give every layer the same rotary embedding, in the state dict once: as the first layer's.
+
+    Other places where weights from elsewhere may hold its frequencies are ignored on loading.
+    """
+    for index, layer in enumerate(layers):
+        if index == 0:
+            layer.rotary_emb = rotary_emb
+        else:
+            layer._modules.pop("rotary_emb", None)
+            layer.__dict__["rotary_emb"] = rotary_emb
+    layers.register_load_state_dict_pre_hook(_drop_repeated_frequencies)
+
+
+def _drop_repeated_frequencies(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    own = prefix + "0.rotary_emb.inv_freq"
+    repeated = [k for k in state_dict if k.startswith(prefix) and k.endswith("rotary_emb.inv_freq") and k != own]
+    for key in repeated:
+        state_dict.setdefault(own, state_dict.pop(key))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from xlm.modules.attention import rotary_self_attention
-from xlm.modules.layers import feed_forward, head_dim, replicate, reset_submodules
+from xlm.modules.layers import feed_forward, head_dim, replicate, reset_submodules, share_rotary
 from xlm.modules.position import RotaryEmbedding
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class RotaryTransformerLayerList(nn.ModuleList):
     ) -> None:
         super().__init__(layers)
         if rotary_emb is not None:
-            for layer in self:
-                layer.rotary_emb = rotary_emb
+            share_rotary(self, rotary_emb)
 
     @classmethod
     def from_layer(
@@ -144,9 +143,7 @@ class RotaryTransformerFinalLayer(nn.Module):
 class RotaryTransformerFinalLayerForClassification(nn.Module):
     """Hidden vectors to class logits: h = LN x, h + MLP(h) (tanh, 2 · d_model inside), then a linear map."""
 
-    def __init__(
-        self, d_model: int, out_dims: int, dropout: float = 0.1, layer_norm_eps: float = 1e-5
-    ) -> None:
+    def __init__(self, d_model: int, out_dims: int, dropout: float = 0.1, layer_norm_eps: float = 1e-5) -> None:
         super().__init__()
         self.norm_final = nn.LayerNorm(d_model, eps=layer_norm_eps)
         self.mlp = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.Tanh(), nn.Linear(2 * d_model, d_model))

@@ -1,0 +1,121 @@
+"""The mixin that lets a network be saved, loaded and shared, and says which parameters decay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xlm.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
+
+# Hydra hands over its own containers; config.json holds what is in them.
+_CODERS = {DictConfig: (OmegaConf.to_container, dict), ListConfig: (OmegaConf.to_container, list)}
+
+
+class Model(PyTorchModelHubMixin):
+    """`class X(torch.nn.Module, Model)`: save_pretrained, from_pretrained, push_to_hub, and weight-decay groups.
+
+    The arguments of `__init__` that are JSON-able become config.json; others have to be given to
+    `from_pretrained` again. Weights are one safetensors file.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        kwargs.setdefault("coders", _CODERS)
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **model_kwargs: Any,
+    ) -> Model:
+        """Called by `from_pretrained`; the weights must fit exactly unless strict is False."""
+        model = cast(nn.Module, cls(**model_kwargs))
+        path = Path(model_id) / constants.SAFETENSORS_SINGLE_FILE
+        if not Path(model_id).is_dir():
+            path = Path(
+                hf_hub_download(
+                    repo_id=model_id,
+                    filename=constants.SAFETENSORS_SINGLE_FILE,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    token=token,
+                    local_files_only=local_files_only,
+                )
+            )
+        load_safetensors(model, path, map_location, strict)
+        return cast(Model, model.eval())
+
+    def get_named_params_for_weight_decay(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Matrices of linear maps and the like: all that the other group leaves."""
+        model = cast(nn.Module, self)
+        undecayed = _undecayed(model)
+        return ((name, p) for name, p in model.named_parameters() if id(p) not in undecayed)
+
+    def get_named_params_for_no_weight_decay(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Biases, norms and other vectors, and embeddings (also where an output layer is tied to one)."""
+        model = cast(nn.Module, self)
+        undecayed = _undecayed(model)
+        return ((name, p) for name, p in model.named_parameters() if id(p) in undecayed)
+
+
+def _undecayed(model: nn.Module) -> set[int]:
+    """Identities of the parameters that decay would harm: vectors and embedding tables."""
+    vectors = {id(p) for p in model.parameters() if p.ndim < 2}
+    embeddings = (m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    return vectors | {id(p) for m in embeddings for p in m.parameters(recurse=False)}
+
+
+def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cpu", strict: bool = True) -> None:
+    """Put a safetensors file into a model; tied weights, which a file holds once, count for all their names.
+
+    Raises:
+        CheckpointError: there is no such file.
+        CheckpointCorruptError: it cannot be read.
+        CheckpointMismatchError: keys (unless strict is False) or shapes differ; the model is left half-loaded only
+            where keys differ.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There are no weights at {path}.", path=path)
+    try:
+        state_dict = load_file(path, device=map_location)
+    except SafetensorError as error:
+        raise CheckpointCorruptError(path, str(error)) from error
+    own = model.state_dict()
+    _fill_tied(state_dict, own)
+    shapes = {
+        name: (tuple(tensor.shape), tuple(own[name].shape))
+        for name, tensor in state_dict.items()
+        if name in own and tensor.shape != own[name].shape
+    }
+    if shapes:
+        raise CheckpointMismatchError(path, shapes=shapes)
+    missing, unexpected = model.load_state_dict(state_dict, strict=False)
+    if strict and (missing or unexpected):
+        raise CheckpointMismatchError(path, missing=missing, unexpected=unexpected)
+
+
+def _fill_tied(state_dict: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Enter under every name of a shared tensor what the file holds under one of them."""
+    found = {own[name].data_ptr(): name for name in state_dict if name in own and own[name].numel()}
+    for name, tensor in own.items():
+        if name not in state_dict and tensor.numel() and tensor.data_ptr() in found:
+            shared = found[tensor.data_ptr()]
+            if own[shared].shape == tensor.shape:
+                state_dict[name] = state_dict[shared]
