@@ -1,0 +1,111 @@
+"""The insertion loss: mean_b( CE_b + w · CE₂ ), from lists of what is missing."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from ilm.slot_logits_ilm import CHUNK_ELEMENTS, insertion_cross_entropy
+from ilm.types_ilm import ILMBatch, ILMLossDict
+from xlm.errors import ConfigError
+from xlm.harness import Harness, LossFunction
+
+LENGTH_LOSSES = ("binary_ce", "ce")
+
+
+class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
+    """Cross-entropy of the next insertion, and of what CLS says about how much is missing (arXiv 2505.05755).
+
+    The loss is no bound on −log p(x): it averages one step over all degrees of corruption. `nll_bound` is one.
+
+    Args:
+        model, tokenizer: filled by the harness.
+        stopping_class_weight: w, the weight of the head on CLS.
+        length_loss: "binary_ce" for complete or not, "ce" for the number of missing tokens; the model's head must
+            have 2 classes for the first.
+        chunk_elements: at most this many logits exist at a time.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        tokenizer: Any = None,
+        stopping_class_weight: float = 1.0,
+        length_loss: Literal["binary_ce", "ce"] = "binary_ce",
+        chunk_elements: int = CHUNK_ELEMENTS,
+    ) -> None:
+        if length_loss not in LENGTH_LOSSES:
+            raise ConfigError(f"Unknown loss.length_loss '{length_loss}'. Choices: {', '.join(LENGTH_LOSSES)}.")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.stopping_class_weight = stopping_class_weight
+        self.length_loss = length_loss
+        self.chunk_elements = chunk_elements
+
+    def configure(self, pl_module: Harness) -> None:
+        """Check that the head on CLS has the classes that `length_loss` needs."""
+        classes = self.model.length_head.linear.out_features
+        if (classes == 2) != (self.length_loss == "binary_ce"):
+            raise ConfigError(
+                f"loss.length_loss={self.length_loss} does not fit the model's head of {classes} classes.\n"
+                "model.num_classes must be 2 for binary_ce, and the most missing tokens + 1 for ce."
+            )
+
+    def loss_fn(
+        self,
+        batch: ILMBatch,
+        batch_idx: int | None = None,
+        dataloader_idx: int | None = None,
+        dataloader_name: str | None = None,
+    ) -> ILMLossDict:
+        """`loss` (nats per row), its two parts per row, and a bound on −log p of every row."""
+        hidden = self.model.hidden(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        head = self.model.final_layer
+        open_gaps = batch["attention_mask"] & ~batch["constraint"]
+        slot_index = batch.get("slot_index")
+        token_ce = insertion_cross_entropy(
+            head.norm_final(hidden),
+            head.linear.weight,
+            open_gaps.view(-1).nonzero().squeeze(-1) if slot_index is None else slot_index,
+            batch["target_slots"],
+            batch["target_tokens"],
+            batch["target_counts"],
+            self.chunk_elements,
+        )
+        n = batch["n_drops"]
+        length_logits = self.model.length_logits(hidden, batch["cls_position"]).float()
+        length_loss = F.cross_entropy(length_logits, n.clamp(max=length_logits.shape[-1] - 1), reduction="none")
+        # Tokens there and missing, and the end: as many as there are open gaps and missing tokens.
+        num_tokens = open_gaps.sum(dim=1) + n
+        return {
+            "loss": (token_ce + self.stopping_class_weight * length_loss).mean(),
+            "num_loss_terms": len(n),
+            "token_ce": token_ce.detach(),
+            "length_loss": length_loss.detach(),
+            "nll_bound": nll_bound(token_ce.detach(), length_logits.detach(), n, num_tokens),
+            "num_tokens": num_tokens,
+        }
+
+
+def nll_bound(
+    token_ce: Float[Tensor, " batch"],
+    length_logits: Float[Tensor, "batch classes"],
+    n_drops: Integer[Tensor, " batch"],
+    num_tokens: Integer[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """One draw of (N + 1) · (CE_b + CE₂) − log N!, for sequences of N = num_tokens − 1 tokens.
+
+    Its mean over corruptions bounds −log p(x) from above, p being the law of the sampler that draws each insertion
+    at temperature 1 without filters, and each stop with the probability that CLS gives. A run of that sampler that
+    ends in x is an order σ of x's tokens, each order is one run, so p(x) = Σ_σ p(σ). With σ uniform, Jensen gives
+    −log p(x) ≤ −log N! + E_σ Σ_t −log p(step t). What is left of x before step t is x with N − t uniformly chosen
+    tokens deleted, and the next token is a uniformly chosen one of those: the corruption and target of the loss.
+    """
+    complete = length_logits[:, 0] - length_logits.logsumexp(dim=-1)
+    missing = length_logits[:, 1:].logsumexp(dim=-1) - length_logits.logsumexp(dim=-1)
+    stop_ce = -torch.where(n_drops == 0, complete, missing)
+    return num_tokens * (token_ce + stop_ce) - torch.lgamma(num_tokens.to(token_ce.dtype))

@@ -1,0 +1,99 @@
+"""The insertion network: a bidirectional pre-LN transformer with rotary positions, a token head and a head on CLS."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
+
+from xlm.model import Model
+from xlm.modules.attention import drop_full_mask, positions_from_mask
+from xlm.modules.rotary_transformer import (
+    RotaryEmbedding,
+    RotaryTransformerFinalLayer,
+    RotaryTransformerFinalLayerForClassification,
+    RotaryTransformerLayer,
+    RotaryTransformerLayerList,
+)
+
+
+class RotaryILM(nn.Module, Model):
+    """Logits of inserting each token into each gap, and of how many tokens are missing (arXiv 2505.05755).
+
+    Args:
+        num_embeddings: vocabulary, special tokens included (V).
+        d_model, num_layers, nhead, dim_feedforward: sizes; dim_feedforward None is 4 · d_model.
+        dropout, activation, layer_norm_eps: of every layer.
+        num_classes: of the head on CLS. Class c stands for c missing tokens, the last class for that many or more:
+            with 2 it says complete or not.
+        max_length: positions the rotary table is made for at once; it grows when needed.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        nhead: int = 12,
+        dim_feedforward: int | None = None,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        layer_norm_eps: float = 1e-5,
+        num_classes: int = 2,
+        max_length: int = 1024,
+    ) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(num_embeddings, d_model)
+        self.embed_types = nn.Embedding(3, d_model)
+        for embedding in (self.embed_tokens, self.embed_types):
+            nn.init.normal_(embedding.weight, std=0.02)
+        layer = RotaryTransformerLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
+        rotary = RotaryEmbedding(d_model // nhead, cache_size=max_length)
+        self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
+        self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps)
+        self.length_head = RotaryTransformerFinalLayerForClassification(d_model, num_classes, dropout, layer_norm_eps)
+
+    def hidden(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        token_type_ids: Integer[Tensor, "batch length"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length d_model"]:
+        """Hidden vectors before both heads.
+
+        Args:
+            input_ids: (B, L).
+            attention_mask: (B, L), True where a token is real; None = all.
+            token_type_ids: (B, L), 0 CLS, 1 prompt, 2 the rest; None = all 2.
+            positions: (B, L); None counts the real tokens of each row from 0, so that padding moves nothing.
+        """
+        types = torch.full_like(input_ids, 2) if token_type_ids is None else token_type_ids
+        attention_mask = drop_full_mask(attention_mask)
+        if attention_mask is not None and positions is None:
+            positions = positions_from_mask(attention_mask)
+        x = self.embed_tokens(input_ids) + self.embed_types(types)
+        return self.layers(x, attention_mask, positions)
+
+    def length_logits(
+        self, hidden: Float[Tensor, "batch length d_model"], cls_position: Integer[Tensor, " batch"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits of the number of missing tokens, read at CLS."""
+        at_cls = hidden[torch.arange(len(hidden), device=hidden.device), cls_position]
+        return self.length_head(at_cls)
+
+    def forward(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        token_type_ids: Integer[Tensor, "batch length"] | None = None,
+        cls_position: Integer[Tensor, " batch"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length vocab"], Float[Tensor, "batch classes"]]:
+        """Dense logits (B, L, V) of insertions right of each column, and (B, C) of the head on CLS.
+
+        For looking at; loss and predictor run the token head on open gaps only. cls_position None = column 0.
+        """
+        h = self.hidden(input_ids, attention_mask, token_type_ids, positions)
+        cls_position = torch.zeros_like(input_ids[:, 0]) if cls_position is None else cls_position
+        return self.final_layer(h), self.length_logits(h, cls_position)

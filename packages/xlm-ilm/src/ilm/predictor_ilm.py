@@ -1,0 +1,250 @@
+"""Generation by insertion: a token per row and step, into gaps that are open, until CLS says complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+from ilm.corruption_ilm import uniforms
+from ilm.datamodule_ilm import ILMInfillCollator, ILMSeq2SeqPredCollator
+from ilm.rows_ilm import Rows, joined
+from ilm.sampling_ilm import Head, choose, choose_pair, choose_slots
+from ilm.types_ilm import REST_TYPE, ILMPredictionBatch, ILMPredictionDict
+from xlm.errors import ConfigError
+from xlm.harness import Predictor
+from xlm.sampling import LogitsSampler, widest_float
+from xlm.utils.text import remove_trailing_pads
+
+SAMPLINGS = ("slot_first", "joint")
+SUPPRESSED = ("pad", "mask", "bos", "eos", "cls")
+
+
+class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
+    """Inserts tokens where the batch's `constraint` allows; rows that have ended leave the batch.
+
+    The default filters are those of the published greedy decoding: the best token of one of the two best gaps.
+    Without filters, `slot_first` and `joint` draw from the same distribution, the softmax over all (gap, token).
+
+    Args:
+        tokenizer, noise_schedule, model: filled by the harness; the schedule is unused.
+        max_length: most tokens behind BOS, those of an infilling's text included.
+        max_steps: most steps of a row; None for as many as `max_length` allows.
+        stopping_threshold: a row ends when CLS says complete with at least this probability; None draws the end
+            with that probability, which makes samples follow the model's own law.
+        sampling: "slot_first" draws a gap by its share, then a token in it; "joint" draws the pair.
+        temperature: of the softmax over (gap, token); 0 takes the best of each.
+        top_k, top_p: filters on the logits, of the tokens of the chosen gap, or in "joint" of all pairs; None: none.
+        slot_top_k, slot_top_p: filters on the gaps' logits; "slot_first" only.
+        parallel_slots: up to so many tokens per step, into gaps that don't touch; "slot_first" only. Faster, and no
+            longer exact: tokens of one step don't see each other.
+        parallel_min_prob: share of the probability that a step's second gap and further ones need.
+        suppressed: tokens never inserted, by the names of the tokenizer's attributes; more ids in `suppressed_ids`.
+        seed: with it, draws depend on nothing but it and the rows' `noise_seed` (else their places in the batch);
+            None: on the latter alone, and on torch's global generator for rows without.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        noise_schedule: Any = None,
+        model: Any = None,
+        max_length: int = 128,
+        max_steps: int | None = None,
+        stopping_threshold: float | None = 0.9,
+        sampling: Literal["slot_first", "joint"] = "slot_first",
+        temperature: float = 1.0,
+        top_k: int | None = 1,
+        top_p: float | None = None,
+        slot_top_k: int | None = 2,
+        slot_top_p: float | None = None,
+        parallel_slots: int = 1,
+        parallel_min_prob: float = 0.1,
+        suppressed: Sequence[str] = SUPPRESSED,
+        suppressed_ids: Sequence[int] = (),
+        seed: int | None = None,
+    ) -> None:
+        for name, value in (("max_length", max_length), ("max_steps", max_steps), ("parallel_slots", parallel_slots)):
+            if value is not None and value < 1:
+                raise ConfigError(f"predictor.{name} is {value}, and must be at least 1.")
+        if sampling not in SAMPLINGS:
+            raise ConfigError(f"Unknown predictor.sampling '{sampling}'. Choices: {', '.join(SAMPLINGS)}.")
+        if sampling == "joint" and (slot_top_k is not None or slot_top_p is not None or parallel_slots > 1):
+            raise ConfigError(
+                "predictor.sampling=joint draws gap and token together: slot_top_k and slot_top_p must be null and "
+                "parallel_slots 1."
+            )
+        self.tokenizer = tokenizer
+        self.noise_schedule = noise_schedule
+        self.model = model
+        self.max_length = max_length
+        self.max_steps = max_length if max_steps is None else max_steps
+        self.stopping_threshold = stopping_threshold
+        self.sampling = sampling
+        greedy = temperature == 0
+        # The temperature is the head's: a gap's share is that of its tempered tokens.
+        self.temperature = 1.0 if greedy else temperature
+        self.sampler = LogitsSampler(0.0 if greedy else 1.0, top_k, top_p)
+        self.slot_sampler = LogitsSampler(0.0 if greedy else 1.0, slot_top_k, slot_top_p)
+        self.parallel_slots = parallel_slots
+        self.parallel_min_prob = parallel_min_prob
+        self.suppressed = tuple(suppressed)
+        self.suppressed_ids = tuple(suppressed_ids)
+        self.seed = seed
+
+    @torch.no_grad()
+    def predict(
+        self,
+        batch: ILMPredictionBatch,
+        batch_idx: int | None = None,
+        dataloader_idx: int | None = None,
+        dataloader_name: str | None = None,
+    ) -> ILMPredictionDict:
+        """Insert into every row of the batch; see `ILMPredictionDict` for what comes back."""
+        rows, steps, calls, complete = self._decode(batch)
+        start = (batch["token_type_ids"] == REST_TYPE).long().argmax(dim=1) + 1
+        answers = [ids[s:].tolist() for ids, s in zip(rows.ids, start.tolist(), strict=True)]
+        return {
+            "ids": rows.ids,
+            "attention_mask": rows.mask,
+            "text": [remove_trailing_pads(text, self.tokenizer) for text in self.tokenizer.batch_decode(answers)],
+            "output_start_idx": start,
+            "insertion_order": rows.order,
+            "steps_taken": steps,
+            "network_calls": calls,
+            "complete": complete,
+        }
+
+    def _decode(self, batch: ILMPredictionBatch) -> tuple[Rows, Tensor, Tensor, Tensor]:
+        """The finished rows, and of each: steps taken, network calls, whether CLS ended it."""
+        rows = Rows.of(batch)
+        B, device, step = len(rows.index), rows.ids.device, 0
+        lengths = (rows.mask & (rows.types == REST_TYPE)).sum(dim=1) - 1
+        steps, calls = (torch.zeros(B, dtype=torch.long, device=device) for _ in range(2))
+        complete = torch.zeros(B, dtype=torch.bool, device=device)
+        seeds, ended = self._seeds(batch, B), []
+        while len(rows.index):
+            live = rows.is_open.any(dim=1) & (lengths[rows.index] < self.max_length) & (step < self.max_steps)
+            ended.append(rows.select(~live))
+            rows = rows.select(live)
+            if not len(rows.index):
+                break
+            u = self._uniforms(seeds, step, device)[rows.index]
+            hidden = self.model.hidden(rows.ids, rows.mask, rows.types)
+            calls[rows.index] += 1
+            step += 1
+            length_logits = self.model.length_logits(hidden, rows.cls_position)
+            done = self._is_complete(length_logits, u[:, 0])
+            complete[rows.index] = done
+            ended.append(rows.select(done))
+            rows, hidden, u, length_logits = rows.select(~done), hidden[~done], u[~done, 1:], length_logits[~done]
+            if len(rows.index):
+                room = self.max_length - lengths[rows.index]
+                slots, tokens = self._choose(hidden, rows, u, self._most(length_logits, room))
+                rows = rows.insert(slots, tokens, step, self.tokenizer.pad_token_id)
+                lengths[rows.index] += (slots >= 0).sum(dim=1)
+                steps[rows.index] = step
+        return joined(ended or [rows], self.tokenizer.pad_token_id), steps, calls, complete
+
+    def _is_complete(self, length_logits: Float[Tensor, "rows classes"], u: Tensor) -> Bool[Tensor, " rows"]:
+        """Whether each row ends here, by what CLS says of class 0."""
+        p = length_logits.to(widest_float(length_logits.device)).softmax(dim=-1)[:, 0]
+        return u < p if self.stopping_threshold is None else p >= self.stopping_threshold
+
+    @staticmethod
+    def _most(length_logits: Tensor, room: Tensor) -> Integer[Tensor, " rows"]:
+        """Most tokens for one step of each row: those that it has room for, and those that CLS says are missing."""
+        if length_logits.shape[1] == 2:
+            return room
+        return torch.minimum(room, length_logits[:, 1:].argmax(dim=-1) + 1)
+
+    def _choose(
+        self, hidden: Tensor, rows: Rows, u: Tensor, most: Tensor
+    ) -> tuple[Integer[Tensor, "rows num"], Integer[Tensor, "rows num"]]:
+        """Gaps and their tokens, (R, parallel_slots); −1 for no insertion."""
+        final = self.model.final_layer
+        hidden = final.norm_final(hidden)
+        head = Head(final.linear.weight, self._suppressed(), self.temperature)
+        unfiltered = self.sampler == LogitsSampler()
+        if self.sampling == "joint" and not unfiltered:
+            slot, token = choose_pair(self.sampler, head, hidden, rows.is_open, u[:, 0])
+            return slot[:, None], token[:, None]
+        k = self.parallel_slots
+        slot_logits = head.slot_logits(hidden, rows.is_open)
+        slots = choose_slots(self.slot_sampler, slot_logits, u[:, :k], most, self.parallel_min_prob)
+        # The head runs on the chosen gaps only.
+        chosen = hidden[torch.arange(len(slots), device=slots.device)[:, None], slots.clamp(min=0)]
+        tokens = choose(self.sampler, head.logits(chosen.flatten(0, 1)), u[:, k:].flatten())
+        return slots, tokens.view(slots.shape)
+
+    def _suppressed(self) -> tuple[int, ...]:
+        named = [getattr(self.tokenizer, f"{name}_token_id", None) for name in self.suppressed]
+        return tuple(sorted({int(token) for token in (*named, *self.suppressed_ids) if token is not None}))
+
+    def _seeds(self, batch: ILMPredictionBatch, num_rows: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """A seed per row, the same whatever rows stand beside it, where the batch has `noise_seed`."""
+        own = batch.get("noise_seed")
+        if own is not None:
+            seeds = own.cpu().numpy().astype(np.uint64)
+        else:
+            base = torch.randint(2**62, ()).item() if self.seed is None else 0
+            seeds = np.uint64(base) + np.arange(num_rows, dtype=np.uint64)
+        bits: np.ndarray[Any, np.dtype[np.uint64]] = seeds ^ np.uint64((self.seed or 0) % 2**32 << 32)
+        return bits
+
+    def _uniforms(self, seeds: Any, step: int, device: torch.device) -> Float[Tensor, "batch draws"]:
+        """One number for the end, one per gap, one per token; stream 0 is the collators' corruption."""
+        drawn = uniforms(seeds, 1 + 2 * self.parallel_slots, stream=step + 1)
+        return torch.from_numpy(drawn).to(widest_float(device)).to(device)
+
+    def to_dict(self, batch: ILMPredictionBatch, preds: ILMPredictionDict) -> list[dict[str, Any]]:
+        """Rows of prompt, prediction, truth (where the batch has it), counts, and the step of each token."""
+
+        def decode(ids: Any) -> list[str]:
+            return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+        starts = preds["output_start_idx"].tolist()
+        answers = [row[start:].tolist() for row, start in zip(preds["ids"], starts, strict=True)]
+        orders = [row[start:].tolist() for row, start in zip(preds["insertion_order"], starts, strict=True)]
+        columns = {
+            "prompt": decode(batch["input_ids"].tolist()),
+            "prediction": decode(answers),
+            "steps_taken": preds["steps_taken"].tolist(),
+            "network_calls": preds["network_calls"].tolist(),
+            "insertion_order": [[step for step in row if step >= 0] for row in orders],
+        }
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        truth = batch.get("target_ids")
+        if truth is not None:
+            for row, text in zip(rows, decode(truth.tolist()), strict=True):
+                row["truth"] = text
+        return rows
+
+    def generate(self, prompts: list[str], seeds: Sequence[int] | None = None) -> list[str]:
+        """Answers to prompts, without special tokens; one with mask tokens is filled in there and given back whole.
+
+        Args:
+            prompts: of any lengths; an empty one asks for a sample from nothing. A run of masks is one slot for any
+                number of tokens, so "begin [MASK]" continues a text for a model trained on text alone.
+            seeds: one per prompt, which alone decide what is drawn; None: see `seed`.
+        """
+        texts = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        examples: list[dict[str, Any]] = [{"prompt_ids": ids} for ids in texts]
+        if seeds is not None:
+            examples = [{**ex, "noise_seed": seed} for ex, seed in zip(examples, seeds, strict=True)]
+        filled = [self.tokenizer.mask_token_id in ids for ids in texts]
+        answers = [""] * len(prompts)
+        device = next(self.model.parameters()).device
+        for collate in (ILMSeq2SeqPredCollator(self.tokenizer), ILMInfillCollator(self.tokenizer)):
+            is_infill = isinstance(collate, ILMInfillCollator)
+            places = [i for i, has_masks in enumerate(filled) if has_masks == is_infill]
+            if places:
+                collated = collate([examples[i] for i in places])
+                batch: Any = {name: value.to(device) for name, value in collated.items()}  # type: ignore[attr-defined]
+                for i, row in zip(places, self.to_dict(batch, self.predict(batch)), strict=True):
+                    answers[i] = row["prediction"]
+        return answers
