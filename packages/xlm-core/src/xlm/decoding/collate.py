@@ -1,0 +1,190 @@
+"""Rows of masked models: what is given, what may be masked, and blocks of masks to be filled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+
+import torch
+from jaxtyping import Bool, Integer
+from torch import Tensor
+
+from xlm.data.collate import Truncate, pad_ids, pad_prompt_and_answer, truncate_ids
+from xlm.errors import ConfigError, DataError
+from xlm.protocols import Tokenizer
+
+PadTo = Literal["longest", "block"]
+
+
+class CleanRows(NamedTuple):
+    """Rows before masking.
+
+    `maskable`: positions that the model has to learn. `num_tokens`: real tokens among them, what a loss per token
+    divides by; the filling behind an answer is learnt, but doesn't count.
+    """
+
+    ids: Integer[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
+    maskable: Bool[Tensor, "batch length"]
+    num_tokens: Integer[Tensor, " batch"]
+
+
+class MaskedPredictionBatch(TypedDict):
+    """What a predictor of masked models reads: rows with masks where tokens are wanted."""
+
+    input_ids: Integer[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
+    # Column at which the answer starts; everything before it is the prompt.
+    output_start_idx: int
+    # True answer and EOS, right-padded with the pad token.
+    target_ids: NotRequired[Integer[Tensor, "batch answer"]]
+    # Each example's own random stream.
+    noise_seed: NotRequired[Integer[Tensor, " batch"]]
+
+
+def width(rows: Sequence[Sequence[int]], block_size: int | None, pad_to: PadTo) -> int | None:
+    """Columns to pad to: the block, or the longest row where that is shorter; None for whatever is longest."""
+    if block_size is None or pad_to == "block":
+        return block_size
+    return min(block_size, max(map(len, rows), default=0))
+
+
+def _filled(rows: list[list[int]], block_size: int | None, truncate: Truncate, filler: int) -> list[list[int]]:
+    """Every row exactly block_size long: cut, or filled on the right."""
+    if block_size is None:
+        raise ConfigError(
+            "loss_on_padding needs block_size: filling to the longest row of a batch would make an example's loss "
+            "depend on its neighbours."
+        )
+    kept = [list(truncate_ids(row, block_size, truncate, "answer")) for row in rows]
+    return [row + [filler] * (block_size - len(row)) for row in kept]
+
+
+def answer_rows(
+    examples: Sequence[Any],
+    tokenizer: Tokenizer,
+    *,
+    with_prompt: bool,
+    block_size: int | None,
+    input_block_size: int | None = None,
+    loss_on_padding: bool = False,
+    prompt_truncate: Truncate = "error",
+    answer_truncate: Truncate = "error",
+    pad_to: PadTo = "longest",
+) -> CleanRows:
+    """`[pads] prompt [BOS] answer [EOS] [pads]`, all after BOS maskable; without prompts the rows start at BOS.
+
+    With loss_on_padding the rest of the block is filled with EOS, which is learnt too: so a model that is given a
+    block of masks finds out where the answer ends. Otherwise it is padding that nobody attends to.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    prompts = [list(example["prompt_ids"]) if with_prompt else [] for example in examples]
+    answers = [[bos, *example["input_ids"], eos] for example in examples]
+    lengths = torch.tensor([len(answer) - 1 for answer in answers])
+    if loss_on_padding:
+        answers = _filled(answers, block_size, answer_truncate, eos)
+    padded, start = pad_prompt_and_answer(
+        prompts,
+        answers,
+        tokenizer.pad_token_id,
+        prompt_length=width(prompts, input_block_size, pad_to),
+        answer_length=width(answers, block_size, pad_to),
+        prompt_truncate=prompt_truncate,
+        answer_truncate=answer_truncate,
+    )
+    maskable = padded.mask.clone()
+    # BOS is given; where it was cut off (truncation on the left), the first token stands in its column.
+    maskable[:, :start] = False
+    if maskable.shape[1] > start:
+        maskable[:, start] &= padded.ids[:, start] != bos
+    return CleanRows(padded.ids, padded.mask, maskable, torch.minimum(lengths, maskable.sum(dim=1)))
+
+
+def noise_seeds(examples: Sequence[Any]) -> Integer[Tensor, " batch"]:
+    """Each example's `noise_seed`; DataError where an example has none."""
+    if missing := [number for number, example in enumerate(examples) if "noise_seed" not in example]:
+        raise DataError(
+            f"Example {missing[0]} of a batch has no noise_seed, from which its masks would be drawn.\n"
+            "The loaders of xlm.datamodule add it; a loader of your own has to as well."
+        )
+    return torch.tensor([example["noise_seed"] for example in examples], dtype=torch.int64)
+
+
+def _prediction_batch(
+    ids: Tensor, mask: Tensor, start: int, examples: Sequence[Any], tokenizer: Tokenizer
+) -> MaskedPredictionBatch:
+    batch: MaskedPredictionBatch = {"input_ids": ids, "attention_mask": mask, "output_start_idx": start}
+    # Unconditional examples have an empty input and no prompt: there is no truth.
+    if examples and all("prompt_ids" in e and e.get("input_ids") is not None for e in examples):
+        truth = [[*example["input_ids"], tokenizer.eos_token_id] for example in examples]
+        batch["target_ids"] = pad_ids(truth, tokenizer.pad_token_id).ids
+    if examples and all("noise_seed" in example for example in examples):
+        batch["noise_seed"] = noise_seeds(examples)
+    return batch
+
+
+@dataclass
+class MasksAfterPrompt:
+    """`[pads] prompt [BOS] masks`: the whole block is masked, since nobody knows the answer's length.
+
+    Without prompts (unconditional) the rows are BOS and masks. The true answer, if any, goes to `target_ids` alone.
+
+    Args:
+        tokenizer: gives BOS, EOS, the mask and the pad id.
+        block_size: BOS and masks together, as in training.
+        input_block_size: most tokens of the prompt.
+        noise_schedule: part of every collator's arguments, unused here.
+        prompt_truncate: what a longer prompt loses, or "error".
+        pad_to: "longest" prompt of the batch, or always "block".
+    """
+
+    tokenizer: Tokenizer
+    block_size: int | None = None
+    input_block_size: int | None = None
+    noise_schedule: Any = None
+    prompt_truncate: Truncate = "error"
+    pad_to: PadTo = "longest"
+
+    def __call__(self, examples: Sequence[Any]) -> MaskedPredictionBatch:
+        if self.block_size is None or self.block_size < 2:
+            raise ConfigError(f"block_size is {self.block_size}; it must hold BOS and at least one mask.")
+        prompts = [list(example.get("prompt_ids") or []) for example in examples]
+        masks = [self.tokenizer.mask_token_id] * (self.block_size - 1)
+        padded, start = pad_prompt_and_answer(
+            prompts,
+            [[self.tokenizer.bos_token_id, *masks] for _ in examples],
+            self.tokenizer.pad_token_id,
+            prompt_length=width(prompts, self.input_block_size, self.pad_to),
+            prompt_truncate=self.prompt_truncate,
+        )
+        return _prediction_batch(padded.ids, padded.mask, start + 1, examples, self.tokenizer)
+
+
+@dataclass
+class MasksInPlace:
+    """`[BOS] text with masks [EOS] [pads]`: each mask is a slot for one token (infilling at known length).
+
+    The text is the example's `prompt_ids`; its `input_ids`, if any, is the truth without masks.
+
+    Args:
+        tokenizer: gives BOS, EOS and the pad id.
+        block_size: most tokens of a row, BOS and EOS included; None for no limit.
+        noise_schedule, input_block_size: part of every collator's arguments, unused here.
+        truncate: what a longer row loses, or "error".
+        pad_to: "longest" row of the batch, or always "block".
+    """
+
+    tokenizer: Tokenizer
+    block_size: int | None = None
+    input_block_size: int | None = None
+    noise_schedule: Any = None
+    truncate: Truncate = "error"
+    pad_to: PadTo = "longest"
+
+    def __call__(self, examples: Sequence[Any]) -> MaskedPredictionBatch:
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        rows = [[bos, *example["prompt_ids"], eos] for example in examples]
+        length = width(rows, self.block_size, self.pad_to)
+        padded = pad_ids(rows, self.tokenizer.pad_token_id, length=length, truncate=self.truncate)
+        return _prediction_batch(padded.ids, padded.mask, 1, examples, self.tokenizer)

@@ -1,0 +1,134 @@
+"""What a predictor of masked models hands back: answers cut at EOS, text, rows for a file, prompts as strings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypedDict
+
+import torch
+from jaxtyping import Bool, Integer
+from torch import Tensor
+
+from xlm.decoding.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
+from xlm.decoding.fill import Filled, Slots
+from xlm.errors import ConfigError
+from xlm.protocols import Tokenizer
+from xlm.utils.text import remove_trailing_pads
+
+
+class MaskedPredictionDict(TypedDict):
+    """`ids[:, output_start_idx:]` are answers with their EOS, then pads.
+
+    `order`: the row's own network call (from 0) that filled a position, -1 where nothing was filled.
+    """
+
+    ids: Integer[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
+    text: list[str]
+    output_start_idx: int
+    steps_taken: Integer[Tensor, " batch"]
+    network_calls: Integer[Tensor, " batch"]
+    order: Integer[Tensor, "batch length"]
+
+
+def suppressed_ids(tokenizer: Tokenizer, suppressed_tokens: Iterable[str] = ()) -> list[int]:
+    """Ids that never belong into an answer: mask, pad, BOS, CLS and SEP (unless one of them is EOS), and those named.
+
+    ConfigError for a name that the tokenizer doesn't know.
+    """
+    names = ("mask", "pad", "bos", "cls", "sep")
+    special = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    special -= {None, tokenizer.eos_token_id}
+    for token in suppressed_tokens:
+        number = tokenizer.convert_tokens_to_ids(token)
+        if number is None or tokenizer.convert_ids_to_tokens(number) != token:
+            raise ConfigError(f"predictor.suppressed_tokens names {token!r}, which the tokenizer doesn't know.")
+        special.add(number)
+    return sorted(special)  # type: ignore[type-var]
+
+
+def slots_of(batch: MaskedPredictionBatch, mask_token_id: int) -> Slots:
+    """Every mask of a batch is a slot."""
+    mask = batch["attention_mask"].bool()
+    return Slots.of((batch["input_ids"] == mask_token_id) & mask, mask)
+
+
+def finished(batch: MaskedPredictionBatch, slots: Slots, filled: Filled, tokenizer: Tokenizer) -> MaskedPredictionDict:
+    """The prediction of a filled batch: whatever was filled behind an answer's first EOS becomes padding."""
+    start = batch["output_start_idx"]
+    ends = slots.masked & (filled.ids == tokenizer.eos_token_id)
+    behind = slots.masked & (ends.long().cumsum(dim=1) - ends.long() > 0)
+    ids = filled.ids.masked_fill(behind, tokenizer.pad_token_id)
+    texts = tokenizer.batch_decode(ids[:, start:].tolist())
+    return {
+        "ids": ids,
+        "attention_mask": batch["attention_mask"].bool() & ~behind,
+        "text": [remove_trailing_pads(text, tokenizer) for text in texts],
+        "output_start_idx": start,
+        "steps_taken": filled.network_calls,
+        "network_calls": filled.network_calls,
+        "order": filled.order.masked_fill(behind, -1),
+    }
+
+
+def as_rows(batch: MaskedPredictionBatch, preds: MaskedPredictionDict, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """JSON-able rows of prompt, prediction, steps taken, network calls, and truth where the batch has it."""
+    start = preds["output_start_idx"]
+
+    def decode(rows: Tensor) -> list[str]:
+        return tokenizer.batch_decode(rows.tolist(), skip_special_tokens=True)
+
+    # A prompt with slots in it is shown whole, as it was given.
+    in_place = start == 1 and bool((batch["input_ids"][:, 1:] != tokenizer.mask_token_id).any())
+    prompts = _with_masks(batch, tokenizer) if in_place else decode(batch["input_ids"][:, :start])
+    predictions = decode(preds["ids"][:, start:])
+    calls = preds["network_calls"].tolist()
+    rows: list[dict[str, Any]] = [
+        {"prompt": prompt, "prediction": prediction, "steps_taken": n, "network_calls": n}
+        for prompt, prediction, n in zip(prompts, predictions, calls, strict=True)
+    ]
+    truth = batch.get("target_ids")
+    if truth is not None:
+        for row, text in zip(rows, decode(truth), strict=True):
+            row["truth"] = text
+    return rows
+
+
+def _with_masks(batch: MaskedPredictionBatch, tokenizer: Tokenizer) -> list[str]:
+    """The given rows between BOS and EOS, as text that shows the masks."""
+    rows = zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), strict=True)
+    return [tokenizer.decode([t for t, real in zip(ids, mask, strict=True) if real][1:-1]) for ids, mask in rows]
+
+
+def generate(
+    predict: Callable[[MaskedPredictionBatch], Mapping[str, Any]],
+    tokenizer: Any,
+    prompts: list[str],
+    block_size: int | None,
+    seed: int | None,
+    device: torch.device,
+) -> list[str]:
+    """Text for each prompt: its masks filled in place where it has some, else an answer of at most a block.
+
+    The n-th prompt draws from the stream of (seed, n); without a seed, from torch's global generator.
+    """
+    base = int(torch.randint(2**62, ())) if seed is None else 0
+    examples = [
+        {"prompt_ids": tokenizer(prompt, add_special_tokens=False)["input_ids"], "noise_seed": base + number}
+        for number, prompt in enumerate(prompts)
+    ]
+    texts = [""] * len(prompts)
+    for collate, in_place in (
+        (MasksInPlace(tokenizer), True),
+        (MasksAfterPrompt(tokenizer, block_size), False),
+    ):
+        chosen = [n for n, e in enumerate(examples) if (tokenizer.mask_token_id in e["prompt_ids"]) == in_place]
+        if not chosen:
+            continue
+        batch: Any = collate([examples[n] for n in chosen])  # type: ignore[operator]
+        batch = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+        preds = predict(batch)
+        answers = preds["ids"][:, preds["output_start_idx"] :].tolist()
+        for n, text in zip(chosen, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True):
+            texts[n] = text
+    return texts

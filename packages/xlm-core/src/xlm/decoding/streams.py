@@ -1,0 +1,95 @@
+"""Random numbers by address (seed, stream, counter), so that what a row draws never depends on its neighbours."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from jaxtyping import Float, Integer, Shaped
+from torch import Tensor
+
+from xlm.sampling import widest_float
+
+# Constants of SplitMix64 (Steele, Lea, Flood 2014) as signed 64-bit integers, whose products wrap as unsigned ones do.
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_FACTOR_1 = 0xBF58476D1CE4E5B9 - 2**64
+_FACTOR_2 = 0x94D049BB133111EB - 2**64
+_LOGITS_AT_ONCE = 2**22
+
+
+class Stream(IntEnum):
+    """What a number is for: draws for different purposes are independent."""
+
+    TIME = 1
+    MASK = 2
+    ORDER = 3
+    TOKEN = 4
+    REMASK = 5
+    ROW = 6
+
+
+def mix(x: Integer[Tensor, "*shape"]) -> Integer[Tensor, "*shape"]:
+    """The finaliser of SplitMix64: every bit of the result depends on every bit of x, int64 to int64."""
+    x = x + _GOLDEN
+    # >> keeps the sign, so the bits that it moves in are cleared.
+    x ^= (x >> 30) & (2**34 - 1)
+    x *= _FACTOR_1
+    x ^= (x >> 27) & (2**37 - 1)
+    x *= _FACTOR_2
+    return x.bitwise_xor_((x >> 31) & (2**33 - 1))
+
+
+def uniform(
+    seeds: Integer[Tensor, "*#shape"], stream: Stream, counters: Integer[Tensor, "*#shape"] | int = 0
+) -> Float[Tensor, "*shape"]:
+    """U(0, 1), open at both ends, float64 where the device has it; seeds and counters broadcast."""
+    keys = mix(mix(seeds) ^ int(stream))
+    dtype = widest_float(seeds.device)
+    # One bit fewer than the mantissa holds, so that adding a half cannot round up to 1.
+    bits = 52 if dtype == torch.float64 else 23
+    whole = (mix(keys + counters) >> (64 - bits)) & (2**bits - 1)
+    return whole.to(dtype).add_(0.5).mul_(2.0**-bits)
+
+
+def gumbel(
+    seeds: Integer[Tensor, "*#shape"], stream: Stream, counters: Integer[Tensor, "*#shape"] | int = 0
+) -> Float[Tensor, "*shape"]:
+    """Gumbel(0, 1): its sum with logits has a draw from their softmax as argmax."""
+    return uniform(seeds, stream, counters).log_().neg_().log_().neg_()
+
+
+def gumbel_argmax(
+    logits: Float[Tensor, "rows vocab"], seeds: Integer[Tensor, " rows"], counters: Integer[Tensor, " rows"]
+) -> Integer[Tensor, " rows"]:
+    """One draw from each row's softmax in float64, by chunks of rows; (seed, counter) says which draw it is."""
+    keys = mix(mix(seeds) ^ counters)
+    vocabulary = torch.arange(logits.shape[-1], device=logits.device)
+    drawn = []
+    rows_at_once = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
+    for chunk, key in zip(logits.split(rows_at_once), keys.split(rows_at_once), strict=True):
+        noise = gumbel(key[:, None], Stream.TOKEN, vocabulary)
+        drawn.append(noise.add_(chunk).argmax(dim=-1))
+    return torch.cat(drawn) if drawn else seeds.new_zeros(0)
+
+
+def row_seeds(
+    num_rows: int,
+    seed: int | None = None,
+    noise_seed: Shaped[Tensor, " rows"] | None = None,
+    device: torch.device | str | None = None,
+) -> Integer[Tensor, " rows"]:
+    """A seed for each row of a batch.
+
+    With `noise_seed` (the examples' own) a row's seed follows from it and `seed` (None: 0), else from `seed` and
+    the row's number. With neither, from torch's global generator.
+    """
+    if noise_seed is not None:
+        return mix(noise_seed.to(device=device, dtype=torch.int64) ^ _as_int64(seed or 0))
+    if seed is None:
+        seed = int(torch.randint(2**62, ()))
+    base = torch.tensor(_as_int64(seed), device=device)
+    return mix(mix(base) ^ torch.arange(num_rows, device=device) ^ (int(Stream.ROW) << 32))
+
+
+def _as_int64(value: int) -> int:
+    return (value + 2**63) % 2**64 - 2**63

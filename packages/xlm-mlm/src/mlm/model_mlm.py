@@ -1,0 +1,79 @@
+"""The masked network: a pre-LN bidirectional transformer with rotary positions and an untied output layer."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
+
+from xlm.model import Model
+from xlm.modules.attention import drop_full_mask, positions_from_mask
+from xlm.modules.rotary_transformer import (
+    RotaryEmbedding,
+    RotaryTransformerFinalLayer,
+    RotaryTransformerLayer,
+    RotaryTransformerLayerList,
+)
+
+
+class RotaryMLM(nn.Module, Model):
+    """p(x_i | what is visible) for every position of a sequence.
+
+    Args:
+        num_embeddings: vocabulary, special tokens included (V).
+        d_model, num_layers, nhead, dim_feedforward: sizes; dim_feedforward None is 4 · d_model.
+        dropout, activation, layer_norm_eps: of every layer.
+        max_length: positions the rotary table is made for at once; it grows when needed.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        nhead: int = 12,
+        dim_feedforward: int | None = None,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        layer_norm_eps: float = 1e-5,
+        max_length: int = 1024,
+    ) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(num_embeddings, d_model)
+        nn.init.normal_(self.embed_tokens.weight, std=0.02)
+        layer = RotaryTransformerLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
+        rotary = RotaryEmbedding(d_model // nhead, cache_size=max_length)
+        self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
+        self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps)
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The linear map from features to logits."""
+        return self.final_layer.linear
+
+    def features(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length d_model"]:
+        """What the output layer reads.
+
+        Args:
+            input_ids: (B, L), masks where tokens are to be predicted.
+            attention_mask: (B, L), True where a token is real; padding is seen by nobody and moves no position.
+            positions: (B, L); None counts the real tokens of each row from 0.
+        """
+        attention_mask = drop_full_mask(attention_mask)
+        if positions is None and attention_mask is not None:
+            positions = positions_from_mask(attention_mask)
+        x = self.layers(self.embed_tokens(input_ids), attention_mask, positions)
+        return self.final_layer.norm_final(x)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length vocab"]:
+        """Logits at every position, (B, L, V)."""
+        return self.output_layer(self.features(input_ids, attention_mask, positions))  # type: ignore[no-any-return]
