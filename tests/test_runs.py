@@ -145,7 +145,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, uni
 def test_a_finished_run_says_so_and_scores_again(uninterrupted: Path) -> None:
     before = weights(uninterrupted)
     done = xlm(uninterrupted.parents[1], *command(*STEPS, "job_name=a")[1:])
-    assert "seq2seq_exact_match" in done.stdout
+    assert "exact_match" in done.stdout
     after = weights(uninterrupted)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -182,7 +182,7 @@ def test_evaluation_gives_the_number_of_the_run_without_train_data(uninterrupted
     evaluated = results(uninterrupted, "eval_test.json")["metrics"]
     trained = results(uninterrupted, "results.json")["metrics"]
     assert evaluated["test/lm/accumulated_loss"] == pytest.approx(trained["test/lm/accumulated_loss"], rel=1e-6)
-    assert evaluated["test/prediction/seq2seq_exact_match"] == trained["test/prediction/seq2seq_exact_match"]
+    assert evaluated["test/prediction/exact_match"] == trained["test/prediction/exact_match"]
 
 
 def test_generation_writes_rows(uninterrupted: Path) -> None:
@@ -245,8 +245,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(tmp_pa
 def test_overfitting_one_batch_reaches_exact_match_one(tmp_path: Path) -> None:
     xlm(tmp_path, "train", "job_name=t", "experiment=star_easy_arlm", "debug=overfit")
     metrics = results(tmp_path / "runs/debug/t", "results.json")["metrics"]
-    assert metrics["test/prediction/seq2seq_exact_match"] == 1.0
-    assert metrics["val/prediction/seq2seq_exact_match"] == 1.0
+    assert metrics["test/prediction/exact_match"] == 1.0
+    assert metrics["val/prediction/exact_match"] == 1.0
 
 
 def test_compiling_the_loss_changes_no_result(tmp_path: Path) -> None:

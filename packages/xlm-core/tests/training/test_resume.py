@@ -103,6 +103,7 @@ def test_thinning_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
 
 
 def test_differences_name_key_and_values() -> None:
-    old = {"model": {"d": 1, "n": 2}, "seed": 1, "trainer": {"max_steps": 5}}
-    cfg = OmegaConf.create({"model": {"d": 1, "n": 3}, "seed": 1, "trainer": {"max_steps": 9}})
+    old = OmegaConf.create({"model": {"d": 1, "n": 2, "w": "${eval:1+1}"}, "seed": 1, "trainer": {"max_steps": 5}})
+    cfg = OmegaConf.create({"model": {"d": 1, "n": 3, "w": "${eval:1+1}"}, "seed": "${s}", "s": 1, "trainer": {}})
     assert config_differences(old, cfg) == ["model.n: 2 → 3"]
+    assert config_differences(cfg, OmegaConf.create(OmegaConf.to_yaml(cfg))) == []

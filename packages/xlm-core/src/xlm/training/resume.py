@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import CheckpointCorruptError, CheckpointError
 from xlm.utils.rank_zero import RankedLogger
@@ -74,11 +75,9 @@ def _newness(file: Path) -> tuple[int, bool, float]:
     return step, file.name != "best.ckpt", file.stat().st_mtime
 
 
-def config_differences(old: dict[str, Any], cfg: DictConfig) -> list[str]:
+def config_differences(old: DictConfig, cfg: DictConfig) -> list[str]:
     """Lines `key: old → new` for the settings that make the run of a checkpoint another run than `cfg`."""
-    new = {key: OmegaConf.to_container(cfg, resolve=False).get(key) for key in IDENTITY}  # type: ignore[union-attr]
-    before = _flatten({key: old.get(key) for key in IDENTITY})
-    after = _flatten(new)
+    before, after = _identity(old), _identity(cfg)
     return [
         f"{key}: {before.get(key)} → {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
@@ -86,10 +85,24 @@ def config_differences(old: dict[str, Any], cfg: DictConfig) -> list[str]:
     ]
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict):
-        flat: dict[str, Any] = {}
-        for key, value in tree.items():
-            flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: tree}
+def _identity(cfg: DictConfig) -> dict[str, Any]:
+    """Dotted key → value of every leaf below the keys of IDENTITY."""
+    found: dict[str, Any] = {}
+    for key in IDENTITY:
+        if key in cfg:
+            _collect(cfg, key, key, found)
+    return found
+
+
+def _collect(parent: Any, key: Any, dotted: str, found: dict[str, Any]) -> None:
+    try:
+        value = parent[key]
+    except OmegaConfBaseException:
+        # A late value, such as the tokenizer's size, doesn't exist yet: its text stands for it.
+        found[dotted] = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index, call-overload]
+        return
+    if isinstance(value, DictConfig):
+        for name in value:
+            _collect(value, name, f"{dotted}.{name}", found)
+    else:
+        found[dotted] = OmegaConf.to_container(value, resolve=False) if isinstance(value, ListConfig) else value
