@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -94,7 +95,11 @@ def fresh_process() -> Iterator[None]:
     from xlm.utils.components import clear_components
 
     path, modules = list(sys.path), set(sys.modules)
+    log = logging.getLogger()
+    level, handlers = log.level, list(log.handlers)
     yield
+    log.handlers[:] = handlers
+    log.setLevel(level)
     activate({})
     clear_components()
     HydraConfig.instance().cfg = None

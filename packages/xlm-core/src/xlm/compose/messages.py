@@ -16,7 +16,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from xlm.compose.search import config_files, group_members, nearest_keys, searched_places
+from xlm.compose.search import config_files, group_members, group_names, nearest_keys, searched_places
 from xlm.errors import BadTargetError, ConfigError, MissingConfigError, XLMError, did_you_mean, nearest_names
 from xlm.external_models import Discovery, active_models
 from xlm.utils.instantiate import explain
@@ -28,6 +28,7 @@ _WHERE = re.compile(r"^In '([^']+)': ")
 _NOT_FOUND = re.compile(r"Could not (?:find|load) '([^']+)'")
 _NO_OVERRIDE = re.compile(r"Could not override '([^']+)'")
 _NO_DELETE = re.compile(r"Could not delete from config\. '([^']+)' does not exist")
+_NO_GROUP = re.compile(r"config group '([^']+)' does not\s+exist")
 _NOT_CHOSEN = re.compile(r"You must specify '([^']+)', e\.g")
 
 
@@ -58,7 +59,7 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
         return _missing_value(error)
     if isinstance(error, OmegaConfBaseException):
         return ConfigError(_omegaconf_text(error), key=error.full_key)
-    for pattern, describe in ((_NOT_CHOSEN, _not_chosen), (_NO_OVERRIDE, _no_key), (_NO_DELETE, _no_key)):
+    for pattern, describe in _DESCRIPTIONS:
         match = pattern.search(text)
         if match:
             return describe(match.group(1), overrides)
@@ -151,6 +152,16 @@ def _no_key(key: str, overrides: Sequence[str]) -> ConfigError:
     if not override.startswith("~"):
         lines.append(f"To add a new key, write +{override}")
     return ConfigError("\n".join(lines), key=key)
+
+
+def _no_group(group: str, overrides: Sequence[str]) -> ConfigError:
+    override = next((text for text in overrides if text.lstrip("+~").startswith(f"{group}@")), f"{group}@…")
+    lines = [f"There is no group '{group}' (override '{override}')."]
+    lines += [hint] if (hint := did_you_mean(nearest_names(group, group_names()))) else []
+    return ConfigError("\n".join(lines), key=group)
+
+
+_DESCRIPTIONS = ((_NOT_CHOSEN, _not_chosen), (_NO_OVERRIDE, _no_key), (_NO_DELETE, _no_key), (_NO_GROUP, _no_group))
 
 
 def _missing_value(error: MissingMandatoryValue) -> ConfigError:

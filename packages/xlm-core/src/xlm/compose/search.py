@@ -28,6 +28,11 @@ def group_members(group: str) -> list[str]:
     return sorted({path.stem for folder in config_folders() for path in (folder / group).glob("*.yaml") if group})
 
 
+def group_names() -> list[str]:
+    """The groups at the top of all folders, sorted."""
+    return sorted({path.name for folder in config_folders() for path in folder.glob("[!_]*/")})
+
+
 def searched_places() -> list[str]:
     """Whose folders were searched, in order."""
     return ["xlm-core", *(model.provider for model in active_models().values())]
@@ -45,7 +50,7 @@ def nearest_keys(key: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
         prefix = ".".join(parts[:depth])
         known = [str(name) for name in node] if isinstance(node, dict) else []
         if depth == 0:
-            known += [folder.name for root in config_folders() for folder in root.glob("*/")]
+            known += group_names()
         if part not in known:
             dotted = [f"{prefix}.{name}" if prefix else name for name in nearest_names(part, dict.fromkeys(known))]
             return ".".join(parts[: depth + 1]), dotted

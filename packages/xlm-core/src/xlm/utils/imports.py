@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, cast
 
-from xlm.errors import BadTargetError
+from xlm.errors import BadTargetError, did_you_mean, nearest_names
 
 
 def get_object(path: str, *, key: str | None = None) -> Any:
@@ -24,7 +24,8 @@ def get_object(path: str, *, key: str | None = None) -> Any:
         try:
             found = getattr(found, parts[depth])
         except AttributeError as error:
-            raise BadTargetError(path, f"AttributeError: {error}", key=key) from error
+            hint = did_you_mean(nearest_names(parts[depth], dir(found), 1))
+            raise BadTargetError(path, f"AttributeError: {error}. {hint}".rstrip(), key=key) from error
     return found
 
 

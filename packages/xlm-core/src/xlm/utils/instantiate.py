@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from xlm.errors import BadArgumentError, BadTargetError, ConfigError, XLMError, did_you_mean, nearest_names
-from xlm.utils.imports import get_function, import_reason
+from xlm.utils.imports import get_function, get_object, import_reason
 
 _TARGET = re.compile(r"(?:Error locating target|Error in call to target) '([^']+)'")
 _FULL_KEY = re.compile(r"^full_key: (\S+)$", re.MULTILINE)
@@ -61,7 +61,7 @@ def explain(error: Exception) -> Exception:
     key_found = _FULL_KEY.search(text)
     key = key_found.group(1) if key_found else None
     if text.startswith("Error locating target"):
-        return BadTargetError(target, import_reason(cause), key=key)
+        return BadTargetError(target, _location_reason(target, cause), key=key)
     if isinstance(cause, XLMError):
         return cause
     if isinstance(cause, TypeError) and _raised_by_the_call(cause):
@@ -69,6 +69,15 @@ def explain(error: Exception) -> Exception:
     if text.startswith("Error in call to target") and isinstance(cause, Exception):
         return cause
     return ConfigError(_FULL_KEY.sub("", text).strip() + (f"\nKey: {key}" if key else ""), key=key)
+
+
+def _location_reason(target: str, cause: BaseException | None) -> str:
+    """Our own search names a missing attribute, where Hydra's tries to import it as a module."""
+    try:
+        get_object(target)
+    except BadTargetError as error:
+        return error.reason
+    return import_reason(cause)
 
 
 def _raised_by_the_call(error: TypeError) -> bool:

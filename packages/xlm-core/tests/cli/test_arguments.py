@@ -1,0 +1,79 @@
+"""The command line before Hydra reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xlm.cli.arguments import check_sweep_names, parse_arguments
+from xlm.errors import ConfigError, UnknownJobError
+from xlm.jobs import BUILT_IN_JOBS, Job
+
+JOBS = [Job("draw", "a.draw", "", "a")]
+
+
+@pytest.mark.parametrize("job", [*BUILT_IN_JOBS, "draw"])
+def test_the_short_form_of_every_job(job: str) -> None:
+    assert parse_arguments([job, "a=1"], JOBS).overrides == (f"job_type={job}", "a=1")
+    assert parse_arguments(["-m", job, "a=1,2"], JOBS).overrides == (f"job_type={job}", "a=1,2")
+    assert parse_arguments(["a=1", job], JOBS).overrides == ("a=1", f"job_type={job}")
+    assert parse_arguments([f"job_type={job}"], JOBS).overrides == (f"job_type={job}",)
+
+
+@pytest.mark.parametrize("args", [["trian"], ["trian", "a=1"], ["job_type=trian"], ["a=1", "job_type=trian"]])
+def test_misspelt_jobs(args: list[str]) -> None:
+    with pytest.raises(UnknownJobError, match="Did you mean 'train'"):
+        parse_arguments(args, JOBS)
+
+
+def test_two_jobs_at_once() -> None:
+    with pytest.raises(ConfigError, match="one of them is enough"):
+        parse_arguments(["train", "job_type=eval"], JOBS)
+
+
+def test_flags_and_overrides_may_be_mixed() -> None:
+    arguments = parse_arguments(["a=1", "--multirun", "b=1,2", "--config-dir", "conf", "~c"])
+    assert arguments.overrides == ("a=1", "b=1,2", "~c")
+    assert arguments.flags == ("--multirun", "--config-dir", "conf")
+    assert arguments.config_dirs == (Path("conf").resolve(),)
+    assert arguments.multirun
+    assert not arguments.shows_only
+    assert parse_arguments(["--cfg", "job", "a=1", "--resolve"]).shows_only
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--experiment=toy"], "Overrides are written without dashes: experiment=toy"),
+        (["-x"], "Unknown option '-x'. See xlm --help."),
+        (["--cfg", "nope"], "invalid choice: 'nope'"),
+        (["--config-dir"], "expected one argument"),
+    ],
+)
+def test_flags_that_hydra_does_not_have(args: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments(args)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "job_name=x", "seed=1,2"],
+        ["-m", "train", "job_name=x", "seed=1"],
+        ["-m", "train", "seed=1,2"],
+        ["-m", "train", "job_name=x,y", "seed=1,2"],
+        ["-m", "eval", "job_name=x", "seed=1,2"],
+        ["-m", "train", "job_name=x", "seed=1,2", "paths.run_dir=runs/x/${seed}"],
+        ["-m", "train", "job_name=x", "seed=[1"],
+    ],
+)
+def test_sweeps_that_name_their_runs(args: list[str]) -> None:
+    check_sweep_names(parse_arguments(args))
+
+
+@pytest.mark.parametrize("args", [["-m", "job_name=x", "seed=1,2"], ["-m", "train", "job_name=x", "seed=range(3)"]])
+def test_a_sweep_into_one_folder_is_refused(args: list[str]) -> None:
+    with pytest.raises(ConfigError, match="job_name=x would be the folder of every run of this sweep"):
+        check_sweep_names(parse_arguments(args))

@@ -1,0 +1,41 @@
+"""`xlm --help` explains the jobs, the overrides and where models were found, whatever state they are in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from xlm import __version__
+from xlm.cli.main import main
+from xlm.jobs import BUILT_IN_JOBS
+
+if TYPE_CHECKING:
+    from ..conftest import WriteModel
+
+
+@pytest.mark.parametrize("args", [[], ["-h"], ["--help"], ["help"], ["train", "--help"]])
+def test_help(args: list[str], work_dir: Path, write_model: WriteModel, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(work_dir / "toy")
+    (work_dir / "xlm_models.json").write_text('{"toy": "toy", "lost": "lost"}')
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    for job in BUILT_IN_JOBS.values():
+        assert job.name in out
+        assert job.help in out
+    for part in ("hello_toy", "experiment=[", "~datamodule", "-m seed", "debug=overfit", "XLM_MODELS_PATH"):
+        assert part in out
+    assert "unknown, from xlm_models.json" in out
+    assert "model 'lost' is listed" in out
+
+
+def test_help_never_fails_for_broken_models(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work_dir / "xlm_models.json").write_text("{")
+    assert main(["--help"]) == 0
+    assert "xlm_models.json: it cannot be read as JSON" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"xlm {__version__}\n"

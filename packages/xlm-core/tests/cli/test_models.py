@@ -1,0 +1,114 @@
+"""`xlm models`: a row for each model, problems in full, and an exit code that says whether something is broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from xlm.cli.main import main
+
+if TYPE_CHECKING:
+    from ..conftest import WriteModel
+
+
+def list_models(folder: Path, **models: object) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "xlm_models.json").write_text(json.dumps(models))
+
+
+def table(text: str) -> dict[str, str]:
+    lines = text.splitlines()
+    assert lines[0].split() == ["name", "version", "source", "directory", "problems"]
+    return {line.split()[0]: line for line in lines[1:] if line.strip()}
+
+
+def test_rows(work_dir: Path, write_model: WriteModel, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(work_dir / "toy", init="__version__ = '0.3.0'\n")
+    list_models(work_dir, toy="toy")
+    assert main(["models"]) == 0
+    out, err = capsys.readouterr()
+    row = table(out)["toy"]
+    for part in ("0.3.0", "xlm_models.json", str(work_dir / "toy"), "none"):
+        assert part in row
+    assert err == ""
+
+
+def test_conflicts_are_shown_beside_the_others(
+    work_dir: Path, write_model: WriteModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(work_dir / "good", "good")
+    for folder in (work_dir, work_dir / "xlm-models"):
+        write_model(folder / "toy")
+        list_models(folder, toy="toy")
+    list_models(work_dir, toy="toy", good="good")
+    assert main(["models"]) == 1
+    out, err = capsys.readouterr()
+    assert "Duplicate model name: toy" in table(out)["toy"]
+    assert "none" in table(out)["good"]
+    assert err.count("Error: Duplicate model name: toy") == 1
+    assert str(work_dir / "xlm-models" / "toy") in err
+
+
+def test_what_is_broken_and_what_is_tolerated(
+    work_dir: Path,
+    write_model: WriteModel,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_model(work_dir / "toy")
+    list_models(work_dir, toy="toy", lost="lost")
+    assert main(["models"]) == 0
+    out, err = capsys.readouterr()
+    assert "does not exist" in table(out)["lost"]
+    assert err.startswith("Warning: xlm_models.json: model 'lost' is listed with the directory")
+    (work_dir / "empty").mkdir()
+    list_models(work_dir, toy="toy", empty="empty")
+    assert main(["models"]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("Error: Model 'empty' in")
+    assert "Warning" not in err
+    monkeypatch.setenv("XLM_MODELS_PACKAGES", "my_model")
+    list_models(work_dir, toy="toy")
+    assert main(["models"]) == 1
+    out, err = capsys.readouterr()
+    assert "No module named 'my_model'" in table(out)["my_model"]
+    assert err.startswith("Error: No module named 'my_model', which XLM_MODELS_PACKAGES lists.")
+
+
+def test_a_broken_file_leaves_the_rest_in_the_table(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work_dir / "xlm_models.json").write_text("{")
+    assert main(["models"]) == 1
+    assert "Error: xlm_models.json: it cannot be read as JSON" in capsys.readouterr().err
+
+
+def test_hidden_configs_and_unusable_jobs(
+    work_dir: Path, write_model: WriteModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_model(work_dir / "toy")
+    list_models(work_dir, toy="toy")
+    (root / "configs" / "commands.yaml").write_text("train: toy.parts.hello\n")
+    (root / "configs" / "datamodule" / "default.yaml").write_text("a: 1\n")
+    assert main(["models"]) == 0
+    out, err = capsys.readouterr()
+    assert "datamodule/default.yaml is hidden by xlm-core" in table(out)["toy"]
+    assert "Warning: Model 'toy' brings a job 'train'" in err
+
+
+def test_a_terminal_gets_a_table_with_lines(
+    work_dir: Path, write_model: WriteModel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(work_dir / "toy")
+    list_models(work_dir, toy="toy")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "toy" in out
+    assert "│" in out or "|" in out
+
+
+def test_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "toy"]) == 1
+    assert "xlm models takes no arguments" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""What is checked of a composed configuration before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from xlm.compose.checks import check_config
+from xlm.errors import ConfigError, MissingRoleError
+
+CHOICES = {"model_type": "arlm", "datamodule": "x"}
+
+
+def config(**changes: Any) -> DictConfig:
+    base: dict[str, Any] = {
+        "global_batch_size": 64,
+        "per_device_batch_size": 32,
+        "trainer": {"devices": "auto", "num_nodes": 1},
+        "collators": {"lm": {"_target_": "a.B"}, "seq2seq": {"_target_": "a.C"}},
+        "datamodule": {
+            "dataset_managers": {
+                "train": {"lm": {"collator": "${collators.lm}"}},
+                "val": {"lm": {"collator": "${collators.seq2seq}"}, "gone": None},
+                "predict": {},
+                "test": None,
+            }
+        },
+    }
+    return OmegaConf.create({**base, **changes})
+
+
+def test_a_complete_configuration_passes() -> None:
+    check_config(config(), CHOICES)
+    check_config(config(datamodule=None), CHOICES)
+    check_config(config(collators=None, datamodule={}), CHOICES)
+
+
+def test_a_role_that_nobody_fills() -> None:
+    cfg = config(datamodule={"dataset_managers": {"train": {"lm": {"collator": "${collators.infill}"}}}})
+    with pytest.raises(MissingRoleError) as caught:
+        check_config(cfg, CHOICES)
+    assert str(caught.value) == (
+        "model_type 'arlm' has no collator for the role 'infill', which datamodule 'x' needs; it has: lm, seq2seq"
+    )
+    assert (caught.value.role, caught.value.available) == ("infill", ("lm", "seq2seq"))
+
+
+@pytest.mark.parametrize("filled", [None, "???"])
+def test_an_empty_role_is_not_filled(filled: object) -> None:
+    with pytest.raises(MissingRoleError, match="it has: seq2seq"):
+        check_config(config(collators={"lm": filled, "seq2seq": {"_target_": "a.C"}}), CHOICES)
+
+
+def test_without_the_loader_that_asks_nothing_is_missing() -> None:
+    cfg = config(collators={"seq2seq": {"_target_": "a.C"}})
+    del cfg.datamodule.dataset_managers["train"]
+    check_config(cfg, CHOICES)
+
+
+def test_a_loader_without_any_collator() -> None:
+    cfg = config(datamodule={"dataset_managers": {"val": {"prediction": {"collator": "???"}}}})
+    with pytest.raises(ConfigError) as caught:
+        check_config(cfg, CHOICES)
+    assert "The dataloader val/prediction has no collator: model_type 'arlm' attaches none" in str(caught.value)
+    assert "~datamodule.dataset_managers.val.prediction" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_batch_size": 100}, "100 is not divisible by per_device_batch_size 32"),
+        ({"global_batch_size": 64, "trainer": {"devices": 4, "num_nodes": 1}}, "32 × 4 devices × 1 nodes = 128"),
+        ({"global_batch_size": 64, "trainer": {"devices": "auto", "num_nodes": 3}}, "32 × 3 nodes = 96"),
+        ({"global_batch_size": None}, "global_batch_size must be a positive whole number, not None"),
+        ({"per_device_batch_size": "x"}, "per_device_batch_size must be a positive whole number, not 'x'"),
+    ],
+)
+def test_batch_sizes(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_config(config(**changes), CHOICES)
+    assert message in str(caught.value)
