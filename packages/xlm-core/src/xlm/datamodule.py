@@ -141,13 +141,12 @@ class TextDataModule(LightningDataModule):
         """Open what `stage` (fit, validate, test, predict; None: all) needs, and nothing else."""
         for _, _, manager in self._managers(stage):
             manager.setup(self.tokenizer, self.cache_dir, self.num_dataset_workers)
-        overfits_train = flags.DEBUG_OVERFIT and stage != "fit" and self.dataset_managers["train"]
-        if overfits_train:  # its batch stands in for the other splits
-            next(iter(self.dataset_managers["train"].values())).setup(self.tokenizer, self.cache_dir)
+        if flags.DEBUG_OVERFIT and stage != "fit":  # a training batch stands in for the other splits
+            for manager in self.dataset_managers["train"].values():
+                manager.setup(self.tokenizer, self.cache_dir, self.num_dataset_workers)
 
     def _stage(self) -> str | None:
-        stage: str | None = self.trainer.state.fn if self.trainer is not None else None
-        return {"fit": "fit", "validate": "validate", "test": "test", "predict": "predict"}.get(stage or "")
+        return self.trainer.state.fn if self.trainer is not None else None
 
     def _managers(self, stage: str | None) -> list[tuple[str, str, DatasetManager]]:
         return [

@@ -70,7 +70,7 @@ class DataCache:
         built = False
         if rows is None:
             self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / f"{path.name}.lock"):
+            with FileLock(self.root / f".{path.name}.lock"):
                 rows = self._read(path, key)  # another process may have built it meanwhile
                 if rows is None:
                     self._build(path, key, build)
@@ -88,9 +88,9 @@ class DataCache:
             return None
 
     def _build(self, path: Path, key: Mapping[str, Any], build: Callable[[], Iterable[dict[str, Any]]]) -> None:
-        for abandoned in self.root.glob(f".{path.name}.*"):  # of a process that died; we hold its lock
+        for abandoned in self.root.glob(f".{path.name}.tmp-*"):  # of a process that died; we hold its lock
             shutil.rmtree(abandoned)
-        folder = Path(mkdtemp(prefix=f".{path.name}.", dir=self.root))
+        folder = Path(mkdtemp(prefix=f".{path.name}.tmp-", dir=self.root))
         try:
             # The collector need not walk over all that was imported while many small lists come and go.
             gc.freeze()

@@ -15,6 +15,7 @@ from xlm.data.hashing import code_version
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, make_loader
 from xlm.data.locator import FileSource, FirstRows, SavedSource, Source, locate
 from xlm.data.packing import process_groups
+from xlm.data.parallel import map_rows
 from xlm.data.rows import ListRows, Rows
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
@@ -145,7 +146,7 @@ class DatasetManager:
     def _build(self, source: Source, tokenizer: Any, num_workers: int | None) -> Iterator[dict[str, Any]]:
         rows = source.rows(tokenizer)
         if self.preprocess is not None:
-            rows = map(self.preprocess.bind(tokenizer), rows)
+            rows = map_rows(self.preprocess.bind(tokenizer), rows, num_workers)
         if self.group is not None:
             if self.on_the_fly is not None:
                 rows = map(self.on_the_fly.bind(tokenizer), rows)

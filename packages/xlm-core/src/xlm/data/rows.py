@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from xlm.errors import DataError
+
+Ints = npt.NDArray[np.int64]
 
 _ROWS_PER_FILE = 50_000
 _ROWS_PER_CHUNK = 1000
@@ -81,11 +84,19 @@ class ArrowRows:
 
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Fresh dicts for `indices`, in their order; IndexError beyond the end."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"Rows {wanted.min()} to {wanted.max()} of {len(self)}.")
         if len(self._shards) == 1:
-            return [self._shards[0].row(i) for i in indices]
-        shard_of = np.searchsorted(self._ends, indices, side="right").tolist()
-        starts = [0, *self._ends.tolist()]
-        return [self._shards[shard].row(i - starts[shard]) for i, shard in zip(indices, shard_of, strict=True)]
+            return self._shards[0].fetch(wanted)
+        found: list[Any] = [None] * len(wanted)
+        shard_of = np.searchsorted(self._ends, wanted, side="right")
+        for shard in np.unique(shard_of).tolist():
+            places = np.flatnonzero(shard_of == shard)
+            start = self._ends[shard - 1] if shard else 0
+            for place, row in zip(places.tolist(), self._shards[shard].fetch(wanted[places] - start), strict=True):
+                found[place] = row
+        return found
 
 
 class _Shard:
@@ -100,14 +111,14 @@ class _Shard:
     def __len__(self) -> int:
         return self._num_rows
 
-    def row(self, i: int) -> dict[str, Any]:
-        if not 0 <= i < self._num_rows:
-            raise IndexError(f"Row {i} of {self._num_rows}.")
-        return {name: column[i] for name, column in self.columns.items()}
+    def fetch(self, indices: Ints) -> list[dict[str, Any]]:
+        names = list(self.columns)
+        values = zip(*(column.take(indices) for column in self.columns.values()), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in values]
 
 
 class _Column(Protocol):
-    def __getitem__(self, i: int) -> Any: ...
+    def take(self, indices: Ints) -> list[Any]: ...
 
 
 class _IntLists:
@@ -117,17 +128,17 @@ class _IntLists:
         self._offsets = array.offsets.to_numpy()
         self._values = array.values.to_numpy()
 
-    def __getitem__(self, i: int) -> list[int]:
-        values: list[int] = self._values[self._offsets[i] : self._offsets[i + 1]].tolist()
-        return values
+    def take(self, indices: Ints) -> list[list[int]]:
+        starts, ends = self._offsets[indices].tolist(), self._offsets[indices + 1].tolist()
+        return [self._values[start:end].tolist() for start, end in zip(starts, ends, strict=True)]
 
 
 class _AnyColumn:
     def __init__(self, array: pa.Array) -> None:
         self._array = array
 
-    def __getitem__(self, i: int) -> Any:
-        return self._array[i].as_py()
+    def take(self, indices: Ints) -> list[Any]:
+        return [self._array[i].as_py() for i in indices.tolist()]
 
 
 def _column(array: pa.Array) -> _Column:
