@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import traceback
 from collections.abc import Callable
 from typing import Any, cast
@@ -24,8 +25,11 @@ def get_object(path: str, *, key: str | None = None) -> Any:
         try:
             found = getattr(found, parts[depth])
         except AttributeError as error:
+            reason = f"AttributeError: {error}."
+            if inspect.ismodule(found) and depth < len(parts) - 1:
+                reason = f"ModuleNotFoundError: No module named '{'.'.join(parts[: depth + 1])}'."
             hint = did_you_mean(nearest_names(parts[depth], dir(found), 1))
-            raise BadTargetError(path, f"AttributeError: {error}. {hint}".rstrip(), key=key) from error
+            raise BadTargetError(path, f"{reason} {hint}".rstrip(), key=key) from error
     return found
 
 
