@@ -28,7 +28,7 @@ def training_batch(
         "attention_mask": rows.attention_mask,
         "target_ids": masked.targets,
         # Found here, on the CPU and in a worker: on a GPU it would make every step wait.
-        "target_index": masked.index,
+        "target_index": masked.target_index,
         "maskable": rows.maskable,
         "t": t.float(),
         "num_tokens": rows.num_tokens,

@@ -67,7 +67,7 @@ class RotaryMLM(nn.Module, Model):
         if positions is None and attention_mask is not None:
             positions = positions_from_mask(attention_mask)
         x = self.layers(self.embed_tokens(input_ids), attention_mask, positions)
-        return self.final_layer.norm_final(x)  # type: ignore[no-any-return]
+        return self.final_layer.norm_final(x)
 
     def forward(
         self,
@@ -76,4 +76,4 @@ class RotaryMLM(nn.Module, Model):
         positions: Integer[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length vocab"]:
         """Logits at every position, (B, L, V)."""
-        return self.output_layer(self.features(input_ids, attention_mask, positions))  # type: ignore[no-any-return]
+        return self.output_layer(self.features(input_ids, attention_mask, positions))

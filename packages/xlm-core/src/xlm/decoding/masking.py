@@ -18,12 +18,12 @@ IGNORE = -100
 class Masked(NamedTuple):
     """Rows of which some tokens are masked.
 
-    `targets` holds the token under each mask, -100 elsewhere; `index` says where they are in the flat (B·L) rows.
+    `targets` holds the token under each mask, -100 elsewhere; `target_index` says where they are in the flat (B·L) rows.
     """
 
     ids: Integer[Tensor, "batch length"]
     targets: Integer[Tensor, "batch length"]
-    index: Integer[Tensor, " masks"]
+    target_index: Integer[Tensor, " masks"]
 
 
 def draw_times(
@@ -56,7 +56,7 @@ def mask_tokens(
     return Masked(
         ids=ids.masked_fill(masked, mask_token_id),
         targets=ids.masked_fill(~masked, IGNORE),
-        index=masked.reshape(-1).nonzero().squeeze(-1),
+        target_index=masked.reshape(-1).nonzero().squeeze(-1),
     )
 
 

@@ -37,14 +37,14 @@ def suppressed_ids(tokenizer: Tokenizer, suppressed_tokens: Iterable[str] = ()) 
     ConfigError for a name that the tokenizer doesn't know.
     """
     names = ("mask", "pad", "bos", "cls", "sep")
-    special = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
-    special -= {None, tokenizer.eos_token_id}
+    ids = (getattr(tokenizer, f"{name}_token_id", None) for name in names)
+    special: set[int] = {number for number in ids if number is not None} - {tokenizer.eos_token_id}
     for token in suppressed_tokens:
         number = tokenizer.convert_tokens_to_ids(token)
         if number is None or tokenizer.convert_ids_to_tokens(number) != token:
             raise ConfigError(f"predictor.suppressed_tokens names {token!r}, which the tokenizer doesn't know.")
         special.add(number)
-    return sorted(special)  # type: ignore[type-var]
+    return sorted(special)
 
 
 def slots_of(batch: MaskedPredictionBatch, mask_token_id: int) -> Slots:
@@ -125,7 +125,7 @@ def generate(
         chosen = [n for n, e in enumerate(examples) if (tokenizer.mask_token_id in e["prompt_ids"]) == in_place]
         if not chosen:
             continue
-        batch: Any = collate([examples[n] for n in chosen])  # type: ignore[operator]
+        batch: Any = collate([examples[n] for n in chosen])
         batch = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
         preds = predict(batch)
         answers = preds["ids"][:, preds["output_start_idx"] :].tolist()

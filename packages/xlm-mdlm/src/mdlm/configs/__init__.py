@@ -1,0 +1,1 @@
+"""Hydra configs that ship with xlm-mdlm."""

@@ -1,0 +1,147 @@
+"""Collators of masked diffusion: language modelling, prompt with answer, and blocks or slots of masks to fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mdlm.types_mdlm import MDLMBatch
+from xlm.data.collate import Truncate
+from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
+from xlm.decoding.collate import CleanRows, MasksAfterPrompt, MasksInPlace, PadTo, answer_rows, noise_seeds
+from xlm.decoding.masking import StretchedSchedule, draw_times, mask_tokens
+from xlm.errors import ConfigError
+from xlm.noise import MaskingSchedule
+
+__all__ = ["MDLMCollator", "MDLMSeq2SeqCollator", "MasksAfterPrompt", "MasksInPlace", "print_batch_mdlm"]
+
+
+def training_batch(
+    rows: CleanRows,
+    seeds: Tensor,
+    mask_token_id: int,
+    noise_schedule: Any,
+    low_variance: bool = False,
+    t_min: float = 0.0,
+) -> MDLMBatch:
+    """z_t of every row at t ~ U(t_min, 1), each from its own seed, and the schedule at t."""
+    if not isinstance(noise_schedule, MaskingSchedule):
+        raise ConfigError(
+            f"Masked diffusion needs a noise schedule with α(t); noise_schedule is {type(noise_schedule).__name__}.\n"
+            "Choose noise_schedule=log_linear (or cosine, geometric, linear, polynomial)."
+        )
+    schedule = StretchedSchedule(noise_schedule)
+    t = draw_times(seeds, low_variance, t_min)
+    masked = mask_tokens(rows.ids, rows.maskable, schedule.rate(t), seeds, mask_token_id, rows.attention_mask)
+    return {
+        "input_ids": masked.ids,
+        "attention_mask": rows.attention_mask,
+        "target_ids": masked.targets,
+        # Found here, on the CPU and in a worker: on a GPU it would make every step wait.
+        "target_index": masked.target_index,
+        "maskable": rows.maskable,
+        "t": t.float(),
+        "sigma": noise_schedule.sigma(t).float(),
+        "weight": schedule.weight(t).float(),
+        "num_tokens": rows.num_tokens,
+        "noise_seed": seeds,
+    }
+
+
+@dataclass
+class MDLMCollator(Collator):
+    """`[BOS] sequence [EOS]`, padded on the right; everything after BOS may be masked.
+
+    Args:
+        tokenizer: gives BOS, EOS, the mask and the pad id.
+        block_size: most tokens of a row, BOS and EOS included; None for no limit.
+        noise_schedule: α(t) and what follows from it.
+        input_block_size: part of every collator's arguments, unused here.
+        loss_on_padding: fill rows to the block with EOS and learn that too, so that lengths are learnt.
+        low_variance: spread the t of a batch evenly; a row's t then depends on its batch.
+        t_min: smallest t.
+        truncate: what a longer row loses ("right": its end, with EOS), or "error".
+        pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
+    """
+
+    tokenizer: Tokenizer
+    block_size: int | None = None
+    noise_schedule: Any = None
+    input_block_size: int | None = None
+    loss_on_padding: bool = False
+    low_variance: bool = False
+    t_min: float = 0.0
+    truncate: Truncate = "right"
+    pad_to: PadTo = "longest"
+
+    def __call__(self, examples: Sequence[BaseCollatorInput]) -> MDLMBatch:
+        rows = answer_rows(
+            examples,
+            self.tokenizer,
+            with_prompt=False,
+            block_size=self.block_size,
+            loss_on_padding=self.loss_on_padding,
+            answer_truncate=self.truncate,
+            pad_to=self.pad_to,
+        )
+        mask_token_id = self.tokenizer.mask_token_id
+        seeds = noise_seeds(examples)
+        return training_batch(rows, seeds, mask_token_id, self.noise_schedule, self.low_variance, self.t_min)
+
+
+@dataclass
+class MDLMSeq2SeqCollator(Seq2SeqCollator):
+    """`[pads] prompt [BOS] answer [EOS]`, filled with EOS to the block; all after BOS may be masked.
+
+    Args:
+        tokenizer: gives BOS, EOS, the mask and the pad id.
+        block_size: columns from BOS on.
+        input_block_size: most tokens of the prompt.
+        noise_schedule: α(t) and what follows from it.
+        loss_on_padding: learn the filling too. This is how the length of an answer is learnt, because prediction
+            starts from a block of masks; without it rows end with their own EOS.
+        low_variance: spread the t of a batch evenly; a row's t then depends on its batch.
+        t_min: smallest t.
+        prompt_truncate, answer_truncate: what a longer one loses, or "error".
+        pad_to: "longest" prompt of the batch, or always "block" (static shapes, for `compile=true`).
+    """
+
+    tokenizer: Tokenizer
+    block_size: int | None = None
+    input_block_size: int | None = None
+    noise_schedule: Any = None
+    loss_on_padding: bool = True
+    low_variance: bool = False
+    t_min: float = 0.0
+    prompt_truncate: Truncate = "error"
+    answer_truncate: Truncate = "error"
+    pad_to: PadTo = "longest"
+
+    def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> MDLMBatch:
+        rows = answer_rows(
+            examples,
+            self.tokenizer,
+            with_prompt=True,
+            block_size=self.block_size,
+            input_block_size=self.input_block_size,
+            loss_on_padding=self.loss_on_padding,
+            prompt_truncate=self.prompt_truncate,
+            answer_truncate=self.answer_truncate,
+            pad_to=self.pad_to,
+        )
+        mask_token_id = self.tokenizer.mask_token_id
+        seeds = noise_seeds(examples)
+        return training_batch(rows, seeds, mask_token_id, self.noise_schedule, self.low_variance, self.t_min)
+
+
+def print_batch_mdlm(batch: dict[str, Any], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:
+    """Print the shapes and the first row of a batch, as tokens."""
+    shapes = (f"{k} {tuple(v.shape) if isinstance(v, Tensor) else v}" for k, v in batch.items())
+    print(f"{split}/{dataloader_name}: " + ", ".join(shapes))
+    print("  input  ", tokenizer.decode(batch["input_ids"][0].tolist()))
+    targets = batch.get("target_ids")
+    if targets is not None:
+        print("  target ", tokenizer.decode([t for t in targets[0].tolist() if t >= 0]))

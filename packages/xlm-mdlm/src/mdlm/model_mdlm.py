@@ -1,0 +1,104 @@
+"""The diffusion network: a DiT whose layer norms follow σ(t), or an ordinary transformer that ignores time."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
+
+from xlm.model import Model
+from xlm.modules.attention import drop_full_mask, positions_from_mask
+from xlm.modules.ddit_simple import DDitFinalLayer, DDiTLayer, DDiTLayerList, RotaryEmbedding, TimestepEmbedder
+from xlm.modules.rotary_transformer import (
+    RotaryTransformerFinalLayer,
+    RotaryTransformerLayer,
+    RotaryTransformerLayerList,
+)
+
+
+class DiTMDLM(nn.Module, Model):
+    """p(x_i | z_t, t) for every position of a sequence (arXiv 2212.09748 and 2406.07524, appendix).
+
+    Args:
+        num_embeddings: vocabulary, special tokens included (V).
+        d_model, num_layers, nhead, dim_feedforward: sizes; dim_feedforward None is 4 · d_model.
+        dropout, activation, layer_norm_eps: of every layer.
+        d_cond: width of the vector that σ(t) is embedded in.
+        time_conditioning: False for an ordinary pre-LN transformer, which is as good a denoiser (the number of masks
+            tells the time) and smaller.
+        max_length: positions the rotary table is made for at once; it grows when needed.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        nhead: int = 12,
+        dim_feedforward: int | None = None,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        layer_norm_eps: float = 1e-5,
+        d_cond: int = 128,
+        time_conditioning: bool = True,
+        max_length: int = 1024,
+    ) -> None:
+        super().__init__()
+        self.time_conditioning = time_conditioning
+        self.embed_tokens = nn.Embedding(num_embeddings, d_model)
+        nn.init.normal_(self.embed_tokens.weight, std=0.02)
+        rotary = RotaryEmbedding(d_model // nhead, cache_size=max_length)
+        sizes = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
+        self.layers: DDiTLayerList | RotaryTransformerLayerList
+        self.final_layer: DDitFinalLayer | RotaryTransformerFinalLayer
+        if time_conditioning:
+            self.embed_sigma = TimestepEmbedder(d_cond)
+            self.layers = DDiTLayerList.from_layer(DDiTLayer(*sizes, d_cond=d_cond), num_layers, rotary)
+            self.final_layer = DDitFinalLayer(d_model, num_embeddings, d_cond, layer_norm_eps)
+        else:
+            layer = RotaryTransformerLayer(*sizes)
+            self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
+            self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps, zero_init=True)
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The linear map from features to logits."""
+        return self.final_layer.linear
+
+    def features(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        sigma: Float[Tensor, " batch"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length d_model"]:
+        """What the output layer reads.
+
+        Args:
+            input_ids: (B, L), z_t.
+            attention_mask: (B, L), True where a token is real; padding is seen by nobody and moves no position.
+            sigma: (B,), σ(t) of each row; not looked at without time conditioning.
+            positions: (B, L); None counts the real tokens of each row from 0.
+        """
+        attention_mask = drop_full_mask(attention_mask)
+        if positions is None and attention_mask is not None:
+            positions = positions_from_mask(attention_mask)
+        x = self.embed_tokens(input_ids)
+        if not self.time_conditioning:
+            x = self.layers(x, attention_mask, positions)
+            return self.final_layer.norm_final(x)
+        assert isinstance(self.final_layer, DDitFinalLayer)
+        if sigma is None:
+            raise ValueError("A network with time conditioning needs sigma, the σ(t) of each row.")
+        c = torch.nn.functional.silu(self.embed_sigma(sigma))
+        return self.final_layer.hidden(self.layers(x, c, attention_mask, positions), c)
+
+    def forward(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        sigma: Float[Tensor, " batch"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length vocab"]:
+        """Logits at every position, (B, L, V)."""
+        return self.output_layer(self.features(input_ids, attention_mask, sigma, positions))

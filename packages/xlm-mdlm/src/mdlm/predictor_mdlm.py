@@ -1,0 +1,164 @@
+"""Samplers of masked diffusion: ancestral, first-hitting, by confidence, with remasking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mdlm.types_mdlm import MDLMPredictionBatch, MDLMPredictionDict
+from xlm.decoding.extend import extended
+from xlm.decoding.fill import (
+    ConfidenceOrder,
+    Filled,
+    MaskedNetwork,
+    Slots,
+    TokenDraw,
+    fill_by_confidence,
+    fill_by_order,
+)
+from xlm.decoding.masking import StretchedSchedule
+from xlm.decoding.orders import ancestral, fill_rates, first_hitting
+from xlm.decoding.output import as_rows, finished, generate, slots_of, suppressed_ids
+from xlm.decoding.remask import fill_with_remasking
+from xlm.decoding.streams import row_seeds
+from xlm.errors import ConfigError
+from xlm.harness import Predictor
+from xlm.sampling import CONFIDENCES, Confidence, LogitsSampler
+
+Sampler = Literal["ancestral", "ancestral_every_step", "first_hitting", "confidence", "remasking"]
+
+
+class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
+    """Fills every mask of a batch by running the diffusion backwards; given tokens never change.
+
+    Args:
+        tokenizer, noise_schedule, model: filled by the harness.
+        sampler: "ancestral", on a time grid; the network runs only at steps that fill something in a row, which
+            changes no draw. "ancestral_every_step": the same without that cache. "first_hitting": one token per call,
+            exactly as in continuous time, at most as many calls as masks. "confidence": the positions that the network
+            is surest of. "remasking": ancestral, but tokens may be taken back.
+        num_steps: of the time grid, or most calls by confidence (null there: one per mask).
+        confidence: "top_prob", "prob_diff" (margin of the best two) or "entropy".
+        threshold: by confidence, fill all positions at least that sure instead of a fixed number.
+        remasking: with that sampler, the largest probability with which a filled token is masked again in a step.
+        temperature: of the softmax; 0 is greedy.
+        top_k, top_p, min_p: filters on the logits; None for none.
+        suppressed_tokens: tokens never to produce, besides mask, pad, BOS, CLS and SEP.
+        block_size: BOS and masks after a prompt, for `generate`; in a batch the masks say it themselves.
+        max_length: most tokens of an answer; above a block, rows without EOS go on in further blocks, each with the
+            end of the last as context. None for one block.
+        context: tokens of the last block that the next one starts from; None for half a block.
+        seed: what a row draws follows from the example's own seed and this; without either, from torch's global
+            generator.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        noise_schedule: Any = None,
+        model: Any = None,
+        sampler: Sampler = "first_hitting",
+        num_steps: int | None = 128,
+        confidence: Confidence = "top_prob",
+        threshold: float | None = None,
+        remasking: float = 0.05,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        suppressed_tokens: Sequence[str] = (),
+        block_size: int | None = None,
+        max_length: int | None = None,
+        context: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        _check(sampler, num_steps, confidence, remasking)
+        self.tokenizer = tokenizer
+        self.noise_schedule = noise_schedule
+        self.model = model
+        self.method = sampler
+        self.num_steps = num_steps
+        self.confidence: Confidence = confidence
+        self.threshold = threshold
+        self.remasking = remasking
+        self.sampler = LogitsSampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        self.suppressed_tokens = suppressed_tokens
+        self.block_size = block_size
+        self.max_length = max_length
+        self.context = context
+        self.seed = seed
+
+    @torch.no_grad()
+    def predict(
+        self,
+        batch: MDLMPredictionBatch,
+        batch_idx: int | None = None,
+        dataloader_idx: int | None = None,
+        dataloader_name: str | None = None,
+    ) -> MDLMPredictionDict:
+        """Fill the masks of `input_ids` (B, L).
+
+        Returns:
+            `ids` (B, L): the rows without masks, pads behind an answer's first EOS. `network_calls` (B,): forward
+            passes in which a row took part. `order` (B, L): by which of them a position was filled.
+        """
+        seeds = row_seeds(len(batch["input_ids"]), self.seed, batch.get("noise_seed"), batch["input_ids"].device)
+        if self.max_length is not None:
+            return extended(self._predict_block, batch, seeds, self.max_length, self.context, self.tokenizer)
+        return self._predict_block(batch, seeds)
+
+    def _predict_block(self, batch: MDLMPredictionBatch, seeds: Tensor) -> MDLMPredictionDict:
+        slots = slots_of(batch, self.tokenizer.mask_token_id)
+        filled = self._fill(batch["input_ids"], batch["attention_mask"].bool(), slots, seeds)
+        return finished(batch, slots, filled, self.tokenizer)
+
+    def _fill(self, ids: Tensor, mask: Tensor, slots: Slots, seeds: Tensor) -> Filled:
+        schedule = StretchedSchedule(self.noise_schedule)
+        dtype = self.model.output_layer.weight.dtype
+        network = MaskedNetwork(
+            lambda z, rows, rate: self.model.features(z, mask[rows], schedule.sigma(rate).to(dtype)),
+            self.model.output_layer,
+        )
+        draw = TokenDraw(
+            self.sampler, suppressed_ids(self.tokenizer, self.suppressed_tokens), self.tokenizer.eos_token_id
+        )
+        if self.method == "confidence":
+            most = int(slots.masked.sum(dim=1).max()) if slots.masked.numel() else 1
+            order = ConfidenceOrder(self.confidence, self.num_steps or max(1, most), self.threshold)
+            return fill_by_confidence(network, draw, ids, slots, order, seeds)
+        if self.method == "remasking":
+            grid = schedule.grid(self.num_steps or 1, ids.device)
+            mask_token_id = self.tokenizer.mask_token_id
+            return fill_with_remasking(network, draw, ids, slots, grid, self.remasking, mask_token_id, seeds)
+        rates = fill_rates(slots.masked, slots.counters, seeds)
+        if self.method == "first_hitting":
+            return fill_by_order(network, draw, ids, slots, first_hitting(rates, slots.masked), seeds)
+        grid = schedule.grid(self.num_steps or 1, ids.device).to(rates.dtype)
+        every_step = self.method == "ancestral_every_step"
+        return fill_by_order(network, draw, ids, slots, ancestral(rates, slots.masked, grid, every_step), seeds)
+
+    def to_dict(self, batch: MDLMPredictionBatch, preds: MDLMPredictionDict) -> list[dict[str, Any]]:
+        """Rows of prompt, prediction, truth (where the batch has it), steps and network calls."""
+        return as_rows(batch, preds, self.tokenizer)
+
+    def generate(self, prompts: list[str]) -> list[str]:
+        """Text for each prompt, without special tokens: its masks filled, or an answer of at most a block."""
+        device: torch.device = next(self.model.parameters()).device
+        return generate(self.predict, self.tokenizer, prompts, self.block_size, self.seed, device)
+
+
+def _check(sampler: str, num_steps: int | None, confidence: str, remasking: float) -> None:
+    """ConfigError for options that no sampler knows."""
+    if sampler not in get_args(Sampler):
+        raise ConfigError(f"predictor.sampler is {sampler!r}. Choices: {', '.join(get_args(Sampler))}.")
+    if num_steps is None and sampler not in ("first_hitting", "confidence"):
+        raise ConfigError(f"predictor.sampler={sampler} needs predictor.num_steps, the steps of its time grid.")
+    if num_steps is not None and num_steps < 1:
+        raise ConfigError(f"predictor.num_steps is {num_steps}, and must be at least 1.")
+    if confidence not in CONFIDENCES:
+        raise ConfigError(f"predictor.confidence is {confidence!r}. Choices: {', '.join(CONFIDENCES)}.")
+    if not 0 <= remasking <= 1:
+        raise ConfigError(f"predictor.remasking is {remasking}, and must lie between 0 and 1.")
