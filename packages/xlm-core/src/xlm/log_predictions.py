@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console, Group, RenderableType
@@ -40,7 +40,6 @@ class _Pass:
     name: str
     step: int
     path: Path
-    stream: IO[str] | None
     num_rows: int = 0
     shown: list[Row] = field(default_factory=list)
 
@@ -78,17 +77,13 @@ class LogPredictions:
 
     def start(self, split: str, name: str, step: int, directory: str | Path) -> None:
         """Begin a pass over the dataloader `name`; rows of one that never finished are left in its `.part`."""
-        unfinished = self._passes.pop(name, None)
-        if unfinished is not None and unfinished.stream is not None:
-            unfinished.stream.close()
         rank = get_rank()
         suffix = f".rank{rank}.jsonl" if rank else ".jsonl"
         path = Path(directory) / split / name / f"step_{step:08d}{suffix}"
-        stream = None
         if "file" in self.writers:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stream = _part(path).open("w", encoding="utf-8")
-        self._passes[name] = _Pass(split, name, step, path, stream)
+            _part(path).write_text("", encoding="utf-8")
+        self._passes[name] = _Pass(split, name, step, path)
 
     def add(self, name: str, rows: Iterable[Row]) -> None:
         """Write these rows of the dataloader `name`; they reach the file before this returns."""
@@ -103,25 +98,25 @@ class LogPredictions:
             kept = kept[: max(0, self.max_rows - current.num_rows)]
         current.num_rows += len(kept)
         current.shown += kept[: max(0, self.num_printed - len(current.shown))]
-        if current.stream is not None:
-            current.stream.writelines(_line(row) for row in kept)
-            current.stream.flush()
+        if "file" in self.writers:
+            # Opened anew each time: a run that breaks off in the middle leaves nothing open.
+            with _part(current.path).open("a", encoding="utf-8") as file:
+                file.writelines([_line(row) for row in kept])
 
     def finish(self, show: Callable[[RenderableType], None] | None = None) -> list[Path]:
         """End all passes begun on this rank; returns the files. `show` prints (default: a rich console)."""
         passes, self._passes = list(self._passes.values()), {}
-        for done in passes:
-            if done.stream is not None:
-                done.stream.close()
-                os.replace(_part(done.path), done.path)
+        written = [done.path for done in passes] if "file" in self.writers else []
+        for path in written:
+            os.replace(_part(path), path)
         _wait_for_all_ranks()
         if get_rank() == 0:
+            for path in written:
+                _join_ranks(path, self.max_rows)
             for done in passes:
-                if done.stream is not None:
-                    _join_ranks(done.path, self.max_rows)
                 if done.shown and "console" in self.writers:
                     (show or Console().print)(_titled(done))
-        return [done.path for done in passes if done.stream is not None]
+        return written
 
     def write(self, rows: Iterable[Row], split: str, name: str, step: int, directory: str | Path) -> list[Path]:
         """A pass of one call: `start`, `add`, `finish`."""

@@ -157,7 +157,7 @@ class TokenWeightedMean(Metric):
         self.add_state("weighted_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("weight_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, value: Tensor | float, weight: Tensor | float = 1) -> None:
+    def update(self, value: Tensor | float | int, weight: Tensor | float | int = 1) -> None:
         """Count a value, or several, with weights that broadcast; a value of weight 0 may be NaN."""
         like = self.weighted_sum
         values = torch.as_tensor(value, device=like.device).detach().to(like.dtype)
@@ -171,8 +171,10 @@ class TokenWeightedMean(Metric):
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.Module:
         dtype = widest_float(fn(torch.zeros(0)).device)
-        if self.weighted_sum.dtype != dtype:
-            self.set_dtype(dtype)
+        for name in ("weighted_sum", "weight_sum"):
+            # Before the move, since the device may refuse the type.
+            self._defaults[name] = torch.zeros((), dtype=dtype)
+            setattr(self, name, getattr(self, name).to(dtype))
         return super()._apply(fn, *args, **kwargs)
 
 
@@ -210,7 +212,7 @@ def content_length(
 
 
 def rows_from(
-    ids: Integer[Tensor, "batch length"], start: int | Integer[Tensor, "batch"], pad_token_id: int
+    ids: Integer[Tensor, "batch length"], start: int | Integer[Tensor, "*batch_or_one"], pad_token_id: int
 ) -> Integer[Tensor, "batch rest"]:
     """Each row from its own start on, left-aligned and padded."""
     if not isinstance(start, Tensor):

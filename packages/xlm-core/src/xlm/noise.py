@@ -166,7 +166,7 @@ class CosineSchedule(_AlphaSchedule):
 
     def _masked_inverse(self, masked: Times) -> Times:
         half = (masked / (1 - self.eps) / 2).clamp(0, 0.5).sqrt()
-        return torch.asin(half) * (4 / math.pi)
+        return (torch.asin(half) * (4 / math.pi)).clamp(max=1)
 
 
 class _SigmaSchedule(MaskingSchedule):

@@ -14,13 +14,12 @@ from xlm.utils.rank_zero import rank_zero_only
 
 
 def _as_yaml(cfg: DictConfig, key: str, resolve: bool) -> str:
-    if OmegaConf.is_missing(cfg, key):
-        return "???"
     try:
-        node = cfg[key]
+        # The root key alone, but with its surroundings: interpolations may point anywhere.
+        node = cfg[key] if resolve else cfg._get_node(key)
         if isinstance(node, DictConfig | ListConfig):
             return OmegaConf.to_yaml(node, resolve=resolve).rstrip()
-        return str(node if resolve else OmegaConf.to_container(cfg, resolve=False)[key])  # type: ignore[index,call-overload]
+        return str(node)
     except OmegaConfBaseException:
         # Some values exist only later (the tokenizer's, say): show the expression.
         if not resolve:

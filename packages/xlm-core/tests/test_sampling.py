@@ -1,0 +1,260 @@
+"""Filters keep what they promise, draws follow the distribution, and positions are chosen exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from xlm.sampling import (
+    CONFIDENCES,
+    LogitsSampler,
+    add_exp_1_noise,
+    add_gumbel_noise,
+    confidence_scores,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    make_sampler,
+    penalize_repetition,
+    sample_categorical,
+    sample_from_logits,
+    sample_from_top_k,
+    sample_from_top_p,
+    select_random_indices,
+)
+
+PROBS = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03], dtype=torch.float64)
+DRAWS = 40_000
+# Five standard deviations of a frequency around 1/2 over DRAWS draws.
+TOLERANCE = 5 * 0.5 / DRAWS**0.5
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def frequencies(draw: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    ids = draw(values.expand(DRAWS, -1))
+    return torch.bincount(ids, minlength=values.shape[-1]).double() / DRAWS
+
+
+@st.composite
+def logits_of_any_shape(draw: st.DrawFn) -> Tensor:
+    shape = [*draw(st.lists(st.integers(1, 3), max_size=2)), draw(st.integers(2, 12))]
+    seed = draw(st.integers(0, 2**31))
+    values = torch.randn(shape, generator=seeded(seed)) * draw(st.floats(0.1, 20))
+    # Rounded, so that ties are common.
+    return values.round() if draw(st.booleans()) else values
+
+
+@given(logits_of_any_shape(), st.integers(1, 14))
+def test_top_k_keeps_exactly_the_k_largest(logits: Tensor, k: int) -> None:
+    kept = keep_top_k(logits, k)
+    alive = kept.isfinite()
+    assert (alive.sum(-1) == min(k, logits.shape[-1])).all()
+    assert torch.equal(kept[alive], logits[alive])
+    smallest_kept = torch.where(alive, logits, torch.inf).amin(-1)
+    largest_dropped = torch.where(alive, -torch.inf, logits).amax(-1)
+    assert (smallest_kept >= largest_dropped).all()
+    assert torch.equal(keep_top_k(logits, 1).argmax(-1), logits.argmax(-1))
+
+
+@given(logits_of_any_shape(), st.floats(0.01, 1.0))
+def test_top_p_keeps_the_crossing_token_and_no_more(logits: Tensor, p: float) -> None:
+    alive = keep_top_p(logits, p).isfinite()
+    probs = logits.double().softmax(-1)
+    mass = torch.where(alive, probs, 0).sum(-1)
+    assert (mass >= p - 1e-9).all()
+    # Without its least likely token, the nucleus falls short of p.
+    least = torch.where(alive, probs, torch.inf).amin(-1)
+    assert ((mass - least < p + 1e-9) | (p == 1)).all()
+    assert alive.any(-1).all()
+
+
+def test_top_p_one_keeps_everything() -> None:
+    logits = torch.tensor([50.0, 0.0, -50.0, -700.0])
+    assert torch.equal(keep_top_p(logits, 1.0), logits)
+
+
+@given(logits_of_any_shape(), st.floats(0.0, 1.0))
+def test_min_p_compares_with_the_best(logits: Tensor, min_p: float) -> None:
+    alive = keep_min_p(logits, min_p).isfinite()
+    probs = logits.double().softmax(-1)
+    ratio = probs / probs.amax(-1, keepdim=True)
+    assert (alive | (ratio < min_p * (1 + 1e-4) + 1e-12)).all()
+    assert (~alive | (ratio > min_p * (1 - 1e-4) - 1e-12)).all()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: sample_from_logits(x.log(), generator=seeded()),
+        lambda x: sample_categorical(x, generator=seeded()),
+        lambda x: sample_categorical(x * 7, generator=seeded()),
+        lambda x: sample_from_logits(x.log() * 2, temperature=2.0, generator=seeded()),
+        lambda x: add_gumbel_noise(x.log(), generator=seeded()).argmax(-1),
+        lambda x: add_exp_1_noise(x**2, temperature=2.0, generator=seeded()).argmax(-1),
+        lambda x: make_sampler()(x.log(), seeded()),
+    ],
+)
+def test_draws_follow_the_distribution(draw: Callable[[Tensor], Tensor]) -> None:
+    assert (frequencies(draw, PROBS) - PROBS).abs().max() < TOLERANCE
+
+
+def test_filters_act_on_logits_before_the_draw() -> None:
+    two = PROBS * torch.tensor([1, 1, 0, 0, 0])
+    two = two / two.sum()
+    for sampled in (
+        frequencies(lambda x: sample_from_top_k(2, x, generator=seeded()), PROBS.log()),
+        frequencies(lambda x: sample_from_top_p(0.6, x, generator=seeded()), PROBS.log()),
+        frequencies(lambda x: make_sampler(min_p=0.4)(x, seeded()), PROBS.log()),
+    ):
+        assert (sampled - two).abs().max() < TOLERANCE
+
+
+def test_temperature_comes_before_the_nucleus() -> None:
+    # At temperature 1/2 the best token alone holds more than 0.6.
+    assert (sample_from_top_p(0.6, PROBS.log().expand(1000, -1), temperature=0.5) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [make_sampler(greedy=True, top_k=5), make_sampler(temperature=0), make_sampler(top_k=1), make_sampler(top_p=1e-9)],
+)
+def test_greedy_in_all_its_spellings(sampler: LogitsSampler) -> None:
+    logits = torch.randn(64, 11, generator=seeded())
+    assert torch.equal(sampler(logits), logits.argmax(-1))
+    assert (sampler.filter(logits).isfinite().sum(-1) == 1).all()
+
+
+def test_greedy_breaks_ties_like_argmax() -> None:
+    logits = torch.zeros(5, 9)
+    assert torch.equal(make_sampler(top_k=1)(logits), logits.argmax(-1))
+
+
+def test_a_generator_makes_draws_repeatable_and_leaves_the_global_one_alone() -> None:
+    logits = torch.randn(50, 20)
+    before = torch.get_rng_state()
+    first = make_sampler(top_p=0.9)(logits, seeded(3))
+    assert torch.equal(first, make_sampler(top_p=0.9)(logits, seeded(3)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_noise_is_float64_and_deep_in_the_tail() -> None:
+    assert add_gumbel_noise(torch.zeros(4, 3)).dtype == torch.float64
+    noise = add_gumbel_noise(torch.zeros(1_000_000, 1), generator=seeded())
+    assert noise.isfinite().all()
+    assert abs(float(noise.mean()) - 0.5772) < 0.01
+
+
+def test_large_logits_are_drawn_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlm.sampling._MAX_NOISE_ELEMENTS", 7)
+    logits = torch.full((2, 3, 4), -torch.inf)
+    logits[..., 2] = 0
+    assert torch.equal(sample_from_logits(logits), torch.full((2, 3), 2))
+    assert sample_from_logits(torch.zeros(0, 4)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sample_from_top_p(0.0, PROBS), r"top_p must be in \(0, 1\], got 0.0"),
+        (lambda: sample_from_top_p(1.5, PROBS), r"top_p must be in \(0, 1\], got 1.5"),
+        (lambda: keep_top_p(PROBS, -1), "top_p must be in"),
+        (lambda: sample_from_top_k(0, PROBS), "top_k must be at least 1, got 0"),
+        (lambda: keep_top_k(PROBS, 0), "top_k must be at least 1"),
+        (lambda: make_sampler(temperature=-1), "temperature must be at least 0, got -1"),
+        (lambda: make_sampler(min_p=2), r"min_p must be in \[0, 1\], got 2"),
+        (lambda: keep_min_p(PROBS, 2), "min_p must be in"),
+        (lambda: add_gumbel_noise(PROBS, 0), "0 means greedy"),
+        (lambda: add_exp_1_noise(PROBS, 0), "0 means greedy"),
+        (lambda: confidence_scores(PROBS, "best"), "Unknown confidence 'best'. Choices: top_prob"),  # type: ignore[arg-type]
+        (lambda: penalize_repetition(PROBS[None], torch.zeros(1, 1).long(), 0), "above 0"),
+        (lambda: select_random_indices((1, 2), torch.ones(1), selection_mode="x"), "Unknown selection_mode 'x'"),  # type: ignore[arg-type]
+        (lambda: select_random_indices((1, 2), torch.ones(1), score_mode="x"), "Unknown score_mode 'x'"),  # type: ignore[arg-type]
+    ],
+)
+def test_impossible_options_say_so(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_repetition_penalty_touches_seen_tokens_only() -> None:
+    logits = torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
+    ids = torch.tensor([[0, 1], [0, 1]])
+    mask = torch.tensor([[True, True], [False, True]])
+    expected = torch.tensor([[1.0, -4.0, 1.0], [2.0, -4.0, 1.0]])
+    assert torch.equal(penalize_repetition(logits, ids, 2.0, mask), expected)
+    assert torch.equal(penalize_repetition(logits, ids, 2.0)[1], expected[0])
+
+
+def test_confidences_of_a_known_distribution() -> None:
+    logits = PROBS.float().log().expand(3, 2, -1)
+    assert torch.allclose(confidence_scores(logits, "top_prob"), torch.tensor(0.5))
+    assert torch.allclose(confidence_scores(logits, "prob_diff"), torch.tensor(0.25))
+    entropy = -(PROBS * PROBS.log()).sum().float()
+    assert torch.allclose(confidence_scores(logits, "entropy"), -entropy)
+    sharp = torch.tensor([[9.0, 0.0, 0.0]])
+    flat = torch.tensor([[1.0, 0.9, 0.9]])
+    excluded = torch.tensor([[9.0, 0.0, -torch.inf]])
+    for kind in CONFIDENCES:
+        assert confidence_scores(sharp, kind) > confidence_scores(flat, kind)
+        assert confidence_scores(excluded, kind).isfinite().all()
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 9)),
+    scored=st.booleans(),
+    mode=st.sampled_from(["greedy", "sample"]),
+    score_mode=st.sampled_from(["logits", "uprobs"]),
+)
+def test_exactly_as_many_indices_as_asked_within_the_mask(
+    seed: int, shape: tuple[int, int], scored: bool, mode: str, score_mode: str
+) -> None:
+    generator = seeded(seed)
+    mask = torch.rand(shape, generator=generator) < 0.6
+    count = torch.randint(0, shape[1] + 2, (shape[0],), generator=generator)
+    score = torch.rand(shape, generator=generator)
+    # Forbidden tokens and zero probabilities are last choices, not no choices.
+    score = score.masked_fill(score < 0.3, -torch.inf if score_mode == "logits" else 0.0)
+    chosen = select_random_indices(
+        shape,
+        count,
+        mask,
+        score if scored else None,
+        selection_mode=mode,  # type: ignore[arg-type]
+        score_mode=score_mode,  # type: ignore[arg-type]
+        generator=generator,
+    )
+    assert chosen.dtype == torch.bool
+    assert not (chosen & ~mask).any()
+    assert torch.equal(chosen.sum(-1), torch.minimum(count, mask.sum(-1)))
+    if scored and mode == "greedy":
+        lowest = torch.where(chosen, score, torch.inf).amin(-1)
+        passed_over = torch.where(mask & ~chosen, score, -torch.inf).amax(-1)
+        assert (lowest >= passed_over).all()
+
+
+def test_every_position_is_equally_likely_without_a_score() -> None:
+    chosen = select_random_indices((DRAWS, 4), torch.full((DRAWS,), 2), generator=seeded())
+    assert (chosen.double().mean(0) - 0.5).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize(("score", "score_mode"), [(PROBS.log(), "logits"), (PROBS * 3, "uprobs")])
+def test_one_sampled_position_follows_the_score(score: Tensor, score_mode: str) -> None:
+    chosen = select_random_indices(
+        (DRAWS, 5),
+        torch.ones(DRAWS, dtype=torch.long),
+        selection_score=score.expand(DRAWS, -1),
+        selection_mode="sample",
+        score_mode=score_mode,  # type: ignore[arg-type]
+        generator=seeded(),
+    )
+    assert (chosen.double().mean(0) - PROBS).abs().max() < TOLERANCE

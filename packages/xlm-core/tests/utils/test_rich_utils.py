@@ -1,0 +1,28 @@
+"""The tree shows every root key, resolved where that is possible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from xlm.utils.rich_utils import print_config_tree
+
+
+def test_the_tree_is_printed_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = OmegaConf.create(
+        {"a": 3, "b": {"c": "${a}", "d": [1, 2]}, "copy": "${a}", "late": "${nothing:here}", "missing": "???"}
+    )
+    print_config_tree(cfg, save_to_file=tmp_path / "tree.txt")
+    printed, saved = capsys.readouterr().out, (tmp_path / "tree.txt").read_text()
+    for text in (printed, saved):
+        assert all(key in text for key in ("CONFIG", "a", "b", "c: 3", "copy", "${nothing:here}", "???"))
+    print_config_tree(cfg, resolve=False)
+    assert "c: ${a}" in capsys.readouterr().out
+
+
+def test_other_ranks_print_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "1")
+    print_config_tree(OmegaConf.create({"a": 3}))
+    assert capsys.readouterr().out == ""
