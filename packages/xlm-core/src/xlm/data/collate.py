@@ -31,7 +31,7 @@ def truncate_ids(ids: Sequence[int], max_length: int, truncate: Truncate, name: 
         return ids
     if truncate == "error":
         raise DataError(
-            f"A {name} of {len(ids)} tokens does not fit into {max_length}.\n"
+            f"The {name} of {len(ids)} tokens does not fit into {max_length}.\n"
             "Raise block_size or input_block_size, or choose a truncation ('left' or 'right')."
         )
     # Not ids[-max_length:], which is everything when max_length is 0.

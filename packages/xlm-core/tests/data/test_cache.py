@@ -1,0 +1,178 @@
+"""Prepared data survive crashes, damage and company, and are rebuilt exactly when something changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlm.data.cache import DataCache, read_checked
+from xlm.errors import CacheCorruptError
+
+KEY = {"source": "x", "seed": 1}
+
+
+def build() -> Iterator[dict[str, Any]]:
+    return ({"ids": [i, i + 1]} for i in range(500))
+
+
+def visible(root: Path) -> list[str]:
+    """Everything in a cache but its locks."""
+    return sorted(p.name for p in root.iterdir() if not p.name.endswith(".lock"))
+
+
+def test_builds_once_and_reads_after(tmp_path: Path) -> None:
+    cache = DataCache(tmp_path / "deep" / "cache")
+    first = cache.get_or_build("star/easy train", KEY, build)
+    assert first.built
+    assert first.path.name.startswith("star-easy-train-")
+    second = cache.get_or_build("star/easy train", KEY, lambda: pytest.fail("built twice"))
+    assert not second.built
+    assert second.rows.fetch([499, 0]) == [{"ids": [499, 500]}, {"ids": [0, 1]}]
+    assert json.loads((first.path / "manifest.json").read_text())["key"] == KEY
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"source": "y"}, {"more": None}])
+def test_anything_in_the_key_names_another_cache(tmp_path: Path, change: dict[str, Any]) -> None:
+    cache = DataCache(tmp_path)
+    assert cache.path("a", KEY) != cache.path("a", {**KEY, **change})
+    assert cache.path("a", KEY) == cache.path("a", dict(reversed(KEY.items())))
+
+
+def test_an_error_while_building_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield {"ids": [1]}
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        DataCache(tmp_path).get_or_build("a", KEY, broken)
+    assert visible(tmp_path) == []
+
+
+def damage_truncate(path: Path) -> None:
+    file = path / "rows-00000.arrow"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def damage_bit(path: Path) -> None:
+    file = path / "rows-00000.arrow"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def damage_missing_rows(path: Path) -> None:
+    (path / "rows-00000.arrow").unlink()
+
+
+def damage_missing_manifest(path: Path) -> None:
+    (path / "manifest.json").unlink()
+
+
+def damage_manifest(path: Path) -> None:
+    (path / "manifest.json").write_text('{"files": [')
+
+
+def damage_row_count(path: Path) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "num_rows": 7}))
+
+
+DAMAGES = {
+    damage_truncate: "bytes, not",
+    damage_bit: "differs from its checksum",
+    damage_missing_rows: "is missing",
+    damage_missing_manifest: "its manifest is missing or damaged",
+    damage_manifest: "its manifest is missing or damaged",
+    damage_row_count: "500 rows, not 7",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda function: function.__name__)
+def test_damage_is_named_and_built_again(tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
+    cache = DataCache(tmp_path)
+    path = cache.get_or_build("a", KEY, build).path
+    damage(path)
+    with pytest.raises(CacheCorruptError, match=DAMAGES[damage]):
+        read_checked(path)
+    again = cache.get_or_build("a", KEY, build)
+    assert again.built
+    assert str(path) in caplog.text
+    assert DAMAGES[damage] in caplog.text
+    assert again.rows.fetch([3]) == [{"ids": [3, 4]}]
+    assert visible(tmp_path) == [path.name]
+
+
+def test_large_files_are_checked_in_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlm.data.cache._WHOLE_DIGEST_BYTES", 1000)
+    monkeypatch.setattr("xlm.data.cache._SAMPLE_BYTES", 64)
+    cache = DataCache(tmp_path)
+    path = cache.get_or_build("a", KEY, build).path
+    assert len(read_checked(path)) == 500
+    file = path / "rows-00000.arrow"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(CacheCorruptError, match="checksum"):
+        read_checked(path)
+
+
+SLOW_BUILD = """
+import sys, time
+from xlm.data.cache import DataCache
+
+def build():
+    for i in range(500):
+        if i == 250:
+            print("half", flush=True)
+            time.sleep(float(sys.argv[2]))
+        yield {"ids": [i, i + 1]}
+
+entry = DataCache(sys.argv[1]).get_or_build("a", {"source": "x", "seed": 1}, build)
+print("built" if entry.built else "found", len(entry.rows), flush=True)
+"""
+
+
+def start(root: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SLOW_BUILD, str(root), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_kill_leaves_no_half_cache_and_the_next_process_rebuilds(tmp_path: Path) -> None:
+    with start(tmp_path, 60) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half\n"
+        os.kill(process.pid, signal.SIGKILL)
+    cache = DataCache(tmp_path)
+    assert not cache.path("a", KEY).exists()
+    entry = cache.get_or_build("a", KEY, build)
+    assert entry.built
+    assert len(entry.rows) == 500
+    assert visible(tmp_path) == [entry.path.name]  # what the killed process had begun is gone
+
+
+def test_two_processes_prepare_at_once_and_one_builds(tmp_path: Path) -> None:
+    processes = [start(tmp_path, 1.0) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0].split("\n")[-2] for process in processes]
+    assert sorted(outputs) == ["built 500", "found 500"]
+    assert len(visible(tmp_path)) == 1
+
+
+def test_reading_needs_no_right_to_write(tmp_path: Path) -> None:
+    entry = DataCache(tmp_path).get_or_build("a", KEY, build)
+    before = time.time_ns()
+    os.chmod(tmp_path, 0o555)
+    try:
+        again = DataCache(tmp_path).get_or_build("a", KEY, build)
+    finally:
+        os.chmod(tmp_path, 0o755)
+    assert not again.built
+    assert entry.path.stat().st_mtime_ns < before

@@ -1,0 +1,45 @@
+"""Functions for examples that hold token ids already."""
+
+from __future__ import annotations
+
+import pytest
+
+from xlm.data.functional import (
+    ids_to_example_fn,
+    text_to_input_ids,
+    token_ids_to_input_ids,
+    token_ids_to_input_ids_and_prompt_ids,
+)
+from xlm.data.tokenizers import SimpleSpaceTokenizer
+from xlm.errors import DataError
+
+TOKENIZER = SimpleSpaceTokenizer.for_numbers(10)
+
+
+def test_token_ids_become_input_ids() -> None:
+    example = {"token_ids": [1, 2, 3], "id": 7}
+    assert token_ids_to_input_ids(example, tokenizer=TOKENIZER) == {"id": 7, "input_ids": [1, 2, 3]}
+    assert token_ids_to_input_ids(example, TOKENIZER, block_size=2)["input_ids"] == [1, 2]
+    assert example["token_ids"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("answer", ["input_token_ids", "token_ids", "input_ids"])
+@pytest.mark.parametrize("prompt", ["prompt_token_ids", "prompt_ids"])
+def test_prompt_and_answer(answer: str, prompt: str) -> None:
+    made = token_ids_to_input_ids_and_prompt_ids({answer: [1], prompt: [2, 3], "id": 7}, tokenizer=TOKENIZER)
+    assert made == {"id": 7, "prompt_ids": [2, 3], "input_ids": [1]}
+
+
+@pytest.mark.parametrize("example", [[1, 2], (1, 2), {"ids": [1, 2]}, {"token_ids": [1, 2], "x": 0}])
+def test_ids_to_example(example: object) -> None:
+    assert ids_to_example_fn(example, tokenizer=TOKENIZER) == {"input_ids": [1, 2]}
+
+
+def test_text() -> None:
+    assert text_to_input_ids({"text": "1 2 3"}, TOKENIZER, block_size=2)["input_ids"] == [8, 9]
+    assert text_to_input_ids({"line": "1"}, TOKENIZER, text_column="line") == {"line": "1", "input_ids": [8]}
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(DataError, match="none of the columns token_ids, input_ids; it has: x, y"):
+        token_ids_to_input_ids({"x": 1, "y": 2}, TOKENIZER)
