@@ -77,7 +77,8 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
             self.chunk_elements,
         )
         n = batch["n_drops"]
-        length_logits = self.model.length_logits(hidden, batch["cls_position"]).float()
+        length_logits = self.model.length_logits(hidden, batch["cls_position"])
+        length_logits = length_logits.to(torch.promote_types(length_logits.dtype, torch.float32))
         length_loss = F.cross_entropy(length_logits, n.clamp(max=length_logits.shape[-1] - 1), reduction="none")
         # Tokens there and missing, and the end: as many as there are open gaps and missing tokens.
         num_tokens = open_gaps.sum(dim=1) + n

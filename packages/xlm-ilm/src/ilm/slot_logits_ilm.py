@@ -81,6 +81,6 @@ def insertion_cross_entropy(
     rows = torch.arange(B, device=hidden.device)[:, None]
     hit_logits = (hidden[rows, target_slots] * weight[target_tokens]).sum(dim=-1)
     n = target_counts.sum(dim=-1)
-    share = target_counts / n.clamp(min=1)[:, None]
+    share = target_counts.to(lse.dtype) / n.clamp(min=1)[:, None]
     expected = (share * hit_logits).sum(dim=-1)
     return torch.where(n > 0, log_norm - expected, 0)
