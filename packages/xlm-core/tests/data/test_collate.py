@@ -45,7 +45,9 @@ def test_truncation_keeps_the_other_end(ids: list[int], length: int) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=6), st.lists(st.integers(0, 9), max_size=6)), max_size=6))
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=6), st.lists(st.integers(0, 9), max_size=6)), max_size=6)
+)
 def test_prompts_end_where_answers_start(pairs: list[tuple[list[int], list[int]]]) -> None:
     prompts, answers = [p for p, _ in pairs], [a for _, a in pairs]
     padded, start = pad_prompt_and_answer(prompts, answers, PAD)

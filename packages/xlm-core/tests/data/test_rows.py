@@ -20,7 +20,9 @@ examples = st.fixed_dictionaries({"input_ids": ids, "text": st.text(max_size=5),
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(examples, min_size=1, max_size=12), st.data())
-def test_round_trip(tmp_path_factory: pytest.TempPathFactory, written: list[dict[str, Any]], data: st.DataObject) -> None:
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, written: list[dict[str, Any]], data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("rows")
     rows = ArrowRows(write_rows(folder, iter(written)))
     order = data.draw(st.lists(st.integers(0, len(written) - 1), max_size=20))

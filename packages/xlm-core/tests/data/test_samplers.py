@@ -48,7 +48,9 @@ def test_training_splits_an_epoch_over_ranks(n: int, batch_size: int, world: int
     seen = [i for batches in ranks for i in indices(batches)]
     assert len(set(seen)) == len(seen)  # disjoint
     left_out = n - len(seen)
-    assert left_out == (n % world if n < batch_size * world or not drop else n % (batch_size * world)) or left_out < world
+    assert (
+        left_out == (n % world if n < batch_size * world or not drop else n % (batch_size * world)) or left_out < world
+    )
     assert all(0 < len(batch) <= batch_size for batches in ranks for batch in batches)
     assert all(key[0] == epoch for batches in ranks for batch in batches for key in batch)
 

@@ -1,0 +1,190 @@
+"""Every place that examples may come from, and the message for each that they cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from xlm.data.locator import locate
+from xlm.errors import BadTargetError, DataError
+
+ROWS = [{"text": f"line {i}", "n": i} for i in range(5)]
+TABLE = pa.Table.from_pylist(ROWS)
+
+
+def write_stream(path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, TABLE.schema) as writer:
+        writer.write_table(TABLE)
+
+
+def write_arrow(path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, TABLE.schema) as writer:
+        writer.write_table(TABLE)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "rows.csv": lambda path: csv.write_csv(TABLE, path),
+    "rows.tsv": lambda path: csv.write_csv(TABLE, path, csv.WriteOptions(delimiter="\t")),
+    "rows.jsonl": lambda path: path.write_text("\n".join(map(json.dumps, ROWS)) + "\n\n"),
+    "list.json": lambda path: path.write_text(json.dumps(ROWS)),
+    "dict.json": lambda path: path.write_text(json.dumps({"version": 1, "data": ROWS})),
+    "rows.parquet": lambda path: parquet.write_table(TABLE, path),
+    "file.arrow": write_arrow,
+    "stream.arrow": write_stream,
+}
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing that `datasets` does leaves the test's folder or asks the network."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hf"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_local_files_of_every_type(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    WRITERS[name](path)
+    source = locate(str(path))
+    assert list(source.rows(None)) == ROWS
+    assert list(locate(str(path), num_examples=2).rows(None)) == ROWS[:2]
+
+
+def test_text_files_give_a_row_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("first\nsecond\n")
+    assert list(locate(str(tmp_path / "a.txt")).rows(None)) == [{"text": "first"}, {"text": "second"}]
+
+
+def test_identity_follows_the_content_not_the_place(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jsonl").write_text('{"n": 1}\n')
+    first, second = (locate(str(tmp_path / folder / "x.jsonl")).identity() for folder in ("a", "b"))
+    assert first == second
+    (tmp_path / "b" / "x.jsonl").write_text('{"n": 2}\n')
+    assert locate(str(tmp_path / "b" / "x.jsonl")).identity() != first
+    assert locate(str(tmp_path / "a" / "x.jsonl"), num_examples=1).identity() != first
+
+
+def test_large_files_are_known_by_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlm.data.locator._CONTENT_BYTES", 3)
+    (tmp_path / "x.txt").write_text("something")
+    assert locate(str(tmp_path / "x.txt")).identity()["file"]["bytes"] == 9
+
+
+def saved(folder: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    Dataset.from_list(ROWS).save_to_disk(folder / "one")
+    DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:2])}).save_to_disk(folder / "two")
+
+
+def test_folders_that_datasets_saved(tmp_path: Path, hub_cache: Path) -> None:
+    saved(tmp_path)
+    assert list(locate(str(tmp_path / "one")).rows(None)) == ROWS
+    assert list(locate(str(tmp_path / "two" / "test")).rows(None)) == ROWS[:2]
+    assert list(locate(str(tmp_path / "two"), split="train").rows(None)) == ROWS
+    with pytest.raises(DataError, match="has no split 'val'; it has: train, test"):
+        list(locate(str(tmp_path / "two" / "val")).rows(None))
+
+
+def test_a_name_on_the_hub_or_its_local_mirror(
+    tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "owner" / "data"
+    folder.mkdir(parents=True)
+    parquet.write_table(TABLE, folder / "train-0.parquet")
+    parquet.write_table(TABLE.slice(0, 2), folder / "test-0.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert list(locate("owner/data/train").rows(None)) == ROWS
+    assert list(locate("owner/data", split="test").rows(None)) == ROWS[:2]
+    assert list(locate(str(folder), split="train[1:3]").rows(None)) == ROWS[1:3]
+    before = locate("owner/data/train").identity()
+    parquet.write_table(TABLE.slice(0, 1), folder / "train-0.parquet")
+    assert locate("owner/data/train").identity() != before
+    with pytest.raises(DataError, match=r"Which split of .*owner/data"):
+        list(locate("owner/data").rows(None))
+
+
+def test_hub_names_are_taken_apart() -> None:
+    def parts(*args: Any, **kwargs: Any) -> list[Any]:
+        identity = locate(*args, **kwargs).identity()
+        return [identity[key] for key in ("hub", "config", "split", "revision")]
+
+    assert parts("owner/data/train") == ["owner/data", None, "train", None]
+    assert parts("owner/data/config/test") == ["owner/data", "config", "test", None]
+    assert parts("owner/data", name="config", split="a", revision="v1") == ["owner/data", "config", "a", "v1"]
+    assert locate("owner/data/train").name == "data-train"
+
+
+def test_unreachable_names_say_what_to_do(hub_cache: Path) -> None:
+    with pytest.raises(DataError, match="cannot be loaded") as caught:
+        list(locate("nobody/nothing-of-the-kind/train").rows(None))
+    assert "full_name=path/to/mirror/train" in str(caught.value)
+
+
+class Counting:
+    def __init__(self, tokenizer: Any, num_examples: int, start: int = 0) -> None:
+        self.tokenizer, self.start = tokenizer, start
+
+    def __iter__(self) -> Any:
+        i = self.start
+        while True:
+            yield {"n": i, "tokenizer": self.tokenizer}
+            i += 1
+
+
+def test_generators_are_called_as_documented_and_cut_off() -> None:
+    source = locate(None, dataset_constructor_str="json.loads", dataset_kwargs={"split": "train"}, num_examples=3)
+    assert source.name == "loads-train"
+    import sys
+
+    sys.modules["counting_module"] = sys.modules[__name__]
+    source = locate(
+        None, dataset_constructor_str="counting_module.Counting", dataset_kwargs={"start": 5}, num_examples=2
+    )
+    assert list(source.rows("tok")) == [{"n": 5, "tokenizer": "tok"}, {"n": 6, "tokenizer": "tok"}]
+    assert source.identity()["kwargs"] == {"start": 5}
+    del sys.modules["counting_module"]
+    with pytest.raises(BadTargetError):
+        locate(None, dataset_constructor_str="no_such_module.X").identity()
+
+
+def test_full_name_wins_over_a_generator(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"n": 1}\n')
+    source = locate(str(tmp_path / "x.jsonl"), dataset_constructor_str="json.loads")
+    assert list(source.rows(None)) == [{"n": 1}]
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    (tmp_path / "training.jsonl").write_text("{}")
+    (tmp_path / "x.bin").write_text("")
+    (tmp_path / "bad.json").write_text('{"a": 1}')
+    (tmp_path / "broken.jsonl").write_text('{"a": 1}\n{"a":')
+    (tmp_path / "broken.parquet").write_text("PAR0")
+    with pytest.raises(
+        DataError, match=r"No such file or folder of data: .*trainin.jsonl. Did you mean 'training.jsonl'"
+    ):
+        locate(str(tmp_path / "trainin.jsonl"))
+    with pytest.raises(DataError, match=r"none of the known types: \.csv, \.tsv"):
+        locate(str(tmp_path / "x.bin"))
+    with pytest.raises(DataError, match="holds no list of objects"):
+        list(locate(str(tmp_path / "bad.json")).rows(None))
+    for name in ("broken.jsonl", "broken.parquet"):
+        with pytest.raises(DataError, match=f"{name} cannot be read as"):
+            list(locate(str(tmp_path / name)).rows(None))
+    with pytest.raises(DataError, match="needs full_name"):
+        locate(None)
+    with pytest.raises(DataError, match=r"owner/dataset\[/config\]/split is needed"):
+        locate("a/b/c/d/e")
+    with pytest.raises(DataError, match="No such file or folder"):
+        locate("/no/such/folder/train")
