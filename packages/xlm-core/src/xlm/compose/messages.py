@@ -102,6 +102,8 @@ def _missing_config(error: MissingConfigException, found: Discovery | None) -> C
     match = _NOT_FOUND.search(text)
     name = error.missing_cfg_file or (match.group(1) if match else "")
     group, _, member = name.rpartition("/")
+    if not group:  # the root itself, after --config-name or --config-path
+        return ConfigError(_short(text))
     options = group_members(group)
     lines = [f"Could not find '{name}'"]
     where = _WHERE.match(text)
