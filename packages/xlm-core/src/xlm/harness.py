@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
+from xlm.data.progress import settle_progress
 from xlm.errors import CheckpointError, ConfigError
 from xlm.evaluation.post_hoc import PostHocPasses
 from xlm.log_predictions import LogPredictions
@@ -35,6 +36,10 @@ def attach(component: Any, name: str, value: Any) -> None:
     """Set an attribute without registering it as a submodule, so that a state dict holds each weight once."""
     if component is not None and getattr(component, name, None) is None:
         component.__dict__[name] = value
+
+
+def _show_nothing(_: Any) -> None:
+    """Prints nothing."""
 
 
 class Harness(LightningModule):
@@ -248,7 +253,8 @@ class Harness(LightningModule):
         values |= {f"{stage}/{name}": value for name, value in self.post_hoc.finish(self.tokenizer).items()}
         self.log_dict(values, sync_dist=False, rank_zero_only=False)
         if self.log_predictions is not None:
-            self.log_predictions.finish()
+            # During training a validation is one line; its rows are in the file.
+            self.log_predictions.finish(show=None if stage == "test" else _show_nothing)
 
     def on_validation_epoch_start(self) -> None:
         self._start_pass("val")
@@ -281,6 +287,10 @@ class Harness(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["xlm_config"] = OmegaConf.to_yaml(self.config, resolve=False)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trainer = self.trainer
+        settle_progress(checkpoint, trainer.accumulate_grad_batches, trainer.limit_train_batches)
 
     @classmethod
     def from_checkpoint(

@@ -77,3 +77,8 @@ def test_sweeps_that_name_their_runs(args: list[str]) -> None:
 def test_a_sweep_into_one_folder_is_refused(args: list[str]) -> None:
     with pytest.raises(ConfigError, match="job_name=x would be the folder of every run of this sweep"):
         check_sweep_names(parse_arguments(args))
+
+
+def test_sections_that_a_config_may_lack_need_no_plus() -> None:
+    parsed = parse_arguments(["eval", "eval.split=val", "+generation.num_examples=2", "evaluate.x=1"])
+    assert parsed.overrides == ("job_type=eval", "++eval.split=val", "+generation.num_examples=2", "evaluate.x=1")

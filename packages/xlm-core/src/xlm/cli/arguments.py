@@ -10,6 +10,8 @@ from typing import NoReturn
 from xlm.errors import ConfigError
 from xlm.jobs import Job, find_job, job_names
 
+OPTIONAL_SECTIONS = ("eval.", "generation.", "hub.", "post_training.")
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -40,6 +42,11 @@ def with_job_type(overrides: Sequence[str], jobs: Sequence[Job]) -> tuple[str, .
     return tuple(overrides)
 
 
+def with_optional_sections(overrides: Sequence[str]) -> tuple[str, ...]:
+    """`eval.split=val` as `++eval.split=val`: these sections are absent from a config that doesn't use them."""
+    return tuple(f"++{text}" if text.startswith(OPTIONAL_SECTIONS) else text for text in overrides)
+
+
 def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
     """The parts of the command line; ConfigError for a flag that Hydra doesn't have, UnknownJobError for a job."""
     from hydra._internal.utils import get_args_parser
@@ -58,7 +65,7 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
     config_dirs = (Path(parsed.config_dir).resolve(),) if parsed.config_dir else ()
     flags = tuple(arg for arg in args if arg not in overrides)
     return Arguments(
-        with_job_type(overrides, jobs), flags, config_dirs, bool(parsed.multirun), shows_only=parsed.cfg is not None
+        with_optional_sections(with_job_type(overrides, jobs)), flags, config_dirs, bool(parsed.multirun), shows_only=parsed.cfg is not None
     )
 
 

@@ -21,8 +21,6 @@ from xlm.external_models import Discovery, activate, discover
 from xlm.jobs import BUILT_IN_JOBS, Job, custom_jobs, find_job
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-# Hydra's own log file would be the only thing that it leaves behind.
-NO_LOG_FILE = ("hydra/job_logging=none", "hydra/hydra_logging=none")
 
 
 def run_job(args: Sequence[str]) -> int:
@@ -35,7 +33,7 @@ def run_job(args: Sequence[str]) -> int:
     _print_warnings([*found.warnings, *warnings])
     task = Task(found, jobs, arguments.config_dirs, arguments.overrides)
     task.prepare()
-    argv = [*NO_LOG_FILE, *arguments.overrides, *arguments.flags]
+    argv = [*arguments.overrides, *arguments.flags]
     shown = late_values_as_text() if arguments.shows_only else nullcontext()
     try:
         with _arguments(argv), _environ(FULL_ERROR, "1"), shown:
