@@ -139,6 +139,8 @@ class TextDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open what `stage` (fit, validate, test, predict; None: all) needs, and nothing else."""
+        if stage == "fit" and self.trainer is not None and not self.dataset_managers["val"]:
+            self.trainer.limit_val_batches = 0  # Lightning takes an empty list of loaders for one empty loader
         for _, _, manager in self._managers(stage):
             manager.setup(self.tokenizer, self.cache_dir, self.num_dataset_workers)
         if flags.DEBUG_OVERFIT and stage != "fit":  # a training batch stands in for the other splits
@@ -159,8 +161,6 @@ class TextDataModule(LightningDataModule):
     def train_dataloader(self) -> StatefulTrainLoader | CombinedTrainLoader:
         """One loader, or several side by side with batches `{name: batch}`; `DataError` without any."""
         loaders = self._loaders("train")
-        if not loaders:
-            raise DataError("There is nothing to train on: datamodule.dataset_managers.train is empty.")
         if len(loaders) == 1:
             return next(iter(loaders.values()))
         return CombinedTrainLoader(loaders)
@@ -175,6 +175,8 @@ class TextDataModule(LightningDataModule):
         return list(self._loaders("predict").values())
 
     def _loaders(self, split: str) -> dict[str, Any]:
+        if not self.dataset_managers[split]:
+            raise DataError(f"There are no data for {split}: datamodule.dataset_managers.{split} is empty.")
         rank, world_size = self._rank_and_world_size()
         overfit = self._overfit_rows(world_size) if flags.DEBUG_OVERFIT else None
         loaders = {}

@@ -181,9 +181,8 @@ class DatasetManager:
         """
         rows = self.rows if rows is None else rows
         if rows is None or self.collator is None:
-            raise DataError(
-                f"{self.full_name or self.dataset_constructor_str}: no rows or no collator; call setup first."
-            )
+            name = self.full_name or self.dataset_constructor_str
+            raise DataError(f"{name} has no rows or no collator: setup comes first.")
         processor = self.on_the_fly.bind(tokenizer) if self.on_the_fly and not self.group else None
         return make_loader(
             rows,

@@ -1,0 +1,198 @@
+"""A data set of one split: prepared once, keyed by all that shapes it, served through the right loader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from xlm.data.cache import DataCache
+from xlm.data.loaders import EvalLoader, StatefulTrainLoader
+from xlm.data.manager import (
+    DatasetManager,
+    EvalDatasetManager,
+    LocalDatasetManager,
+    UnconditionalGenerationDatasetManager,
+)
+from xlm.data.tokenizers import SimpleSpaceTokenizer
+from xlm.errors import DataError
+
+TOKENIZER = SimpleSpaceTokenizer.for_numbers(20)
+
+
+class Collator:
+    block_size = 6
+
+    def __call__(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return examples
+
+
+def star(**options: Any) -> DatasetManager:
+    defaults: dict[str, Any] = {
+        "dataset_constructor_str": "xlm.tasks.star.StarGraphs",
+        "dataset_kwargs": {"split": "val", "seed": 0},
+        "num_examples": 10,
+        "preprocess_function": "xlm.tasks.star.star_preprocess",
+        "columns_to_keep": ["prompt_ids", "input_ids"],
+        "dataloader_kwargs": {"batch_size": 4},
+    }
+    return DatasetManager(Collator(), **{**defaults, **options})
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> str:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps({"text": " ".join(["1"] * n), "n": n}) + "\n" for n in range(1, 8)))
+    return str(path)
+
+
+def examples(manager: DatasetManager, cache: Path, split: str = "val") -> list[dict[str, Any]]:
+    manager.setup(TOKENIZER, cache)
+    return [example for batch in manager.get_dataloader(split, TOKENIZER) for example in batch]
+
+
+def test_star_graphs_arrive_as_ids(tmp_path: Path) -> None:
+    found = examples(star(), tmp_path)
+    assert len(found) == 10
+    assert found[0].keys() == {"prompt_ids", "input_ids", "noise_seed"}
+    assert all(len(e["prompt_ids"]) == 26 and len(e["input_ids"]) == 8 for e in found)
+
+
+def test_everything_that_shapes_the_data_is_in_the_key(tmp_path: Path) -> None:
+    def folder(tokenizer: Any = TOKENIZER, **options: Any) -> Path:
+        entry = star(**options).prepare(tokenizer, tmp_path)
+        assert entry is not None
+        return entry.path
+
+    reference = folder()
+    assert folder() == reference
+    # What only serves the data leaves the cache as it is.
+    assert folder(dataloader_kwargs={"batch_size": 9}, role="prediction", stages=["test"]) == reference
+    different = [
+        folder(dataset_kwargs={"split": "val", "seed": 1}),
+        folder(dataset_kwargs={"split": "test", "seed": 0}),
+        folder(dataset_kwargs={"split": "val", "seed": 0, "difficulty": "medium"}),
+        folder(num_examples=11),
+        folder(columns_to_keep=["input_ids"]),
+        folder(preprocess_function_kwargs={"anything": 1}),
+        folder(preprocess_function=None, columns_to_keep=None),
+        folder(tokenizer=SimpleSpaceTokenizer.for_numbers(21)),
+    ]
+    assert len({reference, *different}) == 1 + len(different)
+
+
+def test_a_change_of_the_processing_code_rebuilds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = star().prepare(TOKENIZER, tmp_path)
+    monkeypatch.setattr("xlm.data.manager.code_version", lambda function: "another version")
+    after = star().prepare(TOKENIZER, tmp_path)
+    assert before is not None
+    assert after is not None
+    assert after.built
+    assert before.path != after.path
+
+
+def test_files_with_functions_at_every_place(lines: str, tmp_path: Path) -> None:
+    manager = LocalDatasetManager(
+        Collator(),
+        lines,
+        preprocess_function="xlm.data.functional.text_to_input_ids",
+        on_the_fly_processor="xlm.data.functional.token_ids_to_input_ids",
+        on_the_fly_processor_kwargs=OmegaConf.create({"block_size": 3}),
+        columns_to_keep=["input_ids", "n"],
+        num_examples=5,
+        dataloader_kwargs=OmegaConf.create({"batch_size": 2}),
+    )
+    found = examples(manager, tmp_path / "cache")
+    assert [(e["n"], len(e["input_ids"])) for e in found] == [(1, 1), (2, 2), (3, 3), (4, 3), (5, 3)]
+
+
+def test_packing_takes_the_collators_block_size_unless_told(lines: str, tmp_path: Path) -> None:
+    def lengths(**options: Any) -> list[int]:
+        manager = DatasetManager(
+            Collator(),
+            lines,
+            preprocess_function="xlm.data.functional.text_to_input_ids",
+            on_the_fly_group_processor="xlm.data.packing.pack_sequences",
+            dataloader_kwargs={"batch_size": 2},
+            **options,
+        )
+        return [len(e["input_ids"]) for e in examples(manager, tmp_path / "cache")]
+
+    assert lengths() == [6] * 5 + [5]  # 28 tokens and 7 EOS
+    assert lengths(on_the_fly_group_processor_kwargs={"block_size": 10}) == [10, 10, 10, 5]
+
+
+def test_packing_without_a_block_size_is_an_error(lines: str, tmp_path: Path) -> None:
+    manager = DatasetManager(None, lines, on_the_fly_group_processor="xlm.data.packing.pack_sequences")
+    with pytest.raises(DataError, match=r"pack_sequences needs on_the_fly_group_processor_kwargs\.block_size"):
+        manager.prepare(TOKENIZER, tmp_path / "cache")
+
+
+def test_data_file_takes_the_place_of_the_source(lines: str, tmp_path: Path) -> None:
+    for options in ({"full_name": "owner/data", "split": "train[:5]"}, {}):
+        manager = star(data_file=lines, preprocess_function=None, columns_to_keep=["n"], num_examples=3, **options)
+        assert [e["n"] for e in examples(manager, tmp_path / "cache")] == [1, 2, 3]
+
+
+def test_splits_decide_the_loader(tmp_path: Path) -> None:
+    manager = star()
+    manager.setup(TOKENIZER, tmp_path)
+    train = manager.get_dataloader("train", TOKENIZER, seed=3, rank=1, world_size=2)
+    assert isinstance(train, StatefulTrainLoader)
+    assert (train.order.seed, train.order.rank, train.order.world_size) == (3, 1, 2)
+    assert isinstance(manager.get_dataloader("test", TOKENIZER), EvalLoader)
+    evaluation = EvalDatasetManager(Collator(), full_name="x", dataloader_kwargs={"batch_size": 2})
+    evaluation.rows = manager.rows
+    assert isinstance(evaluation.get_dataloader("train", TOKENIZER), EvalLoader)
+
+
+def test_unconditional_generation_asks_for_so_many_samples(tmp_path: Path) -> None:
+    manager = UnconditionalGenerationDatasetManager(Collator(), num_examples=5, dataloader_kwargs={"batch_size": 4})
+    assert manager.prepare(TOKENIZER, tmp_path) is None
+    found = examples(manager, tmp_path)
+    assert [e["input_ids"] for e in found] == [[]] * 5
+    assert len({e["noise_seed"] for e in found}) == 5
+    assert manager.role == "prediction"
+    assert not any(tmp_path.iterdir())
+
+
+def test_local_manager_never_asks_the_hub() -> None:
+    with pytest.raises(DataError, match="No local file or folder of data: owner/data/train"):
+        LocalDatasetManager(Collator(), "owner/data/train").source()
+
+
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entry = star().prepare(TOKENIZER, tmp_path)
+    assert entry is not None
+    (entry.path / "rows-00000.arrow").write_bytes(b"")
+    assert len(examples(star(), tmp_path)) == 10
+    assert "cannot be used" in caplog.text
+    assert DataCache(tmp_path).root == tmp_path
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No role 'predict' of a dataset; there are loss, prediction"):
+        star(role="predict")
+    with pytest.raises(DataError, match="No stage 'training' of a dataset; there are fit, validate, test, predict"):
+        star(stages=["training"])
+    with pytest.raises(DataError, match="columns_to_keep names ids; an example has"):
+        star(columns_to_keep=["ids"]).prepare(TOKENIZER, tmp_path)
+    with pytest.raises(DataError, match="has no examples"):
+        star(num_examples=0).setup(TOKENIZER, tmp_path)
+    with pytest.raises(DataError, match="setup comes first"):
+        star().get_dataloader("val", TOKENIZER)
+
+
+@pytest.mark.slow
+def test_several_processes_prepare_the_same(tmp_path: Path) -> None:
+    alone = star(num_examples=2500)
+    alone.setup(TOKENIZER, tmp_path / "one")
+    together = star(num_examples=2500)
+    together.setup(TOKENIZER, tmp_path / "two", num_workers=2)
+    assert alone.rows is not None
+    assert together.rows is not None
+    everything = list(range(2500))
+    assert alone.rows.fetch(everything) == together.rows.fetch(everything)
