@@ -71,7 +71,11 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-STEPS = ("trainer.max_steps=60", "trainer.val_check_interval=20", "callbacks.checkpoint_every_n_steps.every_n_train_steps=7")
+STEPS = (
+    "trainer.max_steps=60",
+    "trainer.val_check_interval=20",
+    "callbacks.checkpoint_every_n_steps.every_n_train_steps=7",
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,9 @@ def disturbed(directory: Path, signum: int, after: str, *overrides: str) -> subp
 
 
 @pytest.mark.parametrize("after", ["step-14.ckpt", "step-28.ckpt"])
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path: Path, uninterrupted: Path, after: str) -> None:
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
+    tmp_path: Path, uninterrupted: Path, after: str
+) -> None:
     process = disturbed(tmp_path, signal.SIGKILL, after)
     process.communicate()
     assert process.returncode == -signal.SIGKILL

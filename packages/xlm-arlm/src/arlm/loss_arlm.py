@@ -50,9 +50,7 @@ class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
 
     def _targets_and_hidden(self, batch: ARLMBatch) -> tuple[Tensor, Tensor]:
         """Targets (N,) and the hidden vectors (N, d) that predict them."""
-        hidden = self.model.hidden(
-            batch["input_ids"], batch["attention_mask"], left_padded=batch.get("left_padded")
-        )
+        hidden = self.model.hidden(batch["input_ids"], batch["attention_mask"], left_padded=batch.get("left_padded"))
         target_ids = batch["target_ids"].reshape(-1)
         index = batch.get("target_index")
         if index is None:

@@ -77,7 +77,7 @@ class RotaryARLM(nn.Module, Model):
             elif positions is None:
                 positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids)
-        return self.layers(x, attention_mask, positions, is_causal=True, cache=cache)  # type: ignore[no-any-return]
+        return self.layers(x, attention_mask, positions, is_causal=True, cache=cache)
 
     def forward(
         self,
@@ -91,4 +91,4 @@ class RotaryARLM(nn.Module, Model):
     ) -> Float[Tensor, "batch kept vocab"]:
         """Logits of the next token at every position, (B, L, V), or with `last_only` at the last, (B, 1, V)."""
         h = self.hidden(input_ids, attention_mask, positions, left_padded=left_padded, cache=cache)
-        return self.final_layer(h[:, -1:] if last_only else h)  # type: ignore[no-any-return]
+        return self.final_layer(h[:, -1:] if last_only else h)

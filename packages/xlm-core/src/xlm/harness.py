@@ -51,6 +51,8 @@ class Harness(LightningModule):
         datamodule: source of `dataloader_names` and of each loader's role.
     """
 
+    datamodule: Any
+
     def __init__(self, cfg: DictConfig, tokenizer: Any = None, datamodule: Any = None, **kwargs: Any) -> None:
         super().__init__()
         self.config = cfg
@@ -67,6 +69,8 @@ class Harness(LightningModule):
             attach(component, "tokenizer", tokenizer)
         attach(self.predictor, "noise_schedule", self.noise_schedule)
         self.metrics = self.instantiate_metrics(cfg)
+        # Registered as modules, so that their states move to the device.
+        self.metric_modules = nn.ModuleDict({place: nn.ModuleList(found) for place, found in self.metrics.items()})
         judge = cfg.get("post_hoc_evaluator")
         self.post_hoc = PostHocPasses(instantiate(judge) if judge and judge.get("_target_") else None)
         self.log_predictions: LogPredictions | None = self.instantiate_log_predictions(cfg)
@@ -97,22 +101,23 @@ class Harness(LightningModule):
         """The writer of predictions, or None."""
         return instantiate(cfg.log_predictions) if cfg.get("log_predictions") else None
 
-    def instantiate_metrics(self, cfg: DictConfig) -> nn.ModuleDict:
-        """Every `{reported,diagnostic}_metrics.<stage>.<loader>.<name>`, in one flat module under `stage/loader`."""
+    def instantiate_metrics(self, cfg: DictConfig) -> dict[str, list[MetricWrapper]]:
+        """Every `{reported,diagnostic}_metrics.<stage>.<loader>.<name>`, by `stage/loader`."""
         found: dict[str, list[MetricWrapper]] = {}
         for kind in KIND_OF_METRIC:
             for stage, loaders in (cfg.get(f"{kind}_metrics") or {}).items():
                 for loader, metrics in (loaders or {}).items():
                     for name in metrics or {}:
                         found.setdefault(f"{stage}/{loader}", []).append(instantiate(metrics[name]))
-        return nn.ModuleDict({place: nn.ModuleList(wrappers) for place, wrappers in found.items()})
+        return found
 
     # What is where.
 
     @property
     def dataloader_names(self) -> dict[str, dict[int, str]]:
         """Stage → index → name of each loader."""
-        return self.datamodule.dataloader_names if self.datamodule is not None else {}
+        names: dict[str, dict[int, str]] = {} if self.datamodule is None else self.datamodule.dataloader_names
+        return names
 
     def top_level_named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """The parts that hold weights, for counts and summaries."""
@@ -123,8 +128,7 @@ class Harness(LightningModule):
 
     def metrics_at(self, stage: str, name: str) -> list[MetricWrapper]:
         """The metrics of one loader."""
-        place = f"{stage}/{name}"
-        return list(self.metrics[place]) if place in self.metrics else []  # type: ignore[arg-type]
+        return self.metrics.get(f"{stage}/{name}", [])
 
     # Set-up.
 
@@ -220,7 +224,7 @@ class Harness(LightningModule):
         for place, wrappers in self.metrics.items():
             if place.split("/", 1)[0] != stage or not self._counts.get(place):
                 continue
-            for wrapper in wrappers:  # type: ignore[union-attr]
+            for wrapper in wrappers:
                 key = f"{wrapper.prefix}/{wrapper.name}" if wrapper.prefix else f"{place}/{wrapper.name}"
                 values[key] = float(wrapper.compute())
                 wrapper.reset()
@@ -236,7 +240,7 @@ class Harness(LightningModule):
     def _start_pass(self, stage: str) -> None:
         for place, wrappers in self.metrics.items():
             if place.split("/", 1)[0] == stage:
-                for wrapper in wrappers:  # type: ignore[union-attr]
+                for wrapper in wrappers:
                     wrapper.reset()
         for place in list(self._counts):
             if place.split("/", 1)[0] == stage:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 T_in = TypeVar("T_in", contravariant=True)
 T_out = TypeVar("T_out", covariant=True)
-T_batch = TypeVar("T_batch")
 T_out_pred = TypeVar("T_out_pred")
 
 
@@ -88,7 +87,7 @@ class LossFunction(Protocol[T_in, T_out]):
         return self.loss_fn(batch, batch_idx, dataloader_idx, dataloader_name)
 
 
-class Predictor(Protocol[T_batch, T_out_pred]):
+class Predictor(Protocol[T_in, T_out_pred]):
     """Runs the model, usually in a loop, to produce token ids and their text."""
 
     tokenizer: Any
@@ -97,13 +96,13 @@ class Predictor(Protocol[T_batch, T_out_pred]):
 
     def predict(
         self,
-        batch: T_batch,
+        batch: T_in,
         batch_idx: int | None = None,
         dataloader_idx: int | None = None,
         dataloader_name: str | None = None,
     ) -> T_out_pred: ...
 
-    def to_dict(self, batch: T_batch, preds: T_out_pred) -> list[dict[str, Any]]:
+    def to_dict(self, batch: T_in, preds: T_out_pred) -> list[dict[str, Any]]:
         """One JSON-able row per example."""
         ...
 

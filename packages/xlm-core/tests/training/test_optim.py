@@ -55,7 +55,9 @@ def test_own_groups_win() -> None:
     assert build_optimizer(ADAMW, Own()).param_groups[0]["lr"] == 7.0
 
 
-@pytest.mark.parametrize(("fault", "says"), [("forget", "'linear.bias' .* in no"), ("twice", "'linear.weight' is in two")])
+@pytest.mark.parametrize(
+    ("fault", "says"), [("forget", "'linear.bias' .* in no"), ("twice", "'linear.weight' is in two")]
+)
 def test_a_split_that_is_no_partition_is_refused(fault: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parameter_groups(Split(**{fault: True}), 0.1)

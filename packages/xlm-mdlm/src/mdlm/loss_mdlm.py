@@ -66,8 +66,7 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
         schedule = StretchedSchedule(self.noise_schedule)
 
         def masked_nll(z: Tensor, rate: Tensor, index: Tensor, x: Tensor) -> Tensor:
-            sigma = schedule.sigma(rate).to(batch["sigma"].dtype)
-            return self._masked_nll(z, batch["attention_mask"], sigma, index, x)
+            return self._masked_nll(z, batch["attention_mask"], schedule.sigma(rate), index, x)
 
         return nelbo_draws(
             masked_nll,

@@ -117,9 +117,8 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
 
     def _fill(self, ids: Tensor, mask: Tensor, slots: Slots, seeds: Tensor) -> Filled:
         schedule = StretchedSchedule(self.noise_schedule)
-        dtype = self.model.output_layer.weight.dtype
         network = MaskedNetwork(
-            lambda z, rows, rate: self.model.features(z, mask[rows], schedule.sigma(rate).to(dtype)),
+            lambda z, rows, rate: self.model.features(z, mask[rows], schedule.sigma(rate)),
             self.model.output_layer,
         )
         draw = TokenDraw(
@@ -136,7 +135,7 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         rates = fill_rates(slots.masked, slots.counters, seeds)
         if self.method == "first_hitting":
             return fill_by_order(network, draw, ids, slots, first_hitting(rates, slots.masked), seeds)
-        grid = schedule.grid(self.num_steps or 1, ids.device).to(rates.dtype)
+        grid = schedule.grid(self.num_steps or 1, ids.device)
         every_step = self.method == "ancestral_every_step"
         return fill_by_order(network, draw, ids, slots, ancestral(rates, slots.masked, grid, every_step), seeds)
 

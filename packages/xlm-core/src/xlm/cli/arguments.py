@@ -65,7 +65,11 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
     config_dirs = (Path(parsed.config_dir).resolve(),) if parsed.config_dir else ()
     flags = tuple(arg for arg in args if arg not in overrides)
     return Arguments(
-        with_optional_sections(with_job_type(overrides, jobs)), flags, config_dirs, bool(parsed.multirun), shows_only=parsed.cfg is not None
+        with_optional_sections(with_job_type(overrides, jobs)),
+        flags,
+        config_dirs,
+        bool(parsed.multirun),
+        shows_only=parsed.cfg is not None,
     )
 
 

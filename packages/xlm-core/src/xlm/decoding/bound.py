@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.decoding.masking import IGNORE
-from xlm.decoding.streams import Stream, mix, uniform
+from xlm.decoding.streams import Stream, derive, uniform
 from xlm.modules.attention import positions_from_mask
+from xlm.sampling import widest_float
 
 Method = Literal["counts", "rates"]
 # (ids (B, L), rate (B,), index (N,), targets (N,)) → −log p of each target (N,): index is flat, rate is 1 − α.
@@ -29,7 +30,7 @@ def nelbo_draws(
     num_points: int = 4,
     method: Method = "counts",
 ) -> Float[Tensor, "batch samples"]:
-    """Independent unbiased draws of each row's NELBO in nats, float64; each is the mean over `num_points` maskings.
+    """Independent unbiased draws of each row's NELBO in nats; each is the mean over `num_points` maskings.
 
     "counts": k masks with k spread evenly over 1 … n, weight n/k, at a rate that has the law of the k-th of n times.
     "rates": the rate of masks spread evenly over (0, 1), antithetically: (u + j/P) mod 1, weight 1/rate.
@@ -38,13 +39,14 @@ def nelbo_draws(
     if method not in ("counts", "rates"):
         raise ValueError(f"Unknown method {method!r}. Choices: counts, rates.")
     counters = positions_from_mask(attention_mask | maskable)
-    draws = torch.zeros(len(ids), num_samples, dtype=torch.float64, device=ids.device)
+    dtype = widest_float(ids.device)
+    draws = torch.zeros(len(ids), num_samples, dtype=dtype, device=ids.device)
     for sample in range(num_samples):
-        sample_seeds = mix(seeds ^ (sample + 1))
-        start = uniform(sample_seeds, Stream.TIME).to(torch.float64)
+        sample_seeds = derive(seeds, sample)
+        start = uniform(sample_seeds, Stream.TIME)
         for point in range(num_points):
             even = (start + point / num_points) % 1.0
-            times = uniform(mix(sample_seeds ^ (point + 1))[:, None], Stream.MASK, counters).double()
+            times = uniform(derive(sample_seeds, point)[:, None], Stream.MASK, counters)
             if method == "counts":
                 masked, rate, weight = _by_count(times, maskable, even)
             else:
@@ -66,12 +68,12 @@ def _by_count(times: Tensor, maskable: Tensor, even: Tensor) -> tuple[Tensor, Te
 
 
 def _summed_nll(masked_nll: MaskedNLL, ids: Tensor, masked: Tensor, rate: Tensor, mask_token_id: int) -> Tensor:
-    """Σ −log p over the masked tokens of each row, (B,) float64."""
+    """Σ −log p over the masked tokens of each row, (B,)."""
     index = masked.reshape(-1).nonzero().squeeze(-1)
     targets = ids.reshape(-1)[index]
     nll = masked_nll(ids.masked_fill(masked, mask_token_id), rate, index, targets)
-    sums = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
-    return sums.index_add_(0, index // ids.shape[1], nll.double())
+    sums = torch.zeros(len(ids), dtype=rate.dtype, device=ids.device)
+    return sums.index_add_(0, index // ids.shape[1], nll.to(rate.dtype))
 
 
 def clean_ids(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xlm.decoding.collate import MaskedPredictionBatch
 from xlm.decoding.output import MaskedPredictionDict
-from xlm.decoding.streams import mix
+from xlm.decoding.streams import derive
 from xlm.errors import ConfigError
 from xlm.protocols import Tokenizer
 from xlm.utils.text import remove_trailing_pads
@@ -41,7 +41,7 @@ def extended(
     whole = _Answers(batch["input_ids"], batch["attention_mask"].bool(), start, block, keep, num_blocks, tokenizer)
     rows = torch.arange(len(seeds), device=seeds.device)
     for number in range(num_blocks):
-        preds = predict_block(whole.block(rows, number), mix(seeds[rows] ^ number) if number else seeds[rows])
+        preds = predict_block(whole.block(rows, number), derive(seeds[rows], number) if number else seeds[rows])
         whole.put(rows, number, preds)
         rows = rows[~(preds["ids"][:, start:] == tokenizer.eos_token_id).any(dim=1)]
         if not len(rows):

@@ -11,6 +11,7 @@ from torch import Tensor
 from xlm.decoding.streams import Stream, mix, uniform
 from xlm.modules.attention import positions_from_mask
 from xlm.noise import MaskingSchedule
+from xlm.sampling import widest_float
 
 IGNORE = -100
 
@@ -18,7 +19,7 @@ IGNORE = -100
 class Masked(NamedTuple):
     """Rows of which some tokens are masked.
 
-    `targets` holds the token under each mask, -100 elsewhere; `target_index` says where they are in the flat (B·L) rows.
+    `targets` holds the token under each mask, -100 elsewhere; `target_index` says where in the flat (B·L) rows.
     """
 
     ids: Integer[Tensor, "batch length"]
@@ -89,9 +90,9 @@ class StretchedSchedule:
         """σ at the time of that rate: the condition of the network."""
         return self.schedule.sigma(self.time(rate))
 
-    def grid(self, num_steps: int, device: torch.device | str | None = None) -> Float[Tensor, " points"]:
+    def grid(self, num_steps: int, device: torch.device) -> Float[Tensor, " points"]:
         """Rates at num_steps + 1 equally spaced times from 1 down to 0; the ends are exact."""
         t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
         grid = self.rate(t)
         grid[0], grid[-1] = 1.0, 0.0
-        return grid.to(device)
+        return grid.to(device, widest_float(device))

@@ -90,13 +90,13 @@ def ancestral(
     if visit_empty:
         last = int(step.max()) + 1 if step.numel() else 0
         return FillOrder(step, grid[:last].expand(len(step), last))
-    occupied = torch.zeros(len(step), num_steps + 1, dtype=torch.bool, device=step.device)
-    occupied.scatter_(1, step + 1, True)
-    occupied = occupied[:, 1:]  # column 0 took the positions that are not masked
-    visit_of_step = occupied.long().cumsum(dim=1) - 1
-    visit = visit_of_step.gather(1, step.clamp(min=0)).masked_fill(~masked, -1)
-    num_visits = int(occupied.sum(dim=1).max()) if len(step) else 0
+    ordered, index = step.masked_fill(~masked, num_steps).sort(dim=1, stable=True)
+    starts = torch.ones_like(masked)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    visit_of_place = starts.long().cumsum(dim=1) - 1
+    num_visits = int((visit_of_place + 1).masked_fill(ordered == num_steps, 0).max()) if step.numel() else 0
+    # Positions that are not masked come last, with the grid's last rate: 0.
     rate = torch.zeros(len(step), num_visits + 1, dtype=grid.dtype, device=grid.device)
-    column = torch.where(occupied, visit_of_step, num_visits)  # empty steps go to a column that is dropped
-    rate.scatter_(1, column, grid[:num_steps].expand(len(step), -1))
+    rate.scatter_(1, visit_of_place, grid[ordered])
+    visit = torch.empty_like(step).scatter_(1, index, visit_of_place).masked_fill_(~masked, -1)
     return FillOrder(visit, rate[:, :num_visits])

@@ -7,7 +7,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from xlm.decoding.fill import Filled, MaskedNetwork, Slots, TokenDraw
-from xlm.decoding.streams import Stream, mix, uniform
+from xlm.decoding.streams import Stream, derive, uniform
 
 
 def remask_probability(rate: Float[Tensor, ""], next_rate: Float[Tensor, ""], remasking: float) -> Float[Tensor, ""]:
@@ -37,7 +37,7 @@ def fill_with_remasking(
         rate, next_rate = grid[step], grid[step + 1]
         sigma = remask_probability(rate, next_rate, remasking)
         fill = (1 - next_rate - (1 - sigma) * (1 - rate)) / rate
-        step_seeds = mix(seeds ^ (step + 1))
+        step_seeds = derive(seeds, step)
         u = uniform(step_seeds[:, None], Stream.REMASK, slots.counters)
         taken_back = slots.masked & ~masked & (u < sigma)
         chosen = masked & (u < fill) if step < len(grid) - 2 else masked.clone()

@@ -25,7 +25,6 @@ class Stream(IntEnum):
     ORDER = 3
     TOKEN = 4
     REMASK = 5
-    ROW = 6
 
 
 def mix(x: Integer[Tensor, "*shape"]) -> Integer[Tensor, "*shape"]:
@@ -39,11 +38,19 @@ def mix(x: Integer[Tensor, "*shape"]) -> Integer[Tensor, "*shape"]:
     return x.bitwise_xor_((x >> 31) & (2**33 - 1))
 
 
+def derive(seeds: Integer[Tensor, "*#shape"], number: Integer[Tensor, "*#shape"] | int) -> Integer[Tensor, "*shape"]:
+    """The seed of a numbered part of each row's stream; parts of one row and of different rows are independent.
+
+    Mixed before and after: seeds and numbers that are both small would else name each other's parts.
+    """
+    return mix(mix(seeds) ^ number)
+
+
 def uniform(
     seeds: Integer[Tensor, "*#shape"], stream: Stream, counters: Integer[Tensor, "*#shape"] | int = 0
 ) -> Float[Tensor, "*shape"]:
     """U(0, 1), open at both ends, float64 where the device has it; seeds and counters broadcast."""
-    keys = mix(mix(seeds) ^ int(stream))
+    keys = derive(seeds, int(stream))
     dtype = widest_float(seeds.device)
     # One bit fewer than the mantissa holds, so that adding a half cannot round up to 1.
     bits = 52 if dtype == torch.float64 else 23
@@ -62,7 +69,7 @@ def gumbel_argmax(
     logits: Float[Tensor, "rows vocab"], seeds: Integer[Tensor, " rows"], counters: Integer[Tensor, " rows"]
 ) -> Integer[Tensor, " rows"]:
     """One draw from each row's softmax in float64, by chunks of rows; (seed, counter) says which draw it is."""
-    keys = mix(mix(seeds) ^ counters)
+    keys = derive(seeds, counters)
     vocabulary = torch.arange(logits.shape[-1], device=logits.device)
     drawn = []
     rows_at_once = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
@@ -84,11 +91,10 @@ def row_seeds(
     the row's number. With neither, from torch's global generator.
     """
     if noise_seed is not None:
-        return mix(noise_seed.to(device=device, dtype=torch.int64) ^ _as_int64(seed or 0))
+        return derive(noise_seed.to(device=device, dtype=torch.int64), _as_int64(seed or 0))
     if seed is None:
         seed = int(torch.randint(2**62, ()))
-    base = torch.tensor(_as_int64(seed), device=device)
-    return mix(mix(base) ^ torch.arange(num_rows, device=device) ^ (int(Stream.ROW) << 32))
+    return derive(torch.tensor(_as_int64(seed), device=device), torch.arange(num_rows, device=device))
 
 
 def _as_int64(value: int) -> int:

@@ -131,7 +131,7 @@ def finish(session: Session, harness: Harness, trainer: Trainer, record: dict[st
     cfg = session.cfg
     run_dir = session.run_dir
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
-    counts = {}
+    counts: dict[str, int] = {}
     if trainer.is_global_zero:
         draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):

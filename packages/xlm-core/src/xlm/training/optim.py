@@ -30,12 +30,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Raises:
         ConfigError: if the model's split leaves a trainable parameter without a group, or names one twice.
     """
-    if hasattr(model, "get_param_groups"):
-        return list(model.get_param_groups())
-    if not hasattr(model, "get_named_params_for_weight_decay"):
+    own: Any = model
+    if hasattr(own, "get_param_groups"):
+        return list(own.get_param_groups())
+    if not hasattr(own, "get_named_params_for_weight_decay"):
         return [{"params": [p for p in model.parameters() if p.requires_grad]}]
-    decayed = [(n, p) for n, p in model.get_named_params_for_weight_decay() if p.requires_grad]
-    plain = [(n, p) for n, p in model.get_named_params_for_no_weight_decay() if p.requires_grad]
+    decayed = [(n, p) for n, p in own.get_named_params_for_weight_decay() if p.requires_grad]
+    plain = [(n, p) for n, p in own.get_named_params_for_no_weight_decay() if p.requires_grad]
     _check_partition(model, [*decayed, *plain])
     groups = [
         {"params": [p for _, p in decayed], "weight_decay": weight_decay},

@@ -75,7 +75,7 @@ def _newness(file: Path) -> tuple[int, bool, float]:
     return step, file.name != "best.ckpt", file.stat().st_mtime
 
 
-def config_differences(old: DictConfig, cfg: DictConfig) -> list[str]:
+def config_differences(old: Any, cfg: DictConfig) -> list[str]:
     """Lines `key: old → new` for the settings that make the run of a checkpoint another run than `cfg`."""
     before, after = _identity(old), _identity(cfg)
     return [
@@ -85,7 +85,7 @@ def config_differences(old: DictConfig, cfg: DictConfig) -> list[str]:
     ]
 
 
-def _identity(cfg: DictConfig) -> dict[str, Any]:
+def _identity(cfg: Any) -> dict[str, Any]:
     """Dotted key → value of every leaf below the keys of IDENTITY."""
     found: dict[str, Any] = {}
     for key in IDENTITY:
@@ -99,10 +99,10 @@ def _collect(parent: Any, key: Any, dotted: str, found: dict[str, Any]) -> None:
         value = parent[key]
     except OmegaConfBaseException:
         # A late value, such as the tokenizer's size, doesn't exist yet: its text stands for it.
-        found[dotted] = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index, call-overload]
+        found[dotted] = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index]
         return
     if isinstance(value, DictConfig):
         for name in value:
-            _collect(value, name, f"{dotted}.{name}", found)
+            _collect(value, name, f"{dotted}.{name!s}", found)
     else:
         found[dotted] = OmegaConf.to_container(value, resolve=False) if isinstance(value, ListConfig) else value

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+@runtime_checkable
+class MetricSource(Protocol):
+    """A module that gives its metrics away and starts them anew."""
+
+    def pop_metrics(self, stage: str) -> dict[str, float]: ...
 
 
 class TrainLog(Callback):
@@ -54,6 +61,7 @@ class TrainLog(Callback):
         if step == self._last_step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         self._last_step = step
+        assert isinstance(pl_module, MetricSource)
         values = pl_module.pop_metrics("train")  # reading them waits for the device, so the clock stops after it
         self._pause()
         values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]

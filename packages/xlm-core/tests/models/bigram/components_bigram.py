@@ -101,7 +101,9 @@ def print_batch(batch: dict[str, Tensor], split: str, tokenizer: Any, dataloader
 class CountRows:
     """A post-hoc evaluator that counts."""
 
-    def eval(self, predictions: list[dict[str, Any]], tokenizer: Any = None) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    def eval(
+        self, predictions: list[dict[str, Any]], tokenizer: Any = None
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
         return predictions, {"num_rows": len(predictions)}
 
 

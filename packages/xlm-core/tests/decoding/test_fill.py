@@ -1,0 +1,227 @@
+"""Filling masks: the right law, few network calls, nothing touched that was given, every row on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from xlm.decoding.fill import (
+    ConfidenceOrder,
+    Filled,
+    MaskedNetwork,
+    Slots,
+    TokenDraw,
+    fill_by_confidence,
+    fill_by_order,
+)
+from xlm.decoding.masking import StretchedSchedule
+from xlm.decoding.orders import ancestral, fill_rates, first_hitting, uniform_order
+from xlm.noise import CosineSchedule, LogLinearSchedule
+from xlm.sampling import LogitsSampler
+
+MASK, SAMPLES = 3, 20_000
+Fill = Callable[..., Filled]
+
+
+def by_order(make: Callable[[Tensor, Tensor], Any]) -> Fill:
+    def fill(network: MaskedNetwork, draw: TokenDraw, ids: Tensor, seeds: Tensor) -> Filled:
+        slots = Slots.of(ids == MASK)
+        rates = fill_rates(slots.masked, slots.counters, seeds)
+        return fill_by_order(network, draw, ids, slots, make(rates, slots.masked), seeds)
+
+    return fill
+
+
+def by_confidence(**options: Any) -> Fill:
+    def fill(network: MaskedNetwork, draw: TokenDraw, ids: Tensor, seeds: Tensor) -> Filled:
+        return fill_by_confidence(network, draw, ids, Slots.of(ids == MASK), ConfidenceOrder(**options), seeds)
+
+    return fill
+
+
+CPU = torch.device("cpu")
+# So fine that two of four positions hardly ever fall into one step, where they would be drawn independently.
+FINE = StretchedSchedule(LogLinearSchedule()).grid(4_000, CPU)
+FINE_COSINE = StretchedSchedule(CosineSchedule()).grid(4_000, CPU)
+EXACT = {
+    "ancestral": by_order(lambda r, m: ancestral(r, m, FINE)),
+    "ancestral, cosine": by_order(lambda r, m: ancestral(r, m, FINE_COSINE)),
+    "first-hitting": by_order(first_hitting),
+    "one at a time": by_order(lambda r, m: uniform_order(r, m, 4)),
+    "top_prob": by_confidence(kind="top_prob", max_steps=4),
+    "prob_diff": by_confidence(kind="prob_diff", max_steps=4),
+    "entropy": by_confidence(kind="entropy", max_steps=4),
+}
+COARSE = {
+    "ancestral": by_order(lambda r, m: ancestral(r, m, StretchedSchedule(LogLinearSchedule()).grid(3, CPU))),
+    "two calls": by_order(lambda r, m: uniform_order(r, m, 2)),
+    "threshold": by_confidence(kind="top_prob", max_steps=4, threshold=0.6),
+    "entropy threshold": by_confidence(kind="entropy", max_steps=4, threshold=0.5),
+    "one call": by_confidence(kind="prob_diff", max_steps=1),
+}
+ALL = {**EXACT, **{f"coarse {name}": fill for name, fill in COARSE.items()}}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_with_true_conditionals_samples_follow_the_joint(
+    name: str, oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]
+) -> None:
+    """Whichever position comes next, drawing it from its conditional given the filled ones gives the joint."""
+    filled = EXACT[name](oracle.network(), draw, all_masked(SAMPLES), torch.arange(SAMPLES))
+    assert abs(oracle.chi_squared(filled.ids)) < 4.5
+
+
+def test_the_chi_squared_test_would_notice(oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]) -> None:
+    """All four positions in one call ignore each other: the joint is missed by far."""
+    filled = COARSE["one call"](oracle.network(), draw, all_masked(SAMPLES), torch.arange(SAMPLES))
+    assert oracle.chi_squared(filled.ids) > 100
+
+
+def test_given_tokens_condition_the_rest(oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]) -> None:
+    ids = all_masked(SAMPLES)
+    ids[:, 2] = 1
+    filled = EXACT["first-hitting"](oracle.network(), draw, ids, torch.arange(SAMPLES))
+    wanted = oracle.joint * (oracle.sequences[:, 2] == 1)
+    wanted = wanted / wanted.sum()
+    code = (filled.ids * 3 ** torch.arange(3, -1, -1)).sum(-1)
+    observed = torch.bincount(code, minlength=81).double()
+    assert observed[wanted == 0].sum() == 0
+    chi = ((observed - wanted * SAMPLES) ** 2 / (wanted * SAMPLES))[wanted > 0].sum()
+    assert abs(float(chi) - 26) < 4.5 * 52**0.5
+
+
+def test_a_coarse_grid_follows_the_textbook_chain(
+    oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]
+) -> None:
+    """With three steps the joint is missed, but by exactly as much as the chain that ancestral sampling defines."""
+    filled = COARSE["ancestral"](oracle.network(), draw, all_masked(SAMPLES), torch.arange(SAMPLES))
+    grid = torch.linspace(1, 0, 4, dtype=torch.float64)
+    assert abs(oracle.chi_squared(filled.ids, oracle.chain(grid))) < 4.5
+    assert oracle.chi_squared(filled.ids) > 10
+
+
+def test_ancestral_sampling_with_and_without_empty_steps_draws_the_same(
+    oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]
+) -> None:
+    grid = StretchedSchedule(LogLinearSchedule()).grid(50, CPU)
+    seeds = torch.arange(200)
+    cached = by_order(lambda r, m: ancestral(r, m, grid))(oracle.network(), draw, all_masked(200), seeds)
+    textbook = by_order(lambda r, m: ancestral(r, m, grid, True))(oracle.network(), draw, all_masked(200), seeds)
+    assert torch.equal(cached.ids, textbook.ids)
+    assert (cached.network_calls <= 4).all()
+    assert float(textbook.network_calls.double().mean()) > 30
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_given_tokens_stay_and_no_mask_remains(name: str, oracle: Any, draw: TokenDraw) -> None:
+    torch.manual_seed(1)
+    ids = torch.randint(0, 4, (300, 4))
+    filled = ALL[name](oracle.network(), draw, ids, torch.arange(300))
+    given = ids != MASK
+    assert torch.equal(filled.ids[given], ids[given])
+    assert (filled.ids != MASK).all()
+    assert torch.equal(filled.order == -1, given)
+    assert torch.equal(filled.order.amax(1) + 1, filled.network_calls)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_batch_equals_its_rows(name: str, oracle: Any, draw: TokenDraw) -> None:
+    torch.manual_seed(2)
+    ids, seeds = torch.randint(0, 4, (30, 4)), torch.arange(30) * 13
+    together = ALL[name](oracle.network(), draw, ids, seeds)
+    alone = [ALL[name](oracle.network(), draw, ids[r : r + 1], seeds[r : r + 1]) for r in range(30)]
+    for field, whole in enumerate(together):
+        assert torch.equal(whole, torch.cat([one[field] for one in alone])), Filled._fields[field]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_network_runs_only_where_something_is_masked(name: str, oracle: Any, draw: TokenDraw) -> None:
+    ids = torch.tensor([[0, 1, 2, 0], [0, MASK, 2, 1], [MASK, MASK, MASK, MASK]])
+    filled = ALL[name](oracle.network(), draw, ids, torch.arange(3))
+    rows = torch.cat([rows for rows, _ in oracle.ran_on])
+    assert torch.equal(torch.bincount(rows, minlength=3), filled.network_calls)
+    assert filled.network_calls[0] == 0
+    assert filled.network_calls[1] >= 1
+    assert int(filled.network_calls[2]) <= 4
+    everything_given = ALL[name](oracle.network(), draw, ids[:1], torch.arange(1))
+    assert torch.equal(everything_given.ids, ids[:1])
+
+
+def test_the_output_layer_runs_on_chosen_positions_only(
+    oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]
+) -> None:
+    EXACT["first-hitting"](oracle.network(), draw, all_masked(10), torch.arange(10))
+    assert oracle.head_rows == [10, 10, 10, 10]
+
+
+def test_the_network_is_told_the_rate_of_masks(
+    oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]
+) -> None:
+    EXACT["first-hitting"](oracle.network(), draw, all_masked(2000), torch.arange(2000))
+    means = [float(rate.mean()) for _, rate in oracle.ran_on]
+    # Order statistics of four uniform numbers: 4/5, 3/5, 2/5, 1/5.
+    assert means == pytest.approx([0.8, 0.6, 0.4, 0.2], abs=0.02)
+    oracle.ran_on.clear()
+    EXACT["top_prob"](oracle.network(), draw, all_masked(2), torch.arange(2))
+    assert [rate.tolist() for _, rate in oracle.ran_on] == [[1, 1], [0.75, 0.75], [0.5, 0.5], [0.25, 0.25]]
+
+
+def test_top_k_one_is_greedy(oracle: Any, all_masked: Callable[[int], Tensor]) -> None:
+    seeds = torch.arange(20)
+    for name in ALL:
+        greedy, top_1 = (
+            ALL[name](oracle.network(), TokenDraw(LogitsSampler(**options), [MASK]), all_masked(20), seeds)
+            for options in ({"temperature": 0.0}, {"top_k": 1})
+        )
+        assert torch.equal(greedy.ids, top_1.ids)
+    # By confidence nothing is random then, and the first token is the surest one's best.
+    greedy = ALL["top_prob"](oracle.network(), TokenDraw(LogitsSampler(temperature=0.0), [MASK]), all_masked(20), seeds)
+    assert len(greedy.ids.unique(dim=0)) == 1
+    marginals = oracle.table[-1][:, :3]
+    first = (greedy.order[0] == 0).nonzero().item()
+    assert marginals.amax(1).argmax() == first
+    assert greedy.ids[0, first] == marginals[first].argmax()
+
+
+def test_suppressed_tokens_never_appear(oracle: Any, all_masked: Callable[[int], Tensor]) -> None:
+    for name in ALL:
+        draw = TokenDraw(LogitsSampler(temperature=2.0), [MASK, 1])
+        filled = ALL[name](oracle.network(), draw, all_masked(200), torch.arange(200))
+        assert set(filled.ids.unique().tolist()) == {0, 2}
+
+
+def test_eos_appears_only_where_the_text_may_end(oracle: Any) -> None:
+    draw = TokenDraw(LogitsSampler(), [MASK], eos_token_id=2)
+    ids = torch.tensor([[MASK, MASK, 1, MASK]]).expand(400, 4)
+    for name in ALL:
+        filled = ALL[name](oracle.network(), draw, ids, torch.arange(400))
+        assert (filled.ids[:, :2] != 2).all()
+        assert (filled.ids[:, 3] == 2).any()
+
+
+@pytest.mark.parametrize(("kind", "threshold"), [("top_prob", 0.7), ("prob_diff", 0.4), ("entropy", 0.6)])
+def test_a_threshold_takes_all_that_are_sure_and_at_least_one(kind: Any, threshold: float) -> None:
+    sign = -1 if kind == "entropy" else 1
+    scores = sign * torch.tensor([[0.9, 0.1, 0.65, 0.75], [0.3, 0.2, 0.1, 0.05], [0.9, 0.9, 0.9, 0.9]])
+    masked = torch.tensor([[True, True, True, True], [True, True, True, False], [False, True, False, True]])
+    chosen = ConfidenceOrder(kind, max_steps=9, threshold=threshold).choose(scores, masked, 5)
+    wanted = {
+        "top_prob": [[1, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 1]],
+        "prob_diff": [[1, 0, 1, 1], [1, 0, 0, 0], [0, 1, 0, 1]],
+        "entropy": [[0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0]],
+    }
+    assert chosen.long().tolist() == wanted[kind]
+
+
+def test_padding_changes_no_draw() -> None:
+    """Slots number real tokens, so that a row draws the same behind any padding."""
+    masked = torch.tensor([[False, True, True, False, True]])
+    plain = Slots.of(masked, torch.ones_like(masked))
+    padded_mask = torch.tensor([[False, False, True, True, True, True, True]])
+    padded = Slots.of(torch.cat([torch.zeros(1, 2, dtype=torch.bool), masked], 1), padded_mask)
+    assert torch.equal(padded.counters[:, 2:], plain.counters)
+    assert padded.inside[:, 2:].tolist() == plain.inside.tolist() == [[False, True, True, False, False]]

@@ -1,0 +1,111 @@
+"""One number for a corpus: the same whatever the batches, with errors that really say how far off it is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from xlm.errors import ConfigError
+from xlm.evaluation.likelihood import Likelihood, LikelihoodEstimator, Terms, likelihood_terms, num_bytes, ratio
+
+
+def estimate(nll: Tensor, tokens: Tensor, batch_size: int = 7, exact: bool = False, **options: Any) -> Likelihood:
+    estimator = LikelihoodEstimator()
+    lengths = options.get("num_bytes")
+    for start in range(0, len(nll), batch_size):
+        here = slice(start, start + batch_size)
+        estimator.update(Terms(nll[here], tokens[here], exact), None if lengths is None else lengths[here])
+    return estimator.compute()
+
+
+def test_sums_over_sums_whatever_the_batches() -> None:
+    nll = torch.tensor([[2.0], [9.0], [0.0]])
+    tokens = torch.tensor([1, 9, 0])
+    for batch_size in (1, 2, 3):
+        result = estimate(nll, tokens, batch_size, exact=True, num_bytes=torch.tensor([4, 40, 0]))
+        assert result.nll == pytest.approx(11 / 10)
+        assert result.perplexity == pytest.approx(math.exp(1.1))
+        assert result.bits_per_byte == pytest.approx(11 / 44 / math.log(2))
+        assert (result.num_tokens, result.num_examples, result.num_samples, result.exact) == (10, 3, 1, True)
+        assert result.estimator_error == 0
+        assert {"nll", "nll_se", "perplexity", "perplexity_se", "bits_per_byte", "bits_per_byte_se"} <= set(
+            result.as_dict()
+        )
+    assert "bits_per_byte" not in estimate(nll, tokens).as_dict()
+
+
+def corpus(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(3, 30, (n,), generator=generator)
+    return tokens * (1 + 0.5 * torch.randn(n, generator=generator, dtype=torch.float64)), tokens
+
+
+def test_the_standard_error_covers_new_examples_and_the_estimators_noise() -> None:
+    """Over 400 corpora of 50 examples with noisy draws, the value spreads as the errors say."""
+    generator = torch.Generator().manual_seed(0)
+    values, errors = [], []
+    for _ in range(400):
+        nll, tokens = corpus(50, generator)
+        noisy = nll[:, None] + 8 * torch.randn(50, 4, generator=generator, dtype=torch.float64)
+        result = estimate(noisy, tokens)
+        values.append(result.nll)
+        errors.append(result.standard_error)
+    assert torch.tensor(values).std() == pytest.approx(sum(errors) / 400, rel=0.12)
+
+
+def test_the_estimator_error_covers_new_draws_on_the_same_corpus() -> None:
+    generator = torch.Generator().manual_seed(1)
+    nll, tokens = corpus(50, generator)
+    results = [
+        estimate(nll[:, None] + 8 * torch.randn(50, 4, generator=generator, dtype=torch.float64), tokens)
+        for _ in range(400)
+    ]
+    spread = torch.tensor([r.nll for r in results]).std()
+    assert spread == pytest.approx(sum(r.estimator_error for r in results) / 400, rel=0.12)
+    assert all(r.estimator_error < r.standard_error for r in results)
+    assert math.isnan(estimate(nll[:, None], tokens).estimator_error)
+
+
+def test_a_single_example_has_no_standard_error() -> None:
+    value, error = ratio(torch.tensor([3.0]), torch.tensor([2.0]))
+    assert value == 1.5
+    assert math.isnan(error)
+
+
+def test_bytes_are_those_of_the_text() -> None:
+    assert num_bytes(["abc", "αβ", ""]).tolist() == [3, 4, 0]
+
+
+class Exact:
+    def token_nll(self, batch: Any) -> Tensor:
+        return torch.tensor([1.0, 2.0, 4.0])
+
+
+class Bounded:
+    def nll_bound(self, batch: Any, num_samples: int = 1) -> Tensor:
+        return torch.ones(2, num_samples)
+
+
+def test_terms_are_exact_or_a_bound_by_what_the_loss_offers() -> None:
+    batch = {"target_ids": torch.tensor([[5, -100, 6], [-100, -100, 7]]), "num_tokens": torch.tensor([3, 1])}
+    exact = likelihood_terms(Exact(), batch)
+    assert (exact.nll.tolist(), exact.num_tokens.tolist(), exact.exact) == ([[3.0], [4.0]], [2, 1], True)
+    bound = likelihood_terms(Bounded(), batch, num_samples=3)
+    assert (tuple(bound.nll.shape), bound.num_tokens.tolist(), bound.exact) == ((2, 3), [3, 1], False)
+    assert bound.nll.dtype == torch.float64
+    with pytest.raises(ConfigError, match="object gives no likelihood"):
+        likelihood_terms(object(), batch)
+
+
+def test_mixtures_are_refused() -> None:
+    estimator = LikelihoodEstimator()
+    with pytest.raises(ValueError, match="No examples"):
+        estimator.compute()
+    estimator.update(Terms(torch.ones(1, 2), torch.ones(1).long(), False))
+    with pytest.raises(ValueError, match="A batch has 3 draws per example, the ones before it 2"):
+        estimator.update(Terms(torch.ones(1, 3), torch.ones(1).long(), False))
+    with pytest.raises(ValueError, match="for every batch or for none"):
+        estimator.update(Terms(torch.ones(1, 2), torch.ones(1).long(), False), torch.ones(1))
