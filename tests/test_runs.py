@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,10 @@ CACHE = Path()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One cache of prepared data for all runs here."""
     global CACHE
     CACHE = tmp_path_factory.mktemp("cache")
-    yield
 
 
 def xlm(cwd: Path, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,14 @@ from torch import Tensor
 
 from arlm.types_arlm import ARLMBatch, ARLMPredictionBatch
 from xlm.data.collate import Padded, Truncate, pad_ids, pad_prompt_and_answer
-from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput
-from xlm.datamodule import Seq2SeqCollatorPrediction, Tokenizer
+from xlm.datamodule import (
+    BaseCollatorInput,
+    Collator,
+    Seq2SeqCollator,
+    Seq2SeqCollatorInput,
+    Seq2SeqCollatorPrediction,
+    Tokenizer,
+)
 
 IGNORE = -100
 PadTo = Literal["longest", "block"]

@@ -66,7 +66,7 @@ def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _newness(file: Path) -> tuple[int, bool, float]:
-    """Steps first (an unreadable header above all, so that the damage is named), then periodic before best, then time."""
+    """Steps first (an unreadable header above all, so that damage is named), then periodic before best, then time."""
     try:
         header = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         step = int(header["global_step"])
