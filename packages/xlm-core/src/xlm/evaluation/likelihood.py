@@ -1,0 +1,183 @@
+"""One comparable number for all families: NLL per token, perplexity, bits per byte, each with its standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Integer, Shaped
+from torch import Tensor
+
+from xlm.errors import ConfigError
+
+IGNORE = -100
+
+
+class Terms(NamedTuple):
+    """What a batch adds to a likelihood.
+
+    Args:
+        nll: (B, S) nats of each example, S independent unbiased draws; one column if the value is exact.
+        num_tokens: (B,) real tokens that the value is about.
+        exact: False where `nll` estimates an upper bound.
+    """
+
+    nll: Float[Tensor, "batch samples"]
+    num_tokens: Integer[Tensor, " batch"]
+    exact: bool
+
+
+@runtime_checkable
+class ExactLoss(Protocol):
+    """A loss that knows −log p of every target: `token_nll(batch)` (N,), in the order of `target_ids`."""
+
+    def token_nll(self, batch: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class BoundedLoss(Protocol):
+    """A loss that can draw from an upper bound on −log p: (B, num_samples) nats, independent across columns."""
+
+    def nll_bound(self, batch: Any, num_samples: int = 1) -> Tensor: ...
+
+
+@torch.no_grad()
+def likelihood_terms(loss: object, batch: Any, num_samples: int = 1) -> Terms:
+    """Exact or bounded NLL of a batch's examples, whichever the loss offers.
+
+    Raises:
+        ConfigError: it offers neither, as an insertion model, whose loss is not a likelihood.
+    """
+    if isinstance(loss, BoundedLoss):
+        return Terms(loss.nll_bound(batch, num_samples=num_samples).double(), batch["num_tokens"], exact=False)
+    if isinstance(loss, ExactLoss):
+        is_target = batch["target_ids"] != IGNORE
+        per_token = torch.zeros(is_target.shape, dtype=torch.float64, device=is_target.device)
+        per_token[is_target] = loss.token_nll(batch).double()
+        return Terms(per_token.sum(dim=1, keepdim=True), is_target.sum(dim=1), exact=True)
+    raise ConfigError(
+        f"{type(loss).__name__} gives no likelihood: it has neither token_nll (exact) nor nll_bound (an upper bound)."
+    )
+
+
+def num_bytes(texts: Iterable[str]) -> Integer[Tensor, " batch"]:
+    """UTF-8 bytes of each text: what bits per byte divide by, whatever the tokenizer."""
+    return torch.tensor([len(text.encode()) for text in texts], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A corpus' likelihood under a model; everything is exact or an upper bound, as `exact` says.
+
+    Args:
+        nll: nats per token, Σ NLL / Σ tokens.
+        standard_error: of `nll`, over examples drawn from the same source; what the estimator adds is in it.
+        estimator_error: the part that more samples per example would remove; NaN for one sample of a bound, 0 if exact.
+        bits_per_byte, bits_per_byte_error: None without a number of bytes.
+        num_tokens, num_examples, num_samples: what it was measured on.
+    """
+
+    nll: float
+    standard_error: float
+    estimator_error: float
+    bits_per_byte: float | None
+    bits_per_byte_error: float | None
+    num_tokens: int
+    num_examples: int
+    num_samples: int
+    exact: bool
+
+    @property
+    def perplexity(self) -> float:
+        """exp(NLL per token)."""
+        return math.exp(self.nll)
+
+    @property
+    def perplexity_error(self) -> float:
+        """Standard error of the perplexity, to first order."""
+        return self.perplexity * self.standard_error
+
+    def as_dict(self) -> dict[str, float]:
+        """Numbers by name, for a table; bits per byte only where known."""
+        values = {
+            "nll": self.nll,
+            "nll_se": self.standard_error,
+            "nll_estimator_se": self.estimator_error,
+            "perplexity": self.perplexity,
+            "perplexity_se": self.perplexity_error,
+        }
+        if self.bits_per_byte is not None and self.bits_per_byte_error is not None:
+            values |= {"bits_per_byte": self.bits_per_byte, "bits_per_byte_se": self.bits_per_byte_error}
+        return values
+
+
+class LikelihoodEstimator:
+    """Collects examples batch by batch, in float64; the result doesn't depend on how they fell into batches."""
+
+    def __init__(self) -> None:
+        self._nll: list[Tensor] = []
+        self._tokens: list[Tensor] = []
+        self._bytes: list[Tensor] = []
+        self._exact = True
+        self._num_samples = 0
+
+    def update(self, terms: Terms, num_bytes: Shaped[Tensor, " batch"] | None = None) -> None:
+        """Count a batch; bytes are given for all batches or for none."""
+        nll = terms.nll.detach().to("cpu", torch.float64)
+        if self._nll and nll.shape[1] != self._num_samples:
+            raise ValueError(f"A batch has {nll.shape[1]} draws per example, the ones before it {self._num_samples}.")
+        if self._nll and (num_bytes is None) != (not self._bytes):
+            raise ValueError("Bytes are needed for every batch or for none.")
+        self._num_samples = nll.shape[1]
+        self._nll.append(nll)
+        self._tokens.append(terms.num_tokens.detach().to("cpu", torch.float64))
+        if num_bytes is not None:
+            self._bytes.append(num_bytes.to("cpu", torch.float64))
+        self._exact &= terms.exact
+
+    def compute(self) -> Likelihood:
+        """The likelihood of everything counted; ValueError if that is nothing."""
+        if not self._nll:
+            raise ValueError("No examples: there is no likelihood to compute.")
+        draws, tokens = torch.cat(self._nll), torch.cat(self._tokens)
+        total = draws.mean(dim=1)
+        nll, error = ratio(total, tokens)
+        bits, bits_error = None, None
+        if self._bytes:
+            per_byte, per_byte_error = ratio(total, torch.cat(self._bytes))
+            bits, bits_error = per_byte / math.log(2), per_byte_error / math.log(2)
+        return Likelihood(
+            nll=nll,
+            standard_error=error,
+            estimator_error=self._estimator_error(draws, tokens),
+            bits_per_byte=bits,
+            bits_per_byte_error=bits_error,
+            num_tokens=int(tokens.sum()),
+            num_examples=len(tokens),
+            num_samples=self._num_samples,
+            exact=self._exact,
+        )
+
+    def _estimator_error(self, draws: Tensor, tokens: Tensor) -> float:
+        """√(Σ var_i / S) / Σ tokens: the error for this very corpus."""
+        if self._exact:
+            return 0.0
+        if self._num_samples < 2:
+            return math.nan
+        return float((draws.var(dim=1) / self._num_samples).sum().sqrt() / tokens.sum())
+
+
+def ratio(numerator: Float[Tensor, " n"], denominator: Float[Tensor, " n"]) -> tuple[float, float]:
+    """Σ a / Σ b and its standard error over independent pairs (a, b), to first order; NaN for a single pair.
+
+    The error of a ratio of means: √(n/(n − 1) · Σ (a − r b)²) / Σ b (Cochran, Sampling Techniques, section 6.3).
+    """
+    r = numerator.sum() / denominator.sum()
+    n = len(numerator)
+    if n < 2:
+        return float(r), math.nan
+    residuals = ((numerator - r * denominator) ** 2).sum() * (n / (n - 1))
+    return float(r), float(residuals.sqrt() / denominator.sum())
