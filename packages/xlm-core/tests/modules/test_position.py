@@ -42,7 +42,8 @@ def test_no_positions_are_counted_from_zero_and_tables_grow() -> None:
     assert large.cos.shape[0] == 101
     assert torch.equal(small(x), large(x))
     assert torch.equal(small(x, torch.arange(50)), large(x, torch.arange(50)[None]))
-    assert small.cos.shape[0] >= 50
+    # DDP broadcasts buffers: their size is not a matter of what came.
+    assert small.cos.shape[0] == 5
     pads = torch.arange(50) - 1
     assert torch.allclose(small(x, pads)[..., 1:, :], large(x, pads)[..., 1:, :])
 

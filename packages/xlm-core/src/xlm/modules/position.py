@@ -33,18 +33,34 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", torch.empty(dim // 2))
         self.register_buffer("sin", torch.empty(0), persistent=False)
         self.register_buffer("cos", torch.empty(0), persistent=False)
+        # Tables for longer sequences, apart from the buffers: DDP broadcasts those, so their sizes must not depend
+        # on what a rank has seen.
+        self._grown: tuple[Tensor, Tensor] | None = None
         self._reset()
 
     def _reset(self) -> None:
         exponents = torch.arange(0, self.dim, 2, dtype=torch.float64, device="cpu") / self.dim
         self.inv_freq = (_BASE**-exponents).to(self.inv_freq.device, torch.float32)
-        self._build_tables(self.cache_size + 1)
+        self._rebuild()
 
-    def _build_tables(self, num_positions: int) -> None:
+    def _rebuild(self) -> None:
+        self._grown = None
+        self.cos, self.sin = self._new_tables(self.cache_size + 1)
+
+    def _new_tables(self, num_positions: int) -> tuple[Tensor, Tensor]:
         # Tables that grow during validation serve training too, where inference tensors are refused.
         with torch.inference_mode(False):
-            positions = torch.arange(num_positions, device=self.inv_freq.device)
-            self.cos, self.sin = self._angles(positions)
+            return self._angles(torch.arange(num_positions, device=self.inv_freq.device))
+
+    def _tables(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        """cos and sin for at least that many positions."""
+        if num_positions <= self.cos.shape[0]:
+            return self.cos, self.sin
+        if torch.compiler.is_compiling():  # a graph can't keep what it makes
+            return self._angles(torch.arange(num_positions, device=self.inv_freq.device))
+        if self._grown is None or self._grown[0].shape[0] < num_positions:
+            self._grown = self._new_tables(max(num_positions, 2 * self.cos.shape[0]))
+        return self._grown
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles = positions.unsqueeze(-1).to(self.inv_freq.dtype) * self.inv_freq
@@ -53,21 +69,16 @@ class RotaryEmbedding(nn.Module):
     def _lookup(self, positions: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin, (L, dim/2) or (B, L, dim/2)."""
         if positions is None:
-            if length > self.cos.shape[0]:
-                if torch.compiler.is_compiling():  # a graph can't replace buffers
-                    return self._angles(torch.arange(length, device=self.inv_freq.device))
-                self._build_tables(max(length, 2 * self.cos.shape[0]))
-            return self.cos[:length], self.sin[:length]
-        if positions.device.type != "cpu" or torch.compiler.is_compiling():
+            cos, sin = self._tables(length)
+            return cos[:length], sin[:length]
+        if positions.device.type != "cpu" or torch.compiler.is_compiling() or not positions.numel():
             # Comparing the largest position with the table would wait for the device; computing costs less.
             return self._angles(positions)
-        if positions.numel():
-            low, high = (int(bound) for bound in positions.aminmax())
-            if low < 0:
-                return self._angles(positions)
-            if high >= self.cos.shape[0]:
-                self._build_tables(max(high + 1, 2 * self.cos.shape[0]))
-        return self.cos[positions], self.sin[positions]
+        low, high = (int(bound) for bound in positions.aminmax())
+        if low < 0:
+            return self._angles(positions)
+        cos, sin = self._tables(high + 1)
+        return cos[positions], sin[positions]
 
     def forward(
         self, x: Float[Tensor, "batch a b dim"], positions: Integer[Tensor, "*batch length"] | None = None
@@ -88,11 +99,13 @@ class RotaryEmbedding(nn.Module):
                 self._reset()  # meta tensors come out empty
         elif self.inv_freq.dtype not in (torch.float32, torch.float64):
             self.inv_freq = exact.to(self.inv_freq.device)  # bfloat16 would spoil the angles
-            self._build_tables(self.cos.shape[0])
+            self._rebuild()
+        else:
+            self._grown = None
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Weights from elsewhere may lack the frequencies: they follow from `dim`.
         state_dict.setdefault(prefix + "inv_freq", self.inv_freq)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._build_tables(self.cos.shape[0])
+        self._rebuild()
