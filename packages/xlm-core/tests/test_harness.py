@@ -1,0 +1,174 @@
+"""The harness on a model of its own: what is registered, called, counted, saved and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from xlm import flags
+from xlm.compose import load_config
+from xlm.errors import CheckpointMismatchError, ConfigError
+from xlm.harness import Harness
+from xlm.jobs import eval as evaluation
+from xlm.jobs import session, train
+from xlm.utils.components import clear_components
+
+MODELS = Path(__file__).parent / "models"
+BIGRAM = (
+    "experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu",
+    "datamodule.dataset_managers.train.lm.num_examples=64", "datamodule.dataset_managers.val.lm.num_examples=20",
+    "datamodule.dataset_managers.val.prediction.num_examples=20",
+    "datamodule.dataset_managers.test.lm.num_examples=30",
+    "datamodule.dataset_managers.test.prediction.num_examples=30",
+    "per_device_batch_size=16", "trainer.max_steps=6", "trainer.val_check_interval=3",
+    "trainer.log_every_n_steps=2", "loggers=debug", "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
+)  # fmt: skip
+
+Configure = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def configure(work_dir: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Compose the bigram run with further overrides, in an empty directory; one cache for the whole session."""
+    monkeypatch.setenv("XLM_MODELS_PATH", str(MODELS))
+    monkeypatch.setenv("XLM_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "harness-cache"))
+
+    def compose(*overrides: str) -> DictConfig:
+        return load_config([*BIGRAM, *overrides])
+
+    yield compose
+    clear_components()
+    flags.set_flags({"DEBUG": False, "DEBUG_OVERFIT": False})
+
+
+def harness_of(cfg: DictConfig) -> Harness:
+    return session.start(cfg).harness()
+
+
+def test_each_weight_is_registered_once(configure: Configure) -> None:
+    harness = harness_of(configure())
+    assert set(harness.state_dict()) == {"model.table.weight"}
+    assert harness.loss_function.model is harness.model
+    assert harness.predictor.model is harness.model
+    assert harness.predictor.tokenizer is harness.tokenizer
+    assert dict(harness.top_level_named_modules()) == {"model": harness.model}
+
+
+def test_a_run_trains_validates_tests_and_keeps_everything(configure: Configure, work_dir: Path) -> None:
+    metrics = train.run(configure("+post_hoc_evaluator._target_=bigram.components_bigram.CountRows"))
+    assert {"val/lm/accumulated_loss", "test/lm/accumulated_loss", "test/prediction/exact_match"} <= metrics.keys()
+    assert metrics["test/prediction/num_rows"] == 30
+    run = work_dir / "runs/t"
+    assert json.loads((run / "results.json").read_text())["n"] == {"test/lm": 30, "test/prediction": 30}
+    assert {f.name for f in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "step-6.ckpt"}
+    assert len((run / "predictions/val/prediction/step_00000003.jsonl").read_text().splitlines()) == 20
+
+
+def test_the_validation_loss_is_the_corpus_mean_whatever_the_batch(configure: Configure) -> None:
+    train.run(configure())
+    losses = [
+        evaluation.run(configure("++eval.split=val", f"per_device_val_batch_size={size}"))["val/lm/accumulated_loss"]
+        for size in (1, 7, 20)
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_configure_runs_once_and_compile_replaces_only_loss_fn(configure: Configure) -> None:
+    harness = harness_of(configure("compile=true"))
+    before = harness.loss_function.loss_fn
+    harness.configure_components()
+    harness.configure_components()
+    assert harness.loss_function.num_configured == 1
+    assert harness.loss_function.loss_fn is not before
+    assert set(harness.state_dict()) == {"model.table.weight"}
+
+
+def test_several_train_loaders_add_their_losses(configure: Configure) -> None:
+    other = "+datamodule.dataset_managers.train.more=${datamodule.dataset_managers.train.lm}"
+    cfg = configure(other, "model.dropout=0.0", "trainer.max_steps=1", "test_after_training=false")
+    train.run(cfg)
+    with (Path(cfg.paths.run_dir) / "checkpoints/last.ckpt").open("rb") as file:
+        both = torch.load(file, weights_only=True)["optimizer_states"][0]["state"][0]["exp_avg"]
+    assert torch.isfinite(both).all()
+    assert both.abs().sum() > 0
+
+
+def test_a_role_in_the_data_set_wins_over_its_name(configure: Configure) -> None:
+    started = session.start(configure("datamodule.dataset_managers.val.lm.role=prediction"))
+    assert started.datamodule.role("val", "lm") == "prediction"
+    assert started.datamodule.role("val", "prediction") == "prediction"
+    assert started.datamodule.role("train", "lm") == "loss"
+
+
+def test_weights_of_another_size_are_refused_before_anything_changes(configure: Configure) -> None:
+    cfg = configure()
+    train.run(cfg)
+    other = configure("model.num_embeddings=40")
+    started = session.start(other)
+    path = Path(cfg.checkpointing_dir) / "best.ckpt"
+    with pytest.raises(
+        CheckpointMismatchError, match=r"model\.table\.weight: \(27, 27\) in the checkpoint, \(40, 40\)"
+    ):
+        Harness.from_checkpoint(path, other, started.tokenizer, started.datamodule, apply_ema=True)
+
+
+def test_from_checkpoint_gives_raw_or_averaged_weights(configure: Configure) -> None:
+    cfg = configure("ema_decay=0.5", "optimizer.lr=0.5")
+    train.run(cfg)
+    started = session.start(cfg)
+    path = Path(cfg.checkpointing_dir) / "last.ckpt"
+    raw, averaged = (
+        Harness.from_checkpoint(path, cfg, started.tokenizer, started.datamodule, apply_ema=flag).state_dict()
+        for flag in (False, True)
+    )
+    saved = torch.load(path, weights_only=True)
+    assert torch.equal(raw["model.table.weight"], saved["state_dict"]["model.table.weight"])
+    assert torch.equal(averaged["model.table.weight"], saved["xlm_ema"]["average"]["model.table.weight"])
+    assert not torch.equal(raw["model.table.weight"], averaged["model.table.weight"])
+
+
+def test_weights_are_written_once_and_not_over(configure: Configure, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from xlm.errors import CheckpointError
+
+    harness = harness_of(configure())
+    path = harness.save_model_weights(tmp_path / "model.safetensors")
+    assert torch.equal(load_file(path)["table.weight"], harness.model.table.weight)
+    with pytest.raises(CheckpointError, match="already exists"):
+        harness.save_model_weights(path)
+    harness.save_model_weights(path, overwrite=True)
+
+
+def test_a_model_without_loss_or_predictor_says_so_when_one_is_needed(configure: Configure) -> None:
+    with pytest.raises(ConfigError, match=r"train/lm needs a loss, and model_type has none"):
+        train.run(configure("loss=null"))
+    with pytest.raises(ConfigError, match=r"val/prediction needs a predictor"):
+        train.run(configure("predictor=null", "job_name=u"))
+
+
+def test_overfitting_sees_one_batch_and_keeps_no_checkpoint(configure: Configure, work_dir: Path) -> None:
+    train.run(configure("debug=overfit", "trainer.max_steps=4", "trainer.val_check_interval=4"))
+    run = work_dir / "runs/debug/t"
+    assert not (run / "checkpoints").exists()
+    assert json.loads((run / "results.json").read_text())["n"]["test/lm"] == 16
+
+
+def test_the_first_batches_are_shown_while_debugging(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+    train.run(configure("debug=small_data", "datamodule.print_batch_fn=bigram.components_bigram.print_batch"))
+    assert "first batch of train/lm: (16, 36)" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_weights(configure: Configure) -> None:
+    results = []
+    for name in ("a", "b"):
+        cfg = configure(f"job_name={name}", "test_after_training=false")
+        train.run(cfg)
+        results.append(torch.load(Path(cfg.checkpointing_dir) / "last.ckpt", weights_only=True)["state_dict"])
+    assert torch.equal(results[0]["model.table.weight"], results[1]["model.table.weight"])
