@@ -166,7 +166,7 @@ def results(run: Path, name: str) -> dict[str, Any]:
 
 def test_a_run_leaves_everything_a_reader_needs(uninterrupted: Path) -> None:
     record = results(uninterrupted, "results.json")
-    assert record["n"] == {"test/lm": 50, "test/prediction": 50}
+    assert record["n"] == {"val/lm": 100, "val/prediction": 100, "test/lm": 50, "test/prediction": 50}
     assert {"versions", "git", "seed", "device", "config_hash", "command"} <= record.keys()
     assert (uninterrupted / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "max_steps: 60" in (uninterrupted / "config.yaml").read_text()

@@ -65,7 +65,9 @@ def test_a_run_trains_validates_tests_and_keeps_everything(configure: Configure,
     assert {"val/lm/accumulated_loss", "test/lm/accumulated_loss", "test/prediction/exact_match"} <= metrics.keys()
     assert metrics["test/prediction/num_rows"] == 30
     run = work_dir / "runs/t"
-    assert json.loads((run / "results.json").read_text())["n"] == {"test/lm": 30, "test/prediction": 30}
+    assert json.loads((run / "results.json").read_text())["n"] == {
+        "val/lm": 20, "val/prediction": 20, "test/lm": 30, "test/prediction": 30,
+    }  # fmt: skip
     assert {f.name for f in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "step-6.ckpt"}
     assert len((run / "predictions/val/prediction/step_00000003.jsonl").read_text().splitlines()) == 20
 

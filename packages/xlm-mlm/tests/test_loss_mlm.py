@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -82,9 +81,7 @@ def test_a_batch_without_a_mask_costs_nothing(loss: MLMLoss, tokenizer: SimpleSp
     result["loss"].backward()
 
 
-def test_declared_types_hold(
-    loss: MLMLoss, tokenizer: SimpleSpaceTokenizer, mismatches: Callable[..., list[str]]
-) -> None:
+def test_declared_types_hold(loss: MLMLoss, tokenizer: SimpleSpaceTokenizer) -> None:
     result = loss(MLMCollator(tokenizer)(EXAMPLES))
     assert result.keys() == MLMLossDict.__annotations__.keys()
     assert result["loss"].shape == ()

@@ -76,6 +76,8 @@ class Harness(LightningModule):
         self.log_predictions: LogPredictions | None = self.instantiate_log_predictions(cfg)
         self._configured = False
         self._counts: dict[str, int] = {}
+        # Examples behind the newest metrics of each loader, on this rank.
+        self.last_counts: dict[str, int] = {}
 
     # Building the parts. External harnesses override these one by one.
 
@@ -252,7 +254,7 @@ class Harness(LightningModule):
                     self.log_predictions.start(stage, name, self.global_step, directory)
 
     def _end_pass(self, stage: str) -> None:
-        self.last_counts = self.counts(stage)
+        self.last_counts |= self.counts(stage)
         values = self.pop_metrics(stage)
         values |= {f"{stage}/{name}": value for name, value in self.post_hoc.finish(self.tokenizer).items()}
         self.log_dict(values, sync_dist=False, rank_zero_only=False)

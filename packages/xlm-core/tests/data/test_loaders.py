@@ -49,6 +49,19 @@ def test_state_restores_the_exact_sequence(num_workers: int, taken: int) -> None
     assert list(islice(stream(restored), 20 - taken)) == reference[taken:]
 
 
+@pytest.mark.slow
+def test_workers_may_outlive_an_epoch() -> None:
+    fresh = train()
+    epochs = [list(fresh) for _ in range(4)]
+    loader = train(num_workers=2, persistent_workers=True, prefetch_factor=2)
+    assert list(loader) == epochs[0]
+    assert list(islice(loader, 2)) == epochs[1][:2]  # given up while workers are ahead
+    assert list(loader) == epochs[2]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1, "batch": 3})
+    assert list(loader) == epochs[1][3:]
+    assert list(loader) == epochs[2]
+
+
 def test_state_is_small_plain_and_normalised() -> None:
     loader = train()
     assert isinstance(loader, _Stateful)

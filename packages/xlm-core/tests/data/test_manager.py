@@ -182,6 +182,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         star(columns_to_keep=["ids"]).prepare(TOKENIZER, tmp_path)
     with pytest.raises(DataError, match="has no examples"):
         star(num_examples=0).setup(TOKENIZER, tmp_path)
+    with pytest.raises(DataError, match=r"needs dataloader_kwargs\.batch_size"):
+        examples(star(dataloader_kwargs={}), tmp_path)
     with pytest.raises(DataError, match="setup comes first"):
         star().get_dataloader("val", TOKENIZER)
 

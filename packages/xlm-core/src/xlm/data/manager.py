@@ -183,6 +183,8 @@ class DatasetManager:
         if rows is None or self.collator is None:
             name = self.full_name or self.dataset_constructor_str
             raise DataError(f"{name} has no rows or no collator: setup comes first.")
+        if "batch_size" not in self.dataloader_kwargs:
+            raise DataError("A dataset needs dataloader_kwargs.batch_size.")
         processor = self.on_the_fly.bind(tokenizer) if self.on_the_fly and not self.group else None
         return make_loader(
             rows,

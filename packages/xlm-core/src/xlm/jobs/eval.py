@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from xlm.errors import ConfigError
 from xlm.jobs.checkpoint_choice import chosen_checkpoint, load_chosen
-from xlm.jobs.session import start
+from xlm.jobs.session import shown, start
 from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results
 from xlm.training.rng import RandomState
@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     loop(harness, datamodule=session.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
-        print_results(f"{checkpoint} on {split}", metrics, harness.last_counts, session.console)
+        print_results(f"{shown(checkpoint)} on {split}", metrics, harness.last_counts, session.console)
         written = write_results(
             session.run_dir / f"eval_{split}.json",
             {
@@ -47,5 +47,5 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 "n": harness.last_counts,
             },
         )
-        session.console.print(f"Written to {written}.", soft_wrap=True)
+        session.console.print(f"Written to {shown(written)}.", soft_wrap=True)
     return metrics

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.jobs.checkpoint_choice import chosen_checkpoint, load_chosen
-from xlm.jobs.session import Session, start
+from xlm.jobs.session import Session, shown, start
 
 # Where prompts are taken from when none are given, in this order.
 SPLITS = ("predict", "test", "val")
@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     for row in rows:
         text = "  ".join(f"[bold]{key}[/bold] {row[key]}" for key in ("prompt", "prediction", "truth") if key in row)
         session.console.print(text, highlight=False, soft_wrap=True)
-    session.console.print(f"{len(rows)} rows from {checkpoint}, written to {path}.", soft_wrap=True)
+    session.console.print(f"{len(rows)} rows from {shown(checkpoint)}, written to {shown(path)}.", soft_wrap=True)
     return rows
 
 

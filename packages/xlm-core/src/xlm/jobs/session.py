@@ -15,6 +15,7 @@ from rich.console import Console
 
 from xlm import flags
 from xlm.datamodule import TextDataModule
+from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.utils.components import clear_components, set_component
@@ -115,8 +116,19 @@ def start(cfg: DictConfig) -> Session:
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
-    """Every logger of `cfg.loggers`."""
-    return [instantiate(node) for name, node in (cfg.get("loggers") or {}).items() if node]
+    """Every logger of `cfg.loggers`; ConfigError for one whose package is not installed."""
+    loggers: list[Logger] = []
+    for name, node in (cfg.get("loggers") or {}).items():
+        try:
+            loggers += [instantiate(node)] if node else []
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"loggers.{name} cannot be used: {error}", key=f"loggers.{name}") from error
+    return loggers
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said: relative where it lies below the current directory."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:

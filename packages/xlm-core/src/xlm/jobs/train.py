@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from xlm import flags
 from xlm.errors import CheckpointError, ConfigError
 from xlm.harness import Harness
-from xlm.jobs.session import Session, build_callbacks, build_loggers, start
+from xlm.jobs.session import Session, build_callbacks, build_loggers, shown, start
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
 from xlm.training.curves import draw_curves
 from xlm.training.ema import ExponentialMovingAverage
@@ -41,6 +41,12 @@ def run(cfg: DictConfig) -> dict[str, float]:
     with GracefulSignals() as signals:
         trainer = session.trainer(callbacks(cfg, signals), build_loggers(cfg))
         describe_run(session, harness, trainer)
+        if resume is not None and 0 < trainer.max_steps <= resume[1]["global_step"]:
+            session.console.print(
+                f"This run is complete at step {resume[1]['global_step']}; it is only tested again. "
+                "A larger trainer.max_steps goes on with it, another job_name starts a new one.",
+                soft_wrap=True,
+            )
         record = session.write_record(trainer, "train")
         prepare_logs(trainer, resume[1]["global_step"] if resume else None)
         path = None if resume is None else str(resume[0])
@@ -101,7 +107,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
     total = num_parameters(harness)
     parts = ", ".join(f"{name} {num_parameters(m):,}" for name, m in harness.model.named_children())
     lines = {
-        "run": f"{session.run_dir}",
+        "run": shown(session.run_dir),
         "model": f"{type(harness.model).__name__}, {total:,} parameters ({parts})",
         "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
         "batch": f"{cfg.global_batch_size} ({cfg.per_device_batch_size} per device × {trainer.num_devices} × "
@@ -131,7 +137,6 @@ def finish(session: Session, harness: Harness, trainer: Trainer, record: dict[st
     cfg = session.cfg
     run_dir = session.run_dir
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
-    counts: dict[str, int] = {}
     if trainer.is_global_zero:
         draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
@@ -141,11 +146,13 @@ def finish(session: Session, harness: Harness, trainer: Trainer, record: dict[st
             record["weights"] = str(weights)
         trainer.test(harness, datamodule=session.datamodule, verbose=False)
         metrics |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-        counts |= harness.last_counts
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and metrics:
+        counts = harness.last_counts
         print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console)
         write_results(
             run_dir / "results.json", {**record, "step": trainer.global_step, "metrics": metrics, "n": counts}
         )
-        session.console.print(f"Everything is in {run_dir}, the curves in {run_dir / 'curves.png'}.", soft_wrap=True)
+        session.console.print(
+            f"Everything is in {shown(run_dir)}, the curves in {shown(run_dir / 'curves.png')}.", soft_wrap=True
+        )
     return metrics

@@ -71,7 +71,7 @@ class ProgressDisplay(Callback):
         values = describe(self.train_log.latest)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=trainer.global_step, values=values)
-        elif time.monotonic() - self._last_line >= self.seconds_between_lines:
+        elif values and time.monotonic() - self._last_line >= self.seconds_between_lines:
             self._last_line = time.monotonic()
             of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
             self.console.print(f"step {trainer.global_step}{of}  {values}", highlight=False)
