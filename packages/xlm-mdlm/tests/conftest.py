@@ -1,0 +1,104 @@
+"""A vocabulary, small networks and a check of declared batch types for the tests of this package."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+import pytest
+import torch
+from jaxtyping import jaxtyped
+from torch import Tensor, nn
+
+from mdlm.model_mdlm import DiTMDLM
+from xlm.datamodule import SimpleSpaceTokenizer
+
+WORDS, LENGTH = 3, 4
+
+
+@pytest.fixture
+def tokenizer() -> SimpleSpaceTokenizer:
+    return SimpleSpaceTokenizer.for_numbers(vocab_size=9)
+
+
+@pytest.fixture(params=[True, False], ids=["time", "no time"])
+def model(request: pytest.FixtureRequest, tokenizer: SimpleSpaceTokenizer) -> DiTMDLM:
+    torch.manual_seed(0)
+    # Double precision and weights far from zero: differences between two paths are then visible, and are mistakes.
+    network = DiTMDLM(
+        len(tokenizer), d_model=16, num_layers=2, nhead=2, dropout=0.0, d_cond=8, time_conditioning=request.param
+    )
+    network = network.double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return network
+
+
+class TableModel(nn.Module):
+    """Any conditionals over three words at four positions after BOS, as if a network had learnt them.
+
+    `order_agnostic`: those of one joint distribution; else predictions that depend on the order of unmasking.
+    """
+
+    def __init__(self, order_agnostic: bool) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.tokenizer = SimpleSpaceTokenizer.for_numbers(WORDS)
+        self.output_layer = nn.Linear(len(self.tokenizer), len(self.tokenizer), bias=False).double()
+        with torch.no_grad():
+            self.output_layer.weight.copy_(torch.eye(len(self.tokenizer)))
+        self.sequences = torch.tensor(list(itertools.product(range(WORDS), repeat=LENGTH)))
+        self.joint = torch.randn(len(self.sequences), dtype=torch.float64).mul(1.5).softmax(0)
+        if order_agnostic:
+            states = torch.tensor(list(itertools.product(range(WORDS + 1), repeat=LENGTH)))
+            agrees = ((states[:, None] == self.sequences) | (states[:, None] == WORDS)).all(-1)
+            one_hot = nn.functional.one_hot(self.sequences, WORDS).double()
+            marginal = torch.einsum("sx,xlv->slv", agrees * self.joint, one_hot)
+            self.table = (marginal / marginal.sum(-1, keepdim=True)).log()
+        else:
+            self.table = torch.randn(4**LENGTH, LENGTH, WORDS, dtype=torch.float64).mul(1.5).log_softmax(-1)
+
+    def conditionals(self, words: Tensor) -> Tensor:
+        """(B, 4) words 0 … 2, or 3 for a mask → log p (B, 4, 3)."""
+        return self.table[(words * 4 ** torch.arange(LENGTH - 1, -1, -1)).sum(-1)]
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor | None = None, sigma: Any = None) -> Tensor:
+        assert sigma is not None
+        assert sigma.shape == input_ids.shape[:1]
+        # Logits as features: special tokens are impossible, but for the mask, of which SUBS has to take care.
+        words = torch.where(input_ids == self.tokenizer.mask_token_id, WORDS, input_ids - 7)[:, 1 : LENGTH + 1]
+        logits = torch.full((*input_ids.shape, len(self.tokenizer)), -1e3, dtype=torch.float64)
+        logits[..., self.tokenizer.mask_token_id] = 2.0
+        logits[:, 1 : LENGTH + 1, 7:] = self.conditionals(words)
+        return logits
+
+
+@pytest.fixture(params=[True, False], ids=["order-agnostic", "order-dependent"])
+def table_model(request: pytest.FixtureRequest) -> TableModel:
+    return TableModel(request.param)
+
+
+@pytest.fixture
+def oracle() -> TableModel:
+    return TableModel(order_agnostic=True)
+
+
+@pytest.fixture
+def mismatches() -> Callable[[type, Mapping[str, Any]], list[str]]:
+    """Which entries of a batch or an output aren't what its TypedDict declares; their shapes have to agree too."""
+
+    def check(declared: type, value: Mapping[str, Any]) -> list[str]:
+        hints = get_type_hints(declared)
+        wrong = [f"missing {name}" for name in declared.__required_keys__ - value.keys()]  # type: ignore[attr-defined]
+        wrong += [f"undeclared {name}" for name in value.keys() - hints.keys()]
+        with jaxtyped("context"):
+            for name in value.keys() & hints.keys():
+                hint = hints[name]
+                hint = list if getattr(hint, "__origin__", None) is list else hint
+                if not isinstance(value[name], hint):
+                    wrong.append(f"{name} is no {hint}")
+        return wrong
+
+    return check

@@ -1,0 +1,205 @@
+"""Collators: layout, masks from each example's own seed, ragged and empty input, declared types."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm.datamodule_mdlm import MasksAfterPrompt, MasksInPlace, MDLMCollator, MDLMSeq2SeqCollator, print_batch_mdlm
+from mdlm.types_mdlm import MDLMBatch, MDLMPredictionBatch
+from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.errors import ConfigError, DataError
+from xlm.noise import (
+    CosineSchedule,
+    DummyNoiseSchedule,
+    GeometricSchedule,
+    LogLinearSchedule,
+    MaskingSchedule,
+    PolynomialSchedule,
+)
+
+TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
+PAD, EOS, BOS, MASK = (getattr(TOKENIZER, f"{n}_token_id") for n in ("pad", "eos", "bos", "mask"))
+SCHEDULE = LogLinearSchedule()
+ids = st.lists(st.integers(7, 15), max_size=6)
+seeds = st.integers(0, 2**63 - 1)
+example = st.fixed_dictionaries({"prompt_ids": ids, "input_ids": ids, "noise_seed": seeds})
+examples = st.lists(example, min_size=1, max_size=5)
+
+
+def clean(batch: Any) -> torch.Tensor:
+    return torch.where(batch["target_ids"] != -100, batch["target_ids"], batch["input_ids"])
+
+
+@given(examples, st.booleans())
+@settings(deadline=None)
+def test_rows_are_prompt_bos_answer_eos_and_filling(rows: list[dict[str, Any]], loss_on_padding: bool) -> None:
+    batch = MDLMSeq2SeqCollator(TOKENIZER, noise_schedule=SCHEDULE, block_size=8, loss_on_padding=loss_on_padding)(rows)
+    for row, one in enumerate(rows):
+        real = clean(batch)[row][batch["attention_mask"][row]].tolist()
+        filling = [EOS] * (8 - len(one["input_ids"]) - 2) if loss_on_padding else []
+        assert real == [*one["prompt_ids"], BOS, *one["input_ids"], EOS, *filling]
+        assert batch["num_tokens"][row] == len(one["input_ids"]) + 1
+        assert int(batch["maskable"][row].sum()) == len(one["input_ids"]) + 1 + len(filling)
+
+
+@given(examples)
+@settings(deadline=None)
+def test_masks_are_targets_are_maskable(rows: list[dict[str, Any]]) -> None:
+    batch = MDLMSeq2SeqCollator(TOKENIZER, noise_schedule=SCHEDULE, block_size=8)(rows)
+    masked = batch["input_ids"] == MASK
+    assert torch.equal(masked, batch["target_ids"] != -100)
+    assert not (masked & ~batch["maskable"]).any()
+    assert torch.equal(batch["target_index"], masked.reshape(-1).nonzero().squeeze(-1))
+    assert ((batch["t"] > 0) & (batch["t"] < 1)).all()
+
+
+@given(examples)
+@settings(deadline=None)
+def test_an_examples_corruption_is_the_same_wherever_it_lands(rows: list[dict[str, Any]]) -> None:
+    """Noise is a pure function of noise_seed: not of the batch, the row's place, the padding or global random state."""
+    collate = MDLMSeq2SeqCollator(TOKENIZER, noise_schedule=SCHEDULE, block_size=8)
+    together, reverse = collate(rows), collate(rows[::-1])
+    wide = MDLMSeq2SeqCollator(TOKENIZER, noise_schedule=SCHEDULE, block_size=8, input_block_size=9, pad_to="block")(
+        rows
+    )
+    for row, one in enumerate(rows):
+        torch.manual_seed(row)
+        alone = collate([one])
+        for batch, place in ((together, row), (reverse, len(rows) - 1 - row), (wide, row)):
+            assert torch.equal(batch["input_ids"][place][-8:], alone["input_ids"][0][-8:])
+            assert batch["t"][place] == alone["t"][0]
+
+
+def test_another_seed_is_another_corruption() -> None:
+    collate = MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE, block_size=30)
+    batch = collate([{"input_ids": [7] * 28, "noise_seed": seed} for seed in range(50)])
+    assert len(batch["t"].unique()) == 50
+    assert len(batch["input_ids"].unique(dim=0)) > 40
+
+
+def test_low_variance_spreads_the_rates_of_a_batch() -> None:
+    rows = [{"input_ids": [7, 8], "noise_seed": 1000 * n} for n in range(16)]
+    t = MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE, low_variance=True)(rows)["t"]
+    assert sorted((t * 16).long().tolist()) == list(range(16))
+    assert float(MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE, t_min=0.5)(rows)["t"].min()) >= 0.5
+
+
+def test_lm_rows_begin_with_bos_and_end_with_eos() -> None:
+    rows = [{"input_ids": [7, 8], "noise_seed": 1}, {"input_ids": [], "noise_seed": 2}]
+    batch = MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE)(rows)
+    assert clean(batch).tolist() == [[BOS, 7, 8, EOS], [BOS, EOS, PAD, PAD]]
+    assert batch["maskable"].long().tolist() == [[0, 1, 1, 1], [0, 1, 0, 0]]
+    filled = MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE, block_size=5, loss_on_padding=True)(rows)
+    assert clean(filled).tolist() == [[BOS, 7, 8, EOS, EOS], [BOS, EOS, EOS, EOS, EOS]]
+
+
+@pytest.mark.parametrize(("truncate", "kept"), [("right", [BOS, 7, 8]), ("left", [8, 9, EOS])])
+def test_lm_truncation(truncate: Any, kept: list[int]) -> None:
+    batch = MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE, block_size=3, truncate=truncate)(
+        [{"input_ids": [7, 8, 9], "noise_seed": 1}]
+    )
+    assert clean(batch).tolist() == [kept]
+
+
+def test_what_does_not_fit_is_an_error_unless_a_truncation_is_chosen() -> None:
+    long = [{"prompt_ids": [7, 8, 9], "input_ids": [8, 9, 10], "noise_seed": 1}]
+    with pytest.raises(DataError, match="prompt of 3 tokens does not fit into 2"):
+        MDLMSeq2SeqCollator(TOKENIZER, noise_schedule=SCHEDULE, block_size=8, input_block_size=2)(long)
+    with pytest.raises(DataError, match="answer of 5 tokens does not fit into 3"):
+        MDLMSeq2SeqCollator(TOKENIZER, 3, noise_schedule=SCHEDULE)(long)
+    cut = MDLMSeq2SeqCollator(
+        TOKENIZER,
+        noise_schedule=SCHEDULE,
+        block_size=3,
+        input_block_size=2,
+        prompt_truncate="left",
+        answer_truncate="right",
+    )(long)
+    assert clean(cut)[0].tolist() == [8, 9, BOS, 8, 9]
+    assert cut["num_tokens"].tolist() == [2]
+
+
+def test_missing_pieces_are_named() -> None:
+    with pytest.raises(DataError, match="has no noise_seed"):
+        MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE)([{"input_ids": [7]}])
+    with pytest.raises(ConfigError, match="loss_on_padding needs block_size"):
+        MDLMSeq2SeqCollator(TOKENIZER, noise_schedule=SCHEDULE)(
+            [{"prompt_ids": [7], "input_ids": [7], "noise_seed": 1}]
+        )
+
+
+@given(examples)
+@settings(deadline=None)
+def test_declared_types_hold(rows: list[dict[str, Any]]) -> None:
+    for collate in (
+        MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE),
+        MDLMSeq2SeqCollator(TOKENIZER, 8, noise_schedule=SCHEDULE),
+    ):
+        assert _mismatches(MDLMBatch, collate(rows)) == []
+    for predict in (MasksAfterPrompt(TOKENIZER, 8), MasksInPlace(TOKENIZER)):
+        assert _mismatches(MDLMPredictionBatch, predict(rows)) == []
+
+
+_mismatches: Callable[..., list[str]]
+
+
+@pytest.fixture(autouse=True)
+def _declared(mismatches: Callable[..., list[str]]) -> None:
+    # Hypothesis and fixtures of function scope don't mix.
+    global _mismatches
+    _mismatches = mismatches
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [LogLinearSchedule(), CosineSchedule(), PolynomialSchedule(), GeometricSchedule()],
+    ids=lambda s: type(s).__name__,
+)
+def test_tokens_are_masked_with_one_minus_alpha(schedule: MaskingSchedule) -> None:
+    """Over many rows, and rate · weight = −α′ as the NELBO needs it, both stretched to the whole of (0, 1)."""
+    rows = [{"input_ids": [7] * 20, "noise_seed": seed} for seed in range(3000)]
+    batch = MDLMCollator(TOKENIZER, noise_schedule=schedule)(rows)
+    t = batch["t"].double()
+    start, end = schedule.alpha(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    rate = (start - schedule.alpha(t)) / (start - end)
+    share = (batch["input_ids"] == MASK)[:, 1:].double().mean(1)
+    z = (share - rate) / (rate * (1 - rate) / 21).sqrt()
+    assert abs(float(z.mean())) < 4.5 / 3000**0.5
+    assert abs(float(z.var()) - 1) < 0.15
+    slope = -schedule.alpha_prime(t) / (start - end)
+    torch.testing.assert_close(batch["weight"].double() * rate, slope, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(batch["sigma"].double(), schedule.sigma(t), rtol=1e-4, atol=1e-5)
+
+
+def test_a_schedule_without_alpha_is_refused() -> None:
+    with pytest.raises(ConfigError, match="noise_schedule is DummyNoiseSchedule"):
+        MDLMCollator(TOKENIZER, noise_schedule=DummyNoiseSchedule())([{"input_ids": [7], "noise_seed": 1}])
+
+
+def test_collators_pickle() -> None:
+    one = [{"prompt_ids": [7], "input_ids": [8], "noise_seed": 3}]
+    for collate in (
+        MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE),
+        MDLMSeq2SeqCollator(TOKENIZER, 8, noise_schedule=SCHEDULE),
+    ):
+        copy = pickle.loads(pickle.dumps(collate))
+        assert torch.equal(copy(one)["input_ids"], collate(one)["input_ids"])  # type: ignore[operator]
+
+
+def test_print_batch_shows_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    one = [{"prompt_ids": [7], "input_ids": [8], "noise_seed": 3}]
+    print_batch_mdlm(
+        dict(MDLMSeq2SeqCollator(TOKENIZER, 4, noise_schedule=SCHEDULE, t_min=1.0)(one)), "train", TOKENIZER, "lm"
+    )
+    print_batch_mdlm(dict(MasksAfterPrompt(TOKENIZER, 4)(one)), "val", TOKENIZER, "prediction")
+    out = capsys.readouterr().out
+    assert "train/lm: input_ids (1, 5)" in out
+    assert "target  1 [EOS] [EOS]" in out
+    assert "0 [BOS] [MASK] [MASK] [MASK]" in out
