@@ -49,7 +49,8 @@ def linear_cross_entropy(
         raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
     elements, min_rows = _CPU_CHUNK if hidden.device.type == "cpu" else _ACCELERATOR_CHUNK
     if chunk_rows is None and hidden.shape[0] * weight.shape[0] <= elements:
-        losses = _plain(hidden, weight, bias, targets, ignore_index, exclude_ids)
+        logits = _logits(hidden, weight, bias, exclude_ids)
+        losses = F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="none")
         total = losses if reduction == "none" else losses.sum()
     else:
         rows = chunk_rows or max(min_rows, elements // weight.shape[0])
@@ -61,20 +62,6 @@ def linear_cross_entropy(
     if reduction == "mean":
         return total / (targets != ignore_index).sum().clamp(min=1)
     return total
-
-
-def _plain(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    ignore_index: int,
-    exclude_ids: Sequence[int],
-) -> Tensor:
-    logits = _widened(F.linear(hidden, weight, bias))
-    if exclude_ids:
-        logits = logits.index_fill(1, torch.tensor(list(exclude_ids), device=logits.device), -torch.inf)
-    return F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="none")
 
 
 def _widened(logits: Tensor) -> Tensor:
@@ -90,7 +77,7 @@ def _autocast(*tensors: Tensor | None) -> Any:
     return tuple(t if t is None else t.to(dtype) for t in tensors)
 
 
-def _chunk_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, exclude_ids: Sequence[int]) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, exclude_ids: Sequence[int]) -> Tensor:
     logits = _widened(F.linear(hidden, weight, bias))
     for token in exclude_ids:
         logits[:, token] = -torch.inf
@@ -165,7 +152,7 @@ def _summed_loss(
     with _no_autocast(hidden):
         for start in range(0, hidden.shape[0], chunk_rows):
             rows = slice(start, start + chunk_rows)
-            logits = _chunk_logits(hidden[rows], weight, bias, exclude_ids)
+            logits = _logits(hidden[rows], weight, bias, exclude_ids)
             losses, lse, safe, counts = _chunk_losses(logits, targets[rows], ignore_index)
             total += losses.sum()
             if grads is not None:
@@ -191,7 +178,7 @@ def _row_losses(
     with _no_autocast(hidden):
         for start in range(0, hidden.shape[0], chunk_rows):
             rows = slice(start, start + chunk_rows)
-            logits = _chunk_logits(hidden[rows], weight, bias, exclude_ids)
+            logits = _logits(hidden[rows], weight, bias, exclude_ids)
             losses[rows], lses[rows], _, _ = _chunk_losses(logits, targets[rows], ignore_index)
     return losses, lses
 
@@ -221,7 +208,7 @@ def _row_losses_backward(
     with _no_autocast(hidden):
         for start in range(0, hidden.shape[0], chunk_rows):
             rows = slice(start, start + chunk_rows)
-            logits = _chunk_logits(hidden[rows], weight, bias, exclude_ids)
+            logits = _logits(hidden[rows], weight, bias, exclude_ids)
             grads.add(rows, _logits_to_grad(logits, lses[rows], safe[rows], scale[rows]), hidden[rows], weight)
     return grads.hidden, grads.weight, grads.bias
 
