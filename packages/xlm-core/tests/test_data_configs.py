@@ -86,14 +86,15 @@ def test_metrics_say_where_their_inputs_come_from() -> None:
     assert metric.name == "accumulated_loss"
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_members_of_datasets_are_there(name: str) -> None:
-    cfg = compose("datamodule=star_easy", f"+datasets@datamodule.dataset_managers.val.x={name}", check=False)
-    node = OmegaConf.to_container(cfg.datamodule.dataset_managers.val.x)
-    assert isinstance(node, dict)
-    assert node["collator"] == "???"  # a missing value does not overwrite what a model attached before
-    assert str(node["_target_"]).startswith("xlm.datamodule.")
-    assert (node.get("role") == "prediction") == name.endswith(("_pred", "_prediction"))
+def test_published_members_of_datasets_are_there() -> None:
+    members = [f"+datasets@datamodule.dataset_managers.val.{name}={name}" for name in PUBLISHED]
+    cfg = compose("datamodule=star_easy", *members, check=False)
+    for name in PUBLISHED:
+        node = OmegaConf.to_container(cfg.datamodule.dataset_managers.val[name])
+        assert isinstance(node, dict)
+        assert node["collator"] == "???"  # a missing value does not overwrite what a model attached before
+        assert str(node["_target_"]).startswith("xlm.datamodule.")
+        assert (node.get("role") == "prediction") == name.endswith(("_pred", "_prediction"))
 
 
 @pytest.mark.parametrize(("name", "block_size"), [("lm1b", 128), ("owt", 1024), ("owt_packed", 1024)])
