@@ -11,7 +11,7 @@ import torch
 import torchmetrics
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xlm.errors import BadTargetError, ConfigError
@@ -53,6 +53,7 @@ def as_batch(examples: Sequence[tuple[list[int], list[int], bool, bool]]) -> tup
     return {"target_ids": padded(truths)}, {"ids": padded(rows), "output_start_idx": 2}
 
 
+@settings(deadline=None)
 @given(pairs, st.data())
 def test_any_split_into_batches_gives_the_exact_value(
     examples: list[tuple[list[int], list[int], bool, bool]], data: st.DataObject
@@ -144,6 +145,7 @@ def test_whole_rows_without_a_start() -> None:
         assert wrapper.compute() == value
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 20), min_size=1, max_size=30), st.data())
 def test_the_mean_loss_is_the_corpus_mean(losses: list[float], data: st.DataObject) -> None:
     wrapper = MetricWrapper("loss", TokenWeightedMean(), mean_loss_update_fn)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -82,6 +82,7 @@ def test_inverses_invert(schedule: MaskingSchedule) -> None:
     assert (schedule.alpha(t).diff() < 0).all()
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(SCHEDULES),
     st.lists(st.integers(0, 4), max_size=3),

@@ -52,6 +52,7 @@ def logits_of_any_shape(draw: st.DrawFn) -> Tensor:
     return values.round() if draw(st.booleans()) else values
 
 
+@settings(deadline=None)
 @given(logits_of_any_shape(), st.integers(1, 14))
 def test_top_k_keeps_exactly_the_k_largest(logits: Tensor, k: int) -> None:
     kept = keep_top_k(logits, k)
@@ -64,6 +65,7 @@ def test_top_k_keeps_exactly_the_k_largest(logits: Tensor, k: int) -> None:
     assert torch.equal(keep_top_k(logits, 1).argmax(-1), logits.argmax(-1))
 
 
+@settings(deadline=None)
 @given(logits_of_any_shape(), st.floats(0.01, 1.0))
 def test_top_p_keeps_the_crossing_token_and_no_more(logits: Tensor, p: float) -> None:
     alive = keep_top_p(logits, p).isfinite()
@@ -81,6 +83,7 @@ def test_top_p_one_keeps_everything() -> None:
     assert torch.equal(keep_top_p(logits, 1.0), logits)
 
 
+@settings(deadline=None)
 @given(logits_of_any_shape(), st.floats(0.0, 1.0))
 def test_min_p_compares_with_the_best(logits: Tensor, min_p: float) -> None:
     alive = keep_min_p(logits, min_p).isfinite()
@@ -207,7 +210,7 @@ def test_confidences_of_a_known_distribution() -> None:
         assert confidence_scores(excluded, kind).isfinite().all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 9)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xlm.modules.position import RotaryEmbedding
@@ -19,6 +19,7 @@ def reference(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return torch.cat((pairs.real, pairs.imag), dim=-1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 60), st.integers(0, 2**31))
 def test_it_is_the_half_split_rotation(half: int, cache_size: int, largest: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

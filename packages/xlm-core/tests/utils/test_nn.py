@@ -6,13 +6,14 @@ import functools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xlm.utils.nn as nn_utils
 from xlm.utils.nn import masked_mean, masked_sum, pad_truncate_list, sample_from_top_k, sample_from_top_p
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 10), st.booleans())
 def test_padding_keeps_the_right_end(ids: list[int], max_len: int, pad_left: bool) -> None:
     padded, num_padded = pad_truncate_list(ids, max_len, -1, pad_left, return_num_padded=True)
