@@ -25,7 +25,7 @@ from xlm.errors import DataError
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
 PAD, CLS, MASK, EOS, BOS = (getattr(TOKENIZER, f"{n}_token_id") for n in ("pad", "cls", "mask", "eos", "bos"))
 ids = st.lists(st.integers(7, 15), max_size=6)
-seeds = st.integers(0, 2**64 - 1)
+seeds = st.integers(0, 2**63 - 1)
 seq2seq = st.lists(
     st.fixed_dictionaries({"prompt_ids": ids, "input_ids": ids, "noise_seed": seeds}), min_size=1, max_size=5
 )
@@ -65,6 +65,8 @@ def test_seq2seq_rows(examples: list[dict[str, Any]]) -> None:
         assert real(batch, row)[: len(start)] == start
         assert reinserted(batch, row) == sorted([*start, *example["input_ids"]])
         assert batch["target_counts"][row].sum() == batch["n_drops"][row]
+        assert batch["num_tokens"][row] == len(example["input_ids"]) + 1
+        assert batch["clean_ids"][row].tolist()[: len(example["input_ids"])] == example["input_ids"]
         assert batch["input_ids"][row, batch["cls_position"][row]] == CLS
         is_open = ~batch["constraint"][row]
         assert is_open.sum() == 1 + len(example["input_ids"]) - batch["n_drops"][row]
@@ -203,6 +205,12 @@ def test_an_infill_text_that_is_too_long() -> None:
     assert (~batch["constraint"][0]).nonzero().flatten().tolist() == [1]
 
 
+def test_an_example_without_a_seed_is_refused() -> None:
+    for collate in (ILMCollator(TOKENIZER), ILMSeq2SeqCollator(TOKENIZER)):
+        with pytest.raises(DataError, match="Example 1 of a batch has no noise_seed"):
+            collate([{"prompt_ids": [], "input_ids": [7], "noise_seed": 1}, {"prompt_ids": [], "input_ids": [7]}])
+
+
 def test_collators_pickle() -> None:
     example = with_seeds({"prompt_ids": [7], "input_ids": [8, 9, 10]})
     for make in (ILMCollator, ILMSeq2SeqCollator, ILMSeq2SeqPredCollator, ILMInfillCollator):
@@ -212,11 +220,11 @@ def test_collators_pickle() -> None:
 
 
 def test_printing_a_batch_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    example = [{"input_ids": [7, 7, 7, 7, 7, 7], "noise_seed": 1}]
+    example = [{"input_ids": [7, 7, 7, 7, 7, 7], "noise_seed": 2}]
     batch: Any = ILMCollator(TOKENIZER)(example)  # type: ignore[arg-type]
     print_batch_ilm(batch, "train", TOKENIZER, "lm")
     printed = capsys.readouterr().out
     assert "train/lm: input_ids" in printed
-    assert "missing 2×0 after column 1, 2×0 after column 2" in printed
+    assert "missing 2×0 after column 3, 1×0 after column 4" in printed
     print_batch_ilm(ILMSeq2SeqPredCollator(TOKENIZER)([{"input_ids": [8]}]), "val", TOKENIZER, "prediction")
     assert "target" in capsys.readouterr().out

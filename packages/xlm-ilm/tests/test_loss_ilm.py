@@ -22,19 +22,21 @@ from ilm.model_ilm import RotaryILM
 from ilm.slot_logits_ilm import linear_logsumexp
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.errors import ConfigError
+from xlm.evaluation.likelihood import likelihood_terms
 
 EXAMPLES = [
-    {"prompt_ids": [7, 8, 9, 10], "input_ids": [11, 12, 12, 12, 7], "noise_seed": 3},
-    {"prompt_ids": [7], "input_ids": [8, 9, 10, 11, 12, 9, 9], "noise_seed": 4},
-    {"prompt_ids": [], "input_ids": [], "noise_seed": 5},
-    {"prompt_ids": [9, 9], "input_ids": [15, 14], "noise_seed": 6},
+    {"prompt_ids": [7, 8, 9, 10], "input_ids": [11, 12, 12, 12, 7], "noise_seed": 2},
+    {"prompt_ids": [7], "input_ids": [8, 9, 10, 11, 12, 9, 9], "noise_seed": 3},
+    {"prompt_ids": [], "input_ids": [], "noise_seed": 4},
+    {"prompt_ids": [9, 9], "input_ids": [15, 14], "noise_seed": 5},
 ]
 
 
 def batch_of(sequences: Sequence[Sequence[int]], drops: np.ndarray[Any, Any], tokenizer: Any) -> Any:
     """A training batch with deletions of our choice."""
     corrupted = close_up(sequences, drops)
-    return training_batch(rows_of([[] for _ in sequences], corrupted.kept, tokenizer), corrupted)
+    rows = rows_of([[] for _ in sequences], corrupted.kept, tokenizer)
+    return training_batch(rows, corrupted, sequences, torch.arange(len(sequences)), pad_token_id=0)
 
 
 def dense_loss(model: RotaryILM, batch: Any, weight: float = 1.0) -> Tensor:
@@ -194,12 +196,46 @@ def test_the_bound_is_a_bound_and_its_mean_is_the_mean_over_orders(
         batch = batch_of([x] * len(drops), drops, tokenizer)
         weight = torch.tensor([1 / (N + 1) / math.comb(N, d) for d in drops.sum(axis=1)], dtype=torch.float64)
         result = loss(batch)
-        assert result["num_tokens"].tolist() == [N + 1] * len(drops)
         bound = float((weight * result["nll_bound"]).sum())
         assert bound == pytest.approx(over_orders, rel=1e-9)
         assert bound >= truth - 1e-9
         if N > 1:
             assert bound > truth + 1e-4  # and this network's orders do matter
+
+
+def test_draws_of_the_bound_are_unbiased_and_their_likelihood_is_reported(
+    loss: ILMLoss, tokenizer: SimpleSpaceTokenizer
+) -> None:
+    examples = [{"input_ids": x, "noise_seed": i} for i, x in enumerate([[7, 8, 7], [10], [], [12, 15, 9]])]
+    batch = ILMCollator(tokenizer)(examples)  # type: ignore[arg-type]
+    exact = torch.tensor(
+        [
+            -sum(paths) / len(paths) - math.lgamma(len(x["input_ids"]) + 1)  # type: ignore[arg-type]
+            for x in examples
+            for paths in [path_log_probs(loss, x["input_ids"], tokenizer)]  # type: ignore[arg-type]
+        ],
+        dtype=torch.float64,
+    )
+    draws = loss.nll_bound(batch, num_samples=200, num_points=2)
+    assert draws.shape == (4, 200)
+    error = draws.std(dim=1) / 200**0.5
+    assert ((draws.mean(dim=1) - exact).abs() <= 3 * error + 1e-9).all()
+    spread = loss.nll_bound(batch, num_samples=100, num_points=4)
+    assert spread[0].std() < draws[0].std()
+    terms = likelihood_terms(loss, batch, num_samples=3)
+    torch.testing.assert_close(terms.nll, draws.new_tensor(loss.nll_bound(batch, 3).tolist()))
+    assert terms.num_tokens.tolist() == [4, 2, 1, 4]
+    assert not terms.exact
+
+
+def test_the_bound_of_answers_keeps_their_prompts(loss: ILMLoss, tokenizer: SimpleSpaceTokenizer) -> None:
+    """With nothing to delete there is nothing to draw: the bound is what CLS says of the prompt."""
+    prompts = [
+        {"prompt_ids": [7, 8], "input_ids": [], "noise_seed": 0},
+        {"prompt_ids": [], "input_ids": [], "noise_seed": 1},
+    ]
+    batch = ILMSeq2SeqCollator(tokenizer)(prompts)  # type: ignore[arg-type]
+    torch.testing.assert_close(loss.nll_bound(batch, 2), loss(batch)["length_loss"][:, None].expand(-1, 2))
 
 
 def test_padding_changes_nothing_and_a_batch_equals_its_rows(loss: ILMLoss, tokenizer: SimpleSpaceTokenizer) -> None:
@@ -258,7 +294,7 @@ def test_a_head_that_does_not_fit_is_refused(loss: ILMLoss, tokenizer: SimpleSpa
     loss.length_loss = "ce"
     with pytest.raises(ConfigError, match="length_loss=ce does not fit the model's head of 2 classes"):
         loss.configure(None)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="Unknown loss.length_loss 'mse'"):
+    with pytest.raises(ConfigError, match=r"Unknown loss\.length_loss 'mse'"):
         ILMLoss(length_loss="mse")  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from xlm.errors import ConfigError
 PROMPTS = [
     {"prompt_ids": [7, 8, 9, 10, 11], "input_ids": [7], "noise_seed": 11},
     {"prompt_ids": [12], "input_ids": [8, 9], "noise_seed": 12},
-    {"prompt_ids": [7, 7], "input_ids": [], "noise_seed": 2**63 + 13},
+    {"prompt_ids": [7, 7], "input_ids": [], "noise_seed": 2**63 - 13},
     {"prompt_ids": [], "input_ids": [9], "noise_seed": 14},
 ]
 SAMPLED = {"top_k": None, "slot_top_k": None, "stopping_threshold": None}
@@ -66,14 +66,14 @@ def test_a_batch_equals_its_rows_and_padding_changes_nothing(
 def test_prompts_stay_and_nothing_suppressed_is_inserted(
     model: RotaryILM, tokenizer: SimpleSpaceTokenizer, options: dict[str, Any]
 ) -> None:
-    predictor = make(model, tokenizer, stopping_threshold=None, suppressed_ids=(9,), **options)
+    predictor = make(model, tokenizer, stopping_threshold=None, suppressed_tokens=["2"], **options)
     examples = [{**example, "noise_seed": i} for i, example in enumerate(PROMPTS * 12)]
     batch = ILMSeq2SeqPredCollator(tokenizer)(examples)
     preds = predictor.predict(batch)
     P = batch["input_ids"].shape[1]
     assert torch.equal(preds["ids"][:, :P], batch["input_ids"])
     assert preds["output_start_idx"].tolist() == [P] * len(examples)
-    forbidden = {getattr(tokenizer, f"{name}_token_id") for name in ("pad", "mask", "bos", "eos", "cls")} | {9}
+    forbidden = {getattr(tokenizer, f"{name}_token_id") for name in ("pad", "mask", "bos", "eos", "cls", "sep")} | {9}
     lengths = set()
     for row in range(len(examples)):
         answer, mask = preds["ids"][row, P:], preds["attention_mask"][row, P:]
@@ -119,7 +119,8 @@ class Counting:
 def test_rows_that_have_ended_leave_the_batch(model: RotaryILM, tokenizer: SimpleSpaceTokenizer) -> None:
     counting = Counting(model)
     predictor = make(counting, tokenizer, **SAMPLED)  # type: ignore[arg-type]
-    preds = predictor.predict(ILMSeq2SeqPredCollator(tokenizer)(PROMPTS))
+    examples = [{**example, "noise_seed": i} for i, example in enumerate(PROMPTS * 8)]
+    preds = predictor.predict(ILMSeq2SeqPredCollator(tokenizer)(examples))
     assert len(set(preds["network_calls"].tolist())) > 1
     assert sum(counting.calls) == preds["network_calls"].sum()
     assert len(counting.calls) == preds["network_calls"].max()

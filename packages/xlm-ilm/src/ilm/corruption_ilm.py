@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
 
-from xlm.data.hashing import splitmix64
-from xlm.errors import DataError
+from xlm.decoding.streams import Stream, uniform
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 class Corrupted(NamedTuple):
@@ -29,33 +30,22 @@ class Corrupted(NamedTuple):
     counts: Ints
 
 
-def seeds_of(examples: Sequence[Any]) -> npt.NDArray[np.uint64]:
-    """The examples' `noise_seed`; `DataError` for an example without, whose corruption nothing would decide."""
-    try:
-        return np.array([int(example["noise_seed"]) % 2**64 for example in examples], dtype=np.uint64)
-    except KeyError as error:
-        found = ", ".join(map(str, examples[0])) if examples else "nothing"
-        raise DataError(
-            f"An example has no noise_seed, which decides what it loses; it has: {found}.\n"
-            "The data module's loaders set it; give your own examples one integer each."
-        ) from error
+def draw_drops(
+    lengths: Sequence[int], seeds: Integer[Tensor, " batch"], level: Float[Tensor, " batch"] | None = None
+) -> Bools:
+    """(B, longest) True where a token is deleted: n = ⌊level · (length + 1)⌋ uniformly chosen positions.
 
-
-def uniforms(seeds: npt.NDArray[np.uint64], num: int, stream: int = 0) -> Floats:
-    """(B, num) numbers in [0, 1): entry j of a row depends on (seed, stream, j) only."""
-    keys = splitmix64(splitmix64(seeds) ^ np.uint64(stream))
-    bits = splitmix64(keys[:, None] ^ np.arange(num, dtype=np.uint64))
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def draw_drops(lengths: Ints, seeds: npt.NDArray[np.uint64]) -> Bools:
-    """(B, longest) True where a token is deleted: n ~ U{0..length}, then n positions uniformly."""
-    width = int(lengths.max(initial=0))
-    u = uniforms(seeds, width + 1)
-    num = (u[:, 0] * (lengths + 1)).astype(np.int64)
-    priority = np.where(np.arange(width) < lengths[:, None], u[:, 1:], np.inf)
-    rank = priority.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
-    dropped: Bools = rank < num[:, None]
+    level None: U(0, 1) from the seeds, so that n ~ U{0..length}. Equal seeds delete in the same order.
+    """
+    size = torch.tensor(lengths, dtype=torch.int64)
+    width = max(lengths, default=0)
+    level = uniform(seeds, Stream.TIME) if level is None else level
+    # Below 1, but the product may round up to the next whole number.
+    num = torch.minimum((level * (size + 1)).long(), size)
+    priority = uniform(seeds[:, None], Stream.ORDER, torch.arange(width))
+    priority[torch.arange(width) >= size[:, None]] = 2.0  # never before a real token
+    rank = priority.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    dropped: Bools = (rank < num[:, None]).numpy()
     return dropped
 
 
@@ -76,7 +66,8 @@ def close_up(sequences: Sequence[Sequence[int]], dropped: Bools) -> Corrupted:
     return Corrupted(kept, dropped.sum(axis=1), per_row, hits[:, 1], hits[:, 2], counts)
 
 
-def corrupt(sequences: Sequence[Sequence[int]], seeds: npt.NDArray[np.uint64]) -> Corrupted:
-    """`close_up` of `draw_drops`: the training corruption of arXiv 2505.05755, section 3."""
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    return close_up(sequences, draw_drops(lengths, seeds))
+def corrupt(
+    sequences: Sequence[Sequence[int]], seeds: Integer[Tensor, " batch"], level: Float[Tensor, " batch"] | None = None
+) -> Corrupted:
+    """`close_up` of `draw_drops`: the training corruption of arXiv 2505.05755."""
+    return close_up(sequences, draw_drops([len(ids) for ids in sequences], seeds, level))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ilm.corruption_ilm import Corrupted, corrupt, seeds_of
+from ilm.corruption_ilm import Corrupted, corrupt
 from ilm.types_ilm import CLS_TYPE, PROMPT_TYPE, REST_TYPE, ILMBatch, ILMPredictionBatch, ILMRows
 from xlm.data.collate import Padded, Truncate, pad_ids, truncate_ids
 from xlm.datamodule import (
@@ -21,6 +21,7 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
+from xlm.decoding.collate import noise_seeds
 
 PadTo = Literal["longest", "block"]
 
@@ -55,9 +56,20 @@ def rows_of(prompts: Sequence[Sequence[int]], rest: Sequence[Sequence[int]], tok
     }
 
 
-def training_batch(rows: ILMRows, corrupted: Corrupted, num_hits: int | None = None) -> ILMBatch:
-    """Rows made of what was kept, with what is missing as lists of hits, `num_hits` wide (None: as many as needed)."""
-    M = int(corrupted.hits_per_row.max(initial=0)) if num_hits is None else num_hits
+def training_batch(
+    rows: ILMRows,
+    corrupted: Corrupted,
+    sequences: Sequence[Sequence[int]],
+    seeds: Tensor,
+    *,
+    pad_token_id: int,
+    width: int | None = None,
+) -> ILMBatch:
+    """Rows made of what was kept of the sequences, with what is missing as lists of hits.
+
+    width: of the hits and the whole sequences; None for as much as needed.
+    """
+    M = int(corrupted.hits_per_row.max(initial=0)) if width is None else width
     filled = np.arange(M) < corrupted.hits_per_row[:, None]
     bos = bos_column(rows)
 
@@ -72,6 +84,9 @@ def training_batch(rows: ILMRows, corrupted: Corrupted, num_hits: int | None = N
         "target_tokens": per_row(corrupted.tokens),
         "target_counts": per_row(corrupted.counts),
         "n_drops": torch.from_numpy(corrupted.num_dropped),
+        "num_tokens": torch.tensor([len(ids) + 1 for ids in sequences], dtype=torch.int64),
+        "clean_ids": pad_ids(sequences, pad_token_id, length=width).ids,
+        "noise_seed": seeds,
         # Found here, on the CPU and in a worker: on a GPU it would make every step wait.
         "slot_index": (~rows["constraint"]).view(-1).nonzero().squeeze(-1),
     }
@@ -86,7 +101,7 @@ def _seed_and_truth(examples: Sequence[dict[str, Any]], tokenizer: Any) -> dict[
     """`noise_seed` and `target_ids` of a prediction batch, each where all examples have it."""
     found: dict[str, Tensor] = {}
     if all("noise_seed" in example for example in examples):
-        found["noise_seed"] = torch.from_numpy(seeds_of(examples).view(np.int64))
+        found["noise_seed"] = noise_seeds(examples)
     if all(example.get("input_ids") is not None for example in examples):
         truth = [[*example["input_ids"], tokenizer.eos_token_id] for example in examples]
         found["target_ids"] = pad_ids(truth, tokenizer.pad_token_id).ids
@@ -115,10 +130,12 @@ class ILMCollator(Collator):
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> ILMBatch:
         limit = None if self.block_size is None else self.block_size - 2
         sequences = _cut([example["input_ids"] for example in examples], limit, self.truncate, "sequence")
-        corrupted = corrupt(sequences, seeds_of(examples))
+        seeds = noise_seeds(examples)
+        corrupted = corrupt(sequences, seeds)
         width = limit if self.pad_to == "block" else None
         rows = rows_of([[] for _ in examples], corrupted.kept, self.tokenizer, rest_length=width)
-        return training_batch(rows, corrupted, num_hits=width)
+        pad = self.tokenizer.pad_token_id
+        return training_batch(rows, corrupted, sequences, seeds, pad_token_id=pad, width=width)
 
 
 def _cut(sequences: Sequence[Sequence[int]], limit: int | None, how: Truncate, name: str) -> Sequence[Sequence[int]]:
@@ -150,16 +167,19 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
         limit = None if self.block_size is None else self.block_size - 1
         prompts = [example["prompt_ids"] for example in examples]
         answers = _cut([example["input_ids"] for example in examples], limit, self.answer_truncate, "answer")
-        corrupted = corrupt(answers, seeds_of(examples))
+        seeds = noise_seeds(examples)
+        corrupted = corrupt(answers, seeds)
         fixed = self.pad_to == "block"
+        width = limit if fixed else None
         rows = rows_of(
             _cut(prompts, self.input_block_size, self.prompt_truncate, "prompt"),
             corrupted.kept,
             self.tokenizer,
             prompt_length=self.input_block_size if fixed else None,
-            rest_length=limit if fixed else None,
+            rest_length=width,
         )
-        return training_batch(rows, corrupted, num_hits=limit if fixed else None)
+        pad = self.tokenizer.pad_token_id
+        return training_batch(rows, corrupted, answers, seeds, pad_token_id=pad, width=width)
 
 
 @dataclass

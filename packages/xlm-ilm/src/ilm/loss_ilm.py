@@ -9,10 +9,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from ilm.corruption_ilm import corrupt
+from ilm.datamodule_ilm import rows_of, training_batch
 from ilm.slot_logits_ilm import CHUNK_ELEMENTS, insertion_cross_entropy
-from ilm.types_ilm import ILMBatch, ILMLossDict
+from ilm.types_ilm import PROMPT_TYPE, ILMBatch, ILMLossDict
+from xlm.decoding.streams import Stream, derive, uniform
 from xlm.errors import ConfigError
 from xlm.harness import Harness, LossFunction
+from xlm.sampling import widest_float
 
 LENGTH_LOSSES = ("binary_ce", "ce")
 
@@ -80,19 +84,49 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
         length_logits = self.model.length_logits(hidden, batch["cls_position"])
         length_logits = length_logits.to(torch.promote_types(length_logits.dtype, torch.float32))
         length_loss = F.cross_entropy(length_logits, n.clamp(max=length_logits.shape[-1] - 1), reduction="none")
-        # Tokens there and missing, and the end: as many as there are open gaps and missing tokens.
-        num_tokens = open_gaps.sum(dim=1) + n
         return {
             "loss": (token_ce + self.stopping_class_weight * length_loss).mean(),
             "num_loss_terms": len(n),
             "token_ce": token_ce.detach(),
             "length_loss": length_loss.detach(),
-            "nll_bound": nll_bound(token_ce.detach(), length_logits.detach(), n, num_tokens),
-            "num_tokens": num_tokens,
+            "nll_bound": bound_from(token_ce.detach(), length_logits.detach(), n, batch["num_tokens"]),
         }
 
+    @torch.no_grad()
+    def nll_bound(
+        self, batch: ILMBatch, num_samples: int = 1, num_points: int = 4
+    ) -> Float[Tensor, "batch num_samples"]:
+        """Independent draws of each row's bound on −log p, nats, float64, for `xlm.evaluation.likelihood`.
 
-def nll_bound(
+        What it bounds: see `bound_from`. Each draw is the mean over `num_points` corruptions of the whole sequence,
+        with the numbers of deleted tokens spread evenly.
+        """
+        prompts, sequences = _texts(batch)
+        device = batch["input_ids"].device
+        draws = torch.zeros(len(sequences), num_samples, dtype=widest_float(device), device=device)
+        for sample in range(num_samples):
+            # Apart from the seeds of the batch's own corruption.
+            seeds = derive(batch["noise_seed"].cpu(), sample + 1)
+            start = uniform(seeds, Stream.TIME)
+            for point in range(num_points):
+                corrupted = corrupt(sequences, derive(seeds, point), (start + point / num_points) % 1.0)
+                rows = rows_of(prompts, corrupted.kept, self.tokenizer)
+                pad = self.tokenizer.pad_token_id
+                drawn: Any = training_batch(rows, corrupted, sequences, seeds, pad_token_id=pad)
+                drawn = {name: value.to(device) for name, value in drawn.items()}
+                draws[:, sample] += self.loss_fn(drawn)["nll_bound"] / num_points
+        return draws
+
+
+def _texts(batch: ILMBatch) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts and whole sequences of a batch, as lists."""
+    is_prompt = (batch["token_type_ids"] == PROMPT_TYPE) & batch["attention_mask"]
+    prompts = [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], is_prompt, strict=True)]
+    lengths = (batch["num_tokens"] - 1).tolist()
+    return prompts, [row[:n] for row, n in zip(batch["clean_ids"].tolist(), lengths, strict=True)]
+
+
+def bound_from(
     token_ce: Float[Tensor, " batch"],
     length_logits: Float[Tensor, "batch classes"],
     n_drops: Integer[Tensor, " batch"],

@@ -37,12 +37,12 @@ def insertion_ce_update_fn(
 def sampler_nll_bound_update_fn(
     batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **_: Any
 ) -> dict[str, Any]:
-    """Nats per token (the end counted as one) of `ilm.loss_ilm.nll_bound`.
+    """Nats per token (the end counted as one) of `ilm.loss_ilm.bound_from`.
 
     An upper bound in the mean, from one draw per sequence, for the sampler without filters at temperature 1 that
     draws its stops. What greedy decoding would say is another distribution, about which this says nothing.
     """
-    num_tokens = loss_dict["num_tokens"]
+    num_tokens = batch["num_tokens"]
     return {"value": loss_dict["nll_bound"] / num_tokens, "weight": num_tokens}
 
 

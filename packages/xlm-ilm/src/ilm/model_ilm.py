@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from xlm.model import Model
 from xlm.modules.attention import drop_full_mask, positions_from_mask
+from xlm.modules.layers import init_transformer_weights
 from xlm.modules.rotary_transformer import (
     RotaryEmbedding,
     RotaryTransformerFinalLayer,
@@ -45,13 +46,13 @@ class RotaryILM(nn.Module, Model):
         super().__init__()
         self.embed_tokens = nn.Embedding(num_embeddings, d_model)
         self.embed_types = nn.Embedding(3, d_model)
-        for embedding in (self.embed_tokens, self.embed_types):
-            nn.init.normal_(embedding.weight, std=0.02)
         layer = RotaryTransformerLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
         rotary = RotaryEmbedding(d_model // nhead, cache_size=max_length)
         self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
         self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps)
         self.length_head = RotaryTransformerFinalLayerForClassification(d_model, num_classes, dropout, layer_norm_eps)
+        # Vectors of length 1 on average. Narrow networks learn several times faster from it than from GPT-2's 0.02.
+        init_transformer_weights(self, std=d_model**-0.5, num_layers=num_layers)
 
     def hidden(
         self,

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from ilm.corruption_ilm import uniforms
 from ilm.datamodule_ilm import ILMInfillCollator, ILMSeq2SeqPredCollator
 from ilm.rows_ilm import Rows, joined
 from ilm.sampling_ilm import Head, choose, choose_pair, choose_slots
 from ilm.types_ilm import REST_TYPE, ILMPredictionBatch, ILMPredictionDict
+from xlm.decoding.output import suppressed_ids
+from xlm.decoding.streams import Stream, derive, row_seeds, uniform
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler, widest_float
 from xlm.utils.text import remove_trailing_pads
 
 SAMPLINGS = ("slot_first", "joint")
-SUPPRESSED = ("pad", "mask", "bos", "eos", "cls")
 
 
 class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
@@ -43,9 +42,9 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         parallel_slots: up to so many tokens per step, into gaps that don't touch; "slot_first" only. Faster, and no
             longer exact: tokens of one step don't see each other.
         parallel_min_prob: share of the probability that a step's second gap and further ones need.
-        suppressed: tokens never inserted, by the names of the tokenizer's attributes; more ids in `suppressed_ids`.
-        seed: with it, draws depend on nothing but it and the rows' `noise_seed` (else their places in the batch);
-            None: on the latter alone, and on torch's global generator for rows without.
+        suppressed_tokens: tokens never to insert, besides mask, pad, EOS, BOS, CLS and SEP.
+        seed: what a row draws follows from the example's own seed and this; without either, from torch's global
+            generator.
     """
 
     def __init__(
@@ -64,8 +63,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         slot_top_p: float | None = None,
         parallel_slots: int = 1,
         parallel_min_prob: float = 0.1,
-        suppressed: Sequence[str] = SUPPRESSED,
-        suppressed_ids: Sequence[int] = (),
+        suppressed_tokens: Sequence[str] = (),
         seed: int | None = None,
     ) -> None:
         for name, value in (("max_length", max_length), ("max_steps", max_steps), ("parallel_slots", parallel_slots)):
@@ -92,8 +90,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         self.slot_sampler = LogitsSampler(0.0 if greedy else 1.0, slot_top_k, slot_top_p)
         self.parallel_slots = parallel_slots
         self.parallel_min_prob = parallel_min_prob
-        self.suppressed = tuple(suppressed)
-        self.suppressed_ids = tuple(suppressed_ids)
+        self.suppressed_tokens = suppressed_tokens
         self.seed = seed
 
     @torch.no_grad()
@@ -126,14 +123,16 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         lengths = (rows.mask & (rows.types == REST_TYPE)).sum(dim=1) - 1
         steps, calls = (torch.zeros(B, dtype=torch.long, device=device) for _ in range(2))
         complete = torch.zeros(B, dtype=torch.bool, device=device)
-        seeds, ended = self._seeds(batch, B), []
+        seeds = row_seeds(B, self.seed, batch.get("noise_seed"), device)
+        # One number for the end, one per gap, one per token.
+        draws, ended = torch.arange(1 + 2 * self.parallel_slots, device=device), []
         while len(rows.index):
             live = rows.is_open.any(dim=1) & (lengths[rows.index] < self.max_length) & (step < self.max_steps)
             ended.append(rows.select(~live))
             rows = rows.select(live)
             if not len(rows.index):
                 break
-            u = self._uniforms(seeds, step, device)[rows.index]
+            u = uniform(derive(seeds[rows.index], step)[:, None], Stream.TOKEN, draws)
             hidden = self.model.hidden(rows.ids, rows.mask, rows.types)
             calls[rows.index] += 1
             step += 1
@@ -182,24 +181,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         return slots, tokens.view(slots.shape)
 
     def _suppressed(self) -> tuple[int, ...]:
-        named = [getattr(self.tokenizer, f"{name}_token_id", None) for name in self.suppressed]
-        return tuple(sorted({int(token) for token in (*named, *self.suppressed_ids) if token is not None}))
-
-    def _seeds(self, batch: ILMPredictionBatch, num_rows: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-        """A seed per row, the same whatever rows stand beside it, where the batch has `noise_seed`."""
-        own = batch.get("noise_seed")
-        if own is not None:
-            seeds = own.cpu().numpy().astype(np.uint64)
-        else:
-            base = torch.randint(2**62, ()).item() if self.seed is None else 0
-            seeds = np.uint64(base) + np.arange(num_rows, dtype=np.uint64)
-        bits: np.ndarray[Any, np.dtype[np.uint64]] = seeds ^ np.uint64((self.seed or 0) % 2**32 << 32)
-        return bits
-
-    def _uniforms(self, seeds: Any, step: int, device: torch.device) -> Float[Tensor, "batch draws"]:
-        """One number for the end, one per gap, one per token; stream 0 is the collators' corruption."""
-        drawn = uniforms(seeds, 1 + 2 * self.parallel_slots, stream=step + 1)
-        return torch.from_numpy(drawn).to(widest_float(device)).to(device)
+        return (*suppressed_ids(self.tokenizer, self.suppressed_tokens), self.tokenizer.eos_token_id)
 
     def to_dict(self, batch: ILMPredictionBatch, preds: ILMPredictionDict) -> list[dict[str, Any]]:
         """Rows of prompt, prediction, truth (where the batch has it), counts, and the step of each token."""
@@ -230,12 +212,13 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         Args:
             prompts: of any lengths; an empty one asks for a sample from nothing. A run of masks is one slot for any
                 number of tokens, so "begin [MASK]" continues a text for a model trained on text alone.
-            seeds: one per prompt, which alone decide what is drawn; None: see `seed`.
+            seeds: one per prompt, from which its draws follow; None: from `seed` and the prompt's number.
         """
         texts = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
         examples: list[dict[str, Any]] = [{"prompt_ids": ids} for ids in texts]
-        if seeds is not None:
-            examples = [{**ex, "noise_seed": seed} for ex, seed in zip(examples, seeds, strict=True)]
+        base = int(torch.randint(2**62, ())) if self.seed is None else 0
+        for example, own in zip(examples, seeds or range(base, base + len(texts)), strict=True):
+            example["noise_seed"] = own
         filled = [self.tokenizer.mask_token_id in ids for ids in texts]
         answers = [""] * len(prompts)
         device = next(self.model.parameters()).device

@@ -39,6 +39,11 @@ class ILMBatch(ILMRows):
     target_counts: Integer[Tensor, "batch hits"]
     # How many tokens are missing: the counts of a row sum to it.
     n_drops: Integer[Tensor, " batch"]
+    # Tokens of the whole sequence, the end counted as one.
+    num_tokens: Integer[Tensor, " batch"]
+    # The whole sequence behind BOS, right-padded, and the seed of its corruption: other corruptions for evaluation.
+    clean_ids: NotRequired[Integer[Tensor, "batch rest"]]
+    noise_seed: NotRequired[Integer[Tensor, " batch"]]
     # Open gaps, as indices into the flattened (B·L) columns, in order.
     slot_index: NotRequired[Integer[Tensor, " slots"]]
 
@@ -62,9 +67,8 @@ class ILMLossDict(TypedDict):
     token_ce: Float[Tensor, " batch"]
     # Cross-entropy of the head on CLS.
     length_loss: Float[Tensor, " batch"]
-    # One draw's estimate of an upper bound on −log p(row), and the tokens it is about, the end counted as one.
+    # One draw's estimate of an upper bound on −log p(row).
     nll_bound: Float[Tensor, " batch"]
-    num_tokens: Integer[Tensor, " batch"]
 
 
 class ILMPredictionDict(TypedDict):
