@@ -64,7 +64,7 @@ def _by_count(times: Tensor, maskable: Tensor, even: Tensor) -> tuple[Tensor, Te
     last = (k - 1).clamp(max=max(0, ordered.shape[1] - 1))
     rate = ordered.gather(1, last[:, None]).squeeze(1)
     masked = maskable & (times <= rate[:, None])
-    return masked, rate.clamp(max=1.0), n / k
+    return masked, rate.clamp(max=1.0), n.to(times.dtype) / k
 
 
 def _summed_nll(masked_nll: MaskedNLL, ids: Tensor, masked: Tensor, rate: Tensor, mask_token_id: int) -> Tensor:

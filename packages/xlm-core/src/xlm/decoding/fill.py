@@ -13,7 +13,7 @@ from torch import Tensor
 from xlm.decoding.orders import FillOrder
 from xlm.decoding.streams import gumbel_argmax
 from xlm.modules.attention import positions_from_mask
-from xlm.sampling import Confidence, LogitsSampler, confidence_scores
+from xlm.sampling import Confidence, LogitsSampler, confidence_scores, widest_float
 
 
 class MaskedNetwork(NamedTuple):
@@ -173,7 +173,7 @@ def fill_by_confidence(
         if not len(rows):
             break
         open_ = masked[rows]
-        rate = open_.sum(dim=1) / total[rows]
+        rate = open_.sum(dim=1).to(widest_float(ids.device)) / total[rows]
         features = network.features(ids[rows], rows, rate)
         allowed = draw.allowed(network.logits(features[open_]), slots.inside[rows][open_])
         scores = torch.full(open_.shape, -torch.inf, dtype=torch.float32, device=ids.device)
