@@ -167,7 +167,7 @@ def test_prediction_rows_are_open_behind_bos_alone() -> None:
 
 
 def test_unconditional_rows_have_no_prompt() -> None:
-    batch = ILMSeq2SeqPredCollator(TOKENIZER)([{}, {}])
+    batch = ILMSeq2SeqPredCollator(TOKENIZER)([{}, {"input_ids": []}])
     assert batch["input_ids"].tolist() == [[CLS, BOS]] * 2
     assert "target_ids" not in batch
     assert "noise_seed" not in batch
@@ -226,5 +226,7 @@ def test_printing_a_batch_says_what_is_missing(capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert "train/lm: input_ids" in printed
     assert "missing 2×0 after column 3, 1×0 after column 4" in printed
-    print_batch_ilm(ILMSeq2SeqPredCollator(TOKENIZER)([{"input_ids": [8]}]), "val", TOKENIZER, "prediction")
+    print_batch_ilm(
+        ILMSeq2SeqPredCollator(TOKENIZER)([{"prompt_ids": [], "input_ids": [8]}]), "val", TOKENIZER, "prediction"
+    )
     assert "target" in capsys.readouterr().out

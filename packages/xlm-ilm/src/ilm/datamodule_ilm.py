@@ -98,11 +98,14 @@ def bos_column(rows: ILMRows) -> int:
 
 
 def _seed_and_truth(examples: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, Tensor]:
-    """`noise_seed` and `target_ids` of a prediction batch, each where all examples have it."""
+    """`noise_seed` and `target_ids` of a prediction batch, each where all examples have it.
+
+    Without `prompt_ids` there is no truth: unconditional examples have an empty `input_ids`, texts to fill a given one.
+    """
     found: dict[str, Tensor] = {}
     if all("noise_seed" in example for example in examples):
         found["noise_seed"] = noise_seeds(examples)
-    if all(example.get("input_ids") is not None for example in examples):
+    if all(example.get("prompt_ids") is not None and example.get("input_ids") is not None for example in examples):
         truth = [[*example["input_ids"], tokenizer.eos_token_id] for example in examples]
         found["target_ids"] = pad_ids(truth, tokenizer.pad_token_id).ids
     return found
@@ -237,8 +240,7 @@ class ILMInfillCollator(Seq2SeqCollatorPrediction):
         given = _cut([[t for t in text if t != mask_id] for text in texts], limit, self.truncate, "text")
         rows = rows_of([[] for _ in examples], given, self.tokenizer)
         rows["constraint"] |= ~self._slots(texts, rows["input_ids"].shape[1])
-        truths = [ex if ex.get("prompt_ids") is not None else {**ex, "input_ids": None} for ex in examples]
-        return {**rows, **_seed_and_truth(truths, self.tokenizer)}  # type: ignore[typeddict-item]
+        return {**rows, **_seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
 
     def _slots(self, texts: Sequence[Sequence[int]], length: int) -> Tensor:
         """(B, L) True at the token left of a mask; BOS, in column 1, for masks at the start."""
