@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +68,6 @@ __all__ = [
     "token_ids_to_input_ids_and_prompt_ids",
 ]
 
-logger = logging.getLogger(__name__)
-
 SPLITS = ("train", "val", "test", "predict")
 _SPLITS_OF_STAGE = {
     "fit": ("train", "val"),
@@ -96,7 +93,7 @@ class TextDataModule(LightningDataModule):
     """Named data sets per split, `{split: {name: DatasetManager}}`, for tokenised text of any kind.
 
     `print_batch_fn` (a dotted path or a function) shows the first batch of each loader, called
-    `(batch, split, tokenizer, dataloader_name)`, while debugging. With the flag DEBUG_OVERFIT the first
+    `(batch, split, tokenizer, dataloader_name)`. With the flag DEBUG_OVERFIT the first
     training batch is all there is, for every split.
     """
 
@@ -213,7 +210,7 @@ class TextDataModule(LightningDataModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Show the first batch of each loader while debugging; Lightning calls this for every batch."""
-        if self.print_batch_fn is not None and (flags.DEBUG or logger.isEnabledFor(logging.DEBUG)):
+        if self.print_batch_fn is not None:
             split = self._current_split()
             if split == "train" and len(self.dataset_managers["train"]) > 1:
                 for name, part in batch.items():

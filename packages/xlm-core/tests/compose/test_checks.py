@@ -8,6 +8,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from xlm.compose.checks import check_config
+from xlm.compose.devices import find_grad_accum
 from xlm.errors import ConfigError, MissingRoleError
 
 CHOICES = {"model_type": "arlm", "datamodule": "x"}
@@ -67,13 +68,18 @@ def test_a_loader_without_any_collator() -> None:
     assert "~datamodule.dataset_managers.val.prediction" in str(caught.value)
 
 
+def test_no_global_batch_size_is_one_batch_of_every_device() -> None:
+    check_config(config(global_batch_size=None), CHOICES)
+    assert find_grad_accum(None, 32, 4, 2) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"global_batch_size": 100}, "100 is not divisible by per_device_batch_size 32"),
         ({"global_batch_size": 64, "trainer": {"devices": 4, "num_nodes": 1}}, "32 × 4 devices × 1 nodes = 128"),
         ({"global_batch_size": 64, "trainer": {"devices": "auto", "num_nodes": 3}}, "32 × 3 nodes = 96"),
-        ({"global_batch_size": None}, "global_batch_size must be a positive whole number, not None"),
+        ({"global_batch_size": 0}, "global_batch_size must be a positive whole number, not 0"),
         ({"per_device_batch_size": "x"}, "per_device_batch_size must be a positive whole number, not 'x'"),
     ],
 )

@@ -43,6 +43,11 @@ def test_rows_of_steps_done_again_are_dropped(logger: CSVMetrics) -> None:
     assert [row[2] for row in read_metrics(logger.path) if row[0] == 2] == [0.2]
 
 
+def test_a_validation_that_is_done_again_is_dropped(logger: CSVMetrics) -> None:
+    logger.drop_after(2, validation_too=True)
+    assert {row[1].split("/")[0] for row in read_metrics(logger.path) if row[0] == 2} == {"train"}
+
+
 def test_dropping_from_a_file_that_is_not_there_is_nothing(tmp_path: Path) -> None:
     CSVMetrics(str(tmp_path)).drop_after(3)
     assert list(tmp_path.iterdir()) == []

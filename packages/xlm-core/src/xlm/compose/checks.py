@@ -45,14 +45,15 @@ def check_collators(cfg: DictConfig, model_type: str) -> None:
 
 def check_batch_sizes(cfg: DictConfig) -> None:
     """ConfigError if `global_batch_size` cannot be reached, as far as that is known without counting devices."""
-    sizes = []
-    for key in ("global_batch_size", "per_device_batch_size"):
-        sizes.append(cfg.get(key))
-        check_positive(key, sizes[-1])
+    per_device, together = cfg.get("per_device_batch_size"), cfg.get("global_batch_size")
+    check_positive("per_device_batch_size", per_device)
+    if together is None:
+        return
+    check_positive("global_batch_size", together)
     num_nodes = OmegaConf.select(cfg, "trainer.num_nodes")
     devices = OmegaConf.select(cfg, "trainer.devices")
     known = devices if isinstance(devices, int) and devices > 0 else None
-    check_divisible(sizes[0], sizes[1], num_nodes if isinstance(num_nodes, int) else 1, known)
+    check_divisible(together, per_device, num_nodes if isinstance(num_nodes, int) else 1, known)
 
 
 def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:

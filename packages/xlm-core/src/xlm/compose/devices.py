@@ -48,13 +48,18 @@ def num_devices(devices: Any, accelerator: str | None = None) -> int:
 
 
 def find_grad_accum(
-    global_batch_size: int,
+    global_batch_size: int | None,
     per_device_batch_size: int,
     devices: Any,
     num_nodes: int,
     accelerator: str | None = None,
 ) -> int:
-    """Batches that each device accumulates per optimizer step; ConfigError with the numbers if that is no integer."""
+    """Batches that each device accumulates per optimizer step; ConfigError with the numbers if that is no integer.
+
+    A global batch size of None is one batch of every device.
+    """
+    if global_batch_size is None:
+        return 1
     sizes = {
         "global_batch_size": global_batch_size,
         "per_device_batch_size": per_device_batch_size,

@@ -59,7 +59,7 @@ def _dict_to_list(mapping: DictConfig | None) -> ListConfig:
 
 
 def _find_grad_accum(
-    global_batch_size: int, per_device_batch_size: int, device_choice: Any, num_nodes: int, *, _parent_: Any
+    global_batch_size: int | None, per_device_batch_size: int, device_choice: Any, num_nodes: int, *, _parent_: Any
 ) -> int:
     accelerator = _parent_.get("accelerator") if isinstance(_parent_, DictConfig) else None
     return devices.find_grad_accum(global_batch_size, per_device_batch_size, device_choice, num_nodes, accelerator)

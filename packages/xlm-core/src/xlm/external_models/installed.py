@@ -24,7 +24,8 @@ class InstalledEntry:
 
 def entry_point_entries() -> Iterator[InstalledEntry]:
     """One entry for each entry point of the group `xlm.models` in this environment."""
-    for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
+    # Sorted, because the order of installation decides nothing that a user could know of.
+    for point in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
         distribution = point.dist
         owner = distribution.name if distribution else "an unknown distribution"
         version = distribution.version if distribution else None

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from xlm.errors import CheckpointError
 from xlm.harness import Harness
 from xlm.training.checkpoints import BEST, LAST
-from xlm.training.weights import load_weights, read_state_dict
+from xlm.training.weights import load_from
 
 PATH_KEYS = ("checkpoint_path", "ckpt_path")
 
@@ -38,5 +38,5 @@ def load_chosen(cfg: DictConfig, harness: Harness, section: str) -> Path:
     """Load the chosen weights, averaged ones unless `<section>.apply_ema=false`; returns where they came from."""
     path = chosen_checkpoint(cfg, section)
     apply_ema = bool((cfg.get(section) or {}).get("apply_ema", True))
-    load_weights(harness, read_state_dict(path, apply_ema), path)
+    load_from(harness, path, apply_ema)
     return path

@@ -77,7 +77,7 @@ class Session:
         return trainer
 
     def write_record(self, trainer: Trainer, job: str) -> dict[str, Any]:
-        """Write `config.yaml` and what else the numbers depend on, into the run's folder; returns the record."""
+        """Write the config, and what else the numbers depend on, into the run's folder; returns the record."""
         from xlm.training.results import write_results
 
         record = run_record(self.config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
@@ -85,7 +85,9 @@ class Session:
         record["job_type"] = job
         if trainer.is_global_zero:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            (self.run_dir / "config.yaml").write_text(self.config_yaml)
+            # The run's own config stays what it was trained with.
+            name = "config.yaml" if job == "train" else f"config_{job}.yaml"
+            (self.run_dir / name).write_text(self.config_yaml)
             write_results(self.run_dir / f"record_{job}.json", record)
         return record
 

@@ -16,7 +16,7 @@ from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
 from xlm.training.curves import draw_curves
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.guard import FiniteLossGuard
-from xlm.training.loggers import CSVMetrics
+from xlm.training.loggers import LogRewind
 from xlm.training.optim import num_parameters
 from xlm.training.progress import ProgressDisplay
 from xlm.training.results import print_results, write_results
@@ -35,6 +35,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """
     resume = resume_point(cfg)
     session = start(cfg)
+    # Before anything is written: a source that cannot be read is a mistake like any other.
+    session.datamodule.prepare_data()
     harness = session.harness()
     if resume is not None:
         check_fits(harness, resume[1]["state_dict"], resume[0])
@@ -48,7 +50,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 soft_wrap=True,
             )
         record = session.write_record(trainer, "train")
-        prepare_logs(trainer, resume[1]["global_step"] if resume else None)
         path = None if resume is None else str(resume[0])
         del resume
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
@@ -89,7 +90,7 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
 def callbacks(cfg: DictConfig, signals: GracefulSignals) -> list[Callback]:
     """Core's own callbacks around those of the config."""
     train_log = TrainLog()
-    own: list[Callback] = [RandomState(cfg.seed), FiniteLossGuard(), train_log]
+    own: list[Callback] = [RandomState(cfg.seed), LogRewind(), FiniteLossGuard(), train_log]
     if cfg.ema_decay:
         own.append(ExponentialMovingAverage(cfg.ema_decay))
     configured = build_callbacks(cfg)
@@ -106,11 +107,12 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
     cfg = session.cfg
     total = num_parameters(harness)
     parts = ", ".join(f"{name} {num_parameters(m):,}" for name, m in harness.model.named_children())
+    global_batch = cfg.per_device_batch_size * trainer.world_size * trainer.accumulate_grad_batches
     lines = {
         "run": shown(session.run_dir),
         "model": f"{type(harness.model).__name__}, {total:,} parameters ({parts})",
         "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
-        "batch": f"{cfg.global_batch_size} ({cfg.per_device_batch_size} per device × {trainer.num_devices} × "
+        "batch": f"{global_batch} ({cfg.per_device_batch_size} per device × {trainer.world_size} × "
         f"{trainer.accumulate_grad_batches} accumulated)",
         "steps": f"{trainer.max_steps}, {cfg.optimizer._target_.rsplit('.', 1)[-1]} lr {cfg.optimizer.lr}, "
         f"{cfg.lr_scheduler.name if cfg.lr_scheduler else 'no schedule'}",
@@ -123,13 +125,6 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
 def loaders(session: Session) -> dict[str, list[str]]:
     """Names of the configured loaders by split."""
     return {split: list(names.values()) for split, names in session.datamodule.dataloader_names.items() if names}
-
-
-def prepare_logs(trainer: Trainer, resumed_step: int | None) -> None:
-    """Drop logged rows of steps that will be done again; a debugging run starts with none."""
-    for logger in trainer.loggers:
-        if isinstance(logger, CSVMetrics):
-            logger.drop_after(-1 if resumed_step is None else resumed_step)
 
 
 def finish(session: Session, harness: Harness, trainer: Trainer, record: dict[str, Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -57,11 +58,12 @@ class CSVMetrics(Logger):
             )
 
     @rank_zero_only
-    def drop_after(self, step: int) -> None:
-        """Keep the rows up to and including a step."""
+    def drop_after(self, step: int, validation_too: bool = False) -> None:
+        """Keep the rows up to and including a step, without that step's validation if it will be done again."""
         if not self.path.exists():
             return
-        kept = [row for row in read_metrics(self.path) if row[0] <= step]
+        again = (step, "val") if validation_too else None
+        kept = [row for row in read_metrics(self.path) if row[0] <= step and (row[0], row[1].split("/")[0]) != again]
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -78,6 +80,29 @@ def read_metrics(path: Path) -> Iterator[tuple[int, str, float, str]]:
                 yield int(row[0]), row[1], float(row[2]), row[3]
 
 
+class LogRewind(Callback):
+    """Drops logged rows of what a resumed run does again; a run that starts anew starts with none."""
+
+    def __init__(self) -> None:
+        self._resumed = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._resumed = True
+        # The harness has settled the counters by now (see `xlm.data.progress`).
+        validation = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+        self._drop(trainer, checkpoint["global_step"], validation["ready"] > validation["completed"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._resumed:
+            self._drop(trainer, -1, False)
+
+    @staticmethod
+    def _drop(trainer: Trainer, step: int, validation_too: bool) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVMetrics):
+                logger.drop_after(step, validation_too)
+
+
 class TensorBoardMetrics(TensorBoardLogger):
     """TensorBoard event files in `<run>/tensorboard`."""
 
@@ -87,3 +112,8 @@ class TensorBoardMetrics(TensorBoardLogger):
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The composed config is a file of its own."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what is pending, and no file of hyperparameters."""
+        self.experiment.flush()

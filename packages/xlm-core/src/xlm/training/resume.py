@@ -17,7 +17,22 @@ from xlm.utils.rank_zero import RankedLogger
 log = RankedLogger(__name__, rank_zero_only=True)
 
 # What makes a run another run; lengths, logging, validation and paths may change between two starts of one.
-IDENTITY = ("model", "loss", "optimizer", "seed", "global_batch_size", "block_size", "input_block_size")
+IDENTITY = (
+    "model",
+    "loss",
+    "optimizer",
+    "seed",
+    "global_batch_size",
+    "ema_decay",
+    "block_size",
+    "input_block_size",
+    "collators",
+    "global_components",
+    "data_files.train",
+    "datamodule.dataset_managers.train",
+)
+# How batches are fetched, which changes no batch.
+IGNORED = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory")
 
 
 def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, Any]:
@@ -89,9 +104,13 @@ def _identity(cfg: Any) -> dict[str, Any]:
     """Dotted key → value of every leaf below the keys of IDENTITY."""
     found: dict[str, Any] = {}
     for key in IDENTITY:
-        if key in cfg:
-            _collect(cfg, key, key, found)
-    return found
+        path, _, name = key.rpartition(".")
+        parent = OmegaConf.select(cfg, path) if path else cfg
+        if isinstance(parent, DictConfig) and name in parent:
+            _collect(parent, name, key, found)
+    if found.get("global_batch_size") is None:
+        found["global_batch_size"] = OmegaConf.select(cfg, "per_device_batch_size")
+    return {key: value for key, value in found.items() if not key.endswith((*IGNORED, ".batch_size"))}
 
 
 def _collect(parent: Any, key: Any, dotted: str, found: dict[str, Any]) -> None:

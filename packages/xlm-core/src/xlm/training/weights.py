@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from lightning.pytorch import LightningModule
+from safetensors.torch import save_model
 from torch import nn
 
 from xlm.errors import CheckpointError, CheckpointMismatchError
+from xlm.model import load_safetensors
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
 from xlm.utils.rank_zero import RankedLogger
@@ -17,19 +19,20 @@ from xlm.utils.rank_zero import RankedLogger
 log = RankedLogger(__name__, rank_zero_only=True)
 
 
-def read_state_dict(path: str | Path, apply_ema: bool = True) -> dict[str, torch.Tensor]:
-    """State dict of a `.ckpt` (of the harness) or `.safetensors` (of the model, keys prefixed with `model.`).
+def load_from(harness: LightningModule, path: str | Path, apply_ema: bool = True) -> None:
+    """Load a `.ckpt` of the harness, or a `.safetensors` of its model alone.
 
     Args:
+        harness: what is loaded into; its `model` for safetensors.
         path: the file.
         apply_ema: take the averaged weights where the checkpoint has them.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        if not path.is_file():
-            raise CheckpointError(f"There are no weights at {path}.")
-        return {f"model.{name}": tensor for name, tensor in load_file(path).items()}
-    return select_weights(load_checkpoint(path), apply_ema)
+    if Path(path).suffix == ".safetensors":
+        model = harness.model
+        assert isinstance(model, nn.Module)
+        load_safetensors(model, path)
+    else:
+        load_weights(harness, select_weights(load_checkpoint(path), apply_ema), path)
 
 
 def select_weights(checkpoint: dict[str, Any], apply_ema: bool) -> dict[str, torch.Tensor]:
@@ -41,8 +44,8 @@ def select_weights(checkpoint: dict[str, Any], apply_ema: bool) -> dict[str, tor
 def check_fits(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str | Path) -> None:
     """Raise `CheckpointMismatchError` naming the keys and shapes by which a state dict differs from a module."""
     own = module.state_dict()
-    missing = sorted(own.keys() - state_dict.keys())
-    unexpected = sorted(state_dict.keys() - own.keys())
+    missing = sorted(name for name in own.keys() - state_dict.keys() if not _is_derived(name))
+    unexpected = sorted(name for name in state_dict.keys() - own.keys() if not _is_derived(name))
     shapes = {
         name: (tuple(state_dict[name].shape), tuple(own[name].shape))
         for name in sorted(own.keys() & state_dict.keys())
@@ -52,10 +55,15 @@ def check_fits(module: nn.Module, state_dict: dict[str, torch.Tensor], source: s
         raise CheckpointMismatchError(source, missing=missing, unexpected=unexpected, shapes=shapes)
 
 
+def _is_derived(name: str) -> bool:
+    """Rotary frequencies follow from the sizes; where a published checkpoint keeps them doesn't matter."""
+    return name.endswith("rotary_emb.inv_freq")
+
+
 def load_weights(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str | Path) -> None:
     """Put a state dict that fits into a module; nothing is changed if it doesn't."""
     check_fits(module, state_dict, source)
-    module.load_state_dict(state_dict)
+    module.load_state_dict(state_dict, strict=False)
 
 
 def save_weights(model: nn.Module, path: str | Path, overwrite: bool = False) -> Path:
@@ -68,8 +76,7 @@ def save_weights(model: nn.Module, path: str | Path, overwrite: bool = False) ->
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} already exists. Nothing was written.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata={"format": "pt"})
+    save_model(model, str(temporary), metadata={"format": "pt"})  # tied weights are written once
     temporary.replace(path)
     return path
