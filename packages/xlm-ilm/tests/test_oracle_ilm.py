@@ -99,8 +99,8 @@ def sample(oracle: Oracle, n: int, **options: Any) -> list[Text]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"sampling": "slot_first", "top_k": None},
-        {"sampling": "joint", "top_k": None},
+        {"sampling": "slot_first"},
+        {"sampling": "joint"},
         # So large a k forbids nothing, but takes the path of all pairs at once.
         {"sampling": "joint", "top_k": 10**6},
     ],
@@ -108,7 +108,7 @@ def sample(oracle: Oracle, n: int, **options: Any) -> list[Text]:
 )
 def test_20000_samples_follow_the_law(options: dict[str, Any]) -> None:
     n = 20_000
-    found = Counter(sample(Oracle(LAW), n, slot_top_k=None, **options))
+    found = Counter(sample(Oracle(LAW), n, **options))
     assert_follows(found, LAW, n)
 
 
@@ -117,7 +117,7 @@ def test_a_threshold_gives_the_law_where_the_end_is_certain() -> None:
     law = {(7, 8, 9): 0.4, (7, 7, 8): 0.3, (9, 8, 7): 0.2, (8, 8, 8): 0.1}
     n = 20_000
     oracle = Oracle(law)
-    predictor = ILMPredictor(TOKENIZER, model=oracle, max_length=6, top_k=None, slot_top_k=None)
+    predictor = ILMPredictor(TOKENIZER, model=oracle, max_length=6)
     preds = predictor.predict(ILMSeq2SeqPredCollator(TOKENIZER)([{"noise_seed": i} for i in range(n)]))
     assert preds["steps_taken"].tolist() == [3] * n
     assert oracle.calls == 4
@@ -131,7 +131,7 @@ def test_greedy_gives_a_likely_text() -> None:
 
 def test_published_filters_give_the_one_text_of_a_law_in_several_orders() -> None:
     oracle = Oracle({(7, 8, 8): 1.0})
-    predictor = ILMPredictor(TOKENIZER, model=oracle, max_length=6)
+    predictor = ILMPredictor(TOKENIZER, model=oracle, max_length=6, top_k=1, slot_top_k=2)
     preds = predictor.predict(ILMSeq2SeqPredCollator(TOKENIZER)([{"noise_seed": i} for i in range(200)]))
     assert preds["ids"][:, 2:].tolist() == [[7, 8, 8]] * 200
     assert len({tuple(order) for order in preds["insertion_order"].tolist()}) > 1

@@ -22,7 +22,7 @@ PROMPTS = [
     {"prompt_ids": [7, 7], "input_ids": [], "noise_seed": 2**63 - 13},
     {"prompt_ids": [], "input_ids": [9], "noise_seed": 14},
 ]
-SAMPLED = {"top_k": None, "slot_top_k": None, "stopping_threshold": None}
+SAMPLED = {"stopping_threshold": None}
 
 
 def answers(predictor: ILMPredictor, examples: list[Any], **collate: Any) -> list[list[int]]:
@@ -41,11 +41,11 @@ def make(model: RotaryILM, tokenizer: Any, **options: Any) -> ILMPredictor:
 CHOICES: list[dict[str, Any]] = [
     {},
     {"temperature": 0.0},
-    {"top_k": None, "slot_top_k": None},
-    {"top_k": 3, "slot_top_p": 0.7, "slot_top_k": None, "temperature": 1.3},
-    {"sampling": "joint", "top_k": None, "slot_top_k": None},
-    {"sampling": "joint", "top_k": 20, "top_p": 0.9, "slot_top_k": None},
-    {"parallel_slots": 3, "top_k": None, "slot_top_k": None, "parallel_min_prob": 0.01},
+    {"top_k": 1, "slot_top_k": 2},
+    {"top_k": 3, "slot_top_p": 0.7, "temperature": 1.3},
+    {"sampling": "joint"},
+    {"sampling": "joint", "top_k": 20, "top_p": 0.9},
+    {"parallel_slots": 3, "parallel_min_prob": 0.01},
 ]
 
 
@@ -150,7 +150,7 @@ def test_greedy_takes_the_best_token_of_the_best_gap(model: RotaryILM, tokenizer
 
 
 def test_joint_greedy_takes_the_best_pair(model: RotaryILM, tokenizer: SimpleSpaceTokenizer) -> None:
-    predictor = make(model, tokenizer, sampling="joint", top_k=1, slot_top_k=None, max_length=3, stopping_threshold=1.0)
+    predictor = make(model, tokenizer, sampling="joint", top_k=1, max_length=3, stopping_threshold=1.0)
     ids = [tokenizer.cls_token_id, tokenizer.bos_token_id]
     for _ in range(3):
         logits, _ = model(torch.tensor([ids]), None, torch.tensor([[0] + [2] * (len(ids) - 1)]))
@@ -228,7 +228,8 @@ def test_parallel_insertion_takes_fewer_steps_and_never_two_gaps_side_by_side(
 
 
 def test_to_dict_and_generate(model: RotaryILM, tokenizer: SimpleSpaceTokenizer) -> None:
-    predictor = make(model, tokenizer)
+    # UNK would be skipped in texts.
+    predictor = make(model, tokenizer, suppressed_tokens=["[UNK]"])
     batch = ILMSeq2SeqPredCollator(tokenizer)(PROMPTS)
     rows = predictor.to_dict(batch, predictor.predict(batch))
     assert [row["prompt"] for row in rows] == ["0 1 2 3 4", "5", "0 0", ""]
@@ -253,8 +254,8 @@ def test_to_dict_and_generate(model: RotaryILM, tokenizer: SimpleSpaceTokenizer)
         ({"max_steps": 0}, "max_steps is 0"),
         ({"parallel_slots": 0}, "parallel_slots is 0"),
         ({"sampling": "both"}, "Unknown predictor.sampling 'both'. Choices: slot_first, joint"),
-        ({"sampling": "joint"}, "slot_top_k and slot_top_p must be null"),
-        ({"sampling": "joint", "slot_top_k": None, "parallel_slots": 2}, "parallel_slots 1"),
+        ({"sampling": "joint", "slot_top_k": 2}, "slot_top_k and slot_top_p must be null"),
+        ({"sampling": "joint", "parallel_slots": 2}, "parallel_slots 1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:

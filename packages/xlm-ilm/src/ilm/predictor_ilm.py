@@ -26,8 +26,8 @@ SAMPLINGS = ("slot_first", "joint")
 class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
     """Inserts tokens where the batch's `constraint` allows; rows that have ended leave the batch.
 
-    The default filters are those of the published greedy decoding: the best token of one of the two best gaps.
-    Without filters, `slot_first` and `joint` draw from the same distribution, the softmax over all (gap, token).
+    Without filters, `slot_first` and `joint` draw from the same distribution, the softmax over all (gap, token). The
+    published greedy decoding is `top_k=1, slot_top_k=2`: the best token of one of the two best gaps.
 
     Args:
         tokenizer, noise_schedule, model: filled by the harness; the schedule is unused.
@@ -57,9 +57,9 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         stopping_threshold: float | None = 0.9,
         sampling: Literal["slot_first", "joint"] = "slot_first",
         temperature: float = 1.0,
-        top_k: int | None = 1,
+        top_k: int | None = None,
         top_p: float | None = None,
-        slot_top_k: int | None = 2,
+        slot_top_k: int | None = None,
         slot_top_p: float | None = None,
         parallel_slots: int = 1,
         parallel_min_prob: float = 0.1,
