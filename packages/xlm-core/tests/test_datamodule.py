@@ -111,7 +111,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
 
 def test_public_names_are_all_there() -> None:
     assert all(hasattr(datamodule_of_core, name) for name in PUBLIC)
-    assert set(PUBLIC) <= set(xlm.datamodule.__all__)
+    assert set(PUBLIC) <= set(datamodule_of_core.__all__)
 
 
 def test_names_and_roles(tmp_path: Path) -> None:
