@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torchmetrics
-from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xlm.compose import load_config
 from xlm.errors import BadTargetError, ConfigError
 from xlm.metrics import (
     ExactMatch,
@@ -260,10 +261,11 @@ METRIC_NAMES = [
 
 
 @pytest.mark.parametrize("name", METRIC_NAMES)
+@pytest.mark.usefixtures("fresh_process")
 def test_every_config_file_composes_by_its_documented_entry(name: str) -> None:
-    with initialize_config_module("xlm.configs.lightning_train", version_base="1.3"):
-        entry = f"+metrics@reported_metrics.val.lm.{name}={name}"
-        cfg = compose("config", [entry, "~datamodule", "~model_type", "~model"])
-    wrapper = instantiate(cfg.reported_metrics.val.lm[name])
+    entry = f"+metrics@reported_metrics.predict.lm.{name}={name}"
+    models = {"XLM_MODELS_PATH": str(Path(__file__).parent / "models")}
+    cfg = load_config(["experiment=star_easy", "model_type=bigram", "model=bigram", entry], environ=models)
+    wrapper = instantiate(cfg.reported_metrics.predict.lm[name])
     assert isinstance(wrapper, MetricWrapper)
     assert wrapper.name == name
