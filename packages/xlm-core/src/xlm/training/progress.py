@@ -50,7 +50,7 @@ class ProgressDisplay(Callback):
             self._bar = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
-                BarColumn(),
+                BarColumn(bar_width=20),  # the values beside it matter more
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[values]}"),
