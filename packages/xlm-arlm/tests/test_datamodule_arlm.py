@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arlm.datamodule_arlm import ARLMCollator, ARLMSeq2SeqCollator, ARLMSeq2SeqPredCollator
+from arlm.datamodule_arlm import ARLMCollator, ARLMSeq2SeqCollator, ARLMSeq2SeqPredCollator, print_batch_arlm
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.errors import DataError
 
@@ -98,3 +98,13 @@ def test_collators_pickle() -> None:
         copy = pickle.loads(pickle.dumps(collate))
         example = [{"prompt_ids": [7], "input_ids": [8]}]
         assert torch.equal(copy(example)["input_ids"], collate(example)["input_ids"])
+
+
+def test_batches_of_every_kind_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    example = [{"prompt_ids": [7, 8], "input_ids": [9]}]
+    for collate in (ARLMCollator(TOKENIZER), ARLMSeq2SeqCollator(TOKENIZER), ARLMSeq2SeqPredCollator(TOKENIZER)):
+        batch: Any = collate(example)
+        print_batch_arlm(batch, "val", TOKENIZER, "lm")
+        shown = capsys.readouterr().out
+        assert f"input_ids {tuple(batch['input_ids'].shape)}" in shown
+        assert TOKENIZER.decode(batch["input_ids"][0].tolist()) in shown

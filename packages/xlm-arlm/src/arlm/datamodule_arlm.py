@@ -157,9 +157,12 @@ class ARLMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
         return batch
 
 
-def print_batch_arlm(batch: dict[str, Tensor], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:
+def print_batch_arlm(batch: dict[str, Any], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:
     """Print the shapes and the first row of a batch, as tokens."""
-    print(f"{split}/{dataloader_name}: " + ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items()))
+    print(
+        f"{split}/{dataloader_name}: "
+        + ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items() if isinstance(v, Tensor))
+    )
     print("  input  ", tokenizer.decode(batch["input_ids"][0].tolist()))
     targets = batch.get("target_ids")
     if targets is not None:
