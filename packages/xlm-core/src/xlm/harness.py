@@ -38,6 +38,11 @@ def attach(component: Any, name: str, value: Any) -> None:
         component.__dict__[name] = value
 
 
+def _is_of(place: str, stage: str) -> bool:
+    """Whether `stage/loader` is one of a stage's loaders."""
+    return place.split("/", 1)[0] == stage
+
+
 def _show_nothing(_: Any) -> None:
     """Prints nothing."""
 
@@ -222,31 +227,29 @@ class Harness(LightningModule):
 
     def pop_metrics(self, stage: str) -> dict[str, float]:
         """Value of every metric of a stage that has seen data since the last call, by `stage/loader/name`."""
-        values: dict[str, float] = {}
-        for place, wrappers in self.metrics.items():
-            if place.split("/", 1)[0] != stage or not self._counts.get(place):
-                continue
-            for wrapper in wrappers:
-                key = f"{wrapper.prefix}/{wrapper.name}" if wrapper.prefix else f"{place}/{wrapper.name}"
-                values[key] = float(wrapper.compute())
-                wrapper.reset()
-        for place in self._counts:
-            if place.split("/", 1)[0] == stage:
-                self._counts[place] = 0
+        values = {
+            wrapper.full_name(place): float(wrapper.compute())
+            for place, num_examples in self.counts(stage).items()
+            if num_examples
+            for wrapper in self.metrics.get(place, [])
+        }
+        self._forget(stage)
         return values
 
     def counts(self, stage: str) -> dict[str, int]:
         """Examples seen on this rank since the metrics of a stage were last read, by `stage/loader`."""
-        return {place: n for place, n in self._counts.items() if place.split("/", 1)[0] == stage}
+        return {place: n for place, n in self._counts.items() if _is_of(place, stage)}
 
-    def _start_pass(self, stage: str) -> None:
+    def _forget(self, stage: str) -> None:
+        """Start the metrics and counts of a stage anew."""
         for place, wrappers in self.metrics.items():
-            if place.split("/", 1)[0] == stage:
+            if _is_of(place, stage):
                 for wrapper in wrappers:
                     wrapper.reset()
-        for place in list(self._counts):
-            if place.split("/", 1)[0] == stage:
-                self._counts[place] = 0
+        self._counts = {place: n for place, n in self._counts.items() if not _is_of(place, stage)}
+
+    def _start_pass(self, stage: str) -> None:
+        self._forget(stage)
         if self.log_predictions is not None:
             directory = Path(self.config.paths.run_dir) / "predictions"
             for name in self.dataloader_names.get(stage, {}).values():

@@ -68,8 +68,8 @@ class MetricWrapper(nn.Module):
         pl_module.log(self.full_name(prefix), self.metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
 
 
-class ExactMatch(Metric):
-    """Share of examples whose prediction is the whole target, no token more and none less."""
+class _Share(Metric):
+    """How many of how many: counts that add up over batches and ranks; subclasses say what is counted."""
 
     is_differentiable = False
     higher_is_better = True
@@ -81,6 +81,14 @@ class ExactMatch(Metric):
         super().__init__(**kwargs)
         self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        """correct / total; NaN if nothing was counted."""
+        return _ratio(self.correct, self.total)
+
+
+class ExactMatch(_Share):
+    """Share of examples whose prediction is the whole target, no token more and none less."""
 
     def update(
         self,
@@ -98,24 +106,9 @@ class ExactMatch(Metric):
         self.correct += ((pred_end == target_end) & ~differs).sum()
         self.total += pred.shape[0]
 
-    def compute(self) -> Tensor:
-        """correct / total; NaN if nothing was counted."""
-        return _ratio(self.correct, self.total)
 
-
-class TokenAccuracy(Metric):
+class TokenAccuracy(_Share):
     """Share of target tokens that the prediction has at the same place; a token that is missing is wrong."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    correct: Tensor
-    total: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -138,10 +131,6 @@ class TokenAccuracy(Metric):
         same = _widened(pred, width, IGNORED) == target
         self.correct += (same & present & scored).sum()
         self.total += scored.sum()
-
-    def compute(self) -> Tensor:
-        """correct / total; NaN if nothing was counted."""
-        return _ratio(self.correct, self.total)
 
 
 class TokenWeightedMean(Metric):

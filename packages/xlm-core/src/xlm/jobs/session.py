@@ -28,8 +28,6 @@ QUIET = (
     r".*The number of training batches .* is smaller than the logging interval.*",  # debug=overfit has one batch
     r".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on has one
     r".*treespec, LeafSpec.*",  # lightning 2.6 calls what torch 2.13 deprecates
-    r".*No `?IterableDataset`?.*",
-    r".*`isinstance\(treespec.*",
 )
 
 
