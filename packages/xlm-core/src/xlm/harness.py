@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from xlm.data.progress import settle_progress
 from xlm.errors import CheckpointError, ConfigError
+from xlm.evaluation.cost import GenerationCost
 from xlm.evaluation.post_hoc import PostHocPasses
 from xlm.log_predictions import LogPredictions
 from xlm.metrics import MetricWrapper
@@ -36,6 +37,11 @@ def attach(component: Any, name: str, value: Any) -> None:
     """Set an attribute without registering it as a submodule, so that a state dict holds each weight once."""
     if component is not None and getattr(component, name, None) is None:
         component.__dict__[name] = value
+
+
+def num_rows(batch: Mapping[str, Any]) -> int:
+    """Examples in a batch: the length of its first tensor, 0 without any."""
+    return next((len(v) for v in batch.values() if isinstance(v, torch.Tensor) and v.ndim), 0)
 
 
 def _is_of(place: str, stage: str) -> bool:
@@ -78,6 +84,7 @@ class Harness(LightningModule):
         self.metric_modules = nn.ModuleDict({place: nn.ModuleList(found) for place, found in self.metrics.items()})
         judge = cfg.get("post_hoc_evaluator")
         self.post_hoc = PostHocPasses(instantiate(judge) if judge and judge.get("_target_") else None)
+        self.generation_cost = GenerationCost()
         self.log_predictions: LogPredictions | None = self.instantiate_log_predictions(cfg)
         self._configured = False
         self._counts: dict[str, int] = {}
@@ -181,7 +188,9 @@ class Harness(LightningModule):
         name = self._name(stage, dataloader_idx)
         if self.predictor is None:
             raise ConfigError(f"{stage}/{name} needs a predictor, and model_type has none (predictor: null).")
-        predictions = self.predictor.predict(batch, batch_idx, dataloader_idx, name)
+        predictions = self.generation_cost.timed(
+            name, num_rows(batch), self.device, lambda: self.predictor.predict(batch, batch_idx, dataloader_idx, name)
+        )
         self._update_metrics(batch, predictions, stage, name)
         if self.log_predictions is not None or self.post_hoc.evaluator is not None:
             rows = self.predictor.to_dict(batch, predictions)
@@ -192,8 +201,7 @@ class Harness(LightningModule):
 
     def _update_metrics(self, batch: Any, outputs: Mapping[str, Any], stage: str, name: str) -> None:
         place = f"{stage}/{name}"
-        rows = next((len(v) for v in batch.values() if isinstance(v, torch.Tensor) and v.ndim), 0)
-        self._counts[place] = self._counts.get(place, 0) + rows
+        self._counts[place] = self._counts.get(place, 0) + num_rows(batch)
         for metric in self.metrics_at(stage, name):
             metric.update(batch, outputs, self.tokenizer)
 
@@ -259,7 +267,8 @@ class Harness(LightningModule):
     def _end_pass(self, stage: str) -> None:
         self.last_counts |= self.counts(stage)
         values = self.pop_metrics(stage)
-        values |= {f"{stage}/{name}": value for name, value in self.post_hoc.finish(self.tokenizer).items()}
+        found = self.post_hoc.finish(self.tokenizer) | self.generation_cost.finish(stage)
+        values |= {f"{stage}/{name}": value for name, value in found.items()}
         self.log_dict(values, sync_dist=False, rank_zero_only=False)
         if self.log_predictions is not None:
             # During training a validation is one line; its rows are in the file.

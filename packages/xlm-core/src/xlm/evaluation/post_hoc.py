@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import torch
+from xlm.utils.rank_zero import gathered
 
 Row = dict[str, Any]
 
@@ -38,14 +38,7 @@ class PostHocPasses:
             return {}
         values: dict[str, float] = {}
         for loader, rows in found.items():
-            _, numbers = self.evaluator.eval(_from_all_ranks(rows), tokenizer=tokenizer)
+            everywhere = [row for part in gathered(rows) for row in part]
+            _, numbers = self.evaluator.eval(everywhere, tokenizer=tokenizer)
             values |= {f"{loader}/{name}": float(number) for name, number in numbers.items()}
         return values
-
-
-def _from_all_ranks(rows: list[Row]) -> list[Row]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    gathered: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(gathered, rows)
-    return [row for part in gathered for row in part]

@@ -13,6 +13,7 @@ from xlm.errors import CheckpointError, ConfigError
 from xlm.harness import Harness
 from xlm.jobs.session import Session, build_callbacks, build_loggers, shown, start
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
+from xlm.training.cost import TrainingCost
 from xlm.training.curves import draw_curves
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.guard import FiniteLossGuard
@@ -41,7 +42,9 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if resume is not None:
         check_fits(harness, resume[1]["state_dict"], resume[0])
     with GracefulSignals() as signals:
-        trainer = session.trainer(callbacks(cfg, signals), build_loggers(cfg))
+        train_log = TrainLog()
+        cost = TrainingCost(train_log)
+        trainer = session.trainer([cost, *callbacks(cfg, signals, train_log)], build_loggers(cfg))
         describe_run(session, harness, trainer)
         if resume is not None and 0 < trainer.max_steps <= resume[1]["global_step"]:
             session.console.print(
@@ -53,6 +56,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         path = None if resume is None else str(resume[0])
         del resume
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
+    record["parameters"] = num_parameters(harness)
+    record["training"] = cost.as_dict(trainer.strategy.root_device)
     return finish(session, harness, trainer, record)
 
 
@@ -87,9 +92,8 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
     return found
 
 
-def callbacks(cfg: DictConfig, signals: GracefulSignals) -> list[Callback]:
+def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) -> list[Callback]:
     """Core's own callbacks around those of the config."""
-    train_log = TrainLog()
     own: list[Callback] = [RandomState(cfg.seed), LogRewind(), FiniteLossGuard(), train_log]
     if cfg.ema_decay:
         own.append(ExponentialMovingAverage(cfg.ema_decay))
@@ -122,6 +126,14 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
         session.console.print(f"[bold]{name:>7}[/bold]  {text}", highlight=False, soft_wrap=True)
 
 
+def cost_line(training: dict[str, Any]) -> str:
+    """The cost of training in a line."""
+    speed = training["tokens_per_second"]
+    parts = [f"{training['wall_seconds'] / 60:.1f} minutes", f"{training['cpu_seconds'] / 60:.1f} of CPU time"]
+    parts += [] if speed is None else [f"{speed:,.0f} tokens/s"]
+    return f"Training took {', '.join(parts)}, and at most {training['peak_memory_mib']:,.0f} MiB."
+
+
 def loaders(session: Session) -> dict[str, list[str]]:
     """Names of the configured loaders by split."""
     return {split: list(names.values()) for split, names in session.datamodule.dataloader_names.items() if names}
@@ -147,6 +159,7 @@ def finish(session: Session, harness: Harness, trainer: Trainer, record: dict[st
         write_results(
             run_dir / "results.json", {**record, "step": trainer.global_step, "metrics": metrics, "n": counts}
         )
+        session.console.print(cost_line(record["training"]), highlight=False)
         session.console.print(
             f"Everything is in {shown(run_dir)}, the curves in {shown(run_dir / 'curves.png')}.", soft_wrap=True
         )

@@ -1,4 +1,4 @@
-"""Logging and calling on the first process only, without importing torch."""
+"""Logging and calling on the first process only, and values of all of them, without importing torch."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ def rank_zero_only(fn: Callable[P, R]) -> Callable[P, R | None]:
         return fn(*args, **kwargs) if get_rank() == 0 else None
 
     return on_rank_zero
+
+
+def gathered(value: R) -> list[R]:
+    """`value` of every rank, in their order, on every rank; without a process group, this one's alone."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return [value]
+    values: list[R] = [value] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 @rank_zero_only
