@@ -20,6 +20,9 @@ class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
     in language modelling, the answer and its EOS with a prompt.
     """
 
+    nll_name = "nll"
+    nll_of = "the sampler that writes from left to right, at temperature 1 and unfiltered"
+
     def __init__(self, model: Any = None, tokenizer: Any = None) -> None:
         self.model = model
         self.tokenizer = tokenizer

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,17 @@ import torch
 from torch import Tensor
 
 from xlm.errors import ConfigError
-from xlm.evaluation.likelihood import Likelihood, LikelihoodEstimator, Terms, likelihood_terms, num_bytes, ratio
+from xlm.evaluation.likelihood import (
+    Likelihood,
+    LikelihoodEstimator,
+    Terms,
+    coded_ids,
+    description,
+    gives_likelihood,
+    likelihood_terms,
+    num_bytes,
+    ratio,
+)
 
 
 def estimate(nll: Tensor, tokens: Tensor, batch_size: int = 7, exact: bool = False, **options: Any) -> Likelihood:
@@ -32,6 +45,8 @@ def test_sums_over_sums_whatever_the_batches() -> None:
         assert result.bits_per_byte == pytest.approx(11 / 44 / math.log(2))
         assert (result.num_tokens, result.num_examples, result.num_samples, result.exact) == (10, 3, 1, True)
         assert result.estimator_error == 0
+        assert result.nll_per_sequence == pytest.approx(11 / 3)
+        assert result.nll_per_sequence_error == pytest.approx(torch.std(nll).item() / math.sqrt(3))
         assert {"nll", "nll_se", "perplexity", "perplexity_se", "bits_per_byte", "bits_per_byte_se"} <= set(
             result.as_dict()
         )
@@ -109,3 +124,54 @@ def test_mixtures_are_refused() -> None:
         estimator.update(Terms(torch.ones(1, 3), torch.ones(1).long(), False))
     with pytest.raises(ValueError, match="for every batch or for none"):
         estimator.update(Terms(torch.ones(1, 2), torch.ones(1).long(), False), torch.ones(1))
+
+
+class Described(Bounded):
+    nll_name = "sampler_nll_bound"
+    nll_of = "a sampler"
+
+    def coded_ids(self, batch: Any) -> Tensor:
+        return batch["clean"]
+
+
+def test_a_loss_may_say_what_its_likelihood_is_about() -> None:
+    batch = {"target_ids": torch.tensor([[1, -100]]), "clean": torch.tensor([[1, 2]])}
+    assert description(Described()) == ("sampler_nll_bound", "a sampler")
+    assert coded_ids(Described(), batch).tolist() == [[1, 2]]
+    assert description(Exact()) == ("nll", "the whole sequence under the model")
+    assert coded_ids(Exact(), batch).tolist() == [[1, -100]]
+    assert [gives_likelihood(loss) for loss in (Exact(), Bounded(), object())] == [True, True, False]
+
+
+def test_rows_without_any_text_have_no_bits_per_byte() -> None:
+    assert estimate(torch.ones(2, 1), torch.ones(2), num_bytes=torch.zeros(2)).bits_per_byte is None
+
+
+SCRIPT = """
+import sys
+import torch
+from xlm.evaluation.likelihood import LikelihoodEstimator, Terms
+
+rank, path = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{path}.store", rank=rank, world_size=2)
+nll, tokens = torch.load(f"{path}.corpus")
+own = slice(0, 7) if rank == 0 else slice(7, 20)
+estimator = LikelihoodEstimator()
+estimator.update(Terms(nll[own, None], tokens[own], exact=False), tokens[own])
+torch.save(estimator.from_all_ranks().compute().as_dict(), f"{path}.{rank}")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_processes_together_count_what_one_would(tmp_path: Path) -> None:
+    path = tmp_path / "found"
+    nll, tokens = corpus(20, torch.Generator().manual_seed(0))
+    torch.save((nll, tokens), f"{path}.corpus")
+    command = [sys.executable, "-c", SCRIPT]
+    ranks = [subprocess.Popen([*command, str(rank), str(path)], stderr=subprocess.PIPE) for rank in range(2)]
+    for process in ranks:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    alone = estimate(nll[:, None], tokens, num_bytes=tokens).as_dict()
+    for rank in range(2):
+        assert torch.load(f"{path}.{rank}") == pytest.approx(alone, rel=1e-12, nan_ok=True)

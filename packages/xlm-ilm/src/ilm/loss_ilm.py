@@ -13,6 +13,7 @@ from ilm.corruption_ilm import corrupt
 from ilm.datamodule_ilm import rows_of, training_batch
 from ilm.slot_logits_ilm import CHUNK_ELEMENTS, insertion_cross_entropy
 from ilm.types_ilm import PROMPT_TYPE, ILMBatch, ILMLossDict
+from xlm.decoding.masking import IGNORE
 from xlm.decoding.streams import Stream, derive, uniform
 from xlm.errors import ConfigError
 from xlm.harness import Harness, LossFunction
@@ -33,6 +34,9 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
             have 2 classes for the first.
         chunk_elements: at most this many logits exist at a time.
     """
+
+    nll_name = "sampler_nll_bound"
+    nll_of = "the sampler that inserts one token at a time at temperature 1, unfiltered, and stops as often as CLS says"
 
     def __init__(
         self,
@@ -116,6 +120,12 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
                 drawn = {name: value.to(device) for name, value in drawn.items()}
                 draws[:, sample] += self.loss_fn(drawn)["nll_bound"] / num_points
         return draws
+
+    def coded_ids(self, batch: ILMBatch) -> Integer[Tensor, "batch length"]:
+        """The whole sequences that `nll_bound` is about, -100 behind them."""
+        ids = batch["clean_ids"]
+        is_token = torch.arange(ids.shape[1], device=ids.device) < batch["num_tokens"][:, None] - 1
+        return torch.where(is_token, ids, IGNORE)
 
 
 def _texts(batch: ILMBatch) -> tuple[list[list[int]], list[list[int]]]:

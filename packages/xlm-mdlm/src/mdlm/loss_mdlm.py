@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from mdlm.types_mdlm import MDLMBatch, MDLMLossDict
-from xlm.decoding.bound import Method, clean_ids, nelbo_draws
+from xlm.decoding.bound import Method, clean_ids, coded_ids, nelbo_draws
 from xlm.decoding.masking import IGNORE, StretchedSchedule
 from xlm.harness import Harness, LossFunction
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
@@ -21,6 +21,9 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
     SUBS: the mask token has probability 0, and a token that z_t shows costs nothing. So the output layer runs on the
     masked positions only. An upper bound on −log p(x), whatever the schedule.
     """
+
+    nll_name = "nll"
+    nll_of = "the diffusion run backwards in continuous time, at temperature 1 and unfiltered"
 
     def __init__(self, model: Any = None, tokenizer: Any = None, noise_schedule: Any = None) -> None:
         self.model = model
@@ -79,3 +82,7 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
             num_points,
             method,
         )
+
+    def coded_ids(self, batch: MDLMBatch) -> Integer[Tensor, "batch length"]:
+        """The tokens that `nll_bound` is about, -100 elsewhere."""
+        return coded_ids(batch["input_ids"], batch["target_ids"], batch["maskable"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from mlm.types_mlm import MLMBatch, MLMLossDict
-from xlm.decoding.bound import Method, clean_ids, nelbo_draws
+from xlm.decoding.bound import Method, clean_ids, coded_ids, nelbo_draws
 from xlm.decoding.masking import IGNORE
 from xlm.harness import Harness, LossFunction
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
@@ -26,6 +26,9 @@ class MLMLoss(LossFunction[MLMBatch, MLMLossDict]):
             divides by the number of real tokens, which makes it an upper bound on their NLL: the mean over all orders
             of the left-to-right likelihood in that order (arXiv 2110.02037, eq. 4).
     """
+
+    nll_name = "nll"
+    nll_of = "the sampler that fills one mask at a time in random order, at temperature 1 and unfiltered"
 
     def __init__(self, model: Any = None, tokenizer: Any = None, weighting: Weighting = "none") -> None:
         if weighting not in ("none", "elbo"):
@@ -87,3 +90,7 @@ class MLMLoss(LossFunction[MLMBatch, MLMLossDict]):
             num_points,
             method,
         )
+
+    def coded_ids(self, batch: MLMBatch) -> Integer[Tensor, "batch length"]:
+        """The tokens that `nll_bound` is about, -100 elsewhere."""
+        return coded_ids(batch["input_ids"], batch["target_ids"], batch["maskable"])

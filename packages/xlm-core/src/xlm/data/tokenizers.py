@@ -16,6 +16,9 @@ class SimpleSpaceTokenizer:
     Ids: PAD 0, CLS 1, MASK 2, EOS 3, BOS 4, SEP 5, UNK 6, then `vocab` in the order given.
     """
 
+    #: Words are labels of a synthetic task, so that a number of bytes says nothing about them.
+    is_text = False
+
     pad_token, cls_token, mask_token, eos_token, bos_token, sep_token, unk_token = SPECIAL_TOKENS
     pad_token_id, cls_token_id, mask_token_id, eos_token_id, bos_token_id, sep_token_id, unk_token_id = range(7)
 

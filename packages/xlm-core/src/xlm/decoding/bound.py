@@ -81,3 +81,12 @@ def clean_ids(
 ) -> Integer[Tensor, "batch length"]:
     """A training batch's rows before masking."""
     return torch.where(target_ids != IGNORE, target_ids, input_ids)
+
+
+def coded_ids(
+    input_ids: Integer[Tensor, "batch length"],
+    target_ids: Integer[Tensor, "batch length"],
+    maskable: Bool[Tensor, "batch length"],
+) -> Integer[Tensor, "batch length"]:
+    """A training batch's maskable tokens before masking, -100 elsewhere: what a bound is about."""
+    return clean_ids(input_ids, target_ids).masked_fill(~maskable, IGNORE)

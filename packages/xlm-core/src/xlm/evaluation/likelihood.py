@@ -44,12 +44,50 @@ class BoundedLoss(Protocol):
     def nll_bound(self, batch: Any, num_samples: int = 1) -> Tensor: ...
 
 
+@runtime_checkable
+class DescribedLoss(Protocol):
+    """A loss that says what its likelihood is called and whose it is: `nll_of` completes "−log p of …"."""
+
+    nll_name: str
+    nll_of: str
+
+
+@runtime_checkable
+class CodingLoss(Protocol):
+    """A loss that says which tokens its likelihood is about: (B, L) ids, -100 elsewhere."""
+
+    def coded_ids(self, batch: Any) -> Tensor: ...
+
+
+class Description(NamedTuple):
+    """A likelihood in words: "nll" is the model's own, any other name says that it is something else."""
+
+    name: str = "nll"
+    of: str = "the whole sequence under the model"
+
+
+def description(loss: object) -> Description:
+    """What a loss says of its likelihood."""
+    return Description(loss.nll_name, loss.nll_of) if isinstance(loss, DescribedLoss) else Description()
+
+
+def gives_likelihood(loss: object) -> bool:
+    """Whether `likelihood_terms` can measure with this loss."""
+    return isinstance(loss, BoundedLoss | ExactLoss)
+
+
+def coded_ids(loss: object, batch: Any) -> Integer[Tensor, "batch length"]:
+    """The tokens that a likelihood is about, -100 elsewhere: what the loss says, else the batch's targets."""
+    ids: Tensor = loss.coded_ids(batch) if isinstance(loss, CodingLoss) else batch["target_ids"]
+    return ids
+
+
 @torch.no_grad()
 def likelihood_terms(loss: object, batch: Any, num_samples: int = 1) -> Terms:
     """Exact or bounded NLL of a batch's examples, whichever the loss offers.
 
     Raises:
-        ConfigError: it offers neither, as an insertion model, whose loss is not a likelihood.
+        ConfigError: it offers neither.
     """
     if isinstance(loss, BoundedLoss):
         return Terms(loss.nll_bound(batch, num_samples=num_samples).double(), batch["num_tokens"], exact=False)
@@ -74,6 +112,7 @@ class Likelihood:
 
     Args:
         nll: nats per token, Σ NLL / Σ tokens.
+        nll_per_sequence, nll_per_sequence_error: nats per example, prompts given.
         standard_error: of `nll`, over examples drawn from the same source; what the estimator adds is in it.
         estimator_error: the part that more samples per example would remove; NaN for one sample of a bound, 0 if exact.
         bits_per_byte, bits_per_byte_error: None without a number of bytes.
@@ -83,6 +122,8 @@ class Likelihood:
     nll: float
     standard_error: float
     estimator_error: float
+    nll_per_sequence: float
+    nll_per_sequence_error: float
     bits_per_byte: float | None
     bits_per_byte_error: float | None
     num_tokens: int
@@ -106,6 +147,8 @@ class Likelihood:
             "nll": self.nll,
             "nll_se": self.standard_error,
             "nll_estimator_se": self.estimator_error,
+            "nll_per_sequence": self.nll_per_sequence,
+            "nll_per_sequence_se": self.nll_per_sequence_error,
             "perplexity": self.perplexity,
             "perplexity_se": self.perplexity_error,
         }
@@ -115,7 +158,7 @@ class Likelihood:
 
 
 class LikelihoodEstimator:
-    """Collects examples batch by batch, in float64; the result doesn't depend on how they fell into batches."""
+    """Collects examples batch by batch, in float64; the result depends neither on batches nor on processes."""
 
     def __init__(self) -> None:
         self._nll: list[Tensor] = []
@@ -138,6 +181,21 @@ class LikelihoodEstimator:
             self._bytes.append(num_bytes.to("cpu", torch.float64))
         self._exact &= terms.exact
 
+    def from_all_ranks(self) -> LikelihoodEstimator:
+        """What all processes together have counted, the same on each; every one of them has to call this."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self
+        parts: list[LikelihoodEstimator] = [self] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, self)
+        whole = LikelihoodEstimator()
+        for part in parts:
+            whole._nll += part._nll
+            whole._tokens += part._tokens
+            whole._bytes += part._bytes
+            whole._exact &= part._exact
+            whole._num_samples = max(whole._num_samples, part._num_samples)
+        return whole
+
     def compute(self) -> Likelihood:
         """The likelihood of everything counted; ValueError if that is nothing."""
         if not self._nll:
@@ -145,14 +203,18 @@ class LikelihoodEstimator:
         draws, tokens = torch.cat(self._nll), torch.cat(self._tokens)
         total = draws.mean(dim=1)
         nll, error = ratio(total, tokens)
+        per_sequence, per_sequence_error = ratio(total, torch.ones_like(total))
         bits, bits_error = None, None
-        if self._bytes:
-            per_byte, per_byte_error = ratio(total, torch.cat(self._bytes))
+        num_bytes = torch.cat(self._bytes) if self._bytes else torch.zeros(1)
+        if num_bytes.sum() > 0:
+            per_byte, per_byte_error = ratio(total, num_bytes)
             bits, bits_error = per_byte / math.log(2), per_byte_error / math.log(2)
         return Likelihood(
             nll=nll,
             standard_error=error,
             estimator_error=self._estimator_error(draws, tokens),
+            nll_per_sequence=per_sequence,
+            nll_per_sequence_error=per_sequence_error,
             bits_per_byte=bits,
             bits_per_byte_error=bits_error,
             num_tokens=int(tokens.sum()),

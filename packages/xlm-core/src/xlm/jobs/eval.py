@@ -1,27 +1,38 @@
-"""`xlm eval`: the metrics of a checkpoint on a split, with no training data needed."""
+"""`xlm eval`: metrics and likelihood of a checkpoint on a split, with no training data needed."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from omegaconf import DictConfig
 
 from xlm.errors import ConfigError
-from xlm.jobs.checkpoint_choice import chosen_checkpoint, load_chosen
+from xlm.evaluation.likelihood import gives_likelihood
+from xlm.evaluation.likelihood_pass import LikelihoodPass, print_likelihoods
+from xlm.harness import Harness
+from xlm.jobs.checkpoint_choice import PATH_KEYS, chosen_checkpoint, load_chosen
+from xlm.jobs.options import options_of
 from xlm.jobs.session import shown, start
 from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results
 from xlm.training.rng import RandomState
 
 SPLITS = ("val", "test")
+OPTIONS = ("split", *PATH_KEYS, "apply_ema", "num_samples")
+# Draws from a bound for each example: the fewest whose error can be told, as each is the mean over several maskings.
+NUM_SAMPLES = 2
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
-    """Score `eval.split` (default test) of the datamodule; returns the metrics.
+    """Score `eval.split` (default test) of the datamodule; returns the metrics and the likelihood.
 
     Raises:
-        ConfigError: the split is unknown or has no loader.
+        ConfigError: an option that doesn't exist; the split is unknown or has no loader; draws are asked for from a
+            loss without likelihood.
         CheckpointError: no checkpoint, or one that cannot be read or does not fit.
     """
-    split = str((cfg.get("eval") or {}).get("split", "test"))
+    options = options_of(cfg, "eval", OPTIONS)
+    split = str(options.get("split", "test"))
     if split not in SPLITS:
         raise ConfigError(f"eval.split is '{split}', and must be one of: {', '.join(SPLITS)}.", key="eval.split")
     chosen_checkpoint(cfg, "eval")
@@ -30,13 +41,17 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"datamodule.dataset_managers.{split} has no loader, so there is nothing to evaluate on.")
     harness = session.harness()
     checkpoint = load_chosen(cfg, harness, "eval")
-    trainer = session.trainer([RandomState(cfg.seed), EvaluationProgress()], [])
+    likelihood = LikelihoodPass(num_samples) if (num_samples := _num_samples(options, harness)) else None
+    callbacks = [RandomState(cfg.seed), EvaluationProgress(), *([likelihood] if likelihood else [])]
+    trainer = session.trainer(callbacks, [])
     record = session.write_record(trainer, "eval")
     loop = trainer.test if split == "test" else trainer.validate
     loop(harness, datamodule=session.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    measured = likelihood.measured if likelihood else {}
     if trainer.is_global_zero:
         print_results(f"{shown(checkpoint)} on {split}", metrics, harness.last_counts, session.console)
+        print_likelihoods(measured, session.console)
         written = write_results(
             session.run_dir / f"eval_{split}.json",
             {
@@ -44,8 +59,24 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 "weights": str(checkpoint),
                 "split": split,
                 "metrics": metrics,
+                "likelihood": {place: found.record() for place, found in measured.items()},
                 "n": harness.last_counts,
             },
         )
         session.console.print(f"Written to {shown(written)}.", soft_wrap=True)
+    for place, found in measured.items():
+        metrics |= {f"{place}/{name}": value for name, (value, _) in found.values().items()}
     return metrics
+
+
+def _num_samples(options: dict[str, Any], harness: Harness) -> int:
+    """`eval.num_samples`; 0 for no likelihood, which is also the default where the loss has none."""
+    asked = options.get("num_samples")
+    if asked is not None and (not isinstance(asked, int) or asked < 0):
+        raise ConfigError(f"eval.num_samples is {asked}, and must be a number of draws, or 0 for no likelihood.")
+    if not gives_likelihood(harness.loss_function):
+        if asked:
+            name = type(harness.loss_function).__name__
+            raise ConfigError(f"{name} gives no likelihood (neither token_nll nor nll_bound): eval.num_samples=0.")
+        return 0
+    return NUM_SAMPLES if asked is None else asked

@@ -46,6 +46,17 @@ class BigramLoss(nn.Module, LossFunction[dict[str, Tensor], dict[str, Any]]):
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
         return {"loss": self.scale * loss, "num_loss_terms": (targets != -100).sum()}
 
+    def token_nll(self, batch: dict[str, Tensor]) -> Tensor:
+        is_target = batch["target_ids"] != -100
+        logits = self.model(batch["input_ids"])[is_target]
+        return nn.functional.cross_entropy(logits, batch["target_ids"][is_target], reduction="none")
+
+
+class LossWithoutLikelihood(BigramLoss):
+    """One of the many losses that are no −log p of anything."""
+
+    token_nll = None  # type: ignore[assignment]
+
 
 class BigramPredictor(Predictor[dict[str, Tensor], dict[str, Any]]):
     """Greedy, for a fixed number of tokens."""
