@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,24 @@ def restore(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+def reseed(seed: int) -> None:
+    """Start every global generator from a seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def random_state_of(seed: int) -> Iterator[None]:
+    """Global generators that start from a seed, and are afterwards what they were before."""
+    before = capture()
+    reseed(seed)
+    try:
+        yield
+    finally:
+        restore(before)
 
 
 class RandomState(Callback):
@@ -67,9 +87,7 @@ class RandomState(Callback):
 
     def _isolate(self) -> None:
         self._outer = capture()
-        random.seed(self.seed)
-        np.random.seed(self.seed % 2**32)
-        torch.manual_seed(self.seed)
+        reseed(self.seed)
 
     def _release(self) -> None:
         if self._outer is not None:

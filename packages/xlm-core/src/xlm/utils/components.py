@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
@@ -34,3 +36,16 @@ def has_component(name: str) -> bool:
 def clear_components() -> None:
     """Forget all of them, at the end of a run."""
     _components.clear()
+
+
+@contextmanager
+def components(**named: Any) -> Iterator[None]:
+    """For a while exactly these, so that a model can be built beside a run, or beside another model."""
+    before = dict(_components)
+    _components.clear()
+    _components.update(named)
+    try:
+        yield
+    finally:
+        _components.clear()
+        _components.update(before)

@@ -59,18 +59,28 @@ class LossWithoutLikelihood(BigramLoss):
 
 
 class BigramPredictor(Predictor[dict[str, Tensor], dict[str, Any]]):
-    """Greedy, for a fixed number of tokens."""
+    """A fixed number of tokens, the likeliest or drawn ones."""
 
-    def __init__(self, tokenizer: Any = None, noise_schedule: Any = None, model: Any = None, length: int = 8) -> None:
-        self.tokenizer, self.noise_schedule, self.model, self.length = tokenizer, noise_schedule, model, length
+    def __init__(
+        self, tokenizer: Any = None, noise_schedule: Any = None, model: Any = None, length: int = 8, greedy: bool = True
+    ) -> None:
+        self.tokenizer, self.noise_schedule, self.model = tokenizer, noise_schedule, model
+        self.length, self.greedy = length, greedy
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Tensor], *_: Any) -> dict[str, Any]:
         ids = batch["input_ids"]
         for _ in range(self.length):
-            ids = torch.cat([ids, self.model(ids[:, -1:])[:, -1:].argmax(-1)], dim=1)
+            logits = self.model(ids[:, -1:])[:, -1]
+            new = logits.argmax(-1, keepdim=True) if self.greedy else logits.softmax(-1).multinomial(1)
+            ids = torch.cat([ids, new], dim=1)
         start = batch["input_ids"].shape[1]
         return {"ids": ids, "output_start_idx": start, "steps_taken": torch.full((len(ids),), self.length)}
+
+    def generate(self, prompts: list[str]) -> list[str]:
+        examples = [{"prompt_ids": self.tokenizer.encode(prompt), "input_ids": []} for prompt in prompts]
+        batch = Seq2SeqPredCollator(self.tokenizer)(examples)
+        return [row["prediction"] for row in self.to_dict(batch, self.predict(batch))]
 
     def to_dict(self, batch: dict[str, Tensor], preds: dict[str, Any]) -> list[dict[str, Any]]:
         texts = self.tokenizer.batch_decode(preds["ids"][:, preds["output_start_idx"] :].tolist())

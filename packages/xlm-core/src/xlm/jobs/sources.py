@@ -1,0 +1,157 @@
+"""Where a trained model is: a checkpoint, weights alone, a run's folder, an exported folder, or one on the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from omegaconf import DictConfig, OmegaConf
+
+from xlm.errors import CheckpointError, ConfigError
+from xlm.training.checkpoints import BEST, LAST
+from xlm.training.exported import CONFIG, TOKENIZER, WEIGHTS
+from xlm.training.resume import load_checkpoint
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# A run keeps its configuration under this name, in the folder above its checkpoints.
+_RUN_CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights and the configuration that they belong to.
+
+    Args:
+        path: the file of weights.
+        config: as it was composed.
+        checkpoint: the content of a `.ckpt`; None for safetensors.
+        tokenizer: folder of the tokenizer's own files, if it has any.
+        is_remote: it came from the hub.
+    """
+
+    path: Path
+    config: DictConfig
+    checkpoint: dict[str, Any] | None = None
+    tokenizer: Path | None = None
+    is_remote: bool = False
+
+
+def find_source(path_or_id: str | Path, config: str | Path | None = None, revision: str | None = None) -> Source:
+    """The model that a path or an id of the hub (`owner/name`) means; what lies here goes before the hub.
+
+    Args:
+        path_or_id: a `.ckpt`, a `.safetensors`, a run's folder (its best checkpoint, else its last), or a folder
+            with `model.safetensors` and `xlm_config.yaml`.
+        config: file to read the configuration from instead of the one that is stored.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        CheckpointError: there is nothing, or nothing that can be used; CheckpointCorruptError: a damaged file.
+    """
+    path = Path(path_or_id)
+    if path.exists():
+        return _read(_weights_in(path) if path.is_dir() else path, config, is_remote=False)
+    if path.suffix not in (".ckpt", ".safetensors") and _HUB_ID.fullmatch(str(path_or_id)):
+        return _read(_weights_in(_fetched(str(path_or_id), revision)), config, is_remote=True)
+    raise CheckpointError(f"There is no file or folder {path}.", path=path)
+
+
+def _fetched(repo_id: str, revision: str | None) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"'{repo_id}' is no file or folder here, and could not be fetched from the hub: {reason}"
+        ) from error
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of weights that a folder stands for."""
+    candidates = [folder / "checkpoints" / BEST, folder / "checkpoints" / LAST, folder / BEST, folder / LAST]
+    candidates.append(folder / WEIGHTS)
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise CheckpointError(
+        f"{folder} holds no model: neither checkpoints/{BEST} or {LAST}, as a run does, nor {WEIGHTS}.", path=folder
+    )
+
+
+def _read(path: Path, config: str | Path | None, is_remote: bool) -> Source:
+    checkpoint = None if path.suffix == ".safetensors" else load_checkpoint(path)
+    tokenizer = path.parent / TOKENIZER
+    return Source(
+        path=path,
+        config=_config(path, checkpoint, None if config is None else Path(config)),
+        checkpoint=checkpoint,
+        tokenizer=tokenizer if checkpoint is None and tokenizer.is_dir() else None,
+        is_remote=is_remote,
+    )
+
+
+def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -> DictConfig:
+    if given is None and checkpoint is not None and "xlm_config" in checkpoint:
+        return _parsed(str(checkpoint["xlm_config"]), path)
+    for file in [given] if given else _places(path):
+        if file.is_file():
+            return _parsed(file.read_text(encoding="utf-8"), file)
+    if given:
+        raise CheckpointError(f"There is no configuration at {given}.", path=given)
+    raise CheckpointError(
+        f"{path} comes without the configuration of its run ({CONFIG} or {_RUN_CONFIG} beside it); give config=….",
+        path=path,
+    )
+
+
+def _places(path: Path) -> Iterator[Path]:
+    for folder in (path.parent, path.parent.parent):
+        yield from (folder / CONFIG, folder / _RUN_CONFIG)
+
+
+def _parsed(text: str, source: Path) -> DictConfig:
+    try:
+        config = OmegaConf.create(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The configuration in {source} cannot be read as YAML.") from error
+    if not isinstance(config, DictConfig) or "model" not in config:
+        raise ConfigError(f"The configuration in {source} is not one of a run: it has no 'model'.")
+    return config
+
+
+def check_trusted(config: DictConfig, import_names: set[str], sections: tuple[str, ...]) -> None:
+    """ConfigError if building these sections of a stranger's configuration would call anything but xlm and models.
+
+    A `_target_` may name any function of any package, and the tokenizers of transformers run code of a repository
+    when told so.
+    """
+    for section in sections:
+        node = config.get(section)
+        plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else None
+        for key, value in _leaves(plain, section):
+            name = key.rsplit(".", 1)[-1]
+            if name == "_target_" and str(value).split(".")[0] not in import_names:
+                raise ConfigError(
+                    f"The configuration from the hub would call '{value}' ({key}), which belongs to no installed "
+                    "model package. If you trust its author: trust_remote_code=True.",
+                    key=key,
+                )
+            if name == "trust_remote_code" and value is not False:
+                raise ConfigError(
+                    f"The configuration from the hub sets {key}. If you trust its author: trust_remote_code=True.",
+                    key=key,
+                )
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict | list):
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _leaves(child, f"{key}.{name}")
+    else:
+        yield key, node

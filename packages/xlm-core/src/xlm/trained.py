@@ -1,0 +1,279 @@
+"""A trained model in three lines of Python: `lm = xlm.load("runs/x"); lm.generate(["…"])`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from xlm.compose import register_resolvers
+from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.external_models import activate, active_models, discover
+from xlm.harness import Harness, attach
+from xlm.jobs.sources import Source, check_trusted, find_source
+from xlm.model import load_safetensors
+from xlm.training.exported import push_folder, save_folder
+from xlm.training.rng import random_state_of
+from xlm.training.weights import load_weights, select_weights
+from xlm.utils.components import components, set_component
+from xlm.utils.imports import get_function
+from xlm.utils.instantiate import instantiate
+
+# What loading builds; metrics, data and loggers stay as they are written.
+BUILT = ("global_components", "noise_schedule", "model", "loss", "predictor", "lightning_module")
+_FROM_HARNESS = ("self", "tokenizer", "noise_schedule", "model")
+
+
+class TrainedModel:
+    """A model with its tokenizer and predictor, ready to generate; `load` makes one.
+
+    Args:
+        harness: in evaluation mode on its device; its loss, predictor, model and tokenizer are live.
+        source: the file that the weights came from.
+        live: the objects that the configuration's late values (`${tokenizer:…}`) read.
+        seed: from which all calls of `generate` draw, one after the other; None: each call differs.
+    """
+
+    def __init__(self, harness: Harness, source: Path, live: dict[str, Any], seed: int | None = None) -> None:
+        self.harness = harness
+        self.source = source
+        self._live = live
+        self._seeds = None if seed is None else torch.Generator().manual_seed(seed)
+
+    @property
+    def config(self) -> DictConfig:
+        """The configuration of the run."""
+        return self.harness.config
+
+    @property
+    def model(self) -> Any:
+        """The network, with the weights that were loaded."""
+        return self.harness.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Text to token ids and back."""
+        return self.harness.tokenizer
+
+    @property
+    def predictor(self) -> Any:
+        """What writes; its options are those of the run's configuration."""
+        return self.harness.predictor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option that `generate` takes for the sampler, with the value that it has without."""
+        node = self.config.predictor
+        taken = inspect.signature(get_function(node["_target_"])).parameters
+        with components(**self._live):
+            return {
+                name: OmegaConf.to_container(node[name], resolve=True)
+                if OmegaConf.is_config(node.get(name))
+                else node.get(name, parameter.default)
+                for name, parameter in taken.items()
+                if name not in _FROM_HARNESS and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+            }
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        num_samples: int = 1,
+        *,
+        seed: int | None = None,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> list[str]:
+        """Answers to prompts, without special tokens.
+
+        Args:
+            prompts: of any lengths; None writes from nothing. One with mask tokens has them filled, where the model
+                has the role `infill`.
+            num_samples: of each prompt, one after the other in the list.
+            seed: the same seed gives the same texts; None goes on in the stream that `load` was given.
+            batch_size: how many rows run at once. Greedy answers don't depend on it.
+            options: of the sampler, for this call only; see `options`.
+
+        Raises:
+            ConfigError: the predictor has no such option, or cannot do this.
+        """
+        if num_samples < 0 or batch_size < 1:
+            raise ConfigError(f"num_samples is {num_samples} and batch_size {batch_size}; 0 and 1 are the least.")
+        prompts = [""] if prompts is None else [prompts] if isinstance(prompts, str) else list(prompts)
+        self._check_masks(prompts)
+        if (seed is not None or self._seeds is not None) and self.options.get("seed") is not None:
+            options = {"seed": None, **options}  # the predictor's own would make every call the same
+        predictor = self._predictor(options)
+        rows = [prompt for prompt in prompts for _ in range(num_samples)]
+        call_seed = self._next_seed() if seed is None else seed
+        texts: list[str] = []
+        with torch.inference_mode():
+            for start in range(0, len(rows), batch_size):
+                with random_state_of((call_seed + start) % 2**63):
+                    texts += predictor.generate(rows[start : start + batch_size])
+        return texts
+
+    def _next_seed(self) -> int:
+        if self._seeds is None:
+            return secrets.randbits(62)
+        return int(torch.randint(2**62, (), generator=self._seeds))
+
+    def _check_masks(self, prompts: list[str]) -> None:
+        """Refuse masks for a model that would take them for words."""
+        mask = getattr(self.tokenizer, "mask_token", None)
+        if mask and "infill" not in (self.config.get("collators") or {}):
+            for prompt in prompts:
+                if mask in prompt:
+                    raise ConfigError(
+                        f"The prompt {prompt!r} has masks, and {self.config.get('model_name')} cannot fill any: "
+                        "it has no role 'infill'."
+                    )
+
+    def _predictor(self, options: dict[str, Any]) -> Any:
+        """The harness' predictor, or one with other options around the same network."""
+        predictor = self.predictor
+        if predictor is None or not callable(getattr(predictor, "generate", None)):
+            raise ConfigError(f"{type(predictor).__name__} has no generate(list[str]), so this model cannot write.")
+        if not options:
+            return predictor
+        for name in options:
+            if name not in self.options:
+                hint = did_you_mean(nearest_names(name, self.options, 1))
+                raise ConfigError(
+                    f"{type(predictor).__name__} has no option '{name}'. Options: {', '.join(self.options)}. "
+                    f"{hint}".rstrip(),
+                    key=name,
+                )
+        with components(**self._live):
+            other = instantiate(self.config.predictor, **options)
+        for name, value in (("model", self.model), ("tokenizer", self.tokenizer)):
+            attach(other, name, value)
+        attach(other, "noise_schedule", self.harness.noise_schedule)
+        return other
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model as a folder that `load` reads: weights as they are now, configuration, tokenizer."""
+        return save_folder(folder, self.model, self.config, self.tokenizer)
+
+    def push_to_hub(self, repo_id: str, commit_message: str = "Upload model", private: bool | None = None) -> str:
+        """Upload that folder; `load(repo_id)` gets it back."""
+        return push_folder(repo_id, self.model, self.config, self.tokenizer, commit_message, private)
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"TrainedModel({type(self.model).__name__}, {size:,} parameters, {self.source}, {self.device})"
+
+
+def load(
+    path_or_id: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    apply_ema: bool = True,
+    seed: int | None = None,
+    config: str | Path | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> TrainedModel:
+    """The trained model of a checkpoint, of weights beside a configuration, of a run's folder, or of the hub.
+
+    Writes nothing but the hub's own cache, and leaves global random state and the components of a run alone; any
+    number of models can be loaded side by side.
+
+    Args:
+        path_or_id: see `xlm.jobs.sources.find_source`.
+        device: as torch names it, or "auto" for the best that is there.
+        apply_ema: take the averaged weights where the checkpoint has them.
+        seed: makes what all later calls of `generate` draw repeatable.
+        config: another file to read the configuration from.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: let a configuration from the hub call more than xlm and the installed model packages.
+
+    Raises:
+        CheckpointError: nothing is there, it is damaged, or its weights don't fit its configuration.
+        ConfigError: the configuration cannot be built here, for instance because its model package isn't installed.
+    """
+    source = find_source(path_or_id, config, revision)
+    found = discover(os.environ, Path.cwd())
+    found.raise_errors()
+    # Models that are in use stay usable.
+    activate({**active_models(), **found.models})
+    register_resolvers()
+    if source.is_remote and not trust_remote_code:
+        check_trusted(source.config, {"xlm", *(model.import_name for model in active_models().values())}, BUILT)
+    with random_state_of(0):
+        harness, live = _built(source)
+    if source.checkpoint is None:
+        load_safetensors(harness.model, source.path)
+    else:
+        load_weights(harness, select_weights(source.checkpoint, apply_ema), source.path)
+    harness.to(_device(device)).eval()
+    return TrainedModel(harness, source.path, live, seed)
+
+
+def _built(source: Source) -> tuple[Harness, dict[str, Any]]:
+    """A harness with fresh weights and the live objects that its configuration reads."""
+    cfg = source.config.copy()
+    with open_dict(cfg):
+        # Only what generation needs: no metrics, no files of predictions, no judge, no compilation.
+        cfg.reported_metrics, cfg.diagnostic_metrics = {}, {}
+        cfg.log_predictions, cfg.post_hoc_evaluator, cfg.compile = None, None, False
+    with components():
+        live = _live_objects(cfg, source.tokenizer)
+    with components(**live):
+        harness = instantiate(
+            cfg.lightning_module, cfg, tokenizer=live["tokenizer"], datamodule=live.get("datamodule"), _recursive_=False
+        )
+        harness.configure_components()
+        _settle(source.config)
+    harness.config = source.config
+    return harness, live
+
+
+def _live_objects(cfg: DictConfig, tokenizer_folder: Path | None) -> dict[str, Any]:
+    """Tokenizer, noise schedule and the like, in the order in which a job makes them."""
+    live: dict[str, Any] = {}
+    for name in ("tokenizer", *(key for key in cfg.global_components if key != "tokenizer")):
+        if name == "tokenizer" and tokenizer_folder is not None:
+            from xlm.datamodule import load_auto_tokenizer
+
+            live[name] = load_auto_tokenizer(str(tokenizer_folder))
+        else:
+            node = cfg.global_components.get(name)
+            live[str(name)] = instantiate(node) if node else None
+        set_component(str(name), live[str(name)])
+    if "${datamodule:" in OmegaConf.to_yaml(cfg, resolve=False):
+        live["datamodule"] = instantiate(cfg.datamodule)
+    return live
+
+
+def _settle(node: Any) -> None:
+    """Write down what late values (`${tokenizer:full_vocab_size}`) are, so that reading them needs no live objects."""
+    keys = range(len(node)) if OmegaConf.is_list(node) else list(node)
+    for key in keys:
+        raw = node._get_node(key)
+        if raw is not None and raw._is_interpolation():
+            if "${tokenizer:" in str(raw._value()):
+                value = node[key]
+                if isinstance(value, str | int | float | bool):
+                    node[key] = value
+        elif raw is not None and OmegaConf.is_config(raw) and not raw._is_none() and not raw._is_missing():
+            _settle(raw)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
