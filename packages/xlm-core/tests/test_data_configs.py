@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from xlm.compose.load import load_config
 from xlm.datamodule import TextDataModule
+from xlm.errors import MissingRoleError
 from xlm.jobs import prepare_data
 from xlm.tasks.star import DIFFICULTIES, StarGraphs
 from xlm.utils.components import set_component
@@ -110,6 +111,31 @@ def test_text_configs_ask_for_the_text_roles(name: str, block_size: int) -> None
         packs = cfg.datamodule.dataset_managers[split].lm
         size = OmegaConf.select(packs, "on_the_fly_group_processor_kwargs.block_size")
         assert size == (block_size - 2 if name == "owt_packed" else None)
+
+
+def test_real_text_asks_for_gaps_to_be_filled_only_where_it_says_so() -> None:
+    roles = {}
+    for name in ("text", "text_infill"):
+        managers = compose(f"experiment={name}", check=False).datamodule.dataset_managers
+        plain = OmegaConf.to_container(managers, resolve=False)
+        assert isinstance(plain, dict)
+        roles[name] = {f"{s}/{n}": m["collator"] for s, named in plain.items() for n, m in named.items()}
+    assert set(roles["text"].values()) == {"${collators.lm}", "${collators.unconditional}"}
+    gaps = {f"{split}/infill_prediction": "${collators.infill}" for split in ("val", "test")}
+    assert roles["text_infill"] == roles["text"] | gaps
+    with pytest.raises(MissingRoleError, match=r"'bigram' has no collator for the role 'lm', .* 'text' needs"):
+        compose("experiment=text")
+
+
+def test_no_example_of_real_text_is_longer_than_its_block() -> None:
+    for block_size in (64, 32):
+        cfg = compose("experiment=text_infill", f"block_size={block_size}", check=False)
+        for named in cfg.datamodule.dataset_managers.values():
+            lengths = [m.dataset_kwargs.max_tokens for m in named.values() if "dataset_kwargs" in m]
+            assert set(lengths) <= {block_size - 2}
+    val = cfg.datamodule.dataset_managers
+    processor = val.val.infill_prediction.on_the_fly_processor_kwargs
+    assert processor == val.test.infill_prediction.on_the_fly_processor_kwargs
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,14 @@ def test_the_validation_loss_is_the_corpus_mean_whatever_the_batch(configure: Co
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 
+def test_a_metric_without_a_meaning_for_the_model_is_left_out(configure: Configure) -> None:
+    no_input = "metric_inputs.seq2seq_token_accuracy=null"
+    harness = harness_of(configure(no_input))
+    assert [metric.name for metric in harness.metrics_at("test", "prediction")] == ["exact_match"]
+    harness = harness_of(configure(no_input, "reported_metrics.val.prediction.exact_match=null"))
+    assert harness.metrics_at("test", "prediction") == []
+
+
 def test_configure_runs_once_and_compile_replaces_only_loss_fn(configure: Configure) -> None:
     harness = harness_of(configure("compile=true"))
     before = harness.loss_function.loss_fn

@@ -23,6 +23,7 @@ from xlm.metrics import (
     TokenWeightedMean,
     content_length,
     exact_match_update_fn,
+    infill_token_accuracy_update_fn,
     length_loss_update_fn,
     mean_loss_update_fn,
     rows_from,
@@ -34,7 +35,7 @@ from xlm.metrics import (
 )
 
 PAD, EOS = 0, 3
-TOKENIZER = SimpleNamespace(pad_token_id=PAD, eos_token_id=EOS)
+TOKENIZER = SimpleNamespace(pad_token_id=PAD, eos_token_id=EOS, mask_token_id=2)
 
 answers = st.lists(st.integers(4, 6), max_size=4)
 pairs = st.lists(st.tuples(answers, answers, st.booleans(), st.booleans()), min_size=1, max_size=8)
@@ -269,3 +270,14 @@ def test_every_config_file_composes_by_its_documented_entry(name: str) -> None:
     wrapper = instantiate(cfg.reported_metrics.predict.lm[name])
     assert isinstance(wrapper, MetricWrapper)
     assert wrapper.name == name
+
+
+def test_only_the_tokens_of_slots_count_in_an_infilling() -> None:
+    mask = TOKENIZER.mask_token_id
+    given = [[8, 5, mask, mask, 6, EOS], [8, mask, EOS]]
+    filled = [[8, 5, 5, 6, 6, EOS], [8, 5, EOS]]
+    truth = [[5, 5, 5, 6, EOS], [5, EOS]]  # the first slot of the first row and the only one of the second are right
+    batch = {"input_ids": padded(given, extra=1), "target_ids": padded(truth)}
+    metric = MetricWrapper("acc", TokenAccuracy(), infill_token_accuracy_update_fn)
+    metric.update(batch, {"ids": padded(filled, extra=1), "output_start_idx": 1}, TOKENIZER)
+    assert (int(metric.metric.correct), int(metric.metric.total)) == (2, 3)  # type: ignore[arg-type]

@@ -237,6 +237,9 @@ def test_to_dict_and_generate(model: RotaryILM, tokenizer: SimpleSpaceTokenizer)
     for row in rows:
         assert len(row["insertion_order"]) == len(row["prediction"].split()) == row["steps_taken"]
     seeds = [int(p["noise_seed"]) for p in PROMPTS]  # type: ignore[call-overload]
+    infill = ILMInfillCollator(tokenizer)([{"prompt_ids": ids} for ids in ([7, 2, 2, 8], [2, 7, 2], [7, 8])])
+    shown = [row["prompt"] for row in predictor.to_dict(infill, predictor.predict(infill))]
+    assert shown == ["0 [MASK] 1", "[MASK] 0 [MASK]", "0 1"]
     texts = ["0 1 2 3 4", "5", "0 0", ""]
     assert predictor.generate(texts, seeds) == [row["prediction"] for row in rows]
     mixed = predictor.generate(["3 [MASK] 4", "5", "0 1"], [1, 12, 2])

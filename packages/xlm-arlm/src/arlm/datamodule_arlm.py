@@ -152,7 +152,8 @@ class ARLMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
             prompt_truncate=self.prompt_truncate,
         )
         batch: ARLMPredictionBatch = {"input_ids": padded.ids, "attention_mask": padded.mask}
-        if all(example.get("input_ids") is not None for example in examples):
+        # Unconditional examples have an empty input and no prompt: there is no truth.
+        if all("prompt_ids" in e and e.get("input_ids") is not None for e in examples):
             batch["target_ids"] = pad_ids([[*example["input_ids"], eos] for example in examples], pad).ids
         return batch
 

@@ -49,6 +49,11 @@ def _is_of(place: str, stage: str) -> bool:
     return place.split("/", 1)[0] == stage
 
 
+def _left_out(metric: Any) -> bool:
+    """Whether a metric's node is null, or a model type says by a null input that it means nothing for its outputs."""
+    return metric is None or metric.get("update_fn", "") is None
+
+
 def _show_nothing(_: Any) -> None:
     """Prints nothing."""
 
@@ -116,13 +121,14 @@ class Harness(LightningModule):
         return instantiate(cfg.log_predictions) if cfg.get("log_predictions") else None
 
     def instantiate_metrics(self, cfg: DictConfig) -> dict[str, list[MetricWrapper]]:
-        """Every `{reported,diagnostic}_metrics.<stage>.<loader>.<name>`, by `stage/loader`."""
+        """Every `{reported,diagnostic}_metrics.<stage>.<loader>.<name>`, by `stage/loader`; null ones are left out."""
         found: dict[str, list[MetricWrapper]] = {}
         for kind in KIND_OF_METRIC:
             for stage, loaders in (cfg.get(f"{kind}_metrics") or {}).items():
                 for loader, metrics in (loaders or {}).items():
                     for name in metrics or {}:
-                        found.setdefault(f"{stage}/{loader}", []).append(instantiate(metrics[name]))
+                        if not _left_out(metrics[name]):
+                            found.setdefault(f"{stage}/{loader}", []).append(instantiate(metrics[name]))
         return found
 
     # What is where.

