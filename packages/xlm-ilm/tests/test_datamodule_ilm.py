@@ -55,6 +55,15 @@ def assert_typed(batch: Any, declared: Any) -> None:
             assert isinstance(value, hints[name]), f"{name}: {value.dtype} {tuple(value.shape)} is not {hints[name]}"
 
 
+def test_the_number_of_missing_tokens_follows_the_level_that_the_loader_gave() -> None:
+    rows = [{"input_ids": [7, 8, 9], "noise_seed": n, "noise_level": n / 16} for n in range(16)]
+    assert ILMCollator(TOKENIZER)(rows)["n_drops"].tolist() == [n // 4 for n in range(16)]
+    seeded = ILMCollator(TOKENIZER, low_variance=False)(rows)["n_drops"]
+    bare = [{name: row[name] for name in ("input_ids", "noise_seed")} for row in rows]
+    assert torch.equal(ILMCollator(TOKENIZER)(bare)["n_drops"], seeded)
+    assert len(set(seeded.tolist())) > 1
+
+
 @given(seq2seq)
 @settings(deadline=None)
 def test_seq2seq_rows(examples: list[dict[str, Any]]) -> None:

@@ -84,11 +84,22 @@ def test_another_seed_is_another_corruption() -> None:
     assert len(batch["input_ids"].unique(dim=0)) > 40
 
 
-def test_low_variance_spreads_the_rates_of_a_batch() -> None:
-    rows = [{"input_ids": [7, 8], "noise_seed": 1000 * n} for n in range(16)]
-    t = MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE, low_variance=True)(rows)["t"]
-    assert sorted((t * 16).long().tolist()) == list(range(16))
-    assert float(MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE, t_min=0.5)(rows)["t"].min()) >= 0.5
+def test_t_is_the_level_that_the_loader_gave_or_follows_from_the_seed() -> None:
+    rows = [{"input_ids": [7, 8], "noise_seed": 1000 * n, "noise_level": n / 16} for n in range(16)]
+    spread = MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE, t_min=0.5)(rows)["t"]
+    torch.testing.assert_close(spread, 0.5 + torch.arange(16) / 32)
+    seeded = MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE, low_variance=False)(rows)["t"]
+    assert (
+        torch.equal(
+            seeded,
+            MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE)([rows[n] | {"noise_level": 0.1} for n in range(16)])["t"],
+        )
+        is False
+    )
+    assert not torch.equal(seeded, spread)
+    for row in rows:
+        del row["noise_level"]
+    assert torch.equal(MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE)(rows)["t"], seeded)
 
 
 def test_lm_rows_begin_with_bos_and_end_with_eos() -> None:

@@ -112,6 +112,7 @@ class BaseCollatorInput(TypedDict):
 
     input_ids: list[int]
     noise_seed: NotRequired[int]
+    noise_level: NotRequired[float]
 
 
 class Seq2SeqCollatorInput(BaseCollatorInput):

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.types import _Stateful
 
 from xlm.data.loaders import CombinedTrainLoader, EvalLoader, KeyedExamples, StatefulTrainLoader, make_loader
 from xlm.data.rows import ListRows
+from xlm.data.samplers import Key
 from xlm.errors import DataError
 
 
@@ -141,9 +142,9 @@ def test_evaluation_sees_everything_in_order_every_time(num_workers: int) -> Non
 
 def test_processor_runs_when_examples_are_fetched() -> None:
     examples = KeyedExamples(rows(), 0, lambda example: {**example, "double": 2 * example["id"]})
-    assert examples[(0, 3)]["double"] == 6
-    assert examples[3] == examples[(0, 3)]
-    assert [e["id"] for e in examples.__getitems__([(1, 5), (1, 2)])] == [5, 2]
+    assert examples[Key(0, 3, 3)]["double"] == 6
+    assert examples[3] == examples[Key(0, 3, 3)]
+    assert [e["id"] for e in examples.__getitems__([Key(1, 5, 0), Key(1, 2, 1)])] == [5, 2]
 
 
 def test_combined_loader_is_as_long_as_the_longest_and_resumes() -> None:

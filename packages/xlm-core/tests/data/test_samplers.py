@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlm.data.samplers import EvalOrder, TrainOrder
+from xlm.data.samplers import EvalOrder, Key, TrainOrder
 from xlm.errors import DataError
 
 sizes = st.integers(1, 200)
@@ -14,8 +14,8 @@ batch_sizes = st.integers(1, 17)
 world_sizes = st.integers(1, 5)
 
 
-def indices(batches: list[list[tuple[int, int]]]) -> list[int]:
-    return [index for batch in batches for _, index in batch]
+def indices(batches: list[list[Key]]) -> list[int]:
+    return [index for batch in batches for _, index, _ in batch]
 
 
 @settings(deadline=None)
@@ -30,7 +30,7 @@ def test_evaluation_sees_every_example_once_in_equally_many_batches(n: int, batc
     assert {len(batches) for batches in ranks} == {EvalOrder(n, batch_size, 0, world).num_batches}
     assert all(batch for batches in ranks for batch in batches)
     assert all(len(batch) <= batch_size + (world > 1) for batches in ranks for batch in batches)
-    assert {epoch for batches in ranks for batch in batches for epoch, _ in batch} == {0}
+    assert {epoch for batches in ranks for batch in batches for epoch, *_ in batch} == {0}
 
 
 def test_evaluation_on_one_process_cuts_full_batches() -> None:
@@ -53,6 +53,16 @@ def test_training_splits_an_epoch_over_ranks(n: int, batch_size: int, world: int
     )
     assert all(0 < len(batch) <= batch_size for batches in ranks for batch in batches)
     assert all(key[0] == epoch for batches in ranks for batch in batches for key in batch)
+
+
+@settings(deadline=None)
+@given(st.integers(8, 100), st.sampled_from([1, 2, 4]), st.integers(0, 3), st.integers(1, 3))
+def test_a_place_belongs_to_an_example_whatever_the_batches(n: int, world: int, epoch: int, batch_size: int) -> None:
+    alone = {key.index: key.place for batch in TrainOrder(n, 1, 5).batches(epoch) for key in batch}
+    assert sorted(alone.values()) == list(range(n))
+    for rank in range(world):
+        for batch in TrainOrder(n, batch_size, 5, rank, world).batches(epoch):
+            assert all(alone[key.index] == key.place for key in batch)
 
 
 @settings(deadline=None)

@@ -31,16 +31,9 @@ def test_times_are_uniform_between_their_ends() -> None:
     assert float(((counts - 1000) ** 2 / 1000).sum()) < 19 + 4.5 * 38**0.5
 
 
-def test_low_variance_times_are_one_per_interval_and_ignore_the_rows_order() -> None:
-    seeds = torch.arange(64) * 977 + 5
-    t = draw_times(seeds, low_variance=True)
-    assert sorted((t * 64).long().tolist()) == list(range(64))
-    shuffled = torch.randperm(64)
-    torch.testing.assert_close(draw_times(seeds[shuffled], low_variance=True), t[shuffled])
-    assert draw_times(seeds[:0], low_variance=True).shape == (0,)
-    many = torch.cat([draw_times(seeds[:4] + 1000 * n, low_variance=True) for n in range(500)])
-    counts = torch.histc(many, bins=20, min=0, max=1)
-    assert float(((counts - 100) ** 2 / 100).sum()) < 19 + 4.5 * 38**0.5
+def test_times_at_levels_stretch_them() -> None:
+    levels = torch.tensor([0.0, 0.25, 0.5])
+    assert draw_times(torch.arange(3), levels, t_min=0.2).tolist() == pytest.approx([0.2, 0.4, 0.6])
 
 
 def test_masked_tokens_become_targets_and_others_stay() -> None:

@@ -21,7 +21,7 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
-from xlm.decoding.collate import noise_seeds
+from xlm.decoding.collate import noise_levels, noise_seeds
 
 PadTo = Literal["longest", "block"]
 
@@ -119,6 +119,8 @@ class ILMCollator(Collator):
         tokenizer: gives CLS, BOS and the pad id.
         block_size: most columns of a row, CLS and BOS included; None for no limit.
         noise_schedule, input_block_size: part of every collator's arguments, unused here.
+        low_variance: how many tokens are deleted follows from the example's `noise_level`, evenly spread over an
+            epoch, where it has one; else from its seed.
         truncate: what a longer sequence loses before any token is deleted ("right": its end), or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
     """
@@ -127,6 +129,7 @@ class ILMCollator(Collator):
     block_size: int | None = None
     noise_schedule: Any = None
     input_block_size: int | None = None
+    low_variance: bool = True
     truncate: Truncate = "right"
     pad_to: PadTo = "longest"
 
@@ -134,7 +137,7 @@ class ILMCollator(Collator):
         limit = None if self.block_size is None else self.block_size - 2
         sequences = _cut([example["input_ids"] for example in examples], limit, self.truncate, "sequence")
         seeds = noise_seeds(examples)
-        corrupted = corrupt(sequences, seeds)
+        corrupted = corrupt(sequences, seeds, noise_levels(examples) if self.low_variance else None)
         width = limit if self.pad_to == "block" else None
         rows = rows_of([[] for _ in examples], corrupted.kept, self.tokenizer, rest_length=width)
         pad = self.tokenizer.pad_token_id
@@ -154,6 +157,8 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
         block_size: most columns of BOS and answer together; None for no limit.
         input_block_size: most tokens of the prompt, CLS not counted.
         noise_schedule: part of every collator's arguments, unused here.
+        low_variance: how many tokens are deleted follows from the example's `noise_level`, evenly spread over an
+            epoch, where it has one; else from its seed.
         prompt_truncate, answer_truncate: what a longer one loses, or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
     """
@@ -162,6 +167,7 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
     block_size: int | None = None
     input_block_size: int | None = None
     noise_schedule: Any = None
+    low_variance: bool = True
     prompt_truncate: Truncate = "error"
     answer_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
@@ -171,7 +177,7 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
         prompts = [example["prompt_ids"] for example in examples]
         answers = _cut([example["input_ids"] for example in examples], limit, self.answer_truncate, "answer")
         seeds = noise_seeds(examples)
-        corrupted = corrupt(answers, seeds)
+        corrupted = corrupt(answers, seeds, noise_levels(examples) if self.low_variance else None)
         fixed = self.pad_to == "block"
         width = limit if fixed else None
         rows = rows_of(

@@ -11,7 +11,15 @@ from torch import Tensor
 from mdlm.types_mdlm import MDLMBatch
 from xlm.data.collate import Truncate
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
-from xlm.decoding.collate import CleanRows, MasksAfterPrompt, MasksInPlace, PadTo, answer_rows, noise_seeds
+from xlm.decoding.collate import (
+    CleanRows,
+    MasksAfterPrompt,
+    MasksInPlace,
+    PadTo,
+    answer_rows,
+    noise_levels,
+    noise_seeds,
+)
 from xlm.decoding.masking import StretchedSchedule, draw_times, mask_tokens
 from xlm.errors import ConfigError
 from xlm.noise import MaskingSchedule
@@ -24,17 +32,17 @@ def training_batch(
     seeds: Tensor,
     mask_token_id: int,
     noise_schedule: Any,
-    low_variance: bool = False,
+    levels: Tensor | None = None,
     t_min: float = 0.0,
 ) -> MDLMBatch:
-    """z_t of every row at t ~ U(t_min, 1), each from its own seed, and the schedule at t."""
+    """z_t of every row at t ~ U(t_min, 1), at their levels or each from its own seed, and the schedule at t."""
     if not isinstance(noise_schedule, MaskingSchedule):
         raise ConfigError(
             f"Masked diffusion needs a noise schedule with α(t); noise_schedule is {type(noise_schedule).__name__}.\n"
             "Choose noise_schedule=log_linear (or cosine, geometric, linear, polynomial)."
         )
     schedule = StretchedSchedule(noise_schedule)
-    t = draw_times(seeds, low_variance, t_min)
+    t = draw_times(seeds, levels, t_min)
     masked = mask_tokens(rows.ids, rows.maskable, schedule.rate(t), seeds, mask_token_id, rows.attention_mask)
     return {
         "input_ids": masked.ids,
@@ -61,7 +69,7 @@ class MDLMCollator(Collator):
         noise_schedule: α(t) and what follows from it.
         input_block_size: part of every collator's arguments, unused here.
         loss_on_padding: fill rows to the block with EOS and learn that too, so that lengths are learnt.
-        low_variance: spread the t of a batch evenly; a row's t then depends on its batch.
+        low_variance: t from the example's `noise_level`, evenly spread over an epoch, where it has one; else its seed.
         t_min: smallest t.
         truncate: what a longer row loses ("right": its end, with EOS), or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
@@ -72,7 +80,7 @@ class MDLMCollator(Collator):
     noise_schedule: Any = None
     input_block_size: int | None = None
     loss_on_padding: bool = False
-    low_variance: bool = False
+    low_variance: bool = True
     t_min: float = 0.0
     truncate: Truncate = "right"
     pad_to: PadTo = "longest"
@@ -89,7 +97,8 @@ class MDLMCollator(Collator):
         )
         mask_token_id = self.tokenizer.mask_token_id
         seeds = noise_seeds(examples)
-        return training_batch(rows, seeds, mask_token_id, self.noise_schedule, self.low_variance, self.t_min)
+        levels = noise_levels(examples) if self.low_variance else None
+        return training_batch(rows, seeds, mask_token_id, self.noise_schedule, levels, self.t_min)
 
 
 @dataclass
@@ -103,7 +112,7 @@ class MDLMSeq2SeqCollator(Seq2SeqCollator):
         noise_schedule: α(t) and what follows from it.
         loss_on_padding: learn the filling too. This is how the length of an answer is learnt, because prediction
             starts from a block of masks; without it rows end with their own EOS.
-        low_variance: spread the t of a batch evenly; a row's t then depends on its batch.
+        low_variance: t from the example's `noise_level`, evenly spread over an epoch, where it has one; else its seed.
         t_min: smallest t.
         prompt_truncate, answer_truncate: what a longer one loses, or "error".
         pad_to: "longest" prompt of the batch, or always "block" (static shapes, for `compile=true`).
@@ -114,7 +123,7 @@ class MDLMSeq2SeqCollator(Seq2SeqCollator):
     input_block_size: int | None = None
     noise_schedule: Any = None
     loss_on_padding: bool = True
-    low_variance: bool = False
+    low_variance: bool = True
     t_min: float = 0.0
     prompt_truncate: Truncate = "error"
     answer_truncate: Truncate = "error"
@@ -134,7 +143,8 @@ class MDLMSeq2SeqCollator(Seq2SeqCollator):
         )
         mask_token_id = self.tokenizer.mask_token_id
         seeds = noise_seeds(examples)
-        return training_batch(rows, seeds, mask_token_id, self.noise_schedule, self.low_variance, self.t_min)
+        levels = noise_levels(examples) if self.low_variance else None
+        return training_batch(rows, seeds, mask_token_id, self.noise_schedule, levels, self.t_min)
 
 
 def print_batch_mdlm(batch: dict[str, Any], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:

@@ -11,17 +11,25 @@ from torch import Tensor
 from mlm.types_mlm import MLMBatch
 from xlm.data.collate import Truncate
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
-from xlm.decoding.collate import CleanRows, MasksAfterPrompt, MasksInPlace, PadTo, answer_rows, noise_seeds
+from xlm.decoding.collate import (
+    CleanRows,
+    MasksAfterPrompt,
+    MasksInPlace,
+    PadTo,
+    answer_rows,
+    noise_levels,
+    noise_seeds,
+)
 from xlm.decoding.masking import draw_times, mask_tokens
 
 __all__ = ["MLMCollator", "MLMSeq2SeqCollator", "MasksAfterPrompt", "MasksInPlace", "print_batch_mlm"]
 
 
 def training_batch(
-    rows: CleanRows, seeds: Tensor, mask_token_id: int, low_variance: bool = False, t_min: float = 0.0
+    rows: CleanRows, seeds: Tensor, mask_token_id: int, levels: Tensor | None = None, t_min: float = 0.0
 ) -> MLMBatch:
-    """Rows masked at rates t ~ U(t_min, 1), each from its own seed."""
-    t = draw_times(seeds, low_variance, t_min)
+    """Rows masked at rates t ~ U(t_min, 1), at their levels or each from its own seed."""
+    t = draw_times(seeds, levels, t_min)
     masked = mask_tokens(rows.ids, rows.maskable, t, seeds, mask_token_id, rows.attention_mask)
     return {
         "input_ids": masked.ids,
@@ -45,7 +53,7 @@ class MLMCollator(Collator):
         block_size: most tokens of a row, BOS and EOS included; None for no limit.
         noise_schedule, input_block_size: part of every collator's arguments, unused here.
         loss_on_padding: fill rows to the block with EOS and learn that too, so that lengths are learnt.
-        low_variance: spread the t of a batch evenly; a row's t then depends on its batch.
+        low_variance: t from the example's `noise_level`, evenly spread over an epoch, where it has one; else its seed.
         t_min: smallest t.
         truncate: what a longer row loses ("right": its end, with EOS), or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
@@ -56,7 +64,7 @@ class MLMCollator(Collator):
     noise_schedule: Any = None
     input_block_size: int | None = None
     loss_on_padding: bool = False
-    low_variance: bool = False
+    low_variance: bool = True
     t_min: float = 0.0
     truncate: Truncate = "right"
     pad_to: PadTo = "longest"
@@ -72,7 +80,8 @@ class MLMCollator(Collator):
             pad_to=self.pad_to,
         )
         seeds = noise_seeds(examples)
-        return training_batch(rows, seeds, self.tokenizer.mask_token_id, self.low_variance, self.t_min)
+        levels = noise_levels(examples) if self.low_variance else None
+        return training_batch(rows, seeds, self.tokenizer.mask_token_id, levels, self.t_min)
 
 
 @dataclass
@@ -86,7 +95,7 @@ class MLMSeq2SeqCollator(Seq2SeqCollator):
         noise_schedule: part of every collator's arguments, unused here.
         loss_on_padding: learn the filling too. This is how the length of an answer is learnt, because prediction
             starts from a block of masks; without it rows end with their own EOS.
-        low_variance: spread the t of a batch evenly; a row's t then depends on its batch.
+        low_variance: t from the example's `noise_level`, evenly spread over an epoch, where it has one; else its seed.
         t_min: smallest t.
         prompt_truncate, answer_truncate: what a longer one loses, or "error".
         pad_to: "longest" prompt of the batch, or always "block" (static shapes, for `compile=true`).
@@ -97,7 +106,7 @@ class MLMSeq2SeqCollator(Seq2SeqCollator):
     input_block_size: int | None = None
     noise_schedule: Any = None
     loss_on_padding: bool = True
-    low_variance: bool = False
+    low_variance: bool = True
     t_min: float = 0.0
     prompt_truncate: Truncate = "error"
     answer_truncate: Truncate = "error"
@@ -116,7 +125,8 @@ class MLMSeq2SeqCollator(Seq2SeqCollator):
             pad_to=self.pad_to,
         )
         seeds = noise_seeds(examples)
-        return training_batch(rows, seeds, self.tokenizer.mask_token_id, self.low_variance, self.t_min)
+        levels = noise_levels(examples) if self.low_variance else None
+        return training_batch(rows, seeds, self.tokenizer.mask_token_id, levels, self.t_min)
 
 
 def print_batch_mlm(batch: dict[str, Any], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:

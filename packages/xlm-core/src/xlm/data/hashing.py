@@ -16,10 +16,14 @@ from xlm.errors import DataError
 
 UInts = npt.NDArray[np.uint64]
 
+# 2^64 · (√5 − 1)/2, and an index that no example has.
+_GOLDEN = 0x9E3779B97F4A7C15
+_LEVELS = -1
+
 
 def splitmix64(x: UInts) -> UInts:
     """The finaliser of SplitMix64 (Steele et al. 2014): every bit of the result depends on every bit of `x`."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = x + np.uint64(_GOLDEN)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -30,6 +34,19 @@ def noise_seeds(seed: int, epoch: int, indices: npt.NDArray[np.int64]) -> npt.ND
     base = splitmix64(np.array([seed % 2**64], dtype=np.uint64))
     base = splitmix64(base ^ np.uint64(epoch))
     return (splitmix64(base ^ indices.astype(np.uint64)) >> np.uint64(1)).astype(np.int64)
+
+
+def noise_levels(seed: int, epoch: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """One number in [0, 1) per place in the epoch's order: frac(u + place · (√5 − 1)/2), u uniform from (seed, epoch).
+
+    Any stretch of the order is spread evenly, so a batch has low variance wherever it begins and however it is
+    shared among ranks, and yet no level depends on a batch. Weyl's sequence: see Niederreiter, Random Number Generation
+    and Quasi-Monte Carlo Methods (1992), chapter 3.
+    """
+    u = noise_seeds(seed, epoch, np.array([_LEVELS]))[0] / 2.0**63
+    # In integers: a product of floats would lose digits at places beyond 2^30.
+    turns = (places.astype(np.uint64) * np.uint64(_GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.asarray((u + turns) % 1.0)
 
 
 def hash_of(value: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from xlm.data.hashing import noise_seeds
+from xlm.data.hashing import noise_levels, noise_seeds
 from xlm.data.rows import Rows
 from xlm.data.samplers import EvalOrder, Key, TrainOrder
 from xlm.errors import DataError
@@ -23,7 +23,7 @@ _DATALOADER_OPTIONS = ("num_workers", "pin_memory", "prefetch_factor", "persiste
 
 
 class KeyedExamples:
-    """Examples by key (epoch, index): a row, processed, with the `noise_seed` that belongs to the key."""
+    """Examples by key: a row, processed, with the `noise_seed` and the `noise_level` that belong to the key."""
 
     def __init__(self, rows: Rows, seed: int, processor: Processor | None = None) -> None:
         self._rows = rows
@@ -34,18 +34,21 @@ class KeyedExamples:
         return len(self._rows)
 
     def __getitem__(self, key: Key | int) -> dict[str, Any]:
-        return self.__getitems__([key if isinstance(key, tuple) else (0, key)])[0]
+        return self.__getitems__([key if isinstance(key, tuple) else Key(0, key, key)])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
         """A whole batch at once, as torch's loader asks for it."""
-        indices = [index for _, index in keys]
+        indices = [key.index for key in keys]
         examples = self._rows.fetch(indices)
         if self._processor is not None:
             examples = [self._processor(example) for example in examples]
         # A batch never spans epochs.
-        seeds = noise_seeds(self._seed, keys[0][0], np.array(indices))
-        for example, seed in zip(examples, seeds.tolist(), strict=True):
+        epoch = keys[0].epoch
+        seeds = noise_seeds(self._seed, epoch, np.array(indices))
+        levels = noise_levels(self._seed, epoch, np.array([key.place for key in keys]))
+        for example, seed, level in zip(examples, seeds.tolist(), levels.tolist(), strict=True):
             example["noise_seed"] = seed
+            example["noise_level"] = level
         return examples
 
 

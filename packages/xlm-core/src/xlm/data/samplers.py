@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from xlm.errors import DataError
 
-# An example's key: which epoch it is drawn in, and its index. Its noise follows from both.
-Key = tuple[int, int]
+
+class Key(NamedTuple):
+    """Which epoch an example is drawn in, its index, and its place in that epoch's order. Its noise follows."""
+
+    epoch: int
+    index: int
+    place: int
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,10 @@ class TrainOrder:
             drawn = epoch * self.repeats + repeat
             order = self._order(drawn)
             for number in range(first_batch, self._num_batches_once):
-                together = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
-                ours = np.array_split(together, self.world_size)[self.rank]
-                yield [(drawn, index) for index in ours.tolist()]
+                start = number * self.global_batch_size
+                places = np.arange(start, min(start + self.global_batch_size, self.num_examples))
+                ours = np.array_split(places, self.world_size)[self.rank]
+                yield [Key(drawn, int(order[place]), place) for place in ours.tolist()]
             first_batch = 0
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -97,7 +104,7 @@ class EvalOrder:
         else:
             parts = np.array_split(share, self.num_batches)
         for part in parts:
-            yield [(0, index) for index in part.tolist()]
+            yield [Key(0, index, index) for index in part.tolist()]
 
 
 def _check(num_examples: int, batch_size: int, world_size: int) -> None:

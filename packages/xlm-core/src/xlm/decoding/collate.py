@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import torch
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.data.collate import Truncate, pad_ids, pad_prompt_and_answer, truncate_ids
@@ -109,6 +109,13 @@ def noise_seeds(examples: Sequence[Any]) -> Integer[Tensor, " batch"]:
             "The loaders of xlm.datamodule add it; a loader of your own has to as well."
         )
     return torch.tensor([example["noise_seed"] for example in examples], dtype=torch.int64)
+
+
+def noise_levels(examples: Sequence[Any]) -> Float[Tensor, " batch"] | None:
+    """Each example's `noise_level`, evenly spread over an epoch by the loaders; None where an example has none."""
+    if not all("noise_level" in example for example in examples):
+        return None
+    return torch.tensor([example["noise_level"] for example in examples], dtype=torch.float64)
 
 
 def _prediction_batch(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from xlm.decoding.streams import Stream, mix, uniform
+from xlm.decoding.streams import Stream, uniform
 from xlm.modules.attention import positions_from_mask
 from xlm.noise import MaskingSchedule
 from xlm.sampling import widest_float
@@ -28,18 +28,14 @@ class Masked(NamedTuple):
 
 
 def draw_times(
-    seeds: Integer[Tensor, " batch"], low_variance: bool = False, t_min: float = 0.0
+    seeds: Integer[Tensor, " batch"], levels: Float[Tensor, " batch"] | None = None, t_min: float = 0.0
 ) -> Float[Tensor, " batch"]:
-    """A time per row, uniform in (t_min, 1), float64.
+    """A time per row, uniform in (t_min, 1), float64: at its level where levels are given, else from its seed.
 
-    Each row's time follows from its seed alone. Times of independent seeds are independent, so spreading them evenly
-    over a batch (`low_variance`: one in each of B equal intervals, arXiv 2107.00630, appendix I.1) makes a row's time
-    depend on which rows it is with, though not on their order.
+    Times of independent seeds are independent; the levels that loaders hand out are spread evenly over any stretch of
+    an epoch, which lowers the variance of a batch's loss (arXiv 2107.00630, appendix I.1).
     """
-    u = uniform(seeds, Stream.TIME)
-    if low_variance:
-        jitter = uniform(mix(seeds).sum(), Stream.TIME, 1)
-        u = (u.argsort().argsort() + jitter) / max(1, len(u))
+    u = uniform(seeds, Stream.TIME) if levels is None else levels
     return t_min + (1 - t_min) * u
 
 
