@@ -198,7 +198,7 @@ class TextDataModule(LightningDataModule):
                 manager.get_dataloader("train", self.tokenizer, seed=self.seed, rank=rank, world_size=world_size)
                 for rank in range(world_size)
             ]
-            return SubsetRows(manager.rows, [key.index for loader in loaders for key in loader.first_keys()])
+            return SubsetRows(manager.rows, [key.row for loader in loaders for key in loader.first_keys()])
         return None
 
     def _rank_and_world_size(self) -> tuple[int, int]:

@@ -58,11 +58,11 @@ def test_training_splits_an_epoch_over_ranks(n: int, batch_size: int, world: int
 @settings(deadline=None)
 @given(st.integers(8, 100), st.sampled_from([1, 2, 4]), st.integers(0, 3), st.integers(1, 3))
 def test_a_place_belongs_to_an_example_whatever_the_batches(n: int, world: int, epoch: int, batch_size: int) -> None:
-    alone = {key.index: key.place for batch in TrainOrder(n, 1, 5).batches(epoch) for key in batch}
+    alone = {key.row: key.place for batch in TrainOrder(n, 1, 5).batches(epoch) for key in batch}
     assert sorted(alone.values()) == list(range(n))
     for rank in range(world):
         for batch in TrainOrder(n, batch_size, 5, rank, world).batches(epoch):
-            assert all(alone[key.index] == key.place for key in batch)
+            assert all(alone[key.row] == key.place for key in batch)
 
 
 @settings(deadline=None)

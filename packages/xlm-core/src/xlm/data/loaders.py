@@ -38,7 +38,7 @@ class KeyedExamples:
 
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
         """A whole batch at once, as torch's loader asks for it."""
-        indices = [key.index for key in keys]
+        indices = [key.row for key in keys]
         examples = self._rows.fetch(indices)
         if self._processor is not None:
             examples = [self._processor(example) for example in examples]

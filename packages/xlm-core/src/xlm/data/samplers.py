@@ -13,10 +13,10 @@ from xlm.errors import DataError
 
 
 class Key(NamedTuple):
-    """Which epoch an example is drawn in, its index, and its place in that epoch's order. Its noise follows."""
+    """Which epoch an example is drawn in, its row, and its place in that epoch's order. Its noise follows."""
 
     epoch: int
-    index: int
+    row: int
     place: int
 
 
