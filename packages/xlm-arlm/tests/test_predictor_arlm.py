@@ -129,3 +129,15 @@ def test_generate_takes_prompts_of_different_lengths(predictor: ARLMPredictor) -
 def test_a_limit_below_one_is_refused(tokenizer: SimpleSpaceTokenizer) -> None:
     with pytest.raises(ConfigError, match="max_length is 0"):
         ARLMPredictor(tokenizer, max_length=0)
+
+
+def test_texts_go_on_behind_bos_and_their_beginning(predictor: ARLMPredictor, model: RotaryARLM) -> None:
+    """In whole texts BOS comes first, in answers after the prompt; a row doesn't depend on its batch."""
+    texts = predictor.continue_text(["0 1 2", "5", ""])
+    bos = predictor.tokenizer.bos_token_id
+    for prompt, text in zip(([7, 8, 9], [12], []), texts, strict=True):
+        mask = torch.ones(1, len(prompt) + 1, dtype=torch.bool)
+        preds = predictor.predict({"input_ids": torch.tensor([[bos, *prompt]]), "attention_mask": mask})
+        assert text == predictor.tokenizer.decode(preds["ids"][0, len(prompt) + 1 :], skip_special_tokens=True)
+    assert texts[2] == predictor.generate([""])[0]
+    assert predictor.continue_text([]) == []

@@ -179,6 +179,25 @@ def test_weights_alone_and_a_folder_to_share(run: Path, tmp_path: Path) -> None:
     assert xlm.load(alone).generate(PROMPTS) == texts
 
 
+def test_models_of_whole_texts_continue_prompts_and_fill_masks(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (run / "config.yaml").read_text()
+    assert not xlm.load(run).continues
+    whole = text.replace("${collators.seq2seq}", "${collators.lm}").replace("${collators.seq2seq_pred}", "null")
+    (tmp_path / "config.yaml").write_text(whole)
+    lm = xlm.load(run, config=tmp_path / "config.yaml")
+    assert lm.continues
+    assert lm.generate(PROMPTS) == xlm.load(run).generate(PROMPTS)  # for want of anything better
+    lm.config.collators.infill = {}
+    monkeypatch.setattr(
+        type(lm.predictor), "continue_text", lambda _, prompts: [f"{p} goes on" for p in prompts], raising=False
+    )
+    texts = lm.generate(["3 1", "3 [MASK]", "7"])
+    assert (texts[0], texts[2]) == ("3 1 goes on", "7 goes on")
+    assert len(texts[1].split()) == 9
+
+
 class Hub:
     """What the hub's client does, on a directory."""
 
@@ -208,6 +227,9 @@ def test_there_and_back_through_the_hub(run: Path, hub: Hub) -> None:
     lm = xlm.load(run)
     assert lm.push_to_hub("me/bigram", "first") == "https://hub/me/bigram: first"
     assert xlm.load("me/bigram").generate(PROMPTS) == lm.generate(PROMPTS)
+    lm.harness.push_to_hub("me/again")
+    names = [sorted(path.name for path in (hub.root / "me" / name).iterdir()) for name in ("bigram", "again")]
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize(

@@ -264,3 +264,16 @@ def test_to_dict_and_generate(model: RotaryILM, tokenizer: SimpleSpaceTokenizer)
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ILMPredictor(**options)
+
+
+def test_texts_go_on_behind_their_beginning(model: RotaryILM, tokenizer: SimpleSpaceTokenizer) -> None:
+    """Nothing is inserted before the end of the prompt: the whole text is the prompt with its last gap filled."""
+    predictor = make(model, tokenizer, **SAMPLED, seed=3)
+    prompts = ["0 1 2", "5", ""]
+    texts = predictor.continue_text(prompts)
+    whole = predictor.generate([f"{prompt} [MASK]" for prompt in prompts])
+    assert [f"{prompt} {text}".strip() for prompt, text in zip(prompts, texts, strict=True)] == whole
+    assert any(texts)
+    assert predictor.continue_text([]) == []
+    with pytest.raises(ConfigError, match="A prompt of 8 tokens leaves no room within max_length, 8"):
+        predictor.continue_text(["0 1 2 3 4 5 6 7"])

@@ -261,3 +261,13 @@ def test_impossible_options_are_said(options: dict[str, Any], message: str) -> N
     with pytest.raises(ConfigError) as error:
         MDLMPredictor(**options)
     assert message in str(error.value)
+
+
+def test_texts_go_on_behind_their_beginning(predictor: MDLMPredictor) -> None:
+    """A prompt is followed by masks up to the block; alone it gives what it gives among others."""
+    predictor.block_size, predictor.seed = 8, 3
+    texts = predictor.continue_text(["0 1 2", "5", ""])
+    assert texts[0] == predictor.continue_text(["0 1 2"])[0]
+    assert all(len(text.split()) <= 7 - n for text, n in zip(texts, (3, 1, 0), strict=True))
+    assert not any("[" in text for text in texts)
+    assert predictor.continue_text([]) == []

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
+from xlm.data.collate import pad_ids
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.modules.kv_cache import KVCache
@@ -139,12 +140,23 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         return rows
 
     def generate(self, prompts: list[str]) -> list[str]:
-        """Continuations of prompts, without special tokens; the prompts may have different lengths."""
+        """Answers to prompts, without special tokens; the prompts may have different lengths."""
         collate = ARLMSeq2SeqPredCollator(self.tokenizer)
-        tokenize = self.tokenizer
-        examples = [{"prompt_ids": tokenize(p, add_special_tokens=False)["input_ids"]} for p in prompts]
+        return self._texts(collate([{"prompt_ids": self._encode(prompt)} for prompt in prompts]))
+
+    def continue_text(self, prompts: list[str]) -> list[str]:
+        """What follows the beginnings of texts, for a model that learnt whole texts: BOS stands before a prompt."""
+        rows = [[self.tokenizer.bos_token_id, *self._encode(prompt)] for prompt in prompts]
+        padded = pad_ids(rows, self.tokenizer.pad_token_id, side="left")
+        return self._texts({"input_ids": padded.ids, "attention_mask": padded.mask})
+
+    def _encode(self, prompt: str) -> list[int]:
+        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _texts(self, collated: ARLMPredictionBatch) -> list[str]:
         device = next(self.model.parameters()).device
-        batch: Any = {name: value.to(device) for name, value in collate(examples).items()}  # type: ignore[attr-defined]
+        batch: Any = {name: value.to(device) for name, value in collated.items()}  # type: ignore[attr-defined]
         preds = self.predict(batch)
         answers = preds["ids"][:, preds["output_start_idx"] :]
         texts: list[str] = self.tokenizer.batch_decode(answers.tolist(), skip_special_tokens=True)

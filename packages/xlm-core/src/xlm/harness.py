@@ -13,12 +13,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from xlm.data.progress import settle_progress
-from xlm.errors import CheckpointError, ConfigError
+from xlm.errors import ConfigError
 from xlm.evaluation.cost import GenerationCost
 from xlm.evaluation.post_hoc import PostHocPasses
 from xlm.log_predictions import LogPredictions
 from xlm.metrics import MetricWrapper
 from xlm.protocols import LossFunction, Predictor
+from xlm.training.exported import push_folder
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
 from xlm.training.resume import load_checkpoint
 from xlm.training.weights import load_weights, save_weights, select_weights
@@ -341,12 +342,8 @@ class Harness(LightningModule):
         return save_weights(self.model, path, overwrite)
 
     def push_to_hub(self, repo_id: str, commit_message: str = "Upload model") -> str:
-        """Upload the model through its own `push_to_hub` (the `xlm.model.Model` mixin has it)."""
-        if not hasattr(self.model, "push_to_hub"):
-            raise CheckpointError(
-                f"{type(self.model).__name__} has no push_to_hub; let it inherit from xlm.model.Model."
-            )
-        return str(self.model.push_to_hub(repo_id, commit_message=commit_message))
+        """Upload weights, configuration and tokenizer, as `xlm.load(repo_id)` reads them."""
+        return push_folder(repo_id, self.model, self.config, self.tokenizer, commit_message)
 
 
 __all__ = ["Harness", "LRSchedulerWithConfig", "LossFunction", "Predictor", "PredictorHistoryMixin"]

@@ -73,6 +73,12 @@ class TrainedModel:
         return device
 
     @property
+    def continues(self) -> bool:
+        """Whether prompts are the beginnings of texts, because the model learnt whole texts and no answers."""
+        asked = str(OmegaConf.to_container(self.config.get("datamodule") or OmegaConf.create({}), resolve=False))
+        return "${collators.lm}" in asked and "${collators.seq2seq" not in asked
+
+    @property
     def options(self) -> dict[str, Any]:
         """Every option that `generate` takes for the sampler, with the value that it has without."""
         node = self.config.predictor
@@ -95,11 +101,11 @@ class TrainedModel:
         batch_size: int = 64,
         **options: Any,
     ) -> list[str]:
-        """Answers to prompts, without special tokens.
+        """Answers to prompts, without special tokens; for a model of whole texts, what follows them.
 
         Args:
-            prompts: of any lengths; None writes from nothing. One with mask tokens has them filled, where the model
-                has the role `infill`.
+            prompts: of any lengths; None writes from nothing. One with mask tokens comes back whole, with its masks
+                filled, where the model has the role `infill`.
             num_samples: of each prompt, one after the other in the list.
             seed: the same seed gives the same texts; None goes on in the stream that `load` was given.
             batch_size: how many rows run at once. Greedy answers don't depend on it.
@@ -121,8 +127,23 @@ class TrainedModel:
         with torch.inference_mode():
             for start in range(0, len(rows), batch_size):
                 with random_state_of((call_seed + start) % 2**63):
-                    texts += predictor.generate(rows[start : start + batch_size])
+                    texts += self._written(predictor, rows[start : start + batch_size])
         return texts
+
+    def _written(self, predictor: Any, prompts: list[str]) -> list[str]:
+        """What a predictor writes for each prompt: a continuation, an answer, or the prompt with its masks filled."""
+        mask = getattr(self.tokenizer, "mask_token", None)
+        continued = [self._continuing(predictor) and not (mask and mask in prompt) for prompt in prompts]
+        texts = [""] * len(prompts)
+        for write, kind in ((getattr(predictor, "continue_text", None), True), (predictor.generate, False)):
+            places = [n for n, is_continued in enumerate(continued) if is_continued == kind]
+            if places and write is not None:
+                for n, text in zip(places, write([prompts[n] for n in places]), strict=True):
+                    texts[n] = text
+        return texts
+
+    def _continuing(self, predictor: Any) -> bool:
+        return self.continues and callable(getattr(predictor, "continue_text", None))
 
     def _next_seed(self) -> int:
         if self._seeds is None:

@@ -10,7 +10,7 @@ import torch
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.decoding.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
 from xlm.decoding.fill import Filled
-from xlm.decoding.output import as_rows, finished, generate, slots_of, suppressed_ids
+from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.errors import ConfigError
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
@@ -79,3 +79,19 @@ def test_generate_fills_masks_where_there_are_some_and_answers_otherwise() -> No
     generate(predict, TOKENIZER, prompts[:1], block_size=3, seed=None, device=torch.device("cpu"))
     assert seeds[2] != seeds[3]
     assert generate(predict, TOKENIZER, [], block_size=3, seed=None, device=torch.device("cpu")) == []
+
+
+def test_continued_texts_keep_their_beginning_and_fill_the_block() -> None:
+    seen: list[Any] = []
+
+    def predict(batch: MaskedPredictionBatch) -> Any:
+        seen.append(batch)
+        return {"ids": batch["input_ids"].masked_fill(batch["input_ids"] == MASK, 15)}
+
+    cpu = torch.device("cpu")
+    assert continue_text(predict, TOKENIZER, ["0 1", ""], block_size=4, seed=7, device=cpu) == ["8", "8 8 8"]
+    assert seen[0]["input_ids"].tolist() == [[BOS, 7, 8, MASK], [BOS, MASK, MASK, MASK]]
+    assert seen[0]["noise_seed"].tolist() == [0, 1]
+    assert continue_text(predict, TOKENIZER, [], block_size=4, seed=7, device=cpu) == []
+    with pytest.raises(ConfigError, match="A prompt of 3 tokens leaves no room in a block of 4, BOS included"):
+        continue_text(predict, TOKENIZER, ["0 1 2"], block_size=4, seed=7, device=cpu)

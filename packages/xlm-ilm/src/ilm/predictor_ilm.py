@@ -232,6 +232,30 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
                     answers[i] = row["prediction"]
         return answers
 
+    def continue_text(self, prompts: list[str]) -> list[str]:
+        """What follows the beginnings of texts, for a model that learnt whole texts: only the last gap is open.
+
+        ConfigError for a prompt that is as long as `max_length`, which counts it.
+        """
+        given = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        base = int(torch.randint(2**62, ())) if self.seed is None else 0
+        if not given:
+            return []
+        longest = max(map(len, given))
+        if longest >= self.max_length:
+            raise ConfigError(f"A prompt of {longest} tokens leaves no room within max_length, {self.max_length}.")
+        mask = self.tokenizer.mask_token_id
+        examples = [{"prompt_ids": [*ids, mask], "noise_seed": base + number} for number, ids in enumerate(given)]
+        device = next(self.model.parameters()).device
+        collated = ILMInfillCollator(self.tokenizer)(examples)
+        batch: Any = {name: value.to(device) for name, value in collated.items()}  # type: ignore[attr-defined]
+        preds = self.predict(batch)
+        starts = preds["output_start_idx"].tolist()
+        return [
+            str(self.tokenizer.decode(row[start + len(ids) :].tolist(), skip_special_tokens=True))
+            for row, start, ids in zip(preds["ids"], starts, given, strict=True)
+        ]
+
 
 def _shown_prompts(batch: ILMPredictionBatch, tokenizer: Any) -> list[str]:
     """The given tokens of each row as text, with a mask at each gap between or beside them that is open."""

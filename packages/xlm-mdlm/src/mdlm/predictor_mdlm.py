@@ -21,7 +21,7 @@ from xlm.decoding.fill import (
 )
 from xlm.decoding.masking import StretchedSchedule
 from xlm.decoding.orders import ancestral, fill_rates, first_hitting
-from xlm.decoding.output import as_rows, finished, generate, slots_of, suppressed_ids
+from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.decoding.remask import fill_with_remasking
 from xlm.decoding.streams import row_seeds
 from xlm.errors import ConfigError
@@ -147,6 +147,11 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         """Text for each prompt, without special tokens: its masks filled, or an answer of at most a block."""
         device: torch.device = next(self.model.parameters()).device
         return generate(self.predict, self.tokenizer, prompts, self.block_size, self.seed, device)
+
+    def continue_text(self, prompts: list[str]) -> list[str]:
+        """What follows the beginnings of texts, at most a block with them, for a model that learnt whole texts."""
+        device: torch.device = next(self.model.parameters()).device
+        return continue_text(self.predict, self.tokenizer, prompts, self.block_size, self.seed, device)
 
 
 def _check(sampler: str, num_steps: int | None, confidence: str, remasking: float) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mlm.types_mlm import MLMPredictionBatch, MLMPredictionDict
 from xlm.decoding.fill import ConfidenceOrder, MaskedNetwork, TokenDraw, fill_by_confidence, fill_by_order
 from xlm.decoding.orders import fill_rates, uniform_order
-from xlm.decoding.output import as_rows, finished, generate, slots_of, suppressed_ids
+from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.decoding.streams import row_seeds
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
@@ -107,3 +107,8 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         """Text for each prompt, without special tokens: its masks filled, or an answer of at most a block."""
         device: Tensor = next(self.model.parameters())
         return generate(self.predict, self.tokenizer, prompts, self.block_size, self.seed, device.device)
+
+    def continue_text(self, prompts: list[str]) -> list[str]:
+        """What follows the beginnings of texts, at most a block with them, for a model that learnt whole texts."""
+        device: Tensor = next(self.model.parameters())
+        return continue_text(self.predict, self.tokenizer, prompts, self.block_size, self.seed, device.device)

@@ -132,3 +132,36 @@ def generate(
         for n, text in zip(chosen, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True):
             texts[n] = text
     return texts
+
+
+def continue_text(
+    predict: Callable[[MaskedPredictionBatch], Mapping[str, Any]],
+    tokenizer: Any,
+    prompts: list[str],
+    block_size: int | None,
+    seed: int | None,
+    device: torch.device,
+) -> list[str]:
+    """What follows the beginnings of texts, for a model that learnt whole texts: `[BOS] prompt masks`, a block long.
+
+    Draws as `generate` does. ConfigError for a prompt that fills the block.
+    """
+    base = int(torch.randint(2**62, ())) if seed is None else 0
+    rows = [[tokenizer.bos_token_id, *tokenizer(p, add_special_tokens=False)["input_ids"]] for p in prompts]
+    if not rows:
+        return []
+    longest = max(map(len, rows))
+    if block_size is None or longest >= block_size:
+        raise ConfigError(f"A prompt of {longest - 1} tokens leaves no room in a block of {block_size}, BOS included.")
+    ids = [row + [tokenizer.mask_token_id] * (block_size - len(row)) for row in rows]
+    batch: MaskedPredictionBatch = {
+        "input_ids": torch.tensor(ids, device=device),
+        "attention_mask": torch.ones(len(ids), block_size, dtype=torch.bool, device=device),
+        "output_start_idx": 1,
+        "noise_seed": torch.arange(base, base + len(ids), device=device),
+    }
+    filled = predict(batch)["ids"].tolist()
+    return [
+        str(tokenizer.decode(answer[len(row) :], skip_special_tokens=True))
+        for row, answer in zip(rows, filled, strict=True)
+    ]
