@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arlm.types_arlm import ARLMBatch, ARLMPredictionBatch
 from xlm.data.collate import Padded, Truncate, pad_ids, pad_prompt_and_answer
+from xlm.data.show import print_batch
 from xlm.datamodule import (
     BaseCollatorInput,
     Collator,
@@ -158,13 +159,4 @@ class ARLMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
         return batch
 
 
-def print_batch_arlm(batch: dict[str, Any], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:
-    """Print the shapes and the first row of a batch, as tokens."""
-    print(
-        f"{split}/{dataloader_name}: "
-        + ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items() if isinstance(v, Tensor))
-    )
-    print("  input  ", tokenizer.decode(batch["input_ids"][0].tolist()))
-    targets = batch.get("target_ids")
-    if targets is not None:
-        print("  target ", tokenizer.decode([t for t in targets[0].tolist() if t >= 0]))
+print_batch_arlm = print_batch

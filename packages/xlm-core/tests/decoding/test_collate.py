@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xlm.data.tokenizers import SimpleSpaceTokenizer
-from xlm.decoding.collate import MasksAfterPrompt, MasksInPlace, answer_rows, noise_seeds
+from xlm.decoding.collate import MasksAfterPrompt, MasksInPlace, answer_rows, masked_batch, noise_seeds
 from xlm.errors import ConfigError, DataError
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
@@ -31,6 +31,16 @@ def test_filling_is_learnt_but_not_counted() -> None:
     assert rows.maskable[:, 3:].long().tolist() == [[0, 1, 1, 1, 1]] * 2
     assert rows.attention_mask[:, 3:].all()
     assert rows.num_tokens.tolist() == [3, 1]
+
+
+def test_tokens_are_masked_at_their_rows_rate() -> None:
+    rows = answer_rows(EXAMPLES, TOKENIZER, with_prompt=True, block_size=None)
+    seeds, time, rate = torch.tensor([1, 2]), torch.tensor([0.5, 0.7]), torch.tensor([1.0, 0.0])
+    batch = masked_batch(rows, time, rate, seeds, MASK)
+    assert batch["input_ids"].tolist() == [[7, 8, 9, BOS, MASK, MASK, MASK], rows.ids[1].tolist()]
+    assert batch["target_ids"].tolist() == [[-100] * 4 + [10, 11, EOS], [-100] * 7]
+    assert batch["target_index"].tolist() == [4, 5, 6]
+    assert torch.equal(batch["t"], time)
 
 
 def test_filling_needs_a_block() -> None:

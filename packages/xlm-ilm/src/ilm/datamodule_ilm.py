@@ -13,6 +13,7 @@ from torch import Tensor
 from ilm.corruption_ilm import Corrupted, corrupt
 from ilm.types_ilm import CLS_TYPE, PROMPT_TYPE, REST_TYPE, ILMBatch, ILMPredictionBatch, ILMRows
 from xlm.data.collate import Padded, Truncate, pad_ids, truncate_ids
+from xlm.data.show import print_batch
 from xlm.datamodule import (
     BaseCollatorInput,
     Collator,
@@ -260,10 +261,7 @@ class ILMInfillCollator(Seq2SeqCollatorPrediction):
 
 def print_batch_ilm(batch: dict[str, Tensor], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:
     """Print the shapes and the first row of a batch: its tokens, and what is missing from which gap."""
-    print(f"{split}/{dataloader_name}: " + ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items()))
-    print("  input  ", tokenizer.decode(batch["input_ids"][0].tolist()))
+    print_batch(batch, split, tokenizer, dataloader_name)
     if "target_counts" in batch:
         hits = zip(*(batch[f"target_{name}"][0].tolist() for name in ("slots", "tokens", "counts")), strict=True)
         print("  missing", ", ".join(f"{c}×{tokenizer.decode([t])} after column {s}" for s, t, c in hits if c))
-    elif "target_ids" in batch:
-        print("  target ", tokenizer.decode(batch["target_ids"][0].tolist()))

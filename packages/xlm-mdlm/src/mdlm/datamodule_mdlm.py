@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mdlm.types_mdlm import MDLMBatch
 from xlm.data.collate import Truncate
+from xlm.data.show import print_batch
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
 from xlm.decoding.collate import (
     CleanRows,
@@ -17,10 +18,11 @@ from xlm.decoding.collate import (
     MasksInPlace,
     PadTo,
     answer_rows,
+    masked_batch,
     noise_levels,
     noise_seeds,
 )
-from xlm.decoding.masking import StretchedSchedule, draw_times, mask_tokens
+from xlm.decoding.masking import StretchedSchedule, draw_times
 from xlm.errors import ConfigError
 from xlm.noise import MaskingSchedule
 
@@ -43,19 +45,10 @@ def training_batch(
         )
     schedule = StretchedSchedule(noise_schedule)
     t = draw_times(seeds, levels, t_min)
-    masked = mask_tokens(rows.ids, rows.maskable, schedule.rate(t), seeds, mask_token_id, rows.attention_mask)
     return {
-        "input_ids": masked.ids,
-        "attention_mask": rows.attention_mask,
-        "target_ids": masked.targets,
-        # Found here, on the CPU and in a worker: on a GPU it would make every step wait.
-        "target_index": masked.target_index,
-        "maskable": rows.maskable,
-        "t": t.float(),
+        **masked_batch(rows, t, schedule.rate(t), seeds, mask_token_id),
         "sigma": noise_schedule.sigma(t).float(),
         "weight": schedule.weight(t).float(),
-        "num_tokens": rows.num_tokens,
-        "noise_seed": seeds,
     }
 
 
@@ -147,11 +140,4 @@ class MDLMSeq2SeqCollator(Seq2SeqCollator):
         return training_batch(rows, seeds, mask_token_id, self.noise_schedule, levels, self.t_min)
 
 
-def print_batch_mdlm(batch: dict[str, Any], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:
-    """Print the shapes and the first row of a batch, as tokens."""
-    shapes = (f"{k} {tuple(v.shape) if isinstance(v, Tensor) else v}" for k, v in batch.items())
-    print(f"{split}/{dataloader_name}: " + ", ".join(shapes))
-    print("  input  ", tokenizer.decode(batch["input_ids"][0].tolist()))
-    targets = batch.get("target_ids")
-    if targets is not None:
-        print("  target ", tokenizer.decode([t for t in targets[0].tolist() if t >= 0]))
+print_batch_mdlm = print_batch

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mlm.types_mlm import MLMBatch
 from xlm.data.collate import Truncate
+from xlm.data.show import print_batch
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
 from xlm.decoding.collate import (
     CleanRows,
@@ -17,10 +18,11 @@ from xlm.decoding.collate import (
     MasksInPlace,
     PadTo,
     answer_rows,
+    masked_batch,
     noise_levels,
     noise_seeds,
 )
-from xlm.decoding.masking import draw_times, mask_tokens
+from xlm.decoding.masking import draw_times
 
 __all__ = ["MLMCollator", "MLMSeq2SeqCollator", "MasksAfterPrompt", "MasksInPlace", "print_batch_mlm"]
 
@@ -30,18 +32,7 @@ def training_batch(
 ) -> MLMBatch:
     """Rows masked at rates t ~ U(t_min, 1), at their levels or each from its own seed."""
     t = draw_times(seeds, levels, t_min)
-    masked = mask_tokens(rows.ids, rows.maskable, t, seeds, mask_token_id, rows.attention_mask)
-    return {
-        "input_ids": masked.ids,
-        "attention_mask": rows.attention_mask,
-        "target_ids": masked.targets,
-        # Found here, on the CPU and in a worker: on a GPU it would make every step wait.
-        "target_index": masked.target_index,
-        "maskable": rows.maskable,
-        "t": t.float(),
-        "num_tokens": rows.num_tokens,
-        "noise_seed": seeds,
-    }
+    return masked_batch(rows, t, t, seeds, mask_token_id)
 
 
 @dataclass
@@ -129,11 +120,4 @@ class MLMSeq2SeqCollator(Seq2SeqCollator):
         return training_batch(rows, seeds, self.tokenizer.mask_token_id, levels, self.t_min)
 
 
-def print_batch_mlm(batch: dict[str, Any], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:
-    """Print the shapes and the first row of a batch, as tokens."""
-    shapes = (f"{k} {tuple(v.shape) if isinstance(v, Tensor) else v}" for k, v in batch.items())
-    print(f"{split}/{dataloader_name}: " + ", ".join(shapes))
-    print("  input  ", tokenizer.decode(batch["input_ids"][0].tolist()))
-    targets = batch.get("target_ids")
-    if targets is not None:
-        print("  target ", tokenizer.decode([t for t in targets[0].tolist() if t >= 0]))
+print_batch_mlm = print_batch

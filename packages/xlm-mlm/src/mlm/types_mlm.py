@@ -1,39 +1,21 @@
-"""Batches and outputs of the masked model; B rows, L columns, N masked positions."""
+"""Batches and outputs of the masked model."""
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float
 from torch import Tensor
 
-from xlm.decoding.collate import MaskedPredictionBatch
+from xlm.decoding.collate import MaskedBatch, MaskedPredictionBatch
 from xlm.decoding.output import MaskedPredictionDict
 
 __all__ = ["MLMBatch", "MLMLossDict", "MLMPredictionBatch", "MLMPredictionDict"]
 
+# Its `t` is the probability with which a maskable token of the row was masked.
+MLMBatch = MaskedBatch
 MLMPredictionBatch = MaskedPredictionBatch
 MLMPredictionDict = MaskedPredictionDict
-
-
-class MLMBatch(TypedDict):
-    """What the loss reads."""
-
-    # Some tokens replaced by the mask.
-    input_ids: Integer[Tensor, "batch length"]
-    attention_mask: Bool[Tensor, "batch length"]
-    # The token under each mask; -100 elsewhere.
-    target_ids: Integer[Tensor, "batch length"]
-    # Where target_ids is not -100, as indices into the flattened (B·L) positions.
-    target_index: NotRequired[Integer[Tensor, " masks"]]
-    # What could have been masked.
-    maskable: Bool[Tensor, "batch length"]
-    # With which probability a maskable token of the row was masked.
-    t: Float[Tensor, " batch"]
-    # Real tokens among the maskable ones: filling behind an answer is learnt, but not counted.
-    num_tokens: Integer[Tensor, " batch"]
-    # Each example's own random stream.
-    noise_seed: Integer[Tensor, " batch"]
 
 
 class MLMLossDict(TypedDict):

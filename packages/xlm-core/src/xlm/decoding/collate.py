@@ -1,4 +1,4 @@
-"""Rows of masked models: what is given, what may be masked, and blocks of masks to be filled."""
+"""Batches of masked models: what is given and what may be masked, what was masked, blocks of masks to fill."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.data.collate import Truncate, pad_ids, pad_prompt_and_answer, truncate_ids
+from xlm.decoding.masking import mask_tokens
 from xlm.errors import ConfigError, DataError
 from xlm.protocols import Tokenizer
 
@@ -28,6 +29,26 @@ class CleanRows(NamedTuple):
     attention_mask: Bool[Tensor, "batch length"]
     maskable: Bool[Tensor, "batch length"]
     num_tokens: Integer[Tensor, " batch"]
+
+
+class MaskedBatch(TypedDict):
+    """What the loss of a masked model reads: rows with masks, and the tokens under them."""
+
+    # Some tokens replaced by the mask.
+    input_ids: Integer[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
+    # The token under each mask; -100 elsewhere.
+    target_ids: Integer[Tensor, "batch length"]
+    # Where target_ids is not -100, as indices into the flattened (B·L) positions.
+    target_index: NotRequired[Integer[Tensor, " masks"]]
+    # What could have been masked.
+    maskable: Bool[Tensor, "batch length"]
+    # From which follows with which probability a maskable token of the row was masked.
+    t: Float[Tensor, " batch"]
+    # Real tokens among the maskable ones: filling behind an answer is learnt, but not counted.
+    num_tokens: Integer[Tensor, " batch"]
+    # Each example's own random stream.
+    noise_seed: Integer[Tensor, " batch"]
 
 
 class MaskedPredictionBatch(TypedDict):
@@ -116,6 +137,28 @@ def noise_levels(examples: Sequence[Any]) -> Float[Tensor, " batch"] | None:
     if not all("noise_level" in example for example in examples):
         return None
     return torch.tensor([example["noise_level"] for example in examples], dtype=torch.float64)
+
+
+def masked_batch(
+    rows: CleanRows,
+    t: Float[Tensor, " batch"],
+    rate: Float[Tensor, " batch"],
+    seeds: Integer[Tensor, " batch"],
+    mask_token_id: int,
+) -> MaskedBatch:
+    """The batch in which each maskable token of row b is masked with probability rate[b], that of its time t[b]."""
+    masked = mask_tokens(rows.ids, rows.maskable, rate, seeds, mask_token_id, rows.attention_mask)
+    return {
+        "input_ids": masked.ids,
+        "attention_mask": rows.attention_mask,
+        "target_ids": masked.targets,
+        # Found here, on the CPU and in a worker: on a GPU it would make every step wait.
+        "target_index": masked.target_index,
+        "maskable": rows.maskable,
+        "t": t.float(),
+        "num_tokens": rows.num_tokens,
+        "noise_seed": seeds,
+    }
 
 
 def _prediction_batch(
