@@ -60,7 +60,10 @@ class KingJames:
     def _rows(self) -> list[Row]:
         """All rows of the split in the order of the book."""
         verses = read_verses(self.split)
-        pieces = [piece for verse in verses for piece in self._pieces(verse)]
+        # All verses at once, since one by one takes seconds; few are too long.
+        whole = self._fit([verse.text for verse in verses])
+        pairs = zip(verses, whole, strict=True)
+        pieces = [piece for v, is_whole in pairs for piece in ([(v, v.text)] if is_whole else self._pieces(v))]
         if not self.join:
             return [{"text": text, "citation": verse.citation} for verse, text in pieces]
         chapters = groupby(pieces, lambda piece: (piece[0].book, piece[0].chapter))
@@ -72,7 +75,7 @@ class KingJames:
         while True:
             ends = [round(len(words) * part / num_parts) for part in range(num_parts + 1)]
             parts = [" ".join(words[start:end]) for start, end in pairwise(ends)]
-            if all(map(self._fits, parts)):
+            if all(self._fit(parts)):
                 return [(verse, part) for part in parts]
             if num_parts == len(words):
                 raise DataError(f"max_tokens={self.max_tokens} is too few for single words of {verse.citation}.")
@@ -84,17 +87,18 @@ class KingJames:
         last = first
         for verse, more in pieces[1:]:
             longer = f"{text} {more}"
-            if self._fits(longer):
+            if self._fit([longer])[0]:
                 text, last = longer, verse
             else:
                 yield _row(first, last, text)
                 first, last, text = verse, verse, more
         yield _row(first, last, text)
 
-    def _fits(self, text: str) -> bool:
+    def _fit(self, texts: list[str]) -> list[bool]:
+        """Which of the texts have at most `max_tokens` tokens."""
         if self.max_tokens is None:
-            return True
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) <= self.max_tokens
+            return [True] * len(texts)
+        return [len(ids) <= self.max_tokens for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def _row(first: Verse, last: Verse, text: str) -> Row:
