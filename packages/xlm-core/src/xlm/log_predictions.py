@@ -16,11 +16,14 @@ from rich.text import Text
 from torch import Tensor
 
 from xlm import flags
+from xlm.decoding.writing import Writing, snapshots
 from xlm.errors import ConfigError
 from xlm.utils.rank_zero import get_rank, warn_once
 
 Row = Mapping[str, Any]
 WRITERS = ("file", "console")
+# Moments of a text that are shown while it was being written.
+_MOMENTS = 5
 # Shown first, in this order, if a row has them.
 _SHOWN_FIRST = ("prompt", "prediction", "text", "truth")
 _MAX_SHOWN = 600  # characters of one value on the screen
@@ -171,7 +174,21 @@ def _table(row: Row, title: str | None = None) -> Table:
         text = str(row[key])
         # As plain text: rich would take [PAD] for markup.
         table.add_row(key, Text(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + " …"))
+    if "writing" in row and len(set(row["writing"]["steps"])) > 1:
+        table.add_row("written", _written(row["writing"]))
     return table
+
+
+def _written(record: Writing) -> Text:
+    """A text at a few moments, one below the other; what is new at each stands out."""
+    lines = []
+    for line in snapshots(record, _MOMENTS):
+        text = Text(no_wrap=False)
+        for piece, is_new in line:
+            text.append(piece, style="bold green" if is_new else "")
+        text.truncate(_MAX_SHOWN, overflow="ellipsis")
+        lines.append(text)
+    return Text("\n").join(lines)
 
 
 def _titled(done: _Pass) -> Group:

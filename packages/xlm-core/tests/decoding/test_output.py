@@ -36,7 +36,9 @@ def test_answers_end_at_their_first_eos() -> None:
 def test_rows_show_prompt_prediction_truth_and_calls() -> None:
     batch = MasksAfterPrompt(TOKENIZER, block_size=4)([{"prompt_ids": [7], "input_ids": [8]}])
     rows = as_rows(batch, predicted(batch, [[7, BOS, 9, EOS, 10]]), TOKENIZER)
-    assert rows == [{"prompt": "0", "prediction": "2", "truth": "1", "steps_taken": 2, "network_calls": 2}]
+    written = {"pieces": ["2"], "steps": [1], "gap": "▁"}
+    shown = {"prompt": "0", "prediction": "2", "truth": "1"}
+    assert rows == [{**shown, "steps_taken": 2, "network_calls": 2, "writing": written}]
 
 
 def test_rows_of_infilling_show_the_masks_of_the_prompt() -> None:

@@ -15,6 +15,7 @@ from ilm.sampling_ilm import Head, choose, choose_pair, choose_slots
 from ilm.types_ilm import REST_TYPE, ILMPredictionBatch, ILMPredictionDict
 from xlm.decoding.output import suppressed_ids
 from xlm.decoding.streams import Stream, derive, row_seeds, uniform
+from xlm.decoding.writing import writing
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler, widest_float
@@ -198,6 +199,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
             "steps_taken": preds["steps_taken"].tolist(),
             "network_calls": preds["network_calls"].tolist(),
             "insertion_order": [[step for step in row if step >= 0] for row in orders],
+            "writing": [writing(*row, self.tokenizer, gap="") for row in zip(answers, orders, strict=True)],
         }
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         truth = batch.get("target_ids")

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from xlm.decoding.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
 from xlm.decoding.fill import Filled, Slots
+from xlm.decoding.writing import writing
 from xlm.errors import ConfigError
 from xlm.protocols import Tokenizer
 from xlm.utils.text import remove_trailing_pads
+
+# A place that waits for its token, where the writing of a text is shown.
+MASKED = "▁"
 
 
 class MaskedPredictionDict(TypedDict):
@@ -72,7 +76,7 @@ def finished(batch: MaskedPredictionBatch, slots: Slots, filled: Filled, tokeniz
 
 
 def as_rows(batch: MaskedPredictionBatch, preds: MaskedPredictionDict, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """JSON-able rows of prompt, prediction, steps taken, network calls, and truth where the batch has it."""
+    """JSON-able rows of prompt, prediction, steps taken, network calls, the order of writing, and truth if any."""
     start = preds["output_start_idx"]
 
     def decode(rows: Tensor) -> list[str]:
@@ -83,9 +87,16 @@ def as_rows(batch: MaskedPredictionBatch, preds: MaskedPredictionDict, tokenizer
     prompts = _with_masks(batch, tokenizer) if in_place else decode(batch["input_ids"][:, :start])
     predictions = decode(preds["ids"][:, start:])
     calls = preds["network_calls"].tolist()
+    answers, orders = preds["ids"][:, start:].tolist(), preds["order"][:, start:].tolist()
     rows: list[dict[str, Any]] = [
-        {"prompt": prompt, "prediction": prediction, "steps_taken": n, "network_calls": n}
-        for prompt, prediction, n in zip(prompts, predictions, calls, strict=True)
+        {
+            "prompt": prompt,
+            "prediction": prediction,
+            "steps_taken": n,
+            "network_calls": n,
+            "writing": writing(ids, order, tokenizer, gap=MASKED),
+        }
+        for prompt, prediction, n, ids, order in zip(prompts, predictions, calls, answers, orders, strict=True)
     ]
     truth = batch.get("target_ids")
     if truth is not None:
