@@ -25,6 +25,7 @@ class RotaryARLM(nn.Module, Model):
         d_model, num_layers, nhead, dim_feedforward: sizes; dim_feedforward None is 4 · d_model.
         dropout, activation, layer_norm_eps: of every layer.
         max_length: positions the rotary table is made for at once; it grows when needed.
+        rotary_base, rotary_max_frequency: of the rotary positions; see `RotaryEmbedding`.
     """
 
     def __init__(
@@ -38,12 +39,16 @@ class RotaryARLM(nn.Module, Model):
         activation: str = "gelu",
         layer_norm_eps: float = 1e-5,
         max_length: int = 1024,
+        rotary_base: float = 10000.0,
+        rotary_max_frequency: float = 1.0,
     ) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(num_embeddings, d_model)
         nn.init.normal_(self.embed_tokens.weight, std=0.02)
         layer = RotaryTransformerLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
-        rotary = RotaryEmbedding(d_model // nhead, cache_size=max_length)
+        rotary = RotaryEmbedding(
+            d_model // nhead, cache_size=max_length, base=rotary_base, max_frequency=rotary_max_frequency
+        )
         self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
         self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps)
 

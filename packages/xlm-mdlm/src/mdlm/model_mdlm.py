@@ -27,6 +27,7 @@ class DiTMDLM(nn.Module, Model):
         time_conditioning: False for an ordinary pre-LN transformer, which is as good a denoiser (the number of masks
             tells the time) and smaller.
         max_length: positions the rotary table is made for at once; it grows when needed.
+        rotary_base, rotary_max_frequency: of the rotary positions; see `RotaryEmbedding`.
     """
 
     def __init__(
@@ -42,12 +43,16 @@ class DiTMDLM(nn.Module, Model):
         d_cond: int = 128,
         time_conditioning: bool = True,
         max_length: int = 1024,
+        rotary_base: float = 10000.0,
+        rotary_max_frequency: float = 1.0,
     ) -> None:
         super().__init__()
         self.time_conditioning = time_conditioning
         self.embed_tokens = nn.Embedding(num_embeddings, d_model)
-        nn.init.normal_(self.embed_tokens.weight, std=0.02)
-        rotary = RotaryEmbedding(d_model // nhead, cache_size=max_length)
+        nn.init.normal_(self.embed_tokens.weight, std=d_model**-0.5)
+        rotary = RotaryEmbedding(
+            d_model // nhead, cache_size=max_length, base=rotary_base, max_frequency=rotary_max_frequency
+        )
         sizes = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
         self.layers: DDiTLayerList | RotaryTransformerLayerList
         self.final_layer: DDitFinalLayer | RotaryTransformerFinalLayer

@@ -1,4 +1,4 @@
-"""Rotary position embedding, half-split form, base 10000."""
+"""Rotary position embedding, half-split form."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-_BASE = 10000.0
-
 
 class RotaryEmbedding(nn.Module):
-    """Rotates pairs (x_j, x_{j + dim/2}) by position · 10000^(−2j/dim) (arXiv 2104.09864).
+    """Rotates pairs (x_j, x_{j + dim/2}) by position · max_frequency · base^(−2j/dim) (arXiv 2104.09864).
+
+    The paper has base 10000 and max_frequency 1. For sequences of a few dozen tokens most of those frequencies turn by
+    nothing; a smaller base spreads them over what there is. With max_frequency π the fastest pair tells odd from even
+    places, which no slower one does.
 
     Tables for cache_size + 1 positions are made once and grow when a longer sequence comes. They stay in
     float32 (or float64) whatever the model is cast to; the rotation happens in that type, then is cast back.
@@ -23,11 +25,20 @@ class RotaryEmbedding(nn.Module):
     sin: Tensor
     cos: Tensor
 
-    def __init__(self, dim: int, head_first: bool = True, cache_size: int = 1024) -> None:
+    def __init__(
+        self,
+        dim: int,
+        head_first: bool = True,
+        cache_size: int = 1024,
+        base: float = 10000.0,
+        max_frequency: float = 1.0,
+    ) -> None:
         super().__init__()
         if dim % 2:
             raise ValueError(f"rotary embedding needs an even dimension, got {dim}")
         self.dim = dim
+        self.base = base
+        self.max_frequency = max_frequency
         self.head_first = head_first
         self.cache_size = cache_size
         self.register_buffer("inv_freq", torch.empty(dim // 2))
@@ -40,7 +51,7 @@ class RotaryEmbedding(nn.Module):
 
     def _reset(self) -> None:
         exponents = torch.arange(0, self.dim, 2, dtype=torch.float64, device="cpu") / self.dim
-        self.inv_freq = (_BASE**-exponents).to(self.inv_freq.device, torch.float32)
+        self.inv_freq = (self.max_frequency * self.base**-exponents).to(self.inv_freq.device, torch.float32)
         self._rebuild()
 
     def _rebuild(self) -> None:

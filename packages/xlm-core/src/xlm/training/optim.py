@@ -62,6 +62,9 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     """The optimizer of `cfg.optimizer` over the model's parameter groups."""
     groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
     factory = instantiate(cfg, _partial_=True, _convert_="all")
+    # An optimizer that treats some parameters in another way says which.
+    split = getattr(factory.func, "split_groups", None)
+    groups = groups if split is None else split(groups, model)
     optimizer = factory(groups)
     assert isinstance(optimizer, Optimizer)
     return optimizer

@@ -1,0 +1,104 @@
+"""Muon beside AdamW: which parameters, which step, state that comes back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from xlm.modules.position import RotaryEmbedding
+from xlm.modules.rotary_transformer import RotaryTransformerLayer, RotaryTransformerLayerList
+from xlm.training.muon import MuonWithAdamW, orthogonal, stacked_matrices
+from xlm.training.optim import build_optimizer
+
+CONFIG = OmegaConf.create({"_target_": "xlm.training.muon.MuonWithAdamW", "_partial_": True, "lr": 1e-2})
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 16)
+        self.layers = RotaryTransformerLayerList.from_layer(
+            RotaryTransformerLayer(16, 2, dropout=0.0), 2, RotaryEmbedding(8)
+        )
+        self.head = nn.Linear(16, 11)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(self.embed(ids), None))
+
+
+def net(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    return Net()
+
+
+def train(model: Net, optimizer: torch.optim.Optimizer, steps: int) -> float:
+    ids = torch.arange(22).view(2, 11) % 11
+    loss = torch.tensor(0.0)
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.roll(1, 1).flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
+def test_singular_values_become_about_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonal(torch.randn(*shape) * 100, iterations=8))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_only_matrices_of_the_layers_are_orthogonalised() -> None:
+    model = net()
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)] for p in stacked_matrices(model)}
+    assert len(found) == 2 * 4
+    assert all(name.startswith("layers.") and name.endswith("weight") for name in found)
+    assert not any("norm" in name for name in found)
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    model = net()
+    optimizer = build_optimizer(CONFIG, model)
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+def test_a_matrix_steps_by_the_learning_rate_and_the_rest_as_with_adamw() -> None:
+    model, reference = net(), net()
+    muon = build_optimizer(OmegaConf.merge(CONFIG, {"weight_decay": 0.0}), model)
+    adamw = torch.optim.AdamW(reference.parameters(), lr=1e-2, betas=(0.9, 0.98), weight_decay=0.0)
+    before = model.layers[0].o_proj.weight.detach().clone()
+    train(model, muon, 1)
+    train(reference, adamw, 1)
+    torch.testing.assert_close(model.embed.weight, reference.embed.weight)
+    torch.testing.assert_close(model.head.bias, reference.head.bias)
+    step = (model.layers[0].o_proj.weight.detach() - before).pow(2).mean().sqrt()
+    # 0.2 · √16 · (an orthogonal 16 × 16 matrix, whose entries have the root mean square 1/√16)
+    assert float(step) == pytest.approx(1e-2 * 0.2, rel=0.3)
+
+
+def test_it_learns_and_goes_on_from_its_state() -> None:
+    straight, stopped = net(), net()
+    optimizer = build_optimizer(CONFIG, straight)
+    first = train(straight, optimizer, 1)
+    assert train(straight, optimizer, 39) < first / 2
+    half = build_optimizer(CONFIG, stopped)
+    train(stopped, half, 20)
+    state = copy.deepcopy(half.state_dict())
+    resumed = build_optimizer(CONFIG, stopped)
+    resumed.load_state_dict(state)
+    train(stopped, resumed, 20)
+    for a, b in zip(straight.parameters(), stopped.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_groups_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="matrices only"):
+        MuonWithAdamW([{"params": [nn.Parameter(torch.zeros(3))], "stacked": True}])
