@@ -57,7 +57,8 @@ def test_star_configs_fit_their_graphs(difficulty: str) -> None:
     assert {split: list(managers[split]) for split in managers} == {
         "train": ["lm"], "val": ["lm", "prediction"], "test": ["lm", "prediction"], "predict": [],
     }  # fmt: skip
-    assert [managers[split].lm.num_examples for split in ("train", "val", "test")] == [50_000, 100, 5_000]
+    sizes = [200_000, 500, 5_000] if difficulty == "mini" else [50_000, 100, 5_000]
+    assert [managers[split].lm.num_examples for split in ("train", "val", "test")] == sizes
     kwargs = [m.dataset_kwargs for split in ("train", "val", "test") for m in managers[split].values()]
     assert {k.difficulty for k in kwargs} == {difficulty}
     assert [k.split for k in kwargs] == ["train", "val", "val", "test", "test"]

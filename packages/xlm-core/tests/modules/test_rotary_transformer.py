@@ -37,6 +37,7 @@ def test_the_documented_signature_stands() -> None:
         "activation",
         "layer_norm_eps",
         "force_flash_attn",
+        "short_conv",
     ]
     for kind in (RotaryTransformerLayer, RotaryTransformerLayerList):
         forward = inspect.signature(kind.forward).parameters

@@ -28,6 +28,7 @@ class RotaryILM(nn.Module, Model):
         num_classes: of the head on CLS. Class c stands for c missing tokens, the last class for that many or more:
             with 2 it says complete or not.
         max_length: positions the rotary table is made for at once; it grows when needed.
+        short_conv: mix each token with its neighbours in every layer; see `ShortConvolution`.
         rotary_base, rotary_max_frequency: of the rotary positions; see `RotaryEmbedding`.
     """
 
@@ -43,13 +44,16 @@ class RotaryILM(nn.Module, Model):
         layer_norm_eps: float = 1e-5,
         num_classes: int = 2,
         max_length: int = 1024,
+        short_conv: bool = False,
         rotary_base: float = 10000.0,
         rotary_max_frequency: float = 1.0,
     ) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(num_embeddings, d_model)
         self.embed_types = nn.Embedding(3, d_model)
-        layer = RotaryTransformerLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
+        layer = RotaryTransformerLayer(
+            d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, short_conv=short_conv
+        )
         rotary = RotaryEmbedding(
             d_model // nhead, cache_size=max_length, base=rotary_base, max_frequency=rotary_max_frequency
         )

@@ -27,6 +27,7 @@ class DiTMDLM(nn.Module, Model):
         time_conditioning: False for an ordinary pre-LN transformer, which is as good a denoiser (the number of masks
             tells the time) and smaller.
         max_length: positions the rotary table is made for at once; it grows when needed.
+        short_conv: mix each token with its neighbours in every layer; see `ShortConvolution`.
         rotary_base, rotary_max_frequency: of the rotary positions; see `RotaryEmbedding`.
     """
 
@@ -43,6 +44,7 @@ class DiTMDLM(nn.Module, Model):
         d_cond: int = 128,
         time_conditioning: bool = True,
         max_length: int = 1024,
+        short_conv: bool = False,
         rotary_base: float = 10000.0,
         rotary_max_frequency: float = 1.0,
     ) -> None:
@@ -58,10 +60,11 @@ class DiTMDLM(nn.Module, Model):
         self.final_layer: DDitFinalLayer | RotaryTransformerFinalLayer
         if time_conditioning:
             self.embed_sigma = TimestepEmbedder(d_cond)
-            self.layers = DDiTLayerList.from_layer(DDiTLayer(*sizes, d_cond=d_cond), num_layers, rotary)
+            block = DDiTLayer(*sizes, d_cond=d_cond, short_conv=short_conv)
+            self.layers = DDiTLayerList.from_layer(block, num_layers, rotary)
             self.final_layer = DDitFinalLayer(d_model, num_embeddings, d_cond, layer_norm_eps)
         else:
-            layer = RotaryTransformerLayer(*sizes)
+            layer = RotaryTransformerLayer(*sizes, short_conv=short_conv)
             self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
             self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps, zero_init=True)
 

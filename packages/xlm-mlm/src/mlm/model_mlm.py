@@ -23,6 +23,7 @@ class RotaryMLM(nn.Module, Model):
         d_model, num_layers, nhead, dim_feedforward: sizes; dim_feedforward None is 4 · d_model.
         dropout, activation, layer_norm_eps: of every layer.
         max_length: positions the rotary table is made for at once; it grows when needed.
+        short_conv: mix each token with its neighbours in every layer; see `ShortConvolution`.
         rotary_base, rotary_max_frequency: of the rotary positions; see `RotaryEmbedding`.
     """
 
@@ -37,13 +38,16 @@ class RotaryMLM(nn.Module, Model):
         activation: str = "gelu",
         layer_norm_eps: float = 1e-5,
         max_length: int = 1024,
+        short_conv: bool = False,
         rotary_base: float = 10000.0,
         rotary_max_frequency: float = 1.0,
     ) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(num_embeddings, d_model)
         nn.init.normal_(self.embed_tokens.weight, std=d_model**-0.5)
-        layer = RotaryTransformerLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
+        layer = RotaryTransformerLayer(
+            d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, short_conv=short_conv
+        )
         rotary = RotaryEmbedding(
             d_model // nhead, cache_size=max_length, base=rotary_base, max_frequency=rotary_max_frequency
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xlm.modules.attention import rotary_self_attention
 from xlm.modules.layers import feed_forward, head_dim, replicate, reset_submodules, share_rotary
 from xlm.modules.position import RotaryEmbedding
+from xlm.modules.short_convolution import ShortConvolution
 
 __all__ = ["DDiTLayer", "DDiTLayerList", "DDitFinalLayer", "RotaryEmbedding", "TimestepEmbedder"]
 
@@ -50,7 +51,7 @@ class DDiTLayer(nn.Module):
     """x + g₁ · attention(modulated LN x), then x + g₂ · MLP(modulated LN x), all modulated by the condition.
 
     The residual runs on the un-normalised stream. The modulation starts at zero, so a new layer is the identity
-    (adaLN-zero).
+    (adaLN-zero). With short_conv, x is first mixed with its two neighbours (`ShortConvolution`).
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class DDiTLayer(nn.Module):
         layer_norm_eps: float = 1e-5,
         d_cond: int = 128,
         force_flash_attn: bool = False,
+        short_conv: bool = False,
     ) -> None:
         super().__init__()
         self.nhead = nhead
+        self.short_conv = ShortConvolution(d_model) if short_conv else None
         self.force_flash_attn = force_flash_attn
         self.rotary_emb = RotaryEmbedding(head_dim(d_model, nhead))
         # The condition brings scale and shift, so the norms have none of their own.
@@ -91,6 +94,8 @@ class DDiTLayer(nn.Module):
         positions: Integer[Tensor, "*batch length"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """attention_mask None, (B, L) or (B, Q, K), True = attend; positions None = 0..L−1."""
+        if self.short_conv is not None:
+            x = self.short_conv(x, attention_mask)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaln_modulation(c).chunk(6, dim=-1)
         attended = rotary_self_attention(
             self.attn_qkv(modulate(self.norm1(x), shift1, scale1)),

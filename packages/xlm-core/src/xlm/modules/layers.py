@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import torch
 from torch import nn
 
+from xlm.modules.short_convolution import ShortConvolution
+
 if TYPE_CHECKING:
     from xlm.modules.position import RotaryEmbedding
 
@@ -40,9 +42,9 @@ def feed_forward(d_model: int, dim_feedforward: int | None, activation: str) -> 
 
 
 def reset_submodules(module: nn.Module) -> None:
-    """Draw new weights for every linear map and norm inside."""
+    """Draw new weights for every linear map, norm and short convolution inside."""
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.LayerNorm)):
+        if isinstance(part, (nn.Linear, nn.LayerNorm, ShortConvolution)):
             part.reset_parameters()
 
 

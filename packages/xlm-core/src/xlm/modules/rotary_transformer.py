@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xlm.modules.attention import rotary_self_attention
 from xlm.modules.layers import feed_forward, head_dim, replicate, reset_submodules, share_rotary
 from xlm.modules.position import RotaryEmbedding
+from xlm.modules.short_convolution import ShortConvolution
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -27,7 +28,10 @@ __all__ = [
 
 
 class RotaryTransformerLayer(nn.Module):
-    """x + attention(LN x), then x + MLP(LN x), dropout on both; dim_feedforward None is 4 · d_model."""
+    """x + attention(LN x), then x + MLP(LN x), dropout on both; dim_feedforward None is 4 · d_model.
+
+    With short_conv, x is first mixed with its two neighbours (`ShortConvolution`): for bidirectional models only.
+    """
 
     def __init__(
         self,
@@ -38,9 +42,11 @@ class RotaryTransformerLayer(nn.Module):
         activation: str = "relu",
         layer_norm_eps: float = 1e-5,
         force_flash_attn: bool = False,
+        short_conv: bool = False,
     ) -> None:
         super().__init__()
         self.nhead = nhead
+        self.short_conv = ShortConvolution(d_model) if short_conv else None
         self.force_flash_attn = force_flash_attn
         self.rotary_emb = RotaryEmbedding(head_dim(d_model, nhead))
         self.norm1 = nn.LayerNorm(d_model, eps=layer_norm_eps)
@@ -67,7 +73,14 @@ class RotaryTransformerLayer(nn.Module):
         """attention_mask None, (B, L) or (B, Q, K), True = attend; positions None = 0..L−1.
 
         is_causal forbids later tokens on top of the mask. With a cache, the mask covers all cached keys too.
+
+        Raises:
+            ValueError: with a short convolution, is_causal, a cache or a block mask: it would see what they hide.
         """
+        if self.short_conv is not None:
+            if is_causal or cache is not None or block_mask is not None:
+                raise ValueError("A layer with short_conv looks at both neighbours: no is_causal, cache or block mask.")
+            inp = self.short_conv(inp, attention_mask)
         attended = rotary_self_attention(
             self.attn_qkv(self.norm1(inp)),
             self.nhead,

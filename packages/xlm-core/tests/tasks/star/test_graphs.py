@@ -38,7 +38,7 @@ PINNED = {
     "path": [[11, 3], [3, 13], [13, 2], [2, 15]],
 }
 # Longest prompt and answer in tokens, as published.
-LENGTHS = {"easy": (26, 8), "medium": (32, 10), "hard": (112, 22)}
+LENGTHS = {"mini": (14, 6), "easy": (26, 8), "medium": (32, 10), "hard": (112, 22)}
 
 
 def graphs(difficulty: str = "easy", n: int = 300, **options: Any) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ def test_too_many_graphs_for_the_shape() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(DataError, match=r"'hrad'; there are easy, medium, hard\. Did you mean 'hard'"):
+    with pytest.raises(DataError, match=r"'hrad'; there are mini, easy, medium, hard\. Did you mean 'hard'"):
         graphs("hrad")
     with pytest.raises(DataError, match="No split 'dev' of star graphs; there are train, val, test"):
         graphs(split="dev")

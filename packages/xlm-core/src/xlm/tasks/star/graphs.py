@@ -59,6 +59,7 @@ class StarConfig:
 
 
 DIFFICULTIES = {
+    "mini": StarConfig(degree=2, min_length=4, max_length=4, num_labels=12),
     "easy": StarConfig(degree=3, min_length=5, max_length=5, num_labels=20),
     "medium": StarConfig(degree=3, min_length=3, max_length=6, num_labels=20, plan=2),
     "hard": StarConfig(degree=5, min_length=6, max_length=12, num_labels=56, plan=5),
