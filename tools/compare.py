@@ -1,6 +1,6 @@
 """Trains families on the same data, side by side, for the same CPU time, and prints one row of each.
 
-python tools/compare.py [--families arlm ilm] [--data star_easy] [--minutes 8] [--folder runs/compare] [override …]
+python tools/compare.py [--families arlm mlm] [--data star_mini] [--minutes 8] [--folder runs/compare] [override …]
 
 Without --minutes each family takes the steps of its own experiment. With it, the cost of a step is measured first, and
 `trainer.max_steps` follows from it. Overrides go to every family. Runs that are there already go on or are only tested.
@@ -60,8 +60,8 @@ COLUMNS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; 1 when a family's run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--families", nargs="+", default=["arlm", "ilm"], metavar="NAME")
-    parser.add_argument("--data", default="star_easy", help="the experiments are <data>_<family>")
+    parser.add_argument("--families", nargs="+", default=["arlm", "mlm"], metavar="NAME")
+    parser.add_argument("--data", default="star_mini", help="the experiments are <data>_<family>")
     parser.add_argument("--minutes", type=float, help="CPU minutes of training for each family")
     parser.add_argument("--folder", type=Path, default=Path("runs/compare"))
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="runs at the same time")

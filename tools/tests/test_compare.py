@@ -11,7 +11,7 @@ QUICK = ["trainer.limit_test_batches=1", "trainer.val_check_interval=1000", "tra
 
 
 def test_rows_of_two_families_and_then_only_tested_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    families = ["--families", "arlm", "ilm", "--folder", str(tmp_path), "--parallel", "2"]
+    families = ["--families", "arlm", "ilm", "--folder", str(tmp_path), "--parallel", "2", "--data", "star_easy"]
     small = [*QUICK, "model.num_layers=1", "model.d_model=16", "trainer.max_steps=2"]
     assert compare.main([*families, *small]) == 0
     rows = [line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]
