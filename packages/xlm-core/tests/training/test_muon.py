@@ -99,6 +99,20 @@ def test_it_learns_and_goes_on_from_its_state() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_whoever_clips_inside_the_closure_sees_every_parameter() -> None:
+    model = net()
+    optimizer = build_optimizer(CONFIG, model)
+    seen: list[int] = []
+
+    def closure() -> float:
+        seen.extend(id(p) for group in optimizer.param_groups for p in group["params"])
+        assert torch.is_grad_enabled()
+        return 1.5
+
+    assert optimizer.step(closure) == 1.5
+    assert sorted(seen) == sorted(id(p) for p in model.parameters())
+
+
 def test_groups_of_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="matrices only"):
         MuonWithAdamW([{"params": [nn.Parameter(torch.zeros(3))], "stacked": True}])

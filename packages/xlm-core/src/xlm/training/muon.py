@@ -67,10 +67,15 @@ class MuonWithAdamW(AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update of all parameters that have a gradient."""
+        loss: float | None = None
+        if closure is not None:
+            # Before any group is put aside: whoever clips gradients inside the closure has to see all parameters.
+            with torch.enable_grad():
+                loss = closure()
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["stacked"]]
         try:
-            loss: float | None = super().step(closure)
+            super().step()
         finally:
             self.param_groups = groups
         for group in groups:
