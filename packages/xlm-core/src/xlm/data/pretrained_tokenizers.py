@@ -16,7 +16,7 @@ _MIN_VOCAB_SIZE = 100
 _ROLES = ("bos", "eos", "mask", "pad", "cls", "sep", "unk")
 
 
-class _CompleteTokenizer:
+class CompleteTokenizer:
     """Adds what a pretrained tokenizer lacks; mixed in before the transformers class."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,11 +32,11 @@ class _CompleteTokenizer:
         return len(self)  # type: ignore[arg-type]  # the mixed-in class has it
 
 
-class BertTokenizerFast(_CompleteTokenizer, _BertTokenizerFast):
+class BertTokenizerFast(CompleteTokenizer, _BertTokenizerFast):
     """BERT wordpieces; BOS and EOS are tokens of their own, added to the vocabulary where it has none."""
 
 
-class GPT2TokenizerFast(_CompleteTokenizer, _GPT2TokenizerFast):
+class GPT2TokenizerFast(CompleteTokenizer, _GPT2TokenizerFast):
     """GPT-2 byte-level BPE; BOS and EOS are `<|endoftext|>`, MASK, PAD, CLS and SEP are added."""
 
 
@@ -53,7 +53,7 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
     tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
     check_vocab_size(tokenizer, pretrained_model_name_or_path)
     complete_special_tokens(tokenizer)
-    if not isinstance(tokenizer, _CompleteTokenizer):
+    if not isinstance(tokenizer, CompleteTokenizer):
         cls = type(tokenizer)
         # The same class with the property added, so that `full_vocab_size` follows later additions.
         tokenizer.__class__ = type(cls.__name__, (cls,), {"full_vocab_size": property(len)})

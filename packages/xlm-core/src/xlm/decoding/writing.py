@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypedDict
 
 from xlm.protocols import Tokenizer
@@ -31,14 +32,15 @@ def writing(ids: Sequence[int], steps: Sequence[int], tokenizer: Tokenizer, gap:
 
 def pieces(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     """What each token adds to the text, the space before it included."""
-    found = []
-    for place, token in enumerate(ids):
-        # A token's text may depend on the one before: whether a space stands between them.
-        before = [ids[place - 1]] if place else []
-        alone = tokenizer.decode(before) if before else ""
-        both = tokenizer.decode([*before, token])
-        found.append(both[len(alone) :] if both.startswith(alone) else both)
-    return found
+    if not ids:
+        return []
+    # A token's text may depend on the one before: whether a space stands between them.
+    alone = tokenizer.batch_decode([[token] for token in ids])
+    pairs = tokenizer.batch_decode([list(pair) for pair in pairwise(ids)])
+    rest = [
+        both[len(before) :] if both.startswith(before) else both for before, both in zip(alone, pairs, strict=False)
+    ]
+    return [alone[0], *rest]
 
 
 def snapshots(written: Writing, count: int = 5) -> list[list[tuple[str, bool]]]:

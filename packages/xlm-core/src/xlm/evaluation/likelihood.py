@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 from xlm.errors import ConfigError
+from xlm.utils.rank_zero import gathered
 
 IGNORE = -100
 
@@ -183,12 +184,8 @@ class LikelihoodEstimator:
 
     def from_all_ranks(self) -> LikelihoodEstimator:
         """What all processes together have counted, the same on each; every one of them has to call this."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self
-        parts: list[LikelihoodEstimator] = [self] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, self)
         whole = LikelihoodEstimator()
-        for part in parts:
+        for part in gathered(self):
             whole._nll += part._nll
             whole._tokens += part._tokens
             whole._bytes += part._bytes

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from xlm.errors import CheckpointError
 from xlm.harness import Harness
-from xlm.training.checkpoints import BEST, LAST
+from xlm.training.checkpoints import best_or_last
 from xlm.training.weights import load_from
 
 PATH_KEYS = ("checkpoint_path", "ckpt_path")
@@ -26,9 +26,8 @@ def chosen_checkpoint(cfg: DictConfig, section: str) -> Path:
         if options.get(key):
             return Path(options[key])
     directory = Path(cfg.checkpointing_dir)
-    for name in (BEST, LAST):
-        if (directory / name).is_file():
-            return directory / name
+    if (path := best_or_last(directory)) is not None:
+        return path
     raise CheckpointError(
         f"There is no checkpoint in {directory}.\nTrain first under this job_name, or give {section}.checkpoint_path=…"
     )

@@ -13,6 +13,7 @@ from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.jobs.checkpoint_choice import chosen_checkpoint, load_chosen
 from xlm.jobs.session import Session, shown, start
+from xlm.utils.files import replace_text
 
 # Where prompts are taken from when none are given, in this order.
 SPLITS = ("predict", "test", "val")
@@ -37,7 +38,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         rows = from_prompts(harness, list(prompts)) if prompts else from_data(session, harness, options)
     session.write_record(trainer, "generate")
     path = Path(options.get("output_path") or session.run_dir / "generations.jsonl")
-    write_rows(path, rows)
+    replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     for row in rows:
         text = "  ".join(f"[bold]{key}[/bold] {row[key]}" for key in ("prompt", "prediction", "truth") if key in row)
         session.console.print(text, highlight=False, soft_wrap=True)
@@ -76,11 +77,3 @@ def from_data(session: Session, harness: Harness, options: Any) -> list[dict[str
     raise ConfigError(
         f"The datamodule has no prediction loader in {', '.join(splits)}. Give generation.prompts=['…'] instead."
     )
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace a JSON-lines file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    temporary.replace(path)

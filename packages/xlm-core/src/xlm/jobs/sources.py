@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from omegaconf import DictConfig, OmegaConf
 
 from xlm.errors import CheckpointError, ConfigError
-from xlm.training.checkpoints import BEST, LAST
+from xlm.training.checkpoints import BEST, LAST, best_or_last
 from xlm.training.exported import CONFIG, TOKENIZER, WEIGHTS
 from xlm.training.resume import load_checkpoint
 
@@ -74,11 +74,11 @@ def _fetched(repo_id: str, revision: str | None) -> Path:
 
 def _weights_in(folder: Path) -> Path:
     """The file of weights that a folder stands for."""
-    candidates = [folder / "checkpoints" / BEST, folder / "checkpoints" / LAST, folder / BEST, folder / LAST]
-    candidates.append(folder / WEIGHTS)
-    for path in candidates:
-        if path.is_file():
-            return path
+    found = best_or_last(folder / "checkpoints") or best_or_last(folder)
+    if found is not None:
+        return found
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS
     raise CheckpointError(
         f"{folder} holds no model: neither checkpoints/{BEST} or {LAST}, as a run does, nor {WEIGHTS}.", path=folder
     )

@@ -22,6 +22,12 @@ LAST = "last.ckpt"
 BEST = "best.ckpt"
 
 
+def best_or_last(directory: Path) -> Path | None:
+    """The best checkpoint in a folder, else the newest; None where there is neither."""
+    found = (directory / name for name in (BEST, LAST))
+    return next((path for path in found if path.is_file()), None)
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, syncs and renames: a kill leaves the old file or the new one, never half of one."""
 

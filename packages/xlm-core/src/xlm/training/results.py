@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from xlm.utils.files import replace_text
+
 
 def print_results(title: str, metrics: Mapping[str, float], counts: Mapping[str, int], console: Console) -> None:
     """One row per loader and metric, with how many examples it is over."""
@@ -32,8 +34,4 @@ def print_results(title: str, metrics: Mapping[str, float], counts: Mapping[str,
 
 def write_results(path: Path, record: Mapping[str, Any]) -> Path:
     """Write a record as JSON, replacing the file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(path)
-    return path
+    return replace_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from xlm.utils.rank_zero import gathered
+
 CHECKPOINT_KEY = "xlm_rng"
 
 
@@ -69,11 +71,8 @@ class RandomState(Callback):
         self._outer: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        state = self._outer or capture()
-        states = [state] * trainer.world_size
-        if trainer.world_size > 1:  # every rank has drawn differently
-            torch.distributed.all_gather_object(states, state)
-        checkpoint[CHECKPOINT_KEY] = states
+        # Every rank has drawn differently.
+        checkpoint[CHECKPOINT_KEY] = gathered(self._outer or capture())
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get(CHECKPOINT_KEY, [])

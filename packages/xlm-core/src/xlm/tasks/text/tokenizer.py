@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import tokenizers
@@ -15,9 +13,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from xlm.data.hashing import code_version, hash_of
-from xlm.data.pretrained_tokenizers import check_vocab_size, complete_special_tokens
+from xlm.data.pretrained_tokenizers import CompleteTokenizer, check_vocab_size
 from xlm.errors import DataError
 from xlm.tasks.text.corpus import corpus_hash, read_verses
+from xlm.utils.files import replace_text
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +24,8 @@ _ROLES = ("pad", "cls", "mask", "eos", "bos", "sep", "unk")
 _NUM_BYTES = 256
 
 
-class KingJamesTokenizer(PreTrainedTokenizerFast):
+class KingJamesTokenizer(CompleteTokenizer, PreTrainedTokenizerFast):
     """A fast tokenizer with every special token, and the size that a model must embed."""
-
-    @property
-    def full_vocab_size(self) -> int:
-        """Every id, special tokens included."""
-        return len(self)
 
 
 def king_james_tokenizer(vocab_size: int = 2048, cache_dir: str | Path | None = None) -> KingJamesTokenizer:
@@ -83,7 +77,6 @@ def _with_special_tokens(backend: Tokenizer, vocab_size: int) -> KingJamesTokeni
     # "word [MASK]" means a mask in place of the next word, whose blank belongs to it.
     mask = AddedToken("[MASK]", lstrip=True, special=True)
     tokenizer = KingJamesTokenizer(tokenizer_object=backend, mask_token=mask, clean_up_tokenization_spaces=False)
-    complete_special_tokens(tokenizer)
     check_vocab_size(tokenizer, "kjv", minimum=vocab_size)
     return tokenizer
 
@@ -105,13 +98,6 @@ def _read(path: Path) -> str | None:
 
 
 def _written(path: Path, backend: str) -> str:
-    """Store a tokenizer under its name only when it is whole; returns it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stored = {"sha256": sha256(backend.encode()).hexdigest(), "tokenizer": backend}
-    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        json.dump(stored, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)  # temporary files are private
-    os.replace(file.name, path)
+    """Store a tokenizer under its name, with its checksum; returns it."""
+    replace_text(path, json.dumps({"sha256": sha256(backend.encode()).hexdigest(), "tokenizer": backend}))
     return backend
