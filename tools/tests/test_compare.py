@@ -24,6 +24,10 @@ def test_rows_of_two_families_and_then_only_tested_again(tmp_path: Path, capfd: 
         assert all(found.values()), "every column is measured for every family"
     results = json.loads((tmp_path / "star_easy_arlm" / "results.json").read_text())
     assert results["metrics"]["test/prediction/network_calls"] > 0
+    assert compare.main([*families, *small]) == 0
+    again = json.loads((tmp_path / "star_easy_arlm" / "results.json").read_text())
+    assert again["training"]["cpu_seconds"] >= results["training"]["cpu_seconds"] > 0, "what was spent stays"
+    assert again["training"]["tokens_per_second"] == results["training"]["tokens_per_second"]
 
 
 def test_equal_cpu_time_gives_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

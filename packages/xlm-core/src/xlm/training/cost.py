@@ -16,12 +16,13 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class TrainingCost(Callback):
-    """Clocks around fit, validations included; after a resume, of this start alone."""
+    """Clocks around fit, validations included; what earlier starts of a run took up to their checkpoint counts too."""
 
     def __init__(self, train_log: TrainLog) -> None:
         self.train_log = train_log
         self._started: tuple[float, float] | None = None
-        self._used: tuple[float, float] | None = None
+        # CPU and wall seconds before this start.
+        self._earlier = (0.0, 0.0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -29,15 +30,29 @@ class TrainingCost(Callback):
         self._started = time.process_time(), time.perf_counter()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._started is not None
-        self._used = time.process_time() - self._started[0], time.perf_counter() - self._started[1]
+        self._earlier, self._started = self._seconds(), None
+
+    def _seconds(self) -> tuple[float, float]:
+        """CPU and wall seconds so far."""
+        cpu, wall = self._earlier
+        if self._started is None:
+            return cpu, wall
+        return cpu + time.process_time() - self._started[0], wall + time.perf_counter() - self._started[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        cpu, wall = self._seconds()
+        return {"cpu_seconds": cpu, "wall_seconds": wall, "throughput": self.train_log.totals}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._earlier = state_dict["cpu_seconds"], state_dict["wall_seconds"]
+        self.train_log.totals = state_dict["throughput"]
 
     def as_dict(self, device: torch.device) -> dict[str, Any]:
         """`cpu_seconds` (threads of this process added up), `wall_seconds`, `tokens_per_second`, `peak_memory_mib`.
 
         Memory is that of the device, or, on a CPU, of the whole process.
         """
-        cpu, wall = self._used or (0.0, 0.0)
+        cpu, wall = self._seconds()
         tokens_per_second = self.train_log.tokens_per_second
         return {
             "cpu_seconds": round(cpu, 1),

@@ -27,8 +27,8 @@ class TrainLog(Callback):
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
         self._last_step = 0
-        self._all_tokens = 0.0
-        self._all_seconds = 0.0
+        # Tokens and seconds of everything logged, earlier starts of the run included.
+        self.totals = (0.0, 0.0)
         self._reset()
 
     def _reset(self) -> None:
@@ -54,8 +54,9 @@ class TrainLog(Callback):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Mean over everything since this start; None before the first value is logged."""
-        return self._all_tokens / self._all_seconds if self._all_seconds else None
+        """Mean over the whole run so far; None before the first value is logged."""
+        tokens, seconds = self.totals
+        return tokens / seconds if seconds else None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,8 +73,8 @@ class TrainLog(Callback):
         values = pl_module.pop_metrics("train")  # reading them waits for the device, so the clock stops after it
         self._pause()
         values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        self._all_tokens += float(self._tokens) * trainer.world_size
-        self._all_seconds += self._seconds
+        tokens, seconds = self.totals
+        self.totals = tokens + float(self._tokens) * trainer.world_size, seconds + self._seconds
         if self._seconds > 0:
             values["train/tokens_per_second"] = float(self._tokens) * trainer.world_size / self._seconds
             values["train/examples_per_second"] = self._examples * trainer.world_size / self._seconds
