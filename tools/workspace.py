@@ -66,12 +66,18 @@ def read_version(file: Path) -> Version:
     raise WorkspaceError(f"{file} assigns no __version__")
 
 
+def version_file(path: Path) -> Path:
+    """The file of a package's folder that assigns `__version__`."""
+    data = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))
+    return path / data["tool"]["hatch"]["version"]["path"]
+
+
 def read_package(path: Path) -> Package:
     """Read one package's metadata; WorkspaceError if it lacks what every package here has."""
     data = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))
     try:
         project, hatch = data["project"], data["tool"]["hatch"]
-        version_file = path / hatch["version"]["path"]
+        about = path / hatch["version"]["path"]
         import_name = Path(hatch["build"]["targets"]["wheel"]["packages"][0]).name
     except KeyError as error:
         raise WorkspaceError(f"{path / 'pyproject.toml'} has no {error}") from error
@@ -79,7 +85,7 @@ def read_package(path: Path) -> Package:
     return Package(
         name=project["name"],
         path=path,
-        version=read_version(version_file),
+        version=read_version(about),
         import_name=import_name,
         requirements=tuple(Requirement(r) for r in project.get("dependencies", [])),
         optional=tuple(Requirement(r) for extra in extras for r in extra),
