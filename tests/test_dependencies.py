@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from workspace import CORE, ROOT, Package, read_packages
 
 PACKAGES = read_packages(ROOT)
+TEMPLATE = "template_model"  # lies in core and is copied out of it
 # Declared, but imported by somebody else on our behalf.
 INDIRECT = {
     "tensorboard": "Lightning's TensorBoardLogger writes with it",
@@ -45,7 +46,7 @@ def used(package: Package) -> dict[str, str]:
     places |= {name: "a config" for name in named_in_configs(package) if name not in places}
     found = {}
     for name, place in places.items():
-        if name in sys.stdlib_module_names or name == package.import_name:
+        if name in sys.stdlib_module_names or name in (package.import_name, TEMPLATE):
             continue
         for owner in owners.get(name, [name]):
             found[canonicalize_name(owner)] = place

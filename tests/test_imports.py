@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"datasets", "lightning", "matplotlib", "pandas", "torch", "torchmetrics", "transformers"}
-DOORS = ["xlm", "xlm.errors", "xlm.protocols", "xlm.external_models", "xlm.compose", "xlm.cli", "xlm.cli.main"]
+DOORS = [
+    "xlm",
+    "xlm.errors",
+    "xlm.protocols",
+    "xlm.external_models",
+    "xlm.compose",
+    "xlm.cli",
+    "xlm.cli.main",
+    "xlm.scaffold.cli",
+]
 
 
 def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -23,6 +23,7 @@ EXAMPLES = [
     errors.ExternalModelConflictError("m", [(Path("/a"), "one.json"), (Path("/b"), "two.json")]),
     errors.ModelsFileError(Path("xlm_models.json"), "it is broken"),
     errors.ModelNotInstalledError("my_model", "XLM_MODELS_PACKAGES"),
+    errors.ScaffoldError("no such name", name="m"),
     errors.ModelLayoutError("m", Path("/a"), "no configs"),
     errors.DataError("bad"),
     errors.CacheCorruptError(Path("/c"), "a part is missing"),

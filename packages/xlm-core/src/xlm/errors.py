@@ -10,8 +10,10 @@ XLMError                            exit code 1
 ├── ExternalModelError              discovery of model packages
 │   ├── ExternalModelConflictError  one name, two directories
 │   ├── ModelsFileError             an xlm_models.json or commands.yaml that cannot be used
+│   ├── UnknownModelError           a name that nobody lists
 │   ├── ModelNotInstalledError      a listed package that Python does not find
-│   └── ModelLayoutError            a model directory without its package or its configs
+│   ├── ModelLayoutError            a model directory without its package or its configs
+│   └── ScaffoldError               a model package that cannot be created
 ├── DataError                       data sources, preprocessing, collation
 │   └── CacheCorruptError           a prepared data set that cannot be read back
 ├── CheckpointError                 saving and loading of runs
@@ -180,6 +182,17 @@ class ModelsFileError(ExternalModelError):
         self.reason = reason
 
 
+class UnknownModelError(ExternalModelError):
+    """No model is called `name`; `known` are those that were found in `places`."""
+
+    def __init__(self, name: str, known: Iterable[str], places: Iterable[str] = ()) -> None:
+        self.known = tuple(sorted(known))
+        models = f"Models: {', '.join(self.known) or 'none'}."
+        hint = did_you_mean(nearest_names(name, self.known, 1)) or models
+        searched = f" Searched: {', '.join(places)}." if places else ""
+        super().__init__(f"There is no model '{name}'. {hint}{searched}", name=name)
+
+
 class ModelNotInstalledError(ExternalModelError):
     """`package`, which `listed_by` lists, is nowhere on Python's path."""
 
@@ -199,6 +212,10 @@ class ModelLayoutError(ExternalModelError):
         super().__init__(f"Model '{name}' in {directory}: {reason}", name=name)
         self.directory = directory
         self.reason = reason
+
+
+class ScaffoldError(ExternalModelError):
+    """A model package cannot be created as asked; nothing has been changed."""
 
 
 class DataError(XLMError):

@@ -1,0 +1,1 @@
+"""`xlm-scaffold`: a model package that works at once, from a template, registered in xlm_models.json."""

@@ -1,0 +1,147 @@
+"""The command `xlm-scaffold`: reads its options, shows the plan, carries it out, and says what to do next."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from xlm.cli.main import INTERRUPTED, report
+from xlm.errors import ConfigError, ScaffoldError, XLMError
+from xlm.scaffold.plan import Plan, make_plan
+from xlm.scaffold.request import LAYOUTS, LICENSES, Request
+from xlm.scaffold.templates import MINIMAL
+from xlm.scaffold.write import write
+
+NOTHING = "Nothing was written."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `xlm-scaffold <argv>` (by default this process's arguments) and return the exit code."""
+    signal.signal(signal.SIGTERM, _interrupted)  # so that a scaffold that is stopped takes back what it began
+    try:
+        arguments = _parser().parse_args(argv)
+        cwd = _current_directory()
+        request = _request(arguments, cwd)
+        plan = make_plan(request, os.environ, cwd)
+        if not arguments.dry_run:
+            write(plan)
+    except XLMError as error:
+        report(_as_refusal(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"Interrupted. {NOTHING}", file=sys.stderr)
+        return INTERRUPTED
+    print(plan_text(plan, arguments.dry_run))
+    if not arguments.dry_run:
+        print(next_text(plan, cwd))
+    sys.stdout.flush()
+    for warning in plan.warnings:
+        print(f"Warning, xlm will not run before this is mended: {warning}", file=sys.stderr)
+    return 0
+
+
+def plan_text(plan: Plan, dry_run: bool = False) -> str:
+    """What is written, file by file."""
+    request = plan.request
+    verb = "Would create" if dry_run else "Created"
+    head = f"{verb} {request.shown(plan.root)}/ (template {request.template}, {request.layout} layout):"
+    return "\n".join([head, *(f"  {path}" for path in sorted(plan.files)), f"{_listed(plan, dry_run)}"])
+
+
+def _listed(plan: Plan, dry_run: bool) -> str:
+    verb = "Would list" if dry_run else "Listed"
+    return f"{verb} it as '{plan.request.name}' in {plan.request.shown(plan.request.output_dir / 'xlm_models.json')}."
+
+
+def next_text(plan: Plan, cwd: Path) -> str:
+    """The commands to go on with."""
+    request = plan.request
+    folder = request.output_dir
+    seen = folder.resolve() in (cwd.resolve(), (cwd / "xlm-models").resolve())
+    lines = ["", "It works as it is. Next:"]
+    if not seen:
+        lines.append(f"  cd {request.shown(folder)}")
+    lines.append("  xlm models")
+    for experiment in plan.experiments[:1]:
+        lines.append(f"  xlm job_type=train job_name=my_model_test experiment={experiment} debug=overfit")
+    place = request.shown(plan.root) if seen else request.name
+    lines += [
+        f"  grep -rn TODO {place}        # what to change",
+        f"  python -m pytest {place}     # is it still a model?",
+    ]
+    return "\n".join(lines)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See xlm-scaffold --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="xlm-scaffold",
+        description="Creates a model package that trains, validates and generates at once; TODO marks what to change.",
+        epilog="Nothing is ever overwritten.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME", help="the package's name, for instance my_awesome_model")
+    parser.add_argument(
+        "--template",
+        default=MINIMAL,
+        help="what to start from: minimal (the default), or a model that `xlm models` lists, such as arlm or mdlm",
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("."), metavar="DIR", help="where to create it (default: here)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, default="flat", help="NAME/ is the package (flat, the default), or holds it"
+    )
+    parser.add_argument("--description", default="", metavar="TEXT", help="one line for pyproject.toml and README.md")
+    parser.add_argument("--author", default="", metavar="TEXT", help="'Name' or 'Name <address>'")
+    parser.add_argument("--license", choices=tuple(LICENSES), default="apache-2.0", help="default: apache-2.0")
+    return parser
+
+
+def _request(arguments: argparse.Namespace, cwd: Path) -> Request:
+    try:
+        folder = (cwd / arguments.output_dir.expanduser()).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ScaffoldError(f"{str(arguments.output_dir)!r} is no usable path: {error}.") from error
+    return Request(
+        name=arguments.name,
+        output_dir=folder,
+        template=arguments.template,
+        layout=arguments.layout,
+        description=arguments.description,
+        author=arguments.author,
+        license=arguments.license,
+    )
+
+
+def _current_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ScaffoldError("The current directory does not exist any more.") from None
+
+
+def _as_refusal(error: XLMError) -> XLMError:
+    """The same error, saying that nothing has changed."""
+    if not isinstance(error, ConfigError):
+        error.args = (f"{error} {NOTHING}",)
+    return error
+
+
+def _interrupted(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

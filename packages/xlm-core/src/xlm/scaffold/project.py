@@ -1,0 +1,148 @@
+"""The files of a project around its package: packaging, licence, README, tests, a workflow."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import date
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+from xlm.__about__ import __version__
+from xlm.scaffold.request import LICENSES, Request
+from xlm.scaffold.templates import Template
+
+_HERE = Path(__file__).resolve().parent
+# Where each file of project/ goes, relative to the project's folder.
+_PLACES = {
+    "pyproject.toml.in": "pyproject.toml",
+    "setup.py.in": "setup.py",
+    "MANIFEST.in.in": "MANIFEST.in",
+    "README.md.in": "README.md",
+    "gitignore.in": ".gitignore",
+    "test.py.in": "tests/test_{name}.py",
+    "workflow.yaml.in": ".github/workflows/test.yml",
+}
+_PARTS = ("types", "model", "loss", "predictor", "datamodule", "metrics")
+
+
+def project_files(request: Request, template: Template) -> dict[str, str]:
+    """The whole project, {path relative to its folder: text}; `template` is the renamed one."""
+    prefix = "" if request.layout == "flat" else f"{request.name}/"
+    files = {f"{prefix}{path}": text for path, text in template.modules.items()}
+    files |= {f"{prefix}configs/{path}": text for path, text in template.configs.items()}
+    values = _values(request, template, prefix)
+    for source, place in _PLACES.items():
+        files[place.format(name=request.name)] = fill((_HERE / "project" / source).read_text(encoding="utf-8"), values)
+    if request.license != "none":
+        text = (_HERE / "licenses" / f"{request.license}.txt").read_text(encoding="utf-8")
+        files["LICENSE"] = fill(text, values)
+    return files
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """`text` with each `@key@` replaced by its value; what a value holds is not looked at again."""
+    return re.sub(r"@(\w+)@", lambda match: values.get(match.group(1), match.group()), text)
+
+
+def _values(request: Request, template: Template, prefix: str) -> dict[str, str]:
+    name = request.name
+    description = request.description.strip() or f"The language model {name} for XLM"
+    author = request.author.strip()
+    spdx = LICENSES[request.license]
+    return {
+        "name": name,
+        "template": request.template,
+        "description": description,
+        "description_quoted": _quoted(description),
+        "author_lines": f"authors = [{_author(author)}]\n" if author else "",
+        "license_lines": f'license = "{spdx}"\nlicense-files = ["LICENSE"]\n' if spdx else "",
+        "license_note": f"\nLicence: {spdx}." if spdx else "",
+        "holder": author or f"the authors of {name}",
+        "year": str(date.today().year),
+        "dependencies": _list(requirements(template)),
+        "packages": _list(_packages(name, template), indent="    "),
+        "package_dir": f'    package_dir={{"{name}": "."}},\n' if request.layout == "flat" else "",
+        "package_prefix": prefix,
+        "package_data": _list(_package_data(template), indent=" " * 8),
+        "version_attr": f"{_version_module(name, template)}.__version__",
+        "configs_folder": f"{prefix}configs",
+        "experiment": _experiment(name, template),
+        "file_rows": "".join(_row(part, name, prefix, template) for part in _PARTS),
+    }
+
+
+def requirements(template: Template) -> list[str]:
+    """The distributions whose packages the modules import; of xlm-core, the releases that keep its promises."""
+    major, minor = __version__.split(".")[:2]
+    owners = metadata.packages_distributions()
+    found: set[str] = set()
+    for path, text in template.modules.items():
+        for name in _imported(text) if path.endswith(".py") else ():
+            if name not in ("xlm", *template.names, *sys.stdlib_module_names):
+                found |= {owner.lower() for owner in owners.get(name, [name])[:1]}
+    return [f"xlm-core>={major}.{minor},<{int(major) + 1}", *sorted(found)]
+
+
+def _imported(source: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def _packages(name: str, template: Template) -> list[str]:
+    folders = {PurePosixPath(path).parent for path in template.modules if path.endswith("__init__.py")}
+    return sorted(".".join([name, *folder.parts]) for folder in folders | {PurePosixPath(".")})
+
+
+def _package_data(template: Template) -> list[str]:
+    others = [path for path in template.modules if not path.endswith((".py", "py.typed"))]
+    return ["configs/**/*.yaml", "configs/**/*.yml", "py.typed", *sorted(others)]
+
+
+def _version_module(name: str, template: Template) -> str:
+    """The module that holds `__version__` as a literal, which the build reads without importing anything."""
+    return f"{name}.__about__" if "__about__.py" in template.modules else name
+
+
+def _experiment(name: str, template: Template) -> str:
+    names = sorted(Path(path).stem for path in template.configs if path.startswith("experiment/"))
+    wanted = f"star_easy_{name}"
+    return wanted if wanted in names else next(iter(names), wanted)
+
+
+def _row(part: str, name: str, prefix: str, template: Template) -> str:
+    path = f"{part}_{name}.py"
+    if path not in template.modules:
+        return ""
+    first = (ast.get_docstring(ast.parse(template.modules[path])) or "").partition("\n")[0]
+    return f"| `{prefix}{path}` | {first.replace('|', '')} |\n"
+
+
+def _author(text: str) -> str:
+    """`Name <address>`, or a name alone, as a TOML table."""
+    match = re.fullmatch(r"(.*\S)\s*<([^<>@\s]+@[^<>@\s]+)>", text)
+    if not match:
+        return f"{{name = {_quoted(text)}}}"
+    return f"{{name = {_quoted(match[1])}, email = {_quoted(match[2])}}}"
+
+
+def _quoted(text: str) -> str:
+    """A string of TOML, which spells a printable text as JSON does."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _list(items: Iterable[str], indent: str = "") -> str:
+    """A list of strings as TOML and Python write it, on one line if that is short."""
+    quoted = [_quoted(item) for item in items]
+    line = f"[{', '.join(quoted)}]"
+    if len(line) <= 80:
+        return line
+    return "[\n" + "".join(f"{indent}    {item},\n" for item in quoted) + f"{indent}]"

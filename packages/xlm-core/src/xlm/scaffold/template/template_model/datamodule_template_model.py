@@ -1,0 +1,118 @@
+"""The collators of template_model: lists of examples in, batches out.
+
+An example has `input_ids` (a text, or the answer to a prompt), `prompt_ids` where there are prompts, and `noise_seed`:
+an integer of its own, from which a collator that needs randomness must draw it, and from nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from template_model.types_template_model import TemplateModelBatch, TemplateModelPredictionBatch
+from xlm.data.collate import Padded, pad_ids, pad_prompt_and_answer, truncate_ids
+from xlm.data.show import print_batch
+from xlm.datamodule import (
+    BaseCollatorInput,
+    Collator,
+    Seq2SeqCollator,
+    Seq2SeqCollatorInput,
+    Seq2SeqCollatorPrediction,
+    Tokenizer,
+)
+
+# TODO: what your model is to see and to predict. The arguments of a collator are the keys of its file in
+# configs/collator/; which collator serves which role stands in configs/model_type/template_model.yaml.
+
+
+def fitting(ids: Sequence[int], max_length: int | None, name: str) -> Sequence[int]:
+    """`ids`, or DataError if they are longer than the block that the configuration gives them."""
+    return ids if max_length is None else truncate_ids(ids, max_length, "error", name)
+
+
+def next_token_batch(padded: Padded, first_target: int) -> TemplateModelBatch:
+    """A batch whose targets are the next tokens, for real tokens from column `first_target` on."""
+    is_target = padded.mask[:, 1:].clone()
+    is_target[:, : first_target - 1] = False
+    targets = torch.full_like(padded.ids, -100)
+    targets[:, :-1] = padded.ids[:, 1:].masked_fill(~is_target, -100)
+    return {"input_ids": padded.ids, "attention_mask": padded.mask, "target_ids": targets}
+
+
+@dataclass
+class TemplateModelCollator(Collator):
+    """Role `lm`: `[BOS] text [EOS] [pads]`; everything after BOS is a target.
+
+    Args:
+        tokenizer: gives BOS, EOS and the pad id.
+        block_size: most tokens of a row, BOS and EOS included; longer rows lose their end.
+        input_block_size, noise_schedule: every collator gets them; unused here.
+    """
+
+    tokenizer: Tokenizer
+    block_size: int | None = None
+    input_block_size: int | None = None
+    noise_schedule: Any = None
+
+    def __call__(self, examples: Sequence[BaseCollatorInput]) -> TemplateModelBatch:
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        rows = [[bos, *example["input_ids"], eos][: self.block_size] for example in examples]
+        return next_token_batch(pad_ids(rows, self.tokenizer.pad_token_id), first_target=1)
+
+
+@dataclass
+class TemplateModelSeq2SeqCollator(Seq2SeqCollator):
+    """Role `seq2seq`: `[pads] prompt [BOS] answer [EOS] [pads]`; the answer and its EOS are targets.
+
+    Args:
+        tokenizer: gives BOS, EOS and the pad id.
+        block_size: most tokens of BOS, answer and EOS together; a longer one is an error.
+        input_block_size: most tokens of the prompt; a longer one is an error.
+        noise_schedule: every collator gets it; unused here.
+    """
+
+    tokenizer: Tokenizer
+    block_size: int | None = None
+    input_block_size: int | None = None
+    noise_schedule: Any = None
+
+    def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> TemplateModelBatch:
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        padded, start = pad_prompt_and_answer(
+            [fitting(example["prompt_ids"], self.input_block_size, "prompt") for example in examples],
+            [fitting([bos, *example["input_ids"], eos], self.block_size, "answer") for example in examples],
+            self.tokenizer.pad_token_id,
+        )
+        return next_token_batch(padded, first_target=start + 1)
+
+
+@dataclass
+class TemplateModelSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
+    """Role `seq2seq_pred`: `[pads] prompt [BOS]`, the truth apart. Role `unconditional`: `[BOS]` alone.
+
+    Args:
+        tokenizer: gives BOS, EOS and the pad id.
+        input_block_size: most tokens of the prompt; a longer one is an error.
+        block_size, noise_schedule: every collator gets them; unused here.
+    """
+
+    tokenizer: Tokenizer
+    block_size: int | None = None
+    input_block_size: int | None = None
+    noise_schedule: Any = None
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> TemplateModelPredictionBatch:
+        pad, bos, eos = (getattr(self.tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos"))
+        prompts = [fitting(example.get("prompt_ids") or [], self.input_block_size, "prompt") for example in examples]
+        padded, _ = pad_prompt_and_answer(prompts, [[bos] for _ in examples], pad)
+        batch: TemplateModelPredictionBatch = {"input_ids": padded.ids, "attention_mask": padded.mask}
+        if all("prompt_ids" in example and example.get("input_ids") is not None for example in examples):
+            batch["target_ids"] = pad_ids([[*example["input_ids"], eos] for example in examples], pad).ids
+        return batch
+
+
+# Shows the first batch of every loader: shapes, and the first row as tokens. TODO: one of your own, if you like.
+print_batch_template_model = print_batch
