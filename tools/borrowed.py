@@ -26,13 +26,13 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         venv.EnvBuilder(symlinks=True).create(folder)
         self.bin = folder / "bin"
-        site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
+        self.site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
         left_out = own_entries()
         for library in dict.fromkeys(sysconfig.get_path(scheme) for scheme in ("purelib", "platlib")):
             for entry in Path(library).iterdir():
                 # A .pth file would bring editable installs back.
-                if entry.name not in left_out and entry.suffix != ".pth" and not (site / entry.name).exists():
-                    (site / entry.name).symlink_to(entry)
+                if entry.name not in left_out and entry.suffix != ".pth" and not (self.site / entry.name).exists():
+                    (self.site / entry.name).symlink_to(entry)
 
     def install(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`pip install` with nothing but what lies on this disk."""

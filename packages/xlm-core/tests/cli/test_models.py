@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xlm.cli.main import main
+from xlm.external_models import Discovery
 
 if TYPE_CHECKING:
     from ..conftest import WriteModel
@@ -20,9 +21,17 @@ def list_models(folder: Path, **models: object) -> None:
 
 
 def table(text: str) -> dict[str, str]:
-    lines = text.splitlines()
-    assert lines[0].split() == ["name", "version", "source", "directory", "problems"]
-    return {line.split()[0]: line for line in lines[1:] if line.strip()}
+    """What is said of each model, by its name; the last paragraph counts them."""
+    listed, _, summary = text.rpartition("\n\n")
+    header, *lines = listed.splitlines()
+    assert header.split() == ["name", "version", "source"]
+    assert " can be used" in summary
+    said: dict[str, str] = {}
+    for line in lines:
+        if not line.startswith(" "):
+            name = line.split()[0]
+        said[name] = said.get(name, "") + line + "\n"
+    return said
 
 
 def test_rows(work_dir: Path, write_model: WriteModel, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,9 +39,10 @@ def test_rows(work_dir: Path, write_model: WriteModel, capsys: pytest.CaptureFix
     list_models(work_dir, toy="toy")
     assert main(["models"]) == 0
     out, err = capsys.readouterr()
-    row = table(out)["toy"]
-    for part in ("0.3.0", "xlm_models.json", str(work_dir / "toy"), "none"):
-        assert part in row
+    assert table(out)["toy"].splitlines() == [
+        next(line for line in out.splitlines() if line.split() == ["toy", "0.3.0", "xlm_models.json"]),
+        f"  directory: {work_dir / 'toy'}",
+    ]
     assert err == ""
 
 
@@ -47,7 +57,10 @@ def test_conflicts_are_shown_beside_the_others(
     assert main(["models"]) == 1
     out, err = capsys.readouterr()
     assert "Duplicate model name: toy" in table(out)["toy"]
-    assert "none" in table(out)["good"]
+    for folder in (work_dir, work_dir / "xlm-models"):
+        assert f"  directory: {folder / 'toy'} (from " in table(out)["toy"]
+    assert "problem" not in table(out)["good"]
+    assert out.endswith(" can be used, 1 cannot.\n")
     assert err.count("Error: Duplicate model name: toy") == 1
     assert str(work_dir / "xlm-models" / "toy") in err
 
@@ -97,16 +110,27 @@ def test_hidden_configs_and_unusable_jobs(
     assert "Warning: Model 'toy' brings a job 'train'" in err
 
 
-def test_a_terminal_gets_a_table_with_lines(
+def test_a_terminal_gets_lines_that_fit_and_paths_that_are_whole(
     work_dir: Path, write_model: WriteModel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model(work_dir / "toy")
-    list_models(work_dir, toy="toy")
+    (work_dir / "toy" / "configs" / "datamodule" / "default.yaml").write_text("a: 1\n")
+    (work_dir / "empty").mkdir()
+    list_models(work_dir, toy="toy", empty="empty", lost="lost")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    assert main(["models"]) == 0
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["models"]) == 1
     out = capsys.readouterr().out
-    assert "toy" in out
-    assert "│" in out or "|" in out
+    long = [line for line in out.splitlines() if len(line) > 60]
+    assert all(str(work_dir) in line.split()[-1] or str(work_dir) in line.split()[0] for line in long), long
+    assert f"  directory: {work_dir / 'empty'}\n" in out
+    assert "  problem:   datamodule/default.yaml is hidden by xlm-core\n" in out
+
+
+def test_no_models_at_all(work_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlm.cli.models.discover", lambda *_: Discovery(places=["xlm_models.json", "a group"]))
+    assert main(["models"]) == 0
+    assert capsys.readouterr().out == "No models were found. Searched: xlm_models.json, a group\n"
 
 
 def test_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from xlm.errors import ConfigError
+from xlm.errors import ConfigError, ExternalModelConflictError, ExternalModelError, ModelLayoutError
 from xlm.external_models import Discovery, discover
 from xlm.external_models.problems import hidden_configs
 from xlm.jobs import custom_jobs
 
-COLUMNS = ("name", "version", "source", "directory", "problems")
+COLUMNS = ("name", "version", "source")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is printed of one model; several `directories` are a conflict."""
+
+    name: str
+    version: str
+    source: str
+    directories: Sequence[str]
+    problems: Sequence[str] = ()
+    usable: bool = True
 
 
 def print_models(args: Sequence[str] = ()) -> int:
-    """Print the table, and what is wrong in full on stderr; 1 if something is broken, else 0."""
+    """Print all models, and what is broken in full on stderr; 1 if something is, else 0."""
     if args:
         raise ConfigError(f"xlm models takes no arguments, but was given: {' '.join(args)}")
     found = discover(os.environ, Path.cwd())
-    rows = table_rows(found)
-    if not rows:
-        print("No models were found. Searched: " + ", ".join(found.places))
-    elif sys.stdout.isatty():
-        _print_rich(rows)
-    else:
-        _print_plain(rows)
+    entries = list_entries(found)
+    # Only a terminal is wrapped for: in a file or a pipe, one line is one sentence.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print("\n".join(as_lines(entries, width)) if entries else f"No models were found. Searched: {_places(found)}")
     sys.stdout.flush()
     broken = [left.error for left in found.unusable.values() if not left.tolerated]
     broken += [error for error in found.errors if error not in broken]
@@ -39,30 +51,53 @@ def print_models(args: Sequence[str] = ()) -> int:
     return 1 if broken else 0
 
 
-def table_rows(found: Discovery) -> list[tuple[str, str, str, str, str]]:
-    """One row of COLUMNS for each model that is usable or was at least listed."""
+def list_entries(found: Discovery) -> list[Entry]:
+    """An entry for each model that is usable or was at least listed, by name."""
     hidden = hidden_configs(found.models)
-    rows = []
+    entries = []
     for model in found.models.values():
         problems = [f"{path} is hidden by {owner}" for path, owner in hidden.get(model.name, [])]
-        rows.append((model.name, model.version, model.source, str(model.root), "; ".join(problems) or "none"))
+        entries.append(Entry(model.name, model.version, model.source, [str(model.root)], problems))
     for left in found.unusable.values():
-        rows.append((left.name, "-", left.source, left.directory, str(left.error).splitlines()[0]))
-    return sorted(rows)
+        directories = [left.directory]
+        if isinstance(left.error, ExternalModelConflictError):
+            directories = [f"{directory} (from {source})" for directory, source in left.error.claims]
+        entries.append(Entry(left.name, "-", left.source, directories, [_problem(left.error)], usable=False))
+    return sorted(entries, key=lambda entry: entry.name)
 
 
-def _print_rich(rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def as_lines(entries: Sequence[Entry], width: int | None = None) -> list[str]:
+    """One line for each model, below it its directory and problems, and how many can be used; wrapped to `width`.
 
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # names are text, not rich's markup
-    Console().print(table)
+    A path stays whole, so that it can be copied.
+    """
+    rows = [COLUMNS, *((entry.name, entry.version, entry.source) for entry in entries)]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    header, *lines = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
+    shown = [header]
+    for line, entry in zip(lines, entries, strict=True):
+        shown.append(line)
+        shown += [f"  directory: {directory}" for directory in entry.directories]
+        shown += [part for problem in entry.problems for part in _wrapped("  problem:   ", problem, width)]
+    usable = sum(entry.usable for entry in entries)
+    left = len(entries) - usable
+    summary = f"{usable} {'model' if usable == 1 else 'models'} can be used"
+    return [*shown, "", f"{summary}, {left} cannot." if left else f"{summary}."]
 
 
-def _print_plain(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-    for row in [COLUMNS, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _wrapped(label: str, text: str, width: int | None) -> list[str]:
+    if width is None:
+        return [label + text]
+    indent = " " * len(label)
+    return textwrap.wrap(
+        text, width, initial_indent=label, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _problem(error: ExternalModelError) -> str:
+    """What is wrong, without the name and the directory, which stand above it."""
+    return error.reason if isinstance(error, ModelLayoutError) else str(error).splitlines()[0]
+
+
+def _places(found: Discovery) -> str:
+    return ", ".join(found.places)

@@ -102,7 +102,7 @@ def _settle(name: str, claims: list[_Claim], found: Discovery) -> None:
     model = next((claim.model for claim in claims if claim.model), None)
     sources = ", ".join(dict.fromkeys(claim.source for claim in claims))
     other = _other_package(model) if model else None
-    if model and other:
+    if model and other and other not in {claim.directory for claim in claims}:
         claims = [*claims, _Claim(name, other, f"what `import {model.import_name}` finds in this environment")]
     if len({claim.directory for claim in claims}) > 1:
         error = ExternalModelConflictError(name, [(claim.directory, claim.source) for claim in claims])
