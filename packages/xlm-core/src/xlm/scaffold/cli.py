@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -23,14 +24,13 @@ NOTHING = "Nothing was written."
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `xlm-scaffold <argv>` (by default this process's arguments) and return the exit code."""
-    signal.signal(signal.SIGTERM, _interrupted)  # so that a scaffold that is stopped takes back what it began
     try:
         arguments = _parser().parse_args(argv)
         cwd = _current_directory()
-        request = _request(arguments, cwd)
-        plan = make_plan(request, os.environ, cwd)
+        plan = make_plan(_request(arguments, cwd), os.environ, cwd)
         if not arguments.dry_run:
-            write(plan)
+            with _stoppable():
+                write(plan)
     except XLMError as error:
         report(_as_refusal(error))
         return error.exit_code
@@ -139,8 +139,22 @@ def _as_refusal(error: XLMError) -> XLMError:
     return error
 
 
-def _interrupted(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM as an exception: a scaffold that is stopped takes back what it began."""
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread, to which signals belong
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,16 @@ _HERE = Path(__file__).resolve().parent
 _PLACES = {
     "pyproject.toml.in": "pyproject.toml",
     "setup.py.in": "setup.py",
-    "MANIFEST.in.in": "MANIFEST.in",
     "README.md.in": "README.md",
     "gitignore.in": ".gitignore",
     "test.py.in": "tests/test_{name}.py",
     "workflow.yaml.in": ".github/workflows/test.yml",
 }
+# Where this folder is the package itself.
+_FLAT = """\
+    package_dir={{"{name}": "."}},
+    script_name="setup.py",  # known by its name, this file is left out of the package
+"""
 _PARTS = ("types", "model", "loss", "predictor", "datamodule", "metrics")
 
 
@@ -65,8 +69,7 @@ def _values(request: Request, template: Template, prefix: str) -> dict[str, str]
         "year": str(date.today().year),
         "dependencies": _list(requirements(template)),
         "packages": _list(_packages(name, template), indent="    "),
-        "package_dir": f'    package_dir={{"{name}": "."}},\n' if request.layout == "flat" else "",
-        "package_prefix": prefix,
+        "package_dir": _FLAT.format(name=name) if request.layout == "flat" else "",
         "package_data": _list(_package_data(template), indent=" " * 8),
         "version_attr": f"{_version_module(name, template)}.__version__",
         "configs_folder": f"{prefix}configs",
