@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import sys
@@ -81,13 +82,19 @@ def _values(request: Request, template: Template, prefix: str) -> dict[str, str]
 def requirements(template: Template) -> list[str]:
     """The distributions whose packages the modules import; of xlm-core, the releases that keep its promises."""
     major, minor = __version__.split(".")[:2]
-    owners = metadata.packages_distributions()
+    owners = _owners()
     found: set[str] = set()
     for path, text in template.modules.items():
         for name in _imported(text) if path.endswith(".py") else ():
             if name not in ("xlm", *template.names, *sys.stdlib_module_names):
                 found |= {owner.lower() for owner in owners.get(name, [name])[:1]}
     return [f"xlm-core>={major}.{minor},<{int(major) + 1}", *sorted(found)]
+
+
+@functools.cache
+def _owners() -> Mapping[str, list[str]]:
+    """The distributions of each importable package, from the records of everything installed: a slow question."""
+    return metadata.packages_distributions()
 
 
 def _imported(source: str) -> set[str]:
