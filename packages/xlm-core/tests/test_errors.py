@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xlm import errors
 from xlm.errors import XLMError
@@ -120,3 +122,15 @@ def test_nearest_names() -> None:
     assert errors.nearest_names("zzz", ["train"]) == []
     assert errors.did_you_mean([]) == ""
     assert errors.did_you_mean(["a", "b"]) == "Did you mean 'a' or 'b'?"
+
+
+@given(st.text())
+def test_a_line_is_one_printable_line(text: str) -> None:
+    line = errors.as_line(text)
+    assert line.isprintable()
+    assert not text.isprintable() or line == text
+
+
+def test_escapes_of_what_cannot_be_printed() -> None:
+    assert errors.as_line("é\n\x1b[31m\udc80") == "é\\n\\x1b[31m\\udc80"
+    assert str(errors.ModelNotInstalledError("a\nb", "X")).startswith("No module named 'a\\nb', which X lists.")

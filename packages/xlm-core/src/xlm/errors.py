@@ -44,6 +44,11 @@ def did_you_mean(names: Sequence[str]) -> str:
     return "Did you mean " + " or ".join(f"'{name}'" for name in names) + "?"
 
 
+def as_line(text: object) -> str:
+    """`text` on one line that any terminal takes: the unprintable becomes an escape, such as `\\n` or `\\x1b`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def _restore(cls: type[XLMError], message: str, state: dict[str, Any]) -> XLMError:
     error = cls.__new__(cls, message)
     error.__dict__.update(state)
@@ -159,11 +164,11 @@ class ExternalModelConflictError(ExternalModelError):
     """Several directories claim `name`; `claims` are their (directory, source) pairs."""
 
     def __init__(self, name: str, claims: Sequence[tuple[Path, str]]) -> None:
-        lines = [f"  {directory}  (from {source})" for directory, source in claims]
+        lines = [as_line(f"  {directory}  (from {source})") for directory, source in claims]
         super().__init__(
             "\n".join(
                 [
-                    f"Duplicate model name: {name}",
+                    as_line(f"Duplicate model name: {name}"),
                     *lines,
                     "Each model needs a name of its own: remove or rename the entry in all but one of these places.",
                 ]
@@ -177,7 +182,7 @@ class ModelsFileError(ExternalModelError):
     """`path` (an xlm_models.json or commands.yaml) cannot be used, for `reason`."""
 
     def __init__(self, path: Path | str, reason: str, *, name: str | None = None) -> None:
-        super().__init__(f"{path}: {reason}", name=name)
+        super().__init__(as_line(f"{path}: {reason}"), name=name)
         self.path = path
         self.reason = reason
 
@@ -198,7 +203,7 @@ class ModelNotInstalledError(ExternalModelError):
 
     def __init__(self, package: str, listed_by: str) -> None:
         super().__init__(
-            f"No module named '{package}', which {listed_by} lists. Is it installed in this environment?",
+            as_line(f"No module named '{package}', which {listed_by} lists. Is it installed in this environment?"),
             name=package,
         )
         self.package = package
@@ -209,7 +214,7 @@ class ModelLayoutError(ExternalModelError):
     """`directory` of model `name` lacks a part that every model has; `reason` says which."""
 
     def __init__(self, name: str, directory: Path | str, reason: str) -> None:
-        super().__init__(f"Model '{name}' in {directory}: {reason}", name=name)
+        super().__init__(as_line(f"Model '{name}' in {directory}: {reason}"), name=name)
         self.directory = directory
         self.reason = reason
 

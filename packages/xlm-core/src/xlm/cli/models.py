@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xlm.errors import ConfigError, ExternalModelConflictError, ExternalModelError, ModelLayoutError
+from xlm.errors import ConfigError, ExternalModelConflictError, ExternalModelError, ModelLayoutError, as_line
 from xlm.external_models import Discovery, discover
 from xlm.external_models.problems import hidden_configs
 from xlm.jobs import custom_jobs
@@ -47,7 +47,7 @@ def print_models(args: Sequence[str] = ()) -> int:
     told = [str(error) for error in broken]
     for warning in [*found.warnings, *custom_jobs(found.models)[1]]:
         if warning not in told:
-            print(f"Warning: {warning}", file=sys.stderr)
+            print(f"Warning: {as_line(warning)}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -71,7 +71,7 @@ def as_lines(entries: Sequence[Entry], width: int | None = None) -> list[str]:
 
     A path stays whole, so that it can be copied.
     """
-    rows = [COLUMNS, *((entry.name, entry.version, entry.source) for entry in entries)]
+    rows = [COLUMNS, *((as_line(entry.name), as_line(entry.version), entry.source) for entry in entries)]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     header, *lines = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
     shown = [header]
@@ -82,7 +82,7 @@ def as_lines(entries: Sequence[Entry], width: int | None = None) -> list[str]:
     usable = sum(entry.usable for entry in entries)
     left = len(entries) - usable
     summary = f"{usable} {'model' if usable == 1 else 'models'} can be used"
-    return [*shown, "", f"{summary}, {left} cannot." if left else f"{summary}."]
+    return [*map(as_line, shown), "", f"{summary}, {left} cannot." if left else f"{summary}."]
 
 
 def _wrapped(label: str, text: str, width: int | None) -> list[str]:
@@ -100,4 +100,4 @@ def _problem(error: ExternalModelError) -> str:
 
 
 def _places(found: Discovery) -> str:
-    return ", ".join(found.places)
+    return as_line(", ".join(found.places))

@@ -13,6 +13,7 @@ from xlm.errors import (
     ModelLayoutError,
     ModelNotInstalledError,
     ModelsFileError,
+    as_line,
 )
 from xlm.external_models.installed import (
     PACKAGES_VARIABLE,
@@ -151,7 +152,7 @@ def _models_files(environ: Mapping[str, str], cwd: Path, found: Discovery) -> It
             models_file = (cwd / os.path.expanduser(directory)).resolve() / FILE_NAME
             exists = models_file.exists()
         except (OSError, ValueError, RuntimeError) as error:
-            found.warnings.append(f"{variable}: {directory!r} is no usable path: {error}")
+            found.warnings.append(as_line(f"{variable}: {directory!r} is no usable path: {error}"))
             continue
         if models_file in seen:
             continue
@@ -160,7 +161,7 @@ def _models_files(environ: Mapping[str, str], cwd: Path, found: Discovery) -> It
         if exists:
             yield models_file
         elif variable:
-            found.warnings.append(f"{variable} lists {directory}, but {models_file} does not exist.")
+            found.warnings.append(as_line(f"{variable} lists {directory}, but {models_file} does not exist."))
 
 
 def _installed_claims(environ: Mapping[str, str], found: Discovery) -> Iterator[_Claim]:
