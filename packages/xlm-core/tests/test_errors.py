@@ -24,6 +24,7 @@ EXAMPLES = [
     errors.ExternalModelError("bad", name="m"),
     errors.ExternalModelConflictError("m", [(Path("/a"), "one.json"), (Path("/b"), "two.json")]),
     errors.ModelsFileError(Path("xlm_models.json"), "it is broken"),
+    errors.UnknownModelError("arml", ["arlm", "ilm"], ["xlm_models.json"]),
     errors.ModelNotInstalledError("my_model", "XLM_MODELS_PACKAGES"),
     errors.ScaffoldError("no such name", name="m"),
     errors.ModelLayoutError("m", Path("/a"), "no configs"),

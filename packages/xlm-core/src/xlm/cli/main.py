@@ -52,6 +52,10 @@ def _dispatch(args: list[str]) -> int:
         from xlm.cli.models import print_models
 
         return print_models(args[1:])
+    from xlm.cli.check import is_check, run_check
+
+    if is_check(args):
+        return run_check(args)
     from xlm.cli.run import run_job
 
     return run_job(args)

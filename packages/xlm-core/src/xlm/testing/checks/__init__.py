@@ -1,0 +1,1 @@
+"""What the properties check, by subject; the table names each function."""
