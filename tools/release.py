@@ -148,8 +148,13 @@ def plan(root: Path, name: str, wanted: str, day: date) -> Release:
     about, changelog = version_file(package.path), package.path / "CHANGELOG.md"
     if not changelog.is_file():
         raise WorkspaceError(f"{name} has no CHANGELOG.md")
-    new_changelog = dated_changelog(changelog.read_text(encoding="utf-8"), version, day)
-    return Release(package, version, {about: versioned(about, version), changelog: new_changelog})
+    texts = {
+        about: versioned(about, version),
+        changelog: dated_changelog(changelog.read_text(encoding="utf-8"), version, day),
+    }
+    # A first release has its version already.
+    changed = {file: text for file, text in texts.items() if text != file.read_text(encoding="utf-8")}
+    return Release(package, version, changed)
 
 
 def versioned(about: Path, version: Version) -> str:

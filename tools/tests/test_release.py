@@ -145,6 +145,15 @@ def test_a_release_of_a_model(root: Path, capsys: pytest.CaptureFixture[str]) ->
     assert changed == ["packages/xlm-aa/CHANGELOG.md", "packages/xlm-aa/src/aa/__about__.py"]
 
 
+def test_a_first_release_has_its_version_already(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = root / "packages/xlm-aa/CHANGELOG.md"
+    file.write_text("# Changes\n\n## [1.2.0]\n\n- New.\n")
+    git(root, "commit", "-qam", "two")
+    assert release.main(["xlm-aa", "1.2.0"]) == 0
+    assert "about__" not in capsys.readouterr().out
+    assert re.search(r"^## \[1.2.0\] - \d{4}-\d\d-\d\d$", file.read_text(), re.MULTILINE)
+
+
 def test_a_dry_run_prints_the_same_and_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert release.main(["xlm-aa", "2.0.0rc1", "--dry-run"]) == 0
     printed = capsys.readouterr().out
