@@ -12,7 +12,7 @@ from xlm.cli.main import main
 from xlm.external_models import Discovery
 
 if TYPE_CHECKING:
-    from ..conftest import WriteModel
+    from ..conftest import RunXlm, WriteModel
 
 
 def list_models(folder: Path, **models: object) -> None:
@@ -131,6 +131,14 @@ def test_no_models_at_all(work_dir: Path, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr("xlm.cli.models.discover", lambda *_: Discovery(places=["xlm_models.json", "a group"]))
     assert main(["models"]) == 0
     assert capsys.readouterr().out == "No models were found. Searched: xlm_models.json, a group\n"
+
+
+def test_a_terminal_without_the_letters_of_a_folder(work_dir: Path, write_model: WriteModel, run_xlm: RunXlm) -> None:
+    write_model(work_dir / "modèle", "toy", layout="nested")
+    list_models(work_dir, toy="modèle")
+    done = run_xlm("models", env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"  directory: {work_dir}/mod\\xe8le\n" in done.stdout
 
 
 def test_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
