@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import jaxtyped
 
 from ilm.datamodule_ilm import (
     ILMCollator,
@@ -21,6 +20,7 @@ from ilm.datamodule_ilm import (
 from ilm.types_ilm import ILMBatch, ILMPredictionBatch
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.errors import DataError
+from xlm.testing import mismatches
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
 PAD, CLS, MASK, EOS, BOS = (getattr(TOKENIZER, f"{n}_token_id") for n in ("pad", "cls", "mask", "eos", "bos"))
@@ -45,16 +45,6 @@ def reinserted(batch: Any, row: int) -> list[int]:
     return sorted([*real(batch, row), *missing.tolist()])
 
 
-def assert_typed(batch: Any, declared: Any) -> None:
-    """Every value has its declared type, and dimensions of one name agree."""
-    hints = get_type_hints(declared, include_extras=False)
-    assert batch.keys() <= hints.keys()
-    assert declared.__required_keys__ <= batch.keys()
-    with jaxtyped("context"):
-        for name, value in batch.items():
-            assert isinstance(value, hints[name]), f"{name}: {value.dtype} {tuple(value.shape)} is not {hints[name]}"
-
-
 def test_the_number_of_missing_tokens_follows_the_level_that_the_loader_gave() -> None:
     rows = [{"input_ids": [7, 8, 9], "noise_seed": n, "noise_level": n / 16} for n in range(16)]
     assert ILMCollator(TOKENIZER)(rows)["n_drops"].tolist() == [n // 4 for n in range(16)]
@@ -68,7 +58,7 @@ def test_the_number_of_missing_tokens_follows_the_level_that_the_loader_gave() -
 @settings(deadline=None)
 def test_seq2seq_rows(examples: list[dict[str, Any]]) -> None:
     batch = ILMSeq2SeqCollator(TOKENIZER)(examples)
-    assert_typed(batch, ILMBatch)
+    assert mismatches(ILMBatch, batch) == []
     for row, example in enumerate(examples):
         start = [CLS, *example["prompt_ids"], BOS]
         assert real(batch, row)[: len(start)] == start
@@ -91,7 +81,7 @@ def test_seq2seq_rows(examples: list[dict[str, Any]]) -> None:
 @settings(deadline=None)
 def test_lm_rows(examples: list[dict[str, Any]]) -> None:
     batch = ILMCollator(TOKENIZER)(examples)
-    assert_typed(batch, ILMBatch)
+    assert mismatches(ILMBatch, batch) == []
     for row, example in enumerate(examples):
         assert real(batch, row)[:2] == [CLS, BOS]
         assert reinserted(batch, row) == sorted([CLS, BOS, *example["input_ids"]])
@@ -167,7 +157,7 @@ def test_prediction_rows_are_open_behind_bos_alone() -> None:
     batch = ILMSeq2SeqPredCollator(TOKENIZER)(
         with_seeds({"prompt_ids": [7, 8], "input_ids": [9]}, {"prompt_ids": [7], "input_ids": []})
     )
-    assert_typed(batch, ILMPredictionBatch)
+    assert mismatches(ILMPredictionBatch, batch) == []
     assert batch["input_ids"].tolist() == [[CLS, 7, 8, BOS], [PAD, CLS, 7, BOS]]
     assert batch["constraint"].tolist() == [[True, True, True, False]] * 2
     assert batch["target_ids"].tolist() == [[9, EOS], [EOS, PAD]]
@@ -192,7 +182,7 @@ def test_infill_opens_the_gaps_where_masks_stand() -> None:
             {"prompt_ids": [MASK], "input_ids": []},
         )
     )
-    assert_typed(batch, ILMPredictionBatch)
+    assert mismatches(ILMPredictionBatch, batch) == []
     assert [real(batch, row) for row in range(4)] == [[CLS, BOS, 7, 10], [CLS, BOS, 9], [CLS, BOS, 7, 8], [CLS, BOS]]
     gaps = [[(~batch["constraint"][row]).nonzero().flatten().tolist()] for row in range(4)]
     assert gaps == [[[2]], [[1, 2]], [[]], [[1]]]

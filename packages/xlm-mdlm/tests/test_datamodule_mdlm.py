@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from xlm.noise import (
     MaskingSchedule,
     PolynomialSchedule,
 )
+from xlm.testing import mismatches
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
 PAD, EOS, BOS, MASK = (getattr(TOKENIZER, f"{n}_token_id") for n in ("pad", "eos", "bos", "mask"))
@@ -153,19 +153,9 @@ def test_declared_types_hold(rows: list[dict[str, Any]]) -> None:
         MDLMCollator(TOKENIZER, noise_schedule=SCHEDULE),
         MDLMSeq2SeqCollator(TOKENIZER, 8, noise_schedule=SCHEDULE),
     ):
-        assert _mismatches(MDLMBatch, collate(rows)) == []
+        assert mismatches(MDLMBatch, collate(rows)) == []
     for predict in (MasksAfterPrompt(TOKENIZER, 8), MasksInPlace(TOKENIZER)):
-        assert _mismatches(MDLMPredictionBatch, predict(rows)) == []
-
-
-_mismatches: Callable[..., list[str]]
-
-
-@pytest.fixture(autouse=True)
-def _declared(mismatches: Callable[..., list[str]]) -> None:
-    # Hypothesis and fixtures of function scope don't mix.
-    global _mismatches
-    _mismatches = mismatches
+        assert mismatches(MDLMPredictionBatch, predict(rows)) == []
 
 
 @pytest.mark.parametrize(

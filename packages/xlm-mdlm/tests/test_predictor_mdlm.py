@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from mdlm.types_mdlm import MDLMPredictionDict
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.errors import ConfigError
 from xlm.noise import CosineSchedule, LogLinearSchedule, MaskingSchedule
+from xlm.testing import mismatches
 
 PROMPTS: list[dict[str, Any]] = [
     {"prompt_ids": [7, 8, 9, 10, 11], "noise_seed": 1},
@@ -90,7 +90,7 @@ def test_network_calls_are_few(predictor: MDLMPredictor) -> None:
     assert torch.equal(preds["steps_taken"], preds["network_calls"])
 
 
-def test_declared_types_hold(predictor: MDLMPredictor, mismatches: Callable[..., list[str]]) -> None:
+def test_declared_types_hold(predictor: MDLMPredictor) -> None:
     assert mismatches(MDLMPredictionDict, predict(predictor, PROMPTS)) == []
 
 

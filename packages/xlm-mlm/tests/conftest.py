@@ -1,14 +1,11 @@
-"""A vocabulary, small networks and a check of declared batch types for the tests of this package."""
+"""A vocabulary and small networks for the tests of this package."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
 
 import pytest
 import torch
-from jaxtyping import jaxtyped
 from torch import Tensor, nn
 
 from mlm.model_mlm import RotaryMLM
@@ -78,22 +75,3 @@ def table_model(request: pytest.FixtureRequest) -> TableModel:
 @pytest.fixture
 def oracle() -> TableModel:
     return TableModel(order_agnostic=True)
-
-
-@pytest.fixture
-def mismatches() -> Callable[[type, Mapping[str, Any]], list[str]]:
-    """Which entries of a batch or an output aren't what its TypedDict declares; their shapes have to agree too."""
-
-    def check(declared: type, value: Mapping[str, Any]) -> list[str]:
-        hints = get_type_hints(declared)
-        wrong = [f"missing {name}" for name in declared.__required_keys__ - value.keys()]  # type: ignore[attr-defined]
-        wrong += [f"undeclared {name}" for name in value.keys() - hints.keys()]
-        with jaxtyped("context"):
-            for name in value.keys() & hints.keys():
-                hint = hints[name]
-                hint = list if getattr(hint, "__origin__", None) is list else hint
-                if not isinstance(value[name], hint):
-                    wrong.append(f"{name} is no {hint}")
-        return wrong
-
-    return check

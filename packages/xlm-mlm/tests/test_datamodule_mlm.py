@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from mlm.datamodule_mlm import MasksAfterPrompt, MasksInPlace, MLMCollator, MLMS
 from mlm.types_mlm import MLMBatch, MLMPredictionBatch
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.errors import ConfigError, DataError
+from xlm.testing import mismatches
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
 PAD, EOS, BOS, MASK = (getattr(TOKENIZER, f"{n}_token_id") for n in ("pad", "eos", "bos", "mask"))
@@ -126,19 +126,9 @@ def test_missing_pieces_are_named() -> None:
 @settings(deadline=None)
 def test_declared_types_hold(rows: list[dict[str, Any]]) -> None:
     for collate in (MLMCollator(TOKENIZER), MLMSeq2SeqCollator(TOKENIZER, 8)):
-        assert _mismatches(MLMBatch, collate(rows)) == []
+        assert mismatches(MLMBatch, collate(rows)) == []
     for predict in (MasksAfterPrompt(TOKENIZER, 8), MasksInPlace(TOKENIZER)):
-        assert _mismatches(MLMPredictionBatch, predict(rows)) == []
-
-
-_mismatches: Callable[..., list[str]]
-
-
-@pytest.fixture(autouse=True)
-def _declared(mismatches: Callable[..., list[str]]) -> None:
-    # Hypothesis and fixtures of function scope don't mix.
-    global _mismatches
-    _mismatches = mismatches
+        assert mismatches(MLMPredictionBatch, predict(rows)) == []
 
 
 def test_collators_pickle() -> None:

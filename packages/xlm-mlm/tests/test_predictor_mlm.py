@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from mlm.predictor_mlm import MLMPredictor
 from mlm.types_mlm import MLMPredictionDict
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.errors import ConfigError
+from xlm.testing import mismatches
 
 PROMPTS: list[dict[str, Any]] = [
     {"prompt_ids": [7, 8, 9, 10, 11], "noise_seed": 1},
@@ -82,7 +82,7 @@ def test_network_calls_are_within_the_steps(predictor: MLMPredictor) -> None:
     assert torch.equal(preds["steps_taken"], preds["network_calls"])
 
 
-def test_declared_types_hold(predictor: MLMPredictor, mismatches: Callable[..., list[str]]) -> None:
+def test_declared_types_hold(predictor: MLMPredictor) -> None:
     assert mismatches(MLMPredictionDict, predict(predictor, PROMPTS)) == []
 
 

@@ -3,12 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xlm.testing.by_heart import overfit
+    from xlm.testing.declared import mismatches
     from xlm.testing.properties import Inapplicable, Property, Violation
     from xlm.testing.pytest_tests import conformance_tests
     from xlm.testing.runner import Outcome, check_model
     from xlm.testing.table import PROPERTIES
 
-__all__ = ["PROPERTIES", "Inapplicable", "Outcome", "Property", "Violation", "check_model", "conformance_tests"]
+__all__ = ["PROPERTIES", "Inapplicable", "Outcome", "Property", "Violation", "check_model"]
+__all__ += ["conformance_tests", "mismatches", "overfit"]
 
 _MODULES = {
     "PROPERTIES": "table",
@@ -18,6 +21,8 @@ _MODULES = {
     "Violation": "properties",
     "check_model": "runner",
     "conformance_tests": "pytest_tests",
+    "mismatches": "declared",
+    "overfit": "by_heart",
 }
 
 
