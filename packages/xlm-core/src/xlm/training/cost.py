@@ -21,10 +21,14 @@ class TrainingCost(Callback):
     def __init__(self, train_log: TrainLog) -> None:
         self.train_log = train_log
         self._started: tuple[float, float] | None = None
+        self._device = torch.device("cpu")
         # CPU and wall seconds before this start.
         self._earlier = (0.0, 0.0)
+        # Bytes, of the starts before this one.
+        self._earlier_peak = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._device = pl_module.device
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         self._started = time.process_time(), time.perf_counter()
@@ -41,11 +45,18 @@ class TrainingCost(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         cpu, wall = self._seconds()
-        return {"cpu_seconds": cpu, "wall_seconds": wall, "throughput": self.train_log.totals}
+        peak = max(self._earlier_peak, peak_memory(self._device))
+        return {
+            "cpu_seconds": cpu,
+            "wall_seconds": wall,
+            "throughput": self.train_log.totals,
+            "peak_memory": peak,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._earlier = state_dict["cpu_seconds"], state_dict["wall_seconds"]
         self.train_log.totals = state_dict["throughput"]
+        self._earlier_peak = state_dict["peak_memory"]
 
     def as_dict(self, device: torch.device) -> dict[str, Any]:
         """`cpu_seconds` (threads of this process added up), `wall_seconds`, `tokens_per_second`, `peak_memory_mib`.
@@ -58,7 +69,7 @@ class TrainingCost(Callback):
             "cpu_seconds": round(cpu, 1),
             "wall_seconds": round(wall, 1),
             "tokens_per_second": None if tokens_per_second is None else round(tokens_per_second, 1),
-            "peak_memory_mib": round(peak_memory(device) / 2**20, 1),
+            "peak_memory_mib": round(max(self._earlier_peak, peak_memory(device)) / 2**20, 1),
         }
 
 
