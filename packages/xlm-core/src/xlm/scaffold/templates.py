@@ -58,9 +58,10 @@ def _unknown(label: str, found: Discovery) -> ScaffoldError:
     if label in found.unusable:
         return ScaffoldError(f"Template '{label}' cannot be used. {found.unusable[label].error}")
     there = [MINIMAL, *sorted(found.models)]
-    near = did_you_mean(nearest_names(label, there, 1))
-    install = f" To install that model: pip install xlm-{label}" if label.isidentifier() and not near else ""
-    return ScaffoldError(f"No template '{label}' is installed. There are: {', '.join(there)}. {near}{install}".rstrip())
+    advice = did_you_mean(nearest_names(label, there, 1))
+    if label.isidentifier() and not advice:
+        advice = f"A model of that name may be had by: pip install xlm-{label}."
+    return ScaffoldError(f"No template '{label}' is installed. There are: {', '.join(there)}. {advice}".rstrip())
 
 
 def _read(label: str, names: tuple[str, ...], package_dir: Path, config_dir: Path) -> Template:

@@ -1,0 +1,78 @@
+"""What has been created works as it stands: the documented quick start, evaluation, generation, its own tests."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from xlm.compose import load_config
+
+if TYPE_CHECKING:
+    from .conftest import Scaffold
+
+BIN = Path(sys.executable).parent
+PARTS = ["train.lm", "val.lm", "val.prediction", "test.lm", "test.prediction"]
+CPU = ["trainer_strategy=cpu", "loggers=debug"]
+
+
+@pytest.mark.usefixtures("fresh_process")
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+def test_its_experiment_composes(scaffold: Scaffold, work_dir: Path, layout: str) -> None:
+    name = f"toy_{layout}"
+    scaffold(name, "--layout", layout)
+    cfg = load_config([f"experiment=star_easy_{name}", "debug=overfit"], environ={}, cwd=work_dir)
+    assert cfg.model_name == name
+    assert cfg.model._target_ == f"{name}.model_{name}.Toy{layout.capitalize()}Network"
+    assert cfg.datamodule.print_batch_fn == f"{name}.datamodule_{name}.print_batch_{name}"
+    other = load_config([f"model={name}", f"model_type={name}", "datamodule=text"], environ={}, cwd=work_dir)
+    assert set(other.collators) == {"lm", "seq2seq", "seq2seq_pred", "unconditional"}
+
+
+def run(work_dir: Path, *command: str) -> str:
+    """What a program of this environment printed; it must succeed."""
+    done = subprocess.run([BIN / command[0], *command[1:]], cwd=work_dir, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_quick_start(work_dir: Path) -> None:
+    """As the guide has it, word for word, in an empty directory."""
+    run(work_dir, "xlm-scaffold", "my_awesome_model")
+    quick = ["job_type=train", "job_name=my_model_test", "experiment=star_easy_my_awesome_model", "debug=overfit"]
+    printed = run(work_dir, "xlm", *quick)
+    for step in (100, 200):
+        assert re.search(rf"step {step}  .*val/prediction/exact_match 1 ", printed)
+    assert re.search(r"test +│ prediction +│ exact_match +│ +1\.0000", printed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+def test_a_run_is_evaluated_and_generated_from(work_dir: Path, layout: str) -> None:
+    run(work_dir, "xlm-scaffold", "toy_model", "--layout", layout)
+    few = [f"datamodule.dataset_managers.{part}.num_examples=32" for part in PARTS]
+    common = ["job_name=toy", "experiment=star_easy_toy_model", "trainer.max_steps=10", *CPU, *few]
+    run(work_dir, "xlm", "train", *common)
+    assert "exact_match" in run(work_dir, "xlm", "job_type=eval", *common)
+    run(work_dir, "xlm", "job_type=generate", *common)
+    (written,) = work_dir.rglob("generations.jsonl")
+    rows = [json.loads(line) for line in written.read_text().splitlines()]
+    assert len(rows) == 8
+    assert set(rows[0]) == {"prompt", "prediction", "truth", "steps_taken"}
+    run(work_dir, "xlm", "job_type=generate", *common, "generation.prompts=['1 2 2 3 1 3','4 5']")
+    assert len(written.read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+def test_its_own_tests_pass(work_dir: Path, layout: str) -> None:
+    run(work_dir, "xlm-scaffold", "toy_model", "--layout", layout)
+    printed = run(work_dir, "python", "-m", "pytest", "toy_model", "-q", "-p", "no:cacheprovider", "-rs")
+    assert re.search(r"\b\d\d passed", printed)
+    assert "failed" not in printed
