@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from xlm.cli.main import INTERRUPTED, report
 from xlm.errors import ConfigError, ScaffoldError, XLMError
+from xlm.external_models.discovery import PATH_VARIABLE
 from xlm.scaffold.plan import Plan, make_plan
 from xlm.scaffold.request import LAYOUTS, LICENSES, Request
 from xlm.scaffold.templates import MINIMAL
@@ -63,7 +64,7 @@ def next_text(plan: Plan, cwd: Path) -> str:
     """The commands to go on with."""
     request = plan.request
     folder = request.output_dir
-    seen = folder.resolve() in (cwd.resolve(), (cwd / "xlm-models").resolve())
+    seen = _is_searched(folder, cwd)
     lines = ["", "It works as it is. Next:"]
     if not seen:
         lines.append(f"  cd {request.shown(folder)}")
@@ -76,6 +77,12 @@ def next_text(plan: Plan, cwd: Path) -> str:
         f"  python -m pytest {place}     # is it still a model?",
     ]
     return "\n".join(lines)
+
+
+def _is_searched(folder: Path, cwd: Path) -> bool:
+    """Whether `xlm`, run here, finds what the folder's xlm_models.json lists."""
+    listed = [Path(part).expanduser() for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part.strip()]
+    return folder in [(cwd / place).resolve() for place in (Path("."), Path("xlm-models"), *listed)]
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from xlm.errors import ScaffoldError
 from xlm.external_models import Discovery, core_config_dir, discover
+from xlm.scaffold.copying import COMMANDS, renamed
 from xlm.scaffold.names import check_name
 from xlm.scaffold.project import project_files
 from xlm.scaffold.registry import check_registry
-from xlm.scaffold.rename import Renaming, hidden_imports
 from xlm.scaffold.request import Request
 from xlm.scaffold.templates import Template, find_template
-
-VERSION = "0.1.0"
 
 
 @dataclass(frozen=True)
@@ -61,41 +58,6 @@ def check_target(request: Request) -> None:
         raise ScaffoldError(f"{there} cannot be written to: its permissions don't allow it.")
 
 
-def renamed(template: Template, name: str) -> Template:
-    """The template as the model `name`, in its first version; ScaffoldError if that name doesn't work out."""
-    try:
-        rename = Renaming.of(template.names, name, template.modules)
-    except SyntaxError as error:
-        raise ScaffoldError(f"Template '{template.label}' is no Python that can be read: {error}.") from error
-    modules = {rename(path): _first_version(rename(text)) for path, text in template.modules.items()}
-    for path, text in modules.items():
-        hidden = sorted(hidden_imports(text)) if path.endswith(".py") else []
-        if hidden:
-            reason = f"{path} would define {hidden[0]} and import another {hidden[0]}"
-            raise ScaffoldError(f"'{name}' leads to a clash: {reason}. Choose another name.", name=name)
-    configs = {rename(path): rename(text) for path, text in template.configs.items()}
-    return replace(template, names=(name,), modules=modules, configs=_with_datamodule(configs, name))
-
-
-def _first_version(text: str) -> str:
-    return re.sub(r'^__version__ = "[^"]*"', f'__version__ = "{VERSION}"', text, flags=re.MULTILINE)
-
-
-def _with_datamodule(configs: dict[str, str], name: str) -> dict[str, str]:
-    """The configs with a datamodule/star_easy_<name>, which the experiment of that name then uses."""
-    experiment, datamodule = f"experiment/star_easy_{name}.yaml", f"datamodule/star_easy_{name}.yaml"
-    text = configs.get(experiment, "")
-    if datamodule in configs or "\n  - star_easy\n" not in text:
-        return configs
-    own = (
-        "# @package _global_\n"
-        "# The data of the experiment: core's star_easy. What only this model needs of it goes here.\n"
-        "defaults:\n  - star_easy\n"
-    )
-    chosen = text.replace("\n  - star_easy\n", f"\n  - override /datamodule: star_easy_{name}\n", 1)
-    return {**configs, experiment: chosen, datamodule: own}
-
-
 def _check_free(name: str, found: Discovery) -> None:
     model = found.models.get(name)
     if model:
@@ -117,7 +79,7 @@ def _check_configs(name: str, template: Template, places: Iterable[Discovery]) -
         owners |= {f"the model '{model.name}'": model.config_dir for model in found.models.values()}
     for path in template.configs:
         owner = next((owner for owner, folder in owners.items() if (folder / path).exists()), None)
-        if owner and path != "commands.yaml":
+        if owner and path != COMMANDS:
             group, _, member = path.removesuffix(".yaml").rpartition("/")
             raise ScaffoldError(f"'{name}' is taken: {owner} has a {group} called '{member}'.", name=name)
 
