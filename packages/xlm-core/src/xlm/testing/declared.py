@@ -80,7 +80,8 @@ def declared_parameters(component: Any) -> tuple[Any, Any]:
 
 def describe(hint: Any) -> str:
     """A type as its source spells it, shortened."""
-    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    named = isinstance(hint, type) and not get_args(hint)
+    return str(hint.__name__ if named else hint).replace("typing.", "")
 
 
 def describe_value(value: Any) -> str:

@@ -64,7 +64,7 @@ def _refuse_unknown(names: list[str]) -> None:
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Add the properties of each model, before -k and -m choose among the tests."""
     for name in _names(config):
-        items.extend(ModelUnderTest.from_parent(session, name=name).collect())
+        items.extend(ModelUnderTest.from_parent(session, name=name, nodeid=name).collect())
 
 
 class ModelUnderTest(pytest.Collector):

@@ -1,0 +1,78 @@
+"""The tidy model, and copies of it with a mistake, ready to be checked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+import pytest
+from omegaconf import DictConfig
+
+from xlm.testing.runner import Runner
+from xlm.testing.subject import Subject
+
+MODELS = Path(__file__).parent / "models"
+Change = Callable[[Path], None]
+
+
+class RunnerOf(Protocol):
+    """Makes the runner of the tidy model with overrides, or of a changed copy of its files."""
+
+    def __call__(self, overrides: Sequence[str] = (), change: Change | None = None) -> Runner: ...
+
+
+@pytest.fixture
+def models() -> Path:
+    """The folder with an xlm_models.json that lists the tidy model."""
+    return MODELS
+
+
+@pytest.fixture
+def runner_of(tmp_path: Path) -> RunnerOf:
+    def make(overrides: Sequence[str] = (), change: Change | None = None) -> Runner:
+        if change is None:
+            return tidy_runner(tmp_path, MODELS, "tidy", overrides)
+        return tidy_runner(tmp_path, tmp_path, changed_copy(tmp_path, change), overrides)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """The runner of the tidy model as it is."""
+    return tidy_runner(tmp_path_factory.mktemp("good"), MODELS, "tidy", ())
+
+
+def tidy_runner(folder: Path, search: Path, name: str, overrides: Sequence[str]) -> Runner:
+    environ = {"XLM_MODELS_PATH": str(search)}
+    subject = Subject(name, folder, environ=environ, cwd=folder, overrides=overrides)
+    if search == MODELS:
+        # Composed once for all overrides: these are of the run that is tried, not of the experiments.
+        subject.__dict__["composed"] = composed_experiments()
+    return Runner(subject)
+
+
+@cache
+def composed_experiments() -> dict[str, DictConfig]:
+    with TemporaryDirectory() as folder:
+        environ = {"XLM_MODELS_PATH": str(MODELS)}
+        return Subject("tidy", Path(folder), environ=environ, cwd=Path(folder)).composed
+
+
+def changed_copy(folder: Path, change: Change) -> str:
+    """Write a changed copy below a new name, since Python imports a name once; returns the name."""
+    name = f"tidy_{folder.name}".replace("-", "_").lower()
+    shutil.copytree(MODELS / "tidy", folder / "original", ignore=shutil.ignore_patterns("__pycache__"))
+    change(folder / "original")
+    for file in (folder / "original").rglob("*.*"):
+        if file.is_file():
+            inside = file.relative_to(folder / "original").as_posix()
+            written = folder / "copy" / inside.replace("tidy", name)
+            written.parent.mkdir(parents=True, exist_ok=True)
+            written.write_text(file.read_text().replace("tidy", name))
+    (folder / "xlm_models.json").write_text(f'{{"{name}": "copy"}}')
+    return name

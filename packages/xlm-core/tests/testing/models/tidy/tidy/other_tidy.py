@@ -1,0 +1,51 @@
+"""Losses of other kinds, none of them wrong but the last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tidy.loss_tidy import TidyLoss
+
+
+class Uncounted(TidyLoss):
+    """Says nothing of its terms; a subclass says how they are put together."""
+
+    def together(self, nll: Tensor, real: Tensor) -> Tensor:
+        """From −log p (B, L) and where it counts, the loss."""
+        raise NotImplementedError
+
+    def loss_fn(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        targets = batch["target_ids"]
+        nll = nn.functional.cross_entropy(self.logits(batch).transpose(1, 2), targets, reduction="none")
+        return {"loss": self.together(nll, targets != -100)}
+
+
+class MeanOverTokens(Uncounted):
+    """Longer rows weigh more."""
+
+    def together(self, nll: Tensor, real: Tensor) -> Tensor:
+        return nll.sum() / real.sum()
+
+
+class MeanOverRows(Uncounted):
+    """Each row weighs the same."""
+
+    def together(self, nll: Tensor, real: Tensor) -> Tensor:
+        return (nll.sum(dim=1) / real.sum(dim=1)).mean()
+
+
+class DrawsNoise(MeanOverRows):
+    """Draws from torch's global generator, as losses that sample a time do."""
+
+    def together(self, nll: Tensor, real: Tensor) -> Tensor:
+        return super().together(nll * (0.5 + torch.rand_like(nll)), real)
+
+
+class WorstToken(Uncounted):
+    """Not a mean over anything."""
+
+    def together(self, nll: Tensor, real: Tensor) -> Tensor:
+        return nll.max()

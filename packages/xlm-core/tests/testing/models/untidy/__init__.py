@@ -1,0 +1,1 @@
+"""A second model, of which nothing but its name is needed."""
