@@ -121,8 +121,8 @@ def test_what_is_printed(scaffold: Scaffold, capsys: pytest.CaptureFixture[str])
         "It works as it is. Next:",
         "  xlm models",
         "  xlm job_type=train job_name=my_model_test experiment=star_easy_toy_model debug=overfit",
-        "  grep -rn TODO toy_model        # what to change",
-        "  python -m pytest toy_model     # is it still a model?",
+        "  xlm check toy_model        # does it keep the contract?",
+        "  grep -rn TODO toy_model    # what to change",
     ]
     assert err == ""
 
@@ -145,7 +145,7 @@ def test_the_other_search_place_needs_no_cd(scaffold: Scaffold, capsys: pytest.C
     scaffold("toy_model", "--output-dir", "xlm-models")
     out = capsys.readouterr().out
     assert "  cd " not in out
-    assert "python -m pytest xlm-models/toy_model" in out
+    assert "grep -rn TODO xlm-models/toy_model" in out
 
 
 def test_other_entries_stay_as_they_are(scaffold: Scaffold, work_dir: Path) -> None:

@@ -72,10 +72,9 @@ def next_text(plan: Plan, cwd: Path) -> str:
     for experiment in plan.experiments[:1]:
         lines.append(f"  xlm job_type=train job_name=my_model_test experiment={experiment} debug=overfit")
     place = request.shown(plan.root) if seen else request.name
-    lines += [
-        f"  grep -rn TODO {place}        # what to change",
-        f"  python -m pytest {place}     # is it still a model?",
-    ]
+    rest = {f"xlm check {request.name}": "does it keep the contract?", f"grep -rn TODO {place}": "what to change"}
+    width = max(map(len, rest)) + 4
+    lines += [f"  {command.ljust(width)}# {why}" for command, why in rest.items()]
     return "\n".join(lines)
 
 
