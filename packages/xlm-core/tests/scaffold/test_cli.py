@@ -304,3 +304,13 @@ def test_help_answers_at_once(work_dir: Path) -> None:
         assert option in done.stdout
     code = "import sys, xlm.scaffold.cli as c; c.main(['toy_model', '--dry-run']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=work_dir, check=True, capture_output=True)
+
+
+def test_a_reader_that_leaves_early_is_no_error(work_dir: Path) -> None:
+    script = (
+        "import os, sys, xlm.scaffold.cli as cli; read, write = os.pipe(); os.close(read); os.dup2(write, 1); "
+        "sys.exit(cli.main(['my_model']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=work_dir, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (work_dir / "my_model" / "model_my_model.py").is_file()

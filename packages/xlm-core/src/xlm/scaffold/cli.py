@@ -38,13 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"Interrupted. {NOTHING}", file=sys.stderr)
         return INTERRUPTED
-    print(plan_text(plan, arguments.dry_run))
-    if not arguments.dry_run:
+    try:
+        _say(plan, arguments.dry_run, cwd)
+    except BrokenPipeError:  # the reader (`| head`) has gone; all is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _say(plan: Plan, dry_run: bool, cwd: Path) -> None:
+    print(plan_text(plan, dry_run))
+    if not dry_run:
         print(next_text(plan, cwd))
     sys.stdout.flush()
     for warning in plan.warnings:
         print(f"Warning, xlm will not run before this is mended: {warning}", file=sys.stderr)
-    return 0
 
 
 def plan_text(plan: Plan, dry_run: bool = False) -> str:
