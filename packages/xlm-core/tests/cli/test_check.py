@@ -61,6 +61,11 @@ def test_a_property_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_what_a_model_prints_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "tidy", "property=rows-are-json", "predictor._target_=tidy.other_tidy.Chatty"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("✓ rows-are-json")
+
+
 def test_properties_that_fail_or_wait(capsys: pytest.CaptureFixture[str]) -> None:
     args = ["job_type=check", "model_name=tidy", "property=[gradients,loss-falls,keeps-prompt]", "predictor=null"]
     assert main([*args, "model._target_=tidy.broken_tidy.UnusedLayer"]) == 1

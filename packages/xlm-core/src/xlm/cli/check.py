@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from xlm.errors import ConfigError
@@ -64,6 +66,7 @@ def run_check(args: Sequence[str]) -> int:
         XLMError: there is no such model or property.
     """
     import os
+    import sys
     from pathlib import Path
 
     from rich.console import Console
@@ -76,17 +79,27 @@ def run_check(args: Sequence[str]) -> int:
     for name in request.properties:
         find_property(name)
     find_model(request.name, discover(os.environ, Path.cwd()))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     counts: Counter[str] = Counter()
     outcomes = check_model(
         request.name, experiment=request.experiment, overrides=request.overrides, properties=request.properties
     )
-    for outcome in outcomes:
+    for outcome in _quietly(outcomes):
         counts[outcome.status] += 1
         print_outcome(outcome, console)
     parts = [f"{counts[status]} {word}" for status, word in _WORDS.items() if counts[status]]
     console.print(f"{request.name}: {', '.join(parts)}.")
     return int(bool(counts["failed"]))
+
+
+def _quietly(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """The same, without what the model itself prints meanwhile."""
+    while True:
+        with redirect_stdout(StringIO()):
+            outcome = next(outcomes, None)
+        if outcome is None:
+            return
+        yield outcome
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:

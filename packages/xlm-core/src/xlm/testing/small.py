@@ -12,7 +12,7 @@ from xlm.external_models import ModelPackage
 
 BATCH_SIZE = 4
 NUM_EXAMPLES = 2 * BATCH_SIZE
-# Smallest first: the sizes that models ship, by the beginnings of their names.
+# Smallest first: the sizes that models ship, by a word of their names (xtiny_mlm, mine_tiny).
 _SIZES = ("xtiny", "tiny")
 # Generated data, so that nothing has to be fetched.
 _DATA = ("star_mini", "star_easy", "star")
@@ -31,7 +31,7 @@ def first_experiment(experiments: Sequence[str]) -> str:
 def run_overrides(package: ModelPackage, experiment: str) -> list[str]:
     """What the command line would say to run the experiment with the model's smallest network on one CPU."""
     networks = sorted(path.stem for path in (package.config_dir / "model").glob("*.yaml"))
-    smallest = next((name for size in _SIZES for name in networks if name.startswith(size)), None)
+    smallest = next((name for size in _SIZES for name in networks if size in name.split("_")), None)
     if experiment:
         chosen = [f"experiment={experiment}", *([f"model={smallest}"] if smallest else [])]
     else:

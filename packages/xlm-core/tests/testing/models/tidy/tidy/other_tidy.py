@@ -1,4 +1,4 @@
-"""Losses of other kinds, none of them wrong but the last."""
+"""Parts of other kinds, none of them wrong but the last."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from tidy.loss_tidy import TidyLoss
+from tidy.predictor_tidy import TidyPredictor
+
+
+class Chatty(TidyPredictor):
+    """Says what it does."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        print("predicting")
+        return super().predict(*args, **kwargs)
 
 
 class Uncounted(TidyLoss):
