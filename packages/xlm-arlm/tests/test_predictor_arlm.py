@@ -11,6 +11,7 @@ from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.model_arlm import RotaryARLM
 from arlm.predictor_arlm import ARLMPredictor, repeats
 from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.decoding.trace import record, replay
 from xlm.errors import ConfigError
 
 PROMPTS = [{"prompt_ids": [7, 8, 9, 10, 11]}, {"prompt_ids": [12]}, {"prompt_ids": [7, 7]}, {"prompt_ids": []}]
@@ -35,6 +36,34 @@ def test_cache_padding_and_batch_change_no_token(predictor: ARLMPredictor) -> No
     predictor.use_cache = False
     assert together == answers(predictor, PROMPTS)
     assert len({tuple(row) for row in together}) > 1
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 1.5, "top_k": 4}, {"use_cache": False, "repetition_limit": 2}], ids=str
+)
+def test_the_recorded_steps_give_the_prediction_and_recording_changes_nothing(
+    model: RotaryARLM, tokenizer: SimpleSpaceTokenizer, options: dict[str, Any]
+) -> None:
+    predictor = ARLMPredictor(tokenizer, model=model, max_length=12, seed=1, **options)
+    batch = ARLMSeq2SeqPredCollator(tokenizer)(PROMPTS)
+    silent = predictor.predict(batch)
+    with record() as recorder:
+        preds = predictor.predict(batch)
+    assert torch.equal(preds["ids"], silent["ids"])
+    assert [trace.calls for trace in recorder.traces] == preds["steps_taken"].tolist()
+    for trace, ids, mask in zip(recorder.traces, preds["ids"], preds["attention_mask"], strict=True):
+        assert replay(trace.given, trace.steps) == ids[mask].tolist()
+
+
+def test_a_recorded_probability_is_that_of_the_allowed_tokens(predictor: ARLMPredictor, model: RotaryARLM) -> None:
+    with record(num_others=1) as recorder:
+        predictor.predict(ARLMSeq2SeqPredCollator(predictor.tokenizer)(PROMPTS[:1]))
+    trace = recorder.traces[0]
+    change = trace.steps[0]["changes"][0]
+    p = predictor._allowed(model(torch.tensor([trace.given]))[:, -1]).softmax(dim=-1)[0].detach()
+    assert change["p"] == pytest.approx(float(p[change["token"]]), abs=1e-4)
+    ((other, share),) = change["others"]
+    assert (other, share) == (int(p.topk(2).indices[1]), pytest.approx(float(p.topk(2).values[1]), abs=1e-4))
 
 
 def test_greedy_follows_the_argmax(predictor: ARLMPredictor, model: RotaryARLM) -> None:

@@ -13,6 +13,7 @@ from ilm.model_ilm import RotaryILM
 from ilm.predictor_ilm import ILMPredictor
 from ilm.types_ilm import ILMPredictionDict
 from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.decoding.trace import record, replay
 from xlm.errors import ConfigError
 from xlm.testing import mismatches
 
@@ -60,6 +61,32 @@ def test_a_batch_equals_its_rows_and_padding_changes_nothing(
     assert together == answers(predictor, PROMPTS, input_block_size=9, pad_to="block")
     assert together == list(reversed(answers(predictor, list(reversed(PROMPTS)))))
     assert len({tuple(row) for row in together}) > 1
+
+
+@pytest.mark.parametrize("options", CHOICES, ids=str)
+@pytest.mark.parametrize("infill", [False, True])
+def test_the_recorded_steps_give_the_prediction_and_recording_changes_nothing(
+    model: RotaryILM, tokenizer: SimpleSpaceTokenizer, options: dict[str, Any], infill: bool
+) -> None:
+    predictor = make(model, tokenizer, stopping_threshold=None, **options)
+    mask_id = tokenizer.mask_token_id
+    gaps = [{"prompt_ids": [7, mask_id, 8, 9, mask_id], "noise_seed": 1}, {"prompt_ids": [mask_id, 7], "noise_seed": 2}]
+    batch = ILMInfillCollator(tokenizer)(gaps * 4) if infill else ILMSeq2SeqPredCollator(tokenizer)(PROMPTS * 4)
+    silent = predictor.predict(batch)
+    with record() as recorder:
+        preds = predictor.predict(batch)
+    assert torch.equal(preds["ids"], silent["ids"])
+    assert [trace.calls for trace in recorder.traces] == preds["network_calls"].tolist()
+    for row, trace in enumerate(recorder.traces):
+        assert replay(trace.given, trace.steps) == preds["ids"][row][preds["attention_mask"][row]].tolist()
+        ids = trace.given
+        for step in trace.steps:
+            # A gap is named by where it lay before the step, whatever the step's other insertions move.
+            assert all(0 <= change["slot"] < len(ids) for change in step["changes"])
+            places = [change["slot"] + 1 + n for n, change in enumerate(step["changes"])]
+            assert [change["at"] for change in step["changes"]] == places
+            assert 0 <= step["stop"] <= 1
+            ids = replay(ids, [step])
 
 
 @pytest.mark.parametrize("options", CHOICES, ids=str)

@@ -13,6 +13,7 @@ from mdlm.model_mdlm import DiTMDLM
 from mdlm.predictor_mdlm import MDLMPredictor
 from mdlm.types_mdlm import MDLMPredictionDict
 from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.decoding.trace import record, replay
 from xlm.errors import ConfigError
 from xlm.noise import CosineSchedule, LogLinearSchedule, MaskingSchedule
 from xlm.testing import mismatches
@@ -61,6 +62,17 @@ def test_batches_and_padding_change_no_row(predictor: MDLMPredictor) -> None:
     calls = torch.cat([one["network_calls"] for one in alone])
     assert torch.equal(together["network_calls"], calls)
     assert len({tuple(row) for row in answers(together)}) > 1
+
+
+def test_the_recorded_steps_give_the_prediction_and_recording_changes_nothing(predictor: MDLMPredictor) -> None:
+    batch = MasksAfterPrompt(predictor.tokenizer, block_size=7)(PROMPTS)
+    silent = predictor.predict(batch)
+    with record() as recorder:
+        preds = predictor.predict(batch)
+    assert torch.equal(preds["ids"], silent["ids"])
+    assert [trace.calls for trace in recorder.traces] == preds["network_calls"].tolist()
+    for trace, ids, mask in zip(recorder.traces, preds["ids"], preds["attention_mask"], strict=True):
+        assert replay(trace.given, trace.steps) == ids[mask].tolist()
 
 
 def test_prompts_stay_and_answers_are_words_then_eos_then_pads(predictor: MDLMPredictor) -> None:
@@ -271,3 +283,16 @@ def test_texts_go_on_behind_their_beginning(predictor: MDLMPredictor) -> None:
     assert all(len(text.split()) <= 7 - n for text, n in zip(texts, (3, 1, 0), strict=True))
     assert not any("[" in text for text in texts)
     assert predictor.continue_text([]) == []
+
+
+@pytest.mark.parametrize("context", [0, 2, 5])
+def test_the_recorded_steps_of_several_blocks_give_the_prediction(
+    model: DiTMDLM, tokenizer: SimpleSpaceTokenizer, context: int
+) -> None:
+    predictor = MDLMPredictor(tokenizer, SCHEDULE, model, max_length=19, context=context)
+    batch = MasksAfterPrompt(tokenizer, block_size=7)([{**e, "noise_seed": n} for n, e in enumerate(PROMPTS * 3)])
+    with record() as recorder:
+        preds = predictor.predict(batch)
+    assert [trace.calls for trace in recorder.traces] == preds["network_calls"].tolist()
+    for trace, ids, mask in zip(recorder.traces, preds["ids"], preds["attention_mask"], strict=True):
+        assert replay(trace.given, trace.steps) == ids[mask].tolist()

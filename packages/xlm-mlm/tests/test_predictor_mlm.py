@@ -13,6 +13,7 @@ from mlm.model_mlm import RotaryMLM
 from mlm.predictor_mlm import MLMPredictor
 from mlm.types_mlm import MLMPredictionDict
 from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.decoding.trace import record, replay
 from xlm.errors import ConfigError
 from xlm.testing import mismatches
 
@@ -57,6 +58,17 @@ def test_batches_and_padding_change_no_row(predictor: MLMPredictor) -> None:
     calls = torch.cat([one["network_calls"] for one in alone])
     assert torch.equal(together["network_calls"], calls)
     assert len({tuple(row) for row in answers(together)}) > 1
+
+
+def test_the_recorded_steps_give_the_prediction_and_recording_changes_nothing(predictor: MLMPredictor) -> None:
+    batch = MasksAfterPrompt(predictor.tokenizer, block_size=7)(PROMPTS)
+    silent = predictor.predict(batch)
+    with record() as recorder:
+        preds = predictor.predict(batch)
+    assert torch.equal(preds["ids"], silent["ids"])
+    assert [trace.calls for trace in recorder.traces] == preds["network_calls"].tolist()
+    for trace, ids, mask in zip(recorder.traces, preds["ids"], preds["attention_mask"], strict=True):
+        assert replay(trace.given, trace.steps) == ids[mask].tolist()
 
 
 def test_prompts_stay_and_answers_are_words_then_eos_then_pads(predictor: MLMPredictor) -> None:

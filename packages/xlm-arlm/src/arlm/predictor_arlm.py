@@ -10,6 +10,7 @@ from torch import Tensor
 from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
 from xlm.data.collate import pad_ids
+from xlm.decoding.trace import begin_trace, recording
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.modules.kv_cache import KVCache
@@ -70,6 +71,7 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
             `steps_taken` (B,): tokens drawn per row. `network_calls`: forward passes of the batch.
         """
         input_ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+        begin_trace(batch, input_ids.shape[1], self.tokenizer)
         answers, steps, calls = self._decode(input_ids, mask)
         pad = self.tokenizer.pad_token_id
         columns = torch.arange(answers.shape[1], device=answers.device)
@@ -94,10 +96,13 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         rows = torch.arange(B, device=device)  # which rows still go on
         cache = KVCache(len(self.model.layers), P + self.max_length) if self.use_cache else None
         new, new_mask = input_ids, mask if not bool(mask.all()) else None
-        calls = 0
+        calls, trace = 0, recording()
         while calls < self.max_length and len(rows):
-            logits = self.model(new, new_mask, cache=cache, last_only=True)[:, -1]
-            token = self.sampler(self._allowed(logits), generator)
+            allowed = self._allowed(self.model(new, new_mask, cache=cache, last_only=True)[:, -1])
+            token = self.sampler(allowed, generator)
+            if trace is not None:
+                trace.step(rows)
+                trace.appended(rows, token, allowed)
             answers[rows, calls] = token
             steps[rows] += 1
             calls += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -15,6 +15,7 @@ from ilm.sampling_ilm import Head, choose, choose_pair, choose_slots
 from ilm.types_ilm import REST_TYPE, ILMPredictionBatch, ILMPredictionDict
 from xlm.decoding.output import suppressed_ids
 from xlm.decoding.streams import Stream, derive, row_seeds, uniform
+from xlm.decoding.trace import Recorder, begin_trace, recording
 from xlm.decoding.writing import writing
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
@@ -47,6 +48,9 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         seed: what a row draws follows from the example's own seed and this; without either, from torch's global
             generator.
     """
+
+    # A mask in a text stands for any number of tokens.
+    fills_any_length: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -103,8 +107,9 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         dataloader_name: str | None = None,
     ) -> ILMPredictionDict:
         """Insert into every row of the batch; see `ILMPredictionDict` for what comes back."""
-        rows, steps, calls, complete = self._decode(batch)
         start = (batch["token_type_ids"] == REST_TYPE).long().argmax(dim=1) + 1
+        begin_trace(batch, start, self.tokenizer)
+        rows, steps, calls, complete = self._decode(batch)
         answers = [ids[s:].tolist() for ids, s in zip(rows.ids, start.tolist(), strict=True)]
         return {
             "ids": rows.ids,
@@ -127,6 +132,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         seeds = row_seeds(B, self.seed, batch.get("noise_seed"), device)
         # One number for the end, one per gap, one per token.
         draws, ended = torch.arange(1 + 2 * self.parallel_slots, device=device), []
+        trace = recording()
         while len(rows.index):
             live = rows.is_open.any(dim=1) & (lengths[rows.index] < self.max_length) & (step < self.max_steps)
             ended.append(rows.select(~live))
@@ -139,16 +145,33 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
             step += 1
             length_logits = self.model.length_logits(hidden, rows.cls_position)
             done = self._is_complete(length_logits, u[:, 0])
+            if trace is not None:
+                trace.step(rows.index)
+                trace.said(rows.index, length_logits.softmax(dim=-1)[:, 0])
             complete[rows.index] = done
             ended.append(rows.select(done))
             rows, hidden, u, length_logits = rows.select(~done), hidden[~done], u[~done, 1:], length_logits[~done]
             if len(rows.index):
                 room = self.max_length - lengths[rows.index]
                 slots, tokens = self._choose(hidden, rows, u, self._most(length_logits, room))
+                if trace is not None:
+                    self._report(trace, hidden, rows, slots, tokens)
                 rows = rows.insert(slots, tokens, step, self.tokenizer.pad_token_id)
                 lengths[rows.index] += (slots >= 0).sum(dim=1)
                 steps[rows.index] = step
         return joined(ended or [rows], self.tokenizer.pad_token_id), steps, calls, complete
+
+    def _report(self, trace: Recorder, hidden: Tensor, rows: Rows, slots: Tensor, tokens: Tensor) -> None:
+        """Tell the recorder what is about to be inserted: gaps, tokens, and their probabilities at temperature 1."""
+        final = self.model.final_layer
+        hidden = final.norm_final(hidden)
+        head = Head(final.linear.weight, self._suppressed())
+        shares = head.slot_logits(hidden, rows.is_open).softmax(dim=-1)
+        places = rows.mask.long().cumsum(dim=1) - 1
+        for n, row in enumerate(rows.index.tolist()):
+            own = slots[n][slots[n] >= 0]
+            logits = head.logits(hidden[n, own])
+            trace.inserted(row, places[n, own].tolist(), shares[n, own].tolist(), tokens[n][slots[n] >= 0], logits)
 
     def _is_complete(self, length_logits: Float[Tensor, "rows classes"], u: Tensor) -> Bool[Tensor, " rows"]:
         """Whether each row ends here, by what CLS says of class 0."""
@@ -222,7 +245,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         for example, own in zip(examples, seeds or range(base, base + len(texts)), strict=True):
             example["noise_seed"] = own
         filled = [self.tokenizer.mask_token_id in ids for ids in texts]
-        answers = [""] * len(prompts)
+        answers, asked = [""] * len(prompts), list[int]()
         device = next(self.model.parameters()).device
         for collate in (ILMSeq2SeqPredCollator(self.tokenizer), ILMInfillCollator(self.tokenizer)):
             is_infill = isinstance(collate, ILMInfillCollator)
@@ -232,6 +255,9 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
                 batch: Any = {name: value.to(device) for name, value in collated.items()}  # type: ignore[attr-defined]
                 for i, row in zip(places, self.to_dict(batch, self.predict(batch)), strict=True):
                     answers[i] = row["prediction"]
+                asked += places
+        if (trace := recording()) is not None:
+            trace.reorder(asked)
         return answers
 
     def continue_text(self, prompts: list[str]) -> list[str]:

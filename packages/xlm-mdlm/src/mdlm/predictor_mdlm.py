@@ -24,6 +24,7 @@ from xlm.decoding.orders import ancestral, fill_rates, first_hitting
 from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.decoding.remask import fill_with_remasking
 from xlm.decoding.streams import row_seeds
+from xlm.decoding.trace import begin_trace
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import CONFIDENCES, Confidence, LogitsSampler
@@ -105,6 +106,7 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
             `ids` (B, L): the rows without masks, pads behind an answer's first EOS. `network_calls` (B,): forward
             passes in which a row took part. `order` (B, L): by which of them a position was filled.
         """
+        begin_trace(batch, batch["output_start_idx"], self.tokenizer)
         seeds = row_seeds(len(batch["input_ids"]), self.seed, batch.get("noise_seed"), batch["input_ids"].device)
         if self.max_length is not None:
             return extended(self._predict_block, batch, seeds, self.max_length, self.context, self.tokenizer)

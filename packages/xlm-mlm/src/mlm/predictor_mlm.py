@@ -13,6 +13,7 @@ from xlm.decoding.fill import ConfidenceOrder, MaskedNetwork, TokenDraw, fill_by
 from xlm.decoding.orders import fill_rates, uniform_order
 from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.decoding.streams import row_seeds
+from xlm.decoding.trace import begin_trace
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import CONFIDENCES, Confidence, LogitsSampler
@@ -84,6 +85,7 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
             passes in which a row took part. `order` (B, L): by which of them a position was filled.
         """
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+        begin_trace(batch, batch["output_start_idx"], self.tokenizer)
         slots = slots_of(batch, self.tokenizer.mask_token_id)
         seeds = row_seeds(len(ids), self.seed, batch.get("noise_seed"), ids.device)
         draw = TokenDraw(

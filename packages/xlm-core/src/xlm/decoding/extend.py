@@ -10,6 +10,7 @@ from torch import Tensor
 from xlm.decoding.collate import MaskedPredictionBatch
 from xlm.decoding.output import MaskedPredictionDict
 from xlm.decoding.streams import derive
+from xlm.decoding.trace import recording
 from xlm.errors import ConfigError
 from xlm.protocols import Tokenizer
 from xlm.utils.text import remove_trailing_pads
@@ -40,12 +41,17 @@ def extended(
     num_blocks = 1 + max(0, -((block - max_length) // (block - keep)))
     whole = _Answers(batch["input_ids"], batch["attention_mask"].bool(), start, block, keep, num_blocks, tokenizer)
     rows = torch.arange(len(seeds), device=seeds.device)
+    trace = recording()
     for number in range(num_blocks):
+        if number and trace is not None:
+            trace.new_block(rows, start, number * (block - keep), block, keep, tokenizer.mask_token_id)
         preds = predict_block(whole.block(rows, number), derive(seeds[rows], number) if number else seeds[rows])
         whole.put(rows, number, preds)
         rows = rows[~(preds["ids"][:, start:] == tokenizer.eos_token_id).any(dim=1)]
         if not len(rows):
             break
+    if trace is not None:
+        trace.shortened(max_length)
     return whole.prediction(max_length)
 
 

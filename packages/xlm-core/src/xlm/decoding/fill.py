@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xlm.decoding.orders import FillOrder
 from xlm.decoding.streams import gumbel_argmax
+from xlm.decoding.trace import recording
 from xlm.modules.attention import positions_from_mask
 from xlm.sampling import Confidence, LogitsSampler, confidence_scores, widest_float
 
@@ -107,16 +108,20 @@ def fill_by_order(
     seeds: Integer[Tensor, " batch"],
 ) -> Filled:
     """Run every row through its own calls; a row that has no more leaves the batch."""
-    ids, visit = ids.clone(), order.visit
+    ids, visit, trace = ids.clone(), order.visit, recording()
     num_visits = visit.amax(dim=1) + 1 if visit.shape[1] else visit.new_zeros(len(visit))
     for call in range(order.rate.shape[1]):
         rows = (num_visits > call).nonzero().squeeze(1)
         features = network.features(ids[rows], rows, order.rate[rows, call])
+        if trace is not None:
+            trace.step(rows)
         row, column = (visit[rows] == call).nonzero(as_tuple=True)
         if len(row):  # textbook ancestral sampling also visits steps that fill nothing
             at = rows[row]
             allowed = draw.allowed(network.logits(features[row, column]), slots.inside[at, column])
             ids[at, column] = draw(allowed, seeds[at], slots.counters[at, column])
+            if trace is not None:
+                trace.wrote(at, column, ids[at, column], allowed)
     return Filled(ids, visit, num_visits)
 
 
@@ -167,7 +172,7 @@ def fill_by_confidence(
     ids, masked = ids.clone(), slots.masked.clone()
     filled_by = torch.full_like(ids, -1)
     calls = ids.new_zeros(len(ids))
-    total = masked.sum(dim=1)
+    total, trace = masked.sum(dim=1), recording()
     for call in range(order.max_steps):
         rows = masked.any(dim=1).nonzero().squeeze(1)
         if not len(rows):
@@ -182,6 +187,9 @@ def fill_by_confidence(
         row, column = chosen.nonzero(as_tuple=True)
         at = rows[row]
         ids[at, column] = draw(allowed[chosen[open_]], seeds[at], slots.counters[at, column])
+        if trace is not None:
+            trace.step(rows)
+            trace.wrote(at, column, ids[at, column], allowed[chosen[open_]])
         masked[at, column] = False
         filled_by[at, column] = call
         calls[rows] += 1

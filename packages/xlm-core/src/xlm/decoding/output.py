@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xlm.decoding.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
 from xlm.decoding.fill import Filled, Slots
+from xlm.decoding.trace import recording
 from xlm.decoding.writing import writing
 from xlm.errors import ConfigError
 from xlm.protocols import Tokenizer
@@ -62,6 +63,8 @@ def finished(batch: MaskedPredictionBatch, slots: Slots, filled: Filled, tokeniz
     start = batch["output_start_idx"]
     ends = slots.masked & (filled.ids == tokenizer.eos_token_id)
     behind = slots.masked & (ends.long().cumsum(dim=1) - ends.long() > 0)
+    if (trace := recording()) is not None:
+        trace.removed(behind)
     ids = filled.ids.masked_fill(behind, tokenizer.pad_token_id)
     texts = tokenizer.batch_decode(ids[:, start:].tolist())
     return {
@@ -129,6 +132,7 @@ def generate(
         for number, prompt in enumerate(prompts)
     ]
     texts = [""] * len(prompts)
+    asked: list[int] = []
     for collate, in_place in (
         (MasksInPlace(tokenizer), True),
         (MasksAfterPrompt(tokenizer, block_size), False),
@@ -136,12 +140,15 @@ def generate(
         chosen = [n for n, e in enumerate(examples) if (tokenizer.mask_token_id in e["prompt_ids"]) == in_place]
         if not chosen:
             continue
+        asked += chosen
         batch: Any = collate([examples[n] for n in chosen])
         batch = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
         preds = predict(batch)
         answers = preds["ids"][:, preds["output_start_idx"] :].tolist()
         for n, text in zip(chosen, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True):
             texts[n] = text
+    if (trace := recording()) is not None:
+        trace.reorder(asked)
     return texts
 
 

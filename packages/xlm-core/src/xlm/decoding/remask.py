@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xlm.decoding.fill import Filled, MaskedNetwork, Slots, TokenDraw
 from xlm.decoding.streams import Stream, derive, uniform
+from xlm.decoding.trace import recording
 
 
 def remask_probability(rate: Float[Tensor, ""], next_rate: Float[Tensor, ""], remasking: float) -> Float[Tensor, ""]:
@@ -32,7 +33,7 @@ def fill_with_remasking(
     """
     ids, masked = ids.clone(), slots.masked.clone()
     filled_by = torch.full_like(ids, -1)
-    calls = ids.new_zeros(len(ids))
+    calls, trace = ids.new_zeros(len(ids)), recording()
     for step in range(len(grid) - 1):
         rate, next_rate = grid[step], grid[step + 1]
         sigma = remask_probability(rate, next_rate, remasking)
@@ -49,7 +50,12 @@ def fill_with_remasking(
             allowed = draw.allowed(network.logits(features[row, column]), slots.inside[at, column])
             ids[at, column] = draw(allowed, step_seeds[at], slots.counters[at, column])
             filled_by[at, column] = calls[at]
+            if trace is not None:
+                trace.step(rows)
+                trace.wrote(at, column, ids[at, column], allowed)
             calls[rows] += 1
         ids.masked_fill_(taken_back, mask_token_id)
+        if trace is not None:
+            trace.masked(taken_back, mask_token_id)
         masked = (masked & ~chosen) | taken_back
     return Filled(ids, filled_by, calls)
