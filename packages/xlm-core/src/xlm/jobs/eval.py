@@ -13,6 +13,7 @@ from xlm.harness import Harness
 from xlm.jobs.checkpoint_choice import PATH_KEYS, chosen_checkpoint, load_chosen
 from xlm.jobs.options import options_of
 from xlm.jobs.session import shown, start
+from xlm.jobs.tracing import tracing
 from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results
 from xlm.training.rng import RandomState
@@ -46,7 +47,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     trainer = session.trainer(callbacks, [])
     record = session.write_record(trainer, "eval")
     loop = trainer.test if split == "test" else trainer.validate
-    loop(harness, datamodule=session.datamodule, verbose=False)
+    with tracing(session, harness, checkpoint):
+        loop(harness, datamodule=session.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     measured = likelihood.measured if likelihood else {}
     if trainer.is_global_zero:

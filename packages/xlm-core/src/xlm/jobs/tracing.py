@@ -1,0 +1,86 @@
+"""`trace=true` for jobs that predict: records the first rows, and leaves trace.json and trace.html in the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from xlm.decoding.trace import Recorder, record
+from xlm.errors import ConfigError
+from xlm.harness import Harness
+from xlm.jobs.session import Session, shown
+from xlm.traces.document import Document, View, describe_run, document, find_view, write_document
+from xlm.traces.page import write_page
+from xlm.utils.rank_zero import get_rank
+
+DEFAULTS: dict[str, Any] = {"num_samples": 8, "gif": False, "png": False}
+# What a predictor's configuration says besides its options.
+_NOT_OPTIONS = ("_target_", "tokenizer", "noise_schedule", "model")
+
+
+def trace_options(cfg: DictConfig) -> dict[str, Any] | None:
+    """The options of `trace`, defaults filled in; None when it is off. ConfigError for an option that isn't one."""
+    asked = cfg.get("trace")
+    if asked is None or asked is False:
+        return None
+    given = {} if asked is True else OmegaConf.to_container(asked) if OmegaConf.is_config(asked) else None
+    if not isinstance(given, dict) or not given.keys() <= DEFAULTS.keys():
+        raise ConfigError(f"trace is {asked}, and must be true, false or some of {', '.join(DEFAULTS)}.", key="trace")
+    options = DEFAULTS | {str(name): value for name, value in given.items()}
+    if not isinstance(options["num_samples"], int) or options["num_samples"] < 1:
+        raise ConfigError(f"trace.num_samples is {options['num_samples']}, and must be at least 1.", key="trace")
+    return options
+
+
+@contextmanager
+def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[None]:
+    """Record what the harness' predictor writes inside, if `trace` is on, and write the files at the end."""
+    options = trace_options(session.cfg)
+    if options is None:
+        yield
+        return
+    view = find_view(session.cfg.get("trace_view"))
+    with record(limit=options["num_samples"]) as recorder:
+        yield
+    if get_rank() == 0:
+        doc = _document(session.cfg, harness, checkpoint, recorder, view)
+        written = write_trace(session.run_dir / "trace.html", doc, gif=options["gif"], png=options["png"])
+        session.console.print(f"How it was written: {shown(written)}, to be opened in a browser.", soft_wrap=True)
+
+
+def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, recorder: Recorder, view: View | None) -> Document:
+    run = describe_run(
+        str(cfg.job_name),
+        recorder.traces,
+        harness.tokenizer,
+        model=str(cfg.get("model_name") or ""),
+        checkpoint=shown(checkpoint),
+        sampler=sampler_of(cfg),
+        view=view,
+    )
+    return document(str(cfg.job_name), [run])
+
+
+def sampler_of(cfg: DictConfig) -> dict[str, Any]:
+    """The options of the predictor, as the configuration says them."""
+    plain = OmegaConf.to_container(cfg.predictor, resolve=False) if cfg.get("predictor") else {}
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in _NOT_OPTIONS}
+
+
+def write_trace(page: Path, doc: Document, gif: bool = False, png: bool = False) -> Path:
+    """Write a page, its document beside it, and pictures if asked for; returns the page."""
+    write_document(page.with_suffix(".json"), doc)
+    write_page(page, doc)
+    if gif or png:
+        from xlm.traces.pictures import write_gif, write_strip
+
+        if gif:
+            write_gif(page.with_suffix(".gif"), doc)
+        if png:
+            write_strip(page.with_suffix(".png"), doc)
+    return page

@@ -1,0 +1,1 @@
+"""Recorded writing as a document, a page, pictures and a replay in the terminal."""

@@ -1,0 +1,182 @@
+"""Recorded rows of one or several runs as one JSON-able document, from which everything that shows them is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from xlm.decoding.trace import Step, Trace, replay
+from xlm.errors import ConfigError, DataError
+from xlm.protocols import Tokenizer
+from xlm.utils.files import replace_text
+from xlm.utils.imports import get_function
+
+FORMAT = "xlm-trace/1"
+ROLES = ("pad", "mask", "bos", "eos", "cls", "sep", "unk")
+
+# From a prompt's text to what a page draws for it; None where it cannot be read.
+View = Callable[[str], Mapping[str, Any] | None]
+
+
+class Sample(TypedDict):
+    """One row; `ids` follows from `given` and `steps`. `text` and `truth` are the answer without special tokens.
+
+    `calls`: network calls. `drawing`: what the task's view makes of the prompt.
+    """
+
+    prompt: str
+    given: list[int]
+    answer_start: int
+    steps: list[Step]
+    ids: list[int]
+    calls: int
+    text: str
+    truth: str | None
+    drawing: Mapping[str, Any] | None
+
+
+class Run(TypedDict):
+    """What one trained model wrote.
+
+    `tokens`: what each token id adds to a text, its leading space included. `special`: role → id.
+    """
+
+    name: str
+    model: str
+    checkpoint: str
+    sampler: dict[str, Any]
+    tokens: dict[str, str]
+    special: dict[str, int]
+    samples: list[Sample]
+
+
+class Document(TypedDict):
+    """The content of trace.json. Samples with the same prompt are shown side by side."""
+
+    format: str
+    title: str
+    runs: list[Run]
+
+
+def find_view(name: str | None) -> View | None:
+    """The task's drawing function by its dotted name (`trace_view` of a datamodule config); BadTargetError if none."""
+    if not name:
+        return None
+    view: View = get_function(name, key="trace_view")
+    return view
+
+
+def describe_run(
+    name: str,
+    traces: Sequence[Trace],
+    tokenizer: Tokenizer,
+    *,
+    model: str = "",
+    checkpoint: str = "",
+    sampler: Mapping[str, Any] | None = None,
+    view: View | None = None,
+    truths: Sequence[str | None] = (),
+) -> Run:
+    """One run of a document; `truths` stand in where traces know none."""
+    special = {role: token for role in ROLES if (token := getattr(tokenizer, f"{role}_token_id", None)) is not None}
+    known = [*truths, *[None] * (len(traces) - len(truths))]
+    samples = [_sample(trace, tokenizer, special, view, truth) for trace, truth in zip(traces, known, strict=True)]
+    return {
+        "name": name,
+        "model": model,
+        "checkpoint": checkpoint,
+        "sampler": {key: value for key, value in (sampler or {}).items() if value is not None},
+        "tokens": _texts(_used(samples), tokenizer, special),
+        "special": special,
+        "samples": samples,
+    }
+
+
+def _sample(
+    trace: Trace, tokenizer: Tokenizer, special: Mapping[str, int], view: View | None, truth: str | None
+) -> Sample:
+    ids = replay(trace.given, trace.steps)
+    start = trace.answer_start
+    behind = trace.given[start:]
+    # A text with gaps is its own prompt; masks alone are room for an answer.
+    in_place = any(token not in special.values() for token in behind)
+    prompt = _with_masks(trace.given, tokenizer, special) if in_place else _plain(trace.given[:start], tokenizer)
+    if trace.truth is not None:
+        truth = _plain(trace.truth, tokenizer)
+    return {
+        "prompt": prompt,
+        "given": trace.given,
+        "answer_start": start,
+        "steps": trace.steps,
+        "ids": ids,
+        "calls": trace.calls,
+        "text": _plain(ids[start:], tokenizer),
+        "truth": truth,
+        "drawing": view(prompt) if view is not None else None,
+    }
+
+
+def _plain(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    return tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+
+def _with_masks(ids: Sequence[int], tokenizer: Tokenizer, special: Mapping[str, int]) -> str:
+    unseen = set(special.values()) - {special.get("mask"), special.get("unk")}
+    return tokenizer.decode([token for token in ids if token not in unseen]).strip()
+
+
+def _used(samples: Iterable[Sample]) -> list[int]:
+    """Every token id that a page may have to show."""
+    used: set[int] = set()
+    for sample in samples:
+        used.update(sample["given"])
+        for step in sample["steps"]:
+            for change in step["changes"]:
+                used.update([change["token"]] if "token" in change else [])
+                used.update(token for token, _ in change.get("others", []))
+    return sorted(used)
+
+
+def _texts(ids: Sequence[int], tokenizer: Tokenizer, special: Mapping[str, int]) -> dict[str, str]:
+    """What each token adds to the text before it; special tokens by their roles."""
+    roles = {token: role.upper() for role, token in reversed(list(special.items())) if role != "unk"}
+    words = [token for token in ids if token not in roles]
+    texts = {token: f"[{role}]" for token, role in roles.items() if token in set(ids)}
+    if words:
+        before = tokenizer.decode([words[0]])
+        for token, both in zip(words, tokenizer.batch_decode([[words[0], token] for token in words]), strict=True):
+            texts[token] = both[len(before) :] if both.startswith(before) else tokenizer.decode([token])
+    return {str(token): texts[token] for token in sorted(texts)}
+
+
+def document(title: str, runs: Sequence[Run]) -> Document:
+    """A document of these runs; ConfigError if nothing was recorded in one of them."""
+    for run in runs:
+        if not run["samples"]:
+            raise ConfigError(
+                f"Nothing was recorded of '{run['name']}': its predictor tells nobody what it writes "
+                "(see docs/guide/trace.md), or it predicted nothing."
+            )
+    return {"format": FORMAT, "title": title, "runs": list(runs)}
+
+
+def write_document(path: Path, doc: Document) -> None:
+    """Write the JSON, compact and whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(doc, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def read_document(path: str | Path) -> Document:
+    """The document in a file; DataError if it is none."""
+    try:
+        doc: Document = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = doc["format"]
+    except FileNotFoundError as error:
+        raise DataError(f"There is no trace {path}. `xlm generate … trace=true` writes one.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no trace: it is not the JSON that trace=true writes.") from error
+    if found != FORMAT:
+        raise DataError(f"{path} has the format '{found}', and this version of xlm reads '{FORMAT}'.")
+    return doc

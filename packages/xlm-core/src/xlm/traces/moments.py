@@ -1,0 +1,109 @@
+"""What stands in a row after each network call, for pictures and the terminal; the page does the same by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from xlm.traces.document import Document, Run, Sample
+
+# Early tokens are indigo, late ones yellow: as on the page.
+STOPS = ((79, 86, 214), (148, 66, 196), (220, 62, 120), (240, 110, 50), (245, 186, 50))
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A token in a row. `key` stays while it moves; `born` is the call that wrote it, 0 if it was given."""
+
+    key: int
+    token: int
+    born: int
+    is_prompt: bool = False
+
+
+def moments(sample: Sample) -> list[list[Cell]]:
+    """The row as given, then after each network call; what follows a call without asking again belongs to it."""
+    cells = [Cell(n, token, 0, n < sample["answer_start"]) for n, token in enumerate(sample["given"])]
+    found, next_key = [cells], len(cells)
+    for step in sample["steps"]:
+        if step["call"] > 0:
+            found.append(cells)
+        cells, born = list(cells), len(found) - 1
+        for change in step["changes"]:
+            at = change["at"]
+            if change["do"] == "insert":
+                cells.insert(at, Cell(next_key, change["token"], born))
+                next_key += 1
+            elif change["do"] == "write":
+                cells[at] = replace(cells[at], token=change["token"], born=born)
+            else:
+                del cells[at]
+        found[-1] = cells
+    return found
+
+
+def colour_at(born: int, calls: int) -> Colour:
+    """The colour of what call `born` of `calls` wrote."""
+    place = (born - 1) / (calls - 1) * (len(STOPS) - 1) if calls > 1 else 0.0
+    low = min(max(int(place), 0), len(STOPS) - 2)
+    r, g, b = (round(a + (z - a) * (place - low)) for a, z in zip(STOPS[low], STOPS[low + 1], strict=True))
+    return r, g, b
+
+
+@dataclass(frozen=True)
+class Film:
+    """A sample of a run with all its moments and the words for its tokens."""
+
+    run: Run
+    sample: Sample
+    rows: Sequence[Sequence[Cell]]
+
+    @classmethod
+    def of(cls, run: Run, sample: Sample) -> Film:
+        """The film of a sample."""
+        return cls(run, sample, moments(sample))
+
+    @property
+    def calls(self) -> int:
+        """The last moment."""
+        return len(self.rows) - 1
+
+    def at(self, moment: int) -> list[Cell]:
+        """The answer at a moment, or at the end if that is earlier."""
+        return [cell for cell in self.rows[min(moment, self.calls)] if not cell.is_prompt]
+
+    def role(self, token: int) -> str | None:
+        """What a special token is for; None for a word."""
+        found = [role for role, other in self.run["special"].items() if other == token and role != "unk"]
+        return found[0] if found else None
+
+    def text(self, cell: Cell) -> str:
+        """What is shown for a cell, its leading space included."""
+        role = self.role(cell.token)
+        if role is not None:
+            return {"mask": " ▁", "eos": " ⏎"}.get(role, f" [{role.upper()}]")
+        return self.run["tokens"].get(str(cell.token), f" #{cell.token}")
+
+    def edges(self, moment: int) -> list[tuple[str, str]]:
+        """Pairs of words of the answer of which both stand, by where they stand at the end."""
+        end = [cell.key for cell in self.at(self.calls) if self.role(cell.token) is None]
+        now = {cell.key: cell for cell in self.at(moment) if self.role(cell.token) is None}
+        words = [self.text(now[key]).strip() if key in now else None for key in end]
+        return [(a, b) for a, b in zip(words[::2], words[1::2], strict=False) if a is not None and b is not None]
+
+    @property
+    def graph(self) -> Mapping[str, Any] | None:
+        """The drawing, if it is a graph."""
+        drawing = self.sample["drawing"]
+        return drawing if drawing is not None and drawing.get("kind") == "graph" else None
+
+
+def films(doc: Document, prompt: str | None = None) -> list[Film]:
+    """The samples of one prompt (None: the first one's), by number, then by run."""
+    if prompt is None:
+        prompt = doc["runs"][0]["samples"][0]["prompt"]
+    chosen = [[Film.of(run, sample) for sample in run["samples"] if sample["prompt"] == prompt] for run in doc["runs"]]
+    longest = max(map(len, chosen))
+    return [of_run[n] for n in range(longest) for of_run in chosen if n < len(of_run)]

@@ -1,0 +1,40 @@
+// What stands in a row after every network call: frame 0 is the row as given, frame n what call n left.
+// A cell keeps its key while it moves, and where a mask becomes a token, so that motion can be shown.
+
+function framesOf(sample) {
+  let key = 0;
+  let cells = sample.given.map((token, place) => ({
+    key: key++, token, born: 0, given: true, prompt: place < sample.answer_start,
+  }));
+  const frames = [{ cells, stop: null }];
+  for (const step of sample.steps) {
+    if (step.call > 0) frames.push({ cells: null, stop: step.stop ?? null });
+    cells = cells.slice();
+    for (const change of step.changes) {
+      const born = frames.length - 1;
+      if (change.do === "insert") cells.splice(change.at, 0, { ...change, key: key++, born });
+      else if (change.do === "write") cells[change.at] = { ...change, key: cells[change.at].key, born };
+      else cells.splice(change.at, 1);
+    }
+    frames[frames.length - 1].cells = cells;
+  }
+  return frames;
+}
+
+// Early tokens are indigo, late ones yellow.
+const STOPS = [[79, 86, 214], [148, 66, 196], [220, 62, 120], [240, 110, 50], [245, 186, 50]];
+
+function colourAt(share) {
+  const at = Math.min(Math.max(share, 0), 1) * (STOPS.length - 1);
+  const low = Math.min(Math.floor(at), STOPS.length - 2);
+  return `rgb(${STOPS[low].map((c, i) => Math.round(c + (STOPS[low + 1][i] - c) * (at - low))).join(" ")})`;
+}
+
+function element(name, classes, text) {
+  const made = document.createElement(name);
+  if (classes) made.className = classes;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+const calm = window.matchMedia("(prefers-reduced-motion: reduce)");

@@ -1,0 +1,135 @@
+// Builds the cards, and moves all of them through time: slider, play, keys.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const PLAY = "M8 5v14l11-7z", PAUSE = "M6 5h4v14H6zM14 5h4v14h-4z";
+const SPEEDS = [0.5, 1, 2, 4], STEP_MS = 700;
+
+// The one place where a token's probability and its rivals are shown.
+const tip = {
+  box: $("tip"),
+  show(span, card, cell) {
+    const line = (name, p, kind) => {
+      const row = element("div", kind);
+      row.append(element("span", "word", name), element("span", "share", percent(p)));
+      const bar = row.appendChild(element("span", "bar"));
+      bar.appendChild(element("i")).style.setProperty("--p", p);
+      return row;
+    };
+    const words = (token) => card.text(token).trim() || "␣";
+    this.box.replaceChildren(line(words(cell.token), cell.p, "own"));
+    for (const [token, p] of cell.others ?? []) this.box.append(line(words(token), p, "other"));
+    const gap = cell.slot_p === undefined ? "" : ` · this gap ${percent(cell.slot_p)}`;
+    this.box.append(element("p", "when", `call ${cell.born}${gap}`));
+    this.box.style.setProperty("--born", card.colour(cell));
+    this.box.hidden = false;
+    const at = span.getBoundingClientRect(), own = this.box.getBoundingClientRect();
+    const left = Math.min(Math.max(8, at.left + at.width / 2 - own.width / 2), document.documentElement.clientWidth - own.width - 8);
+    const top = at.top > own.height + 12 ? at.top - own.height - 8 : at.bottom + 8;
+    this.box.style.left = `${left}px`;
+    this.box.style.top = `${top}px`;
+  },
+  hide() { this.box.hidden = true; },
+};
+
+function describePrompt(sample, number) {
+  const head = element("div", "prompt");
+  const { drawing, prompt, truth } = sample;
+  head.append(element("h2", "", drawing?.title ?? (prompt ? `Prompt ${number}` : `Text ${number}`)));
+  if (!drawing && prompt) head.append(element("p", "given-text", prompt));
+  if (drawing || (truth && prompt)) {
+    const more = head.appendChild(element("details"));
+    more.append(element("summary", "", drawing ? "prompt and answer as text" : "answer in the data"));
+    if (drawing) more.append(element("p", "", prompt));
+    if (truth) more.append(element("p", "truth", truth));
+  }
+  return head;
+}
+
+function build() {
+  const groups = new Map();
+  const most = Math.max(...data.runs.map((run) => run.samples.length));
+  for (let n = 0; n < most; n++) {
+    for (const run of data.runs) {
+      const sample = run.samples[n];
+      if (!sample) continue;
+      if (!groups.has(sample.prompt)) groups.set(sample.prompt, []);
+      groups.get(sample.prompt).push(new Card(run, sample, tip));
+    }
+  }
+  const all = [];
+  let number = 0;
+  for (const cards of groups.values()) {
+    const section = element("section");
+    section.append(describePrompt(cards[0].sample, ++number));
+    const grid = section.appendChild(element("div", "cards"));
+    for (const card of cards) { grid.append(card.root); all.push(card); }
+    if (cards.length === 1) section.classList.add("single");
+    $("samples").append(section);
+  }
+  if ([...groups.values()].every((cards) => cards.length === 1)) $("samples").classList.add("flow");
+  return all;
+}
+
+const cards = build();
+const last = Math.max(...cards.map((card) => card.calls));
+let now = last, timer = 0, speed = 1;
+$("time").max = last;
+
+function show(frame) {
+  now = Math.min(Math.max(frame, 0), last);
+  tip.hide();
+  for (const card of cards) card.show(now);
+  $("time").value = now;
+  $("time").setAttribute("aria-valuetext", `network call ${now} of ${last}`);
+  $("now").textContent = `${now} / ${last}`;
+  document.documentElement.style.setProperty("--done", last ? now / last : 1);
+}
+
+function pause() {
+  clearTimeout(timer);
+  timer = 0;
+  $("play").setAttribute("aria-label", "Play");
+  $("play-icon").setAttribute("d", PLAY);
+}
+
+function play() {
+  if (now === last) show(0);
+  $("play").setAttribute("aria-label", "Pause");
+  $("play-icon").setAttribute("d", PAUSE);
+  const tick = () => {
+    show(now + 1);
+    if (now === last) pause();
+    else timer = setTimeout(tick, STEP_MS / speed);
+  };
+  timer = setTimeout(tick, STEP_MS / speed);
+}
+
+const toggle = () => (timer ? pause() : play());
+const jump = (frame) => { pause(); show(frame); };
+
+$("play").onclick = toggle;
+$("time").oninput = () => jump(Number($("time").value));
+$("speed").onclick = () => {
+  speed = SPEEDS[(SPEEDS.indexOf(speed) + 1) % SPEEDS.length];
+  $("speed").textContent = `${speed}×`;
+};
+const KEYS = {
+  ArrowLeft: () => jump(now - 1),
+  ArrowRight: () => jump(now + 1),
+  Home: () => jump(0),
+  End: () => jump(last),
+  " ": toggle,
+};
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+  if (event.key === "Escape") tip.hide();
+  // A button or a summary has its own use of the space bar.
+  const pressed = event.key === " " && event.target.closest?.("button, summary");
+  if (pressed || !(event.key in KEYS)) return;
+  event.preventDefault();
+  KEYS[event.key]();
+});
+addEventListener("scroll", () => tip.hide(), { passive: true });
+const asked = /#call=(\d+)/.exec(location.hash);
+show(asked ? Number(asked[1]) : last);
