@@ -26,7 +26,8 @@ def overfit(folder: Path, *overrides: str, metric: str = "val/prediction/exact_m
     )
     if done.returncode:
         raise Violation(done.stderr.strip())
-    rows = [row for file in (folder / "runs").rglob("metrics.csv") for row in csv.DictReader(file.open())]
+    files = (folder / "runs").rglob("metrics.csv")
+    rows = [row for file in files for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines())]
     values = [float(row["value"]) for row in rows if row["name"] == metric]
     if not values:
         raise Violation(f"The run has no metric {metric}, but {', '.join(sorted({row['name'] for row in rows}))}.")
