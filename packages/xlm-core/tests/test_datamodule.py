@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from xlm import flags
 from xlm.data.collate import pad_ids
 from xlm.data.loaders import CombinedTrainLoader, EvalLoader, StatefulTrainLoader
 from xlm.datamodule import (
+    BaseBatch,
     DatasetManager,
     EvalDatasetManager,
     SimpleSpaceTokenizer,
@@ -249,3 +250,11 @@ def test_print_batch_fn_may_be_a_dotted_path(tmp_path: Path, monkeypatch: pytest
     module = datamodule(tmp_path, print_batch_fn="no.such.module.show")
     with pytest.raises(BadTargetError, match=r"no\.such\.module\.show"):
         trainer(tmp_path).validate(Net(), module, verbose=False)
+
+
+class OwnBatch(BaseBatch):
+    scores: Tensor
+
+
+def test_a_batch_that_extends_the_base_resolves_its_types() -> None:
+    assert set(get_type_hints(OwnBatch)) == {"input_ids", "attention_mask", "scores"}

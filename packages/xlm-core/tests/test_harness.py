@@ -18,6 +18,7 @@ from xlm.harness import Harness
 from xlm.jobs import eval as evaluation
 from xlm.jobs import session, train
 from xlm.utils.components import clear_components
+from xlm.utils.instantiate import instantiate
 
 MODELS = Path(__file__).parent / "models"
 BIGRAM = (
@@ -182,3 +183,70 @@ def test_the_same_seed_gives_the_same_weights(configure: Configure) -> None:
         train.run(cfg)
         results.append(torch.load(Path(cfg.checkpointing_dir) / "last.ckpt", weights_only=True)["state_dict"])
     assert torch.equal(results[0]["model.table.weight"], results[1]["model.table.weight"])
+
+
+def built_by(configure: Configure, cls: type[Harness], *overrides: str) -> Harness:
+    started = session.start(configure(*overrides))
+    return cls(started.cfg, tokenizer=started.tokenizer, datamodule=started.datamodule)
+
+
+class TakesTheConfigAndReturns(Harness):
+    def instantiate_model(self, cfg: DictConfig) -> Any:
+        return Marked.of(super().instantiate_model(cfg))
+
+    def instantiate_loss_function(self, cfg: DictConfig) -> Any:
+        return Marked.of(super().instantiate_loss_function(cfg))
+
+
+class TakesNothingAndSets(Harness):
+    def instantiate_model(self) -> None:
+        super().instantiate_model()
+        Marked.of(self.model)
+
+    def instantiate_loss_function(self) -> None:
+        self.loss_function = Marked.of(instantiate(self.config.loss))
+
+
+class Marked:
+    """Leaves a mark on an object."""
+
+    @staticmethod
+    def of(part: Any) -> Any:
+        part.mark = True
+        return part
+
+
+@pytest.mark.parametrize("cls", [TakesTheConfigAndReturns, TakesNothingAndSets])
+def test_an_override_takes_the_config_or_not_and_returns_the_part_or_sets_it(
+    configure: Configure, cls: type[Harness]
+) -> None:
+    harness = built_by(configure, cls)
+    assert harness.model.mark
+    assert harness.loss_function.mark
+    assert set(harness.state_dict()) == {"model.table.weight"}
+    assert harness.loss_function.model is harness.model
+
+
+def test_a_harness_alone_resolves_what_it_is_given(configure: Configure) -> None:
+    """A command of a model builds one, or loads one from a checkpoint, without a job around it."""
+    cfg = configure()
+    clear_components()
+    tokenizer = instantiate(cfg.global_components.tokenizer)
+    assert Harness(cfg, tokenizer=tokenizer).model.table.num_embeddings == tokenizer.full_vocab_size
+
+
+def test_hooks_without_super_and_parts_of_its_own(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = "lightning_module._target_=bigram.components_bigram.SilentHarness"
+    train.run(configure(own))
+    assert "the table" in capsys.readouterr().out
+    configured: list[Any] = []
+    monkeypatch.setattr(Harness, "configure_components", lambda harness: configured.append(harness))
+    evaluation.run(configure(own, "++eval.split=val"))
+    assert configured
+
+
+def test_a_schedule_without_a_name_is_called_by_its_class() -> None:
+    assert train.short_name(DictConfig({"_target_": "somewhere.Rsqrt", "warmup": 1})) == "Rsqrt"
+    assert train.short_name(DictConfig({"name": "cosine", "_target_": "somewhere.Rsqrt"})) == "cosine"

@@ -10,6 +10,7 @@ import torch.distributed
 from lightning.pytorch import LightningDataModule
 
 from xlm import flags
+from xlm.data.collate import BaseBatch
 from xlm.data.functional import (
     ids_to_example_fn,
     text_to_input_ids,
@@ -28,7 +29,6 @@ from xlm.data.rows import Rows, SubsetRows
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import DataError
 from xlm.protocols import (
-    BaseBatch,
     BaseCollatorInput,
     Collator,
     NoiseSchedule,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -76,10 +77,15 @@ class Harness(LightningModule):
         self.tokenizer = tokenizer
         # Not registered anywhere: Lightning owns the datamodule.
         object.__setattr__(self, "datamodule", datamodule)
-        set_component("lightning_module", self)
+        for name, obj in {"lightning_module": self, "tokenizer": tokenizer, "datamodule": datamodule}.items():
+            if obj is not None:
+                set_component(name, obj)
         self.noise_schedule: Any = self.instantiate_noise_schedule(cfg)
-        self.model: Any = self.instantiate_model(cfg)
-        self.loss_function: Any = self.instantiate_loss_function(cfg)
+        set_component("noise_schedule", self.noise_schedule)
+        self.model: Any = None
+        self.loss_function: Any = None
+        self._make("model")
+        self._make("loss_function")
         self.predictor: Any = self.instantiate_predictor(cfg)
         for component in (self.loss_function, self.predictor):
             attach(component, "model", self.model)
@@ -105,13 +111,23 @@ class Harness(LightningModule):
             return get_component("noise_schedule")
         return instantiate(cfg.noise_schedule) if cfg.get("noise_schedule") else None
 
-    def instantiate_model(self, cfg: DictConfig) -> Any:
-        """The network of `cfg.model`."""
-        return instantiate(cfg.model)
+    def _make(self, name: str) -> None:
+        """Let `instantiate_<name>` make a part. Published overrides take the config or don't, return it or set it."""
+        method = getattr(self, f"instantiate_{name}")
+        made = method(self.config) if inspect.signature(method).parameters else method()
+        if made is not None:
+            setattr(self, name, made)
 
-    def instantiate_loss_function(self, cfg: DictConfig) -> Any:
-        """The loss of `cfg.loss`, or None for a model that only predicts."""
-        return instantiate(cfg.loss) if cfg.get("loss") else None
+    def instantiate_model(self, cfg: DictConfig | None = None) -> Any:
+        """The network of the config's `model`, which becomes `self.model`."""
+        self.model = instantiate((self.config if cfg is None else cfg).model)
+        return self.model
+
+    def instantiate_loss_function(self, cfg: DictConfig | None = None) -> Any:
+        """The loss of the config's `loss`, which becomes `self.loss_function`; None for a model that only predicts."""
+        node = (self.config if cfg is None else cfg).get("loss")
+        self.loss_function = instantiate(node) if node else None
+        return self.loss_function
 
     def instantiate_predictor(self, cfg: DictConfig) -> Any:
         """The predictor of `cfg.predictor`, or None for a model that only scores."""
@@ -168,12 +184,6 @@ class Harness(LightningModule):
             loss.__dict__["loss_fn"] = torch.compile(loss.loss_fn)
 
     def on_fit_start(self) -> None:
-        self.configure_components()
-
-    def on_validation_start(self) -> None:
-        self.configure_components()
-
-    def on_test_start(self) -> None:
         self.configure_components()
 
     def on_predict_start(self) -> None:
@@ -264,6 +274,8 @@ class Harness(LightningModule):
         self._counts = {place: n for place, n in self._counts.items() if not _is_of(place, stage)}
 
     def _start_pass(self, stage: str) -> None:
+        # Not in on_validation_start or on_test_start: published harnesses override those without calling super.
+        self.configure_components()
         self._forget(stage)
         if self.log_predictions is not None:
             directory = Path(self.config.paths.run_dir) / "predictions"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Integer
     from torch import Tensor
 
     from xlm.harness import Harness
@@ -119,13 +118,6 @@ class Seq2SeqCollatorInput(BaseCollatorInput):
     """One example with a prompt; `input_ids` is the answer."""
 
     prompt_ids: list[int]
-
-
-class BaseBatch(TypedDict):
-    """What every batch has; (B, L) each, `attention_mask` True where a token is real."""
-
-    input_ids: Integer[Tensor, "batch length"]
-    attention_mask: Bool[Tensor, "batch length"]
 
 
 class Collator(Protocol):

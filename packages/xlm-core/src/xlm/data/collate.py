@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +16,14 @@ from xlm.errors import DataError
 Side = Literal["left", "right"]
 # Which end of a sequence that is too long is cut off; "error" refuses instead.
 Truncate = Literal["left", "right", "error"]
+
+
+# Not among the protocols, which import no torch: a model's batch that extends it must be able to resolve its types.
+class BaseBatch(TypedDict):
+    """What every batch has; `attention_mask` is True where a token is real."""
+
+    input_ids: Integer[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
 
 
 class Padded(NamedTuple):

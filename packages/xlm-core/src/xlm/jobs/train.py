@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from xlm import flags
 from xlm.errors import CheckpointError, ConfigError
@@ -110,7 +111,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
         return
     cfg = session.cfg
     total = num_parameters(harness)
-    parts = ", ".join(f"{name} {num_parameters(m):,}" for name, m in harness.model.named_children())
+    parts = ", ".join(f"{name} {num_parameters(m):,}" for name, m in shown_parts(harness))
     global_batch = cfg.per_device_batch_size * trainer.world_size * trainer.accumulate_grad_batches
     lines = {
         "run": shown(session.run_dir),
@@ -118,12 +119,26 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
         "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
         "batch": f"{global_batch} ({cfg.per_device_batch_size} per device × {trainer.world_size} × "
         f"{trainer.accumulate_grad_batches} accumulated)",
-        "steps": f"{trainer.max_steps}, {cfg.optimizer._target_.rsplit('.', 1)[-1]} lr {cfg.optimizer.lr}, "
-        f"{cfg.lr_scheduler.name if cfg.lr_scheduler else 'no schedule'}",
+        "steps": f"{trainer.max_steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'of its own')}, "
+        f"{short_name(cfg.lr_scheduler) if cfg.lr_scheduler else 'no schedule'}",
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }
     for name, text in lines.items():
         session.console.print(f"[bold]{name:>7}[/bold]  {text}", highlight=False, soft_wrap=True)
+
+
+def shown_parts(harness: Harness) -> list[tuple[str, nn.Module]]:
+    """What the harness says its parts are; of the whole model, its children."""
+    return [
+        part
+        for name, module in harness.top_level_named_modules()
+        for part in (module.named_children() if module is harness.model else [(name, module)])
+    ]
+
+
+def short_name(node: DictConfig) -> str:
+    """How an optimizer or a schedule is called: the name it has, else its class; a model may bring its own."""
+    return str(node.get("name") or node.get("_target_", "unnamed")).rpartition(".")[-1]
 
 
 def cost_line(training: dict[str, Any]) -> str:
