@@ -1,0 +1,1 @@
+"""Masked diffusion of flexible length: an answer ends where the model writes EOS."""
