@@ -60,6 +60,10 @@ def _dispatch(args: list[str]) -> int:
 
     if is_check(args):
         return run_check(args)
+    from xlm.jobs.trace import is_trace, run_trace
+
+    if is_trace(args):
+        return run_trace(args)
     from xlm.cli.run import run_job
 
     return run_job(args)

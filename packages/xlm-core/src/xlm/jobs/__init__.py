@@ -32,6 +32,8 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job("eval", "xlm.jobs.eval.run", "score a trained model on a split"),
         Job("generate", "xlm.jobs.generate.run", "let a trained model write, to a file of JSON lines"),
         Job("prepare_data", "xlm.jobs.prepare_data.run", "download or generate the data and fill the cache"),
+        # Reads the configurations of the runs: the command line takes it before Hydra does.
+        Job("trace", "xlm.jobs.trace.run_trace", "show how trained models write, side by side: xlm trace runs/a runs/b"),
         # Composes its configurations itself: the command line takes it before Hydra does.
         Job("check", "xlm.cli.check.run_check", "prove that a model obeys the contract: xlm check NAME"),
         Job("name", "xlm.jobs.name.run", "print the name of the run, which is its folder under runs/"),

@@ -31,7 +31,7 @@ def trace_options(cfg: DictConfig) -> dict[str, Any] | None:
     if not isinstance(given, dict) or not given.keys() <= DEFAULTS.keys():
         raise ConfigError(f"trace is {asked}, and must be true, false or some of {', '.join(DEFAULTS)}.", key="trace")
     options = DEFAULTS | {str(name): value for name, value in given.items()}
-    if not isinstance(options["num_samples"], int) or options["num_samples"] < 1:
+    if type(options["num_samples"]) is not int or options["num_samples"] < 1:
         raise ConfigError(f"trace.num_samples is {options['num_samples']}, and must be at least 1.", key="trace")
     return options
 

@@ -77,12 +77,24 @@ def describe_run(
     checkpoint: str = "",
     sampler: Mapping[str, Any] | None = None,
     view: View | None = None,
+    prompts: Sequence[str] = (),
     truths: Sequence[str | None] = (),
 ) -> Run:
-    """One run of a document; `truths` stand in where traces know none."""
+    """One run of a document; `prompts` as they were asked, else as they are read from the rows.
+
+    `truths` stand in where traces know none.
+    """
     special = {role: token for role in ROLES if (token := getattr(tokenizer, f"{role}_token_id", None)) is not None}
-    known = [*truths, *[None] * (len(traces) - len(truths))]
-    samples = [_sample(trace, tokenizer, special, view, truth) for trace, truth in zip(traces, known, strict=True)]
+    samples = [
+        _sample(
+            trace,
+            prompts[n] if n < len(prompts) else _prompt(trace, tokenizer, special),
+            truths[n] if n < len(truths) else None,
+            tokenizer,
+            view,
+        )
+        for n, trace in enumerate(traces)
+    ]
     return {
         "name": name,
         "model": model,
@@ -94,37 +106,35 @@ def describe_run(
     }
 
 
-def _sample(
-    trace: Trace, tokenizer: Tokenizer, special: Mapping[str, int], view: View | None, truth: str | None
-) -> Sample:
+def _sample(trace: Trace, prompt: str, truth: str | None, tokenizer: Tokenizer, view: View | None) -> Sample:
     ids = replay(trace.given, trace.steps)
-    start = trace.answer_start
-    behind = trace.given[start:]
-    # A text with gaps is its own prompt; masks alone are room for an answer.
-    in_place = any(token not in special.values() for token in behind)
-    prompt = _with_masks(trace.given, tokenizer, special) if in_place else _plain(trace.given[:start], tokenizer)
-    if trace.truth is not None:
-        truth = _plain(trace.truth, tokenizer)
     return {
         "prompt": prompt,
         "given": trace.given,
-        "answer_start": start,
+        "answer_start": trace.answer_start,
         "steps": trace.steps,
         "ids": ids,
         "calls": trace.calls,
-        "text": _plain(ids[start:], tokenizer),
-        "truth": truth,
+        "text": _plain(ids[trace.answer_start :], tokenizer),
+        "truth": truth if trace.truth is None else _plain(trace.truth, tokenizer),
         "drawing": view(prompt) if view is not None else None,
     }
 
 
+def _prompt(trace: Trace, tokenizer: Tokenizer, special: Mapping[str, int]) -> str:
+    """What stands before the answer; a text with gaps is its own prompt, and masks at the end are only room."""
+    behind = trace.given[trace.answer_start :]
+    if all(token in special.values() for token in behind):
+        return _plain(trace.given[: trace.answer_start], tokenizer)
+    unseen = set(special.values()) - {special.get("mask"), special.get("unk")}
+    kept = [token for token in trace.given if token not in unseen]
+    while kept and kept[-1] == special.get("mask"):
+        kept.pop()
+    return tokenizer.decode(kept).strip()
+
+
 def _plain(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     return tokenizer.decode(list(ids), skip_special_tokens=True).strip()
-
-
-def _with_masks(ids: Sequence[int], tokenizer: Tokenizer, special: Mapping[str, int]) -> str:
-    unseen = set(special.values()) - {special.get("mask"), special.get("unk")}
-    return tokenizer.decode([token for token in ids if token not in unseen]).strip()
 
 
 def _used(samples: Iterable[Sample]) -> list[int]:

@@ -33,6 +33,7 @@ class GraphDrawing {
 
   path(from, to) {
     const [x1, y1] = this.at(from), [x2, y2] = this.at(to);
+    if (from === to) return `M${x1 - 8} ${y1 - 10} C${x1 - 26} ${y1 - 44} ${x1 + 26} ${y1 - 44} ${x1 + 8} ${y1 - 10}`;
     if (!this.edges.has(`${from}>${to}`)) {
       // Not in the graph: an arc, so that it hides no edge that is.
       const lift = Math.max(30, Math.abs(x2 - x1) / 3);
@@ -47,9 +48,10 @@ class GraphDrawing {
     const path = svg("path", { d: this.path(from, to), pathLength: 1 });
     group.append(path);
     const length = path.getTotalLength ? path.getTotalLength() : 0;
-    if (length > 2 * RADIUS) {
+    const reach = RADIUS + (to === this.drawing.goal ? 6 : 2);
+    if (length > 2 * reach) {
       // The arrowhead stands where the line meets the circle.
-      const tip = path.getPointAtLength(length - RADIUS - 2), back = path.getPointAtLength(length - RADIUS - 8);
+      const tip = path.getPointAtLength(length - reach), back = path.getPointAtLength(length - reach - 6);
       const angle = (Math.atan2(tip.y - back.y, tip.x - back.x) * 180) / Math.PI;
       group.append(svg("path", { class: "head", d: "M0 0L-7 -4L-7 4Z", transform: `translate(${tip.x} ${tip.y}) rotate(${angle})` }));
     }

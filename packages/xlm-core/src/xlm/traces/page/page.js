@@ -32,11 +32,10 @@ const tip = {
   hide() { this.box.hidden = true; },
 };
 
-function describePrompt(sample, number) {
+function describePrompt(sample) {
   const head = element("div", "prompt");
   const { drawing, prompt, truth } = sample;
-  head.append(element("h2", "", drawing?.title ?? (prompt ? `Prompt ${number}` : `Text ${number}`)));
-  if (!drawing && prompt) head.append(element("p", "given-text", prompt));
+  head.append(element("h2", "", drawing?.title ?? (prompt || "From nothing")));
   if (drawing || (truth && prompt)) {
     const more = head.appendChild(element("details"));
     more.append(element("summary", "", drawing ? "prompt and answer as text" : "answer in the data"));
@@ -58,10 +57,9 @@ function build() {
     }
   }
   const all = [];
-  let number = 0;
   for (const cards of groups.values()) {
     const section = element("section");
-    section.append(describePrompt(cards[0].sample, ++number));
+    section.append(describePrompt(cards[0].sample));
     const grid = section.appendChild(element("div", "cards"));
     for (const card of cards) { grid.append(card.root); all.push(card); }
     if (cards.length === 1) section.classList.add("single");
@@ -75,6 +73,7 @@ const cards = build();
 const last = Math.max(...cards.map((card) => card.calls));
 let now = last, timer = 0, speed = 1;
 $("time").max = last;
+$("marks").hidden = !cards.some((card) => card.drawing);
 
 function show(frame) {
   now = Math.min(Math.max(frame, 0), last);

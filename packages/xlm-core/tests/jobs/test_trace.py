@@ -1,0 +1,97 @@
+"""`xlm trace` and `trace=true`: what is asked for, and mistakes in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from xlm.cli.main import main
+from xlm.errors import ConfigError
+from xlm.jobs.trace import Request, is_trace, read_request, short_name
+from xlm.jobs.tracing import DEFAULTS, sampler_of, trace_options
+
+
+@pytest.mark.parametrize(
+    ("args", "request_"),
+    [
+        (["trace", "runs/a", "runs/b"], Request(("runs/a", "runs/b"))),
+        (["trace", "runs=[runs/a, runs/b]"], Request(("runs/a", "runs/b"))),
+        (["job_type=trace", "runs=a", "replay=true"], Request(("a",), replay=True)),
+        (["trace", "a", "prompts=[1 2,'x, y']", "seed=3"], Request(("a",), ("1 2", "x, y"), seed=3)),
+        (["trace", "a", "prompts=7"], Request(("a",), ("7",))),
+        (["trace", "a", "prompts=['']"], Request(("a",), ("",))),
+        (["trace", "t.json", "out=x.html", "gif=true"], Request(("t.json",), out="x.html", gif=True)),
+    ],
+)
+def test_requests(args: list[str], request_: Request) -> None:
+    assert is_trace(args)
+    assert read_request(args) == request_
+
+
+@pytest.mark.parametrize("args", [[], ["train", "job_name=trace"], ["generate", "trace=true"]])
+def test_other_jobs(args: list[str]) -> None:
+    assert not is_trace(args)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "Which runs?"),
+        (["a", "--gif"], "takes no --gif"),
+        (["a", "sed=3"], "Did you mean 'seed'?"),
+        (["a", "num_samples=0"], "num_samples is 0"),
+        (["a", "num_prompts=x"], "num_prompts is x"),
+        (["a", "replay=maybe"], "replay is maybe"),
+        (["a", "split=train"], "split is 'train'"),
+        (["a", "prompts=[a"], "cannot be read"),
+    ],
+)
+def test_mistakes(args: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
+        read_request(["trace", *args])
+
+
+def test_a_missing_trace_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["trace", str(tmp_path / "t.json")]) != 0
+    assert capsys.readouterr().err.startswith("Error: There is no trace ")
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        ("runs/a", "a"),
+        ("runs/a/", "a"),
+        ("runs/a/checkpoints/best.ckpt", "a"),
+        ("x/model.safetensors", "x"),
+        ("me/y", "y"),
+    ],
+)
+def test_names(run: str, name: str) -> None:
+    assert short_name(run) == name
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        (False, None),
+        (None, None),
+        (True, DEFAULTS),
+        ({"num_samples": 2, "gif": True}, {"num_samples": 2, "gif": True, "png": False}),
+    ],
+)
+def test_options(asked: Any, options: dict[str, Any] | None) -> None:
+    assert trace_options(OmegaConf.create({"trace": asked})) == options
+
+
+@pytest.mark.parametrize("asked", ["yes", 3, {"samples": 2}, {"num_samples": 0}, {"num_samples": True}])
+def test_wrong_options(asked: Any) -> None:
+    with pytest.raises(ConfigError, match=r"trace(\.num_samples)? is"):
+        trace_options(OmegaConf.create({"trace": asked}))
+
+
+def test_the_sampler_is_what_the_configuration_says() -> None:
+    cfg = OmegaConf.create({"predictor": {"_target_": "x.Y", "model": None, "top_k": 3, "seed": None}})
+    assert sampler_of(cfg) == {"top_k": 3, "seed": None}

@@ -1,0 +1,181 @@
+"""The page in Chromium: slider, play, keys, probabilities, motion, a phone's width, and a quiet console."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from xlm.traces.document import Document
+from xlm.traces.page import write_page
+
+pytestmark = pytest.mark.slow
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+# Nothing is looked up in the network, not even at start.
+QUIET = ("--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update")
+
+
+def chromium() -> str:
+    """The browser that is installed; playwright's own is not downloaded."""
+    found = [path for name in PROGRAMS if (path := shutil.which(name))] + [p for p in PLACES if Path(p).is_file()]
+    assert found, "These tests need Chromium or Chrome, for instance: apt-get install chromium"
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=list(QUIET))
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def file(doc: Document, tmp_path: Path) -> Path:
+    write_page(tmp_path / "trace.html", doc)
+    return tmp_path / "trace.html"
+
+
+@pytest.fixture
+def page(browser: Browser, file: Path) -> Iterator[Page]:
+    """Opened from disk at a desktop's width; whatever the console says, or the page asks for, is a failure."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    opened = context.new_page()
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: said.append(request.url) if request.url != file.as_uri() else None)
+    opened.goto(file.as_uri())
+    yield opened
+    context.close()
+    assert said == []
+
+
+def answers(page: Page) -> list[str]:
+    """What stands in each card; masks are empty."""
+    rows: list[str] = page.eval_on_selector_all(
+        ".row", "rows => rows.map(row => [...row.children].map(token => token.textContent || '_').join(' '))"
+    )
+    return rows
+
+
+def moment(page: Page) -> str:
+    return page.locator("#now").inner_text()
+
+
+def first(page: Page, selector: str) -> Locator:
+    return page.locator(selector).first
+
+
+def test_the_page_opens_at_the_end(page: Page) -> None:
+    assert moment(page) == "6 / 6"
+    assert answers(page) == ["0 1 1 2", "0 1 1 2 end", "0 3 3 2 end", "5 6 7"]
+    assert page.locator(".verdict.right").all_inner_texts() == ["reaches the goal"] * 2 + ["as in the data"]
+    assert page.locator(".verdict.wrong").all_inner_texts() == ["does not reach the goal"]
+    assert page.title().startswith("Traces </title>")
+
+
+def test_the_slider_moves_through_time(page: Page) -> None:
+    page.locator("#time").fill("3")
+    assert moment(page) == "3 / 6"
+    assert answers(page) == ["0 1 2", "_ _ _ 2 end end", "_ _ _ 2 end end", "5 6 7"]
+    page.locator("#time").fill("0")
+    assert answers(page) == ["", "_ _ _ _ _ _", "_ _ _ _ _ _", "5 _ 7"]
+
+
+def test_keys_step_jump_and_play(page: Page) -> None:
+    for key, after in (
+        ("Home", "0 / 6"), ("ArrowLeft", "0 / 6"), ("ArrowRight", "1 / 6"), ("ArrowRight", "2 / 6"),
+        ("ArrowLeft", "1 / 6"), ("End", "6 / 6"), ("ArrowRight", "6 / 6"), ("Home", "0 / 6"),
+    ):  # fmt: skip
+        page.keyboard.press(key)
+        assert moment(page) == after, key
+    page.keyboard.press("Space")
+    assert page.locator("#play").get_attribute("aria-label") == "Pause"
+    expect(page.locator("#now")).to_have_text("2 / 6", timeout=30_000)
+    page.keyboard.press("Space")
+    assert page.locator("#play").get_attribute("aria-label") == "Play"
+
+
+def test_keys_work_while_the_slider_has_the_focus(page: Page) -> None:
+    page.locator("#time").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert moment(page) == "1 / 6"
+
+
+def test_play_begins_anew_at_the_end_and_stops_there(page: Page) -> None:
+    page.locator("#speed").click()
+    page.locator("#speed").click()
+    assert page.locator("#speed").inner_text() == "4×"
+    page.locator("#play").click()
+    assert moment(page) == "0 / 6"
+    expect(page.locator("#now")).to_have_text("6 / 6", timeout=30_000)
+    assert page.locator("#play").get_attribute("aria-label") == "Play"
+
+
+def test_edges_appear_right_or_wrong(page: Page) -> None:
+    graphs = page.locator(".graph")
+    assert [graphs.nth(n).locator(".written").count() for n in range(3)] == [2, 2, 2]
+    assert graphs.nth(0).locator(".written.right").count() == 2
+    assert graphs.nth(2).locator(".written.wrong").count() == 2
+    assert graphs.nth(2).locator(".written.invented").count() == 1
+    assert graphs.nth(2).get_attribute("aria-label") == "Graph from 0 to 2: 0 right, 2 wrong edges of the answer"
+    page.keyboard.press("Home")
+    assert page.locator(".written").count() == 0
+
+
+@pytest.mark.parametrize("how", ["hover", "focus"])
+def test_the_probability_is_shown_on_hover_and_on_focus(page: Page, how: str) -> None:
+    tip = page.locator("#tip")
+    assert tip.is_hidden()
+    token = first(page, ".token[tabindex]")
+    getattr(token, how)()
+    assert tip.is_visible()
+    assert tip.locator(".own").inner_text().split("\n") == ["0", "72 %"]
+    assert tip.locator(".other").count() == 3
+    assert tip.locator(".when").inner_text() == "call 1 · this gap 50 %"
+    assert "probability 72 %" in (token.get_attribute("aria-label") or "")
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+
+
+def test_insertions_move_the_rest_and_calm_readers_see_none_of_it(browser: Browser, file: Path) -> None:
+    for motion, moves in (("no-preference", True), ("reduce", False)):
+        context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion=motion)  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(f"{file.as_uri()}#call=2")
+        page.wait_for_timeout(400)
+        page.keyboard.press("ArrowRight")
+        running = page.evaluate("document.querySelector('.row').getAnimations({subtree: true}).length")
+        assert (running > 1) == moves, "the new token and the one that it moves"
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768])
+def test_narrow_screens_scroll_in_one_direction_only(browser: Browser, file: Path, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 740}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(file.as_uri())
+    for key in ("Home", "ArrowRight", "End"):
+        page.keyboard.press(key)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollHeight") > 740
+    colours = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+    light = [sum(map(int, colour[4:-1].split(", "))) for colour in colours]
+    assert (light[0] > light[1]) == (scheme == "dark")
+    buttons = page.locator(".controls button")
+    for n in range(buttons.count()):
+        box = buttons.nth(n).bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) >= 44, "as large as a fingertip"
+    context.close()

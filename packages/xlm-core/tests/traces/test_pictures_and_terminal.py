@@ -1,0 +1,93 @@
+"""Moments, the animation, the strip and the replay in the terminal."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+
+from xlm.traces.document import Document
+from xlm.traces.moments import STOPS, Film, colour_at, films
+from xlm.traces.pictures import WIDTH, write_gif, write_strip
+from xlm.traces.terminal import replay_in_terminal
+
+
+def words(film: Film, moment: int) -> str:
+    return "".join(film.text(cell) for cell in film.at(moment)).strip()
+
+
+def test_moments_follow_the_calls_and_end_with_the_answer(doc: Document) -> None:
+    ilm, mlm, _ = films(doc)
+    assert [words(ilm, t) for t in range(6)] == ["", "0", "0 2", "0 1 2", "0 1 1 2", "0 1 1 2"]
+    assert [words(mlm, t) for t in (0, 1, 2, 6)] == ["▁ ▁ ▁ ▁ ▁ ▁", "▁ ▁ ▁ ▁ ▁ ⏎", "▁ ▁ ▁ ▁ ⏎ ⏎", "0 1 1 2 ⏎"]
+    assert words(mlm, 99) == words(mlm, 6)
+
+
+def test_a_cell_keeps_its_key_while_others_are_inserted(doc: Document) -> None:
+    film = films(doc)[0]
+    places = [[cell.key for cell in film.at(t)] for t in range(5)]
+    for before, after in pairwise(places):
+        assert [key for key in after if key in before] == before
+
+
+def test_edges_are_read_by_where_their_words_stand_at_the_end(doc: Document) -> None:
+    ilm, mlm, wrong = films(doc)
+    assert [ilm.edges(t) for t in (2, 3, 4)] == [[], [("0", "1")], [("0", "1"), ("1", "2")]]
+    assert [mlm.edges(t) for t in (3, 4, 6)] == [[], [("1", "2")], [("0", "1"), ("1", "2")]]
+    assert wrong.edges(6) == [("0", "3"), ("3", "2")]
+
+
+def test_colours_run_from_the_first_call_to_the_last() -> None:
+    assert colour_at(1, 9) == STOPS[0]
+    assert colour_at(9, 9) == STOPS[-1]
+    assert colour_at(1, 1) == STOPS[0]
+
+
+def test_the_animation_has_a_frame_for_each_call(doc: Document, tmp_path: Path) -> None:
+    with Image.open(write_gif(tmp_path / "new/t.gif", doc)) as gif:
+        assert (gif.n_frames, gif.info["loop"]) == (7, 0)  # type: ignore[attr-defined]
+        first = gif.convert("RGB").tobytes()
+        gif.seek(6)
+        assert gif.convert("RGB").tobytes() != first
+        assert gif.width > 2 * WIDTH
+
+
+def test_the_strip_has_a_row_for_each_sample(doc: Document, tmp_path: Path) -> None:
+    with Image.open(write_strip(tmp_path / "new/t.png", doc, num_moments=3)) as strip:
+        assert 3 * WIDTH < strip.width < 4 * WIDTH
+        assert {(22, 145, 90), (211, 55, 47)} <= {
+            _near(colour) for _, colour in strip.convert("RGB").getcolors(2**20) or []
+        }, "an edge that is right and one that is wrong"
+
+
+def _near(colour: tuple[int, int, int]) -> tuple[int, int, int] | None:
+    named = ((22, 145, 90), (211, 55, 47))
+    return next((n for n in named if all(abs(a - b) < 16 for a, b in zip(n, colour, strict=True))), None)
+
+
+def replayed(doc: Document, terminal: bool) -> tuple[str, list[float]]:
+    waits: list[float] = []
+    console = Console(
+        file=io.StringIO(), force_terminal=terminal, width=100, color_system="truecolor" if terminal else None
+    )
+    replay_in_terminal(doc, console, waits.append)
+    return console.file.getvalue(), waits  # type: ignore[attr-defined]
+
+
+def test_without_a_terminal_frames_follow_each_other_and_nothing_waits(doc: Document) -> None:
+    text, waits = replayed(doc, terminal=False)
+    assert waits == []
+    assert text.startswith("From 0 to 2\n")
+    assert "\x1b" not in text, "no cursor is moved"
+    assert text.count("ilm ") == 7
+    assert "0→1 ✓" in text
+    assert "3→2 ✗" in text
+
+
+def test_in_a_terminal_frames_are_shown_in_place(doc: Document) -> None:
+    text, waits = replayed(doc, terminal=True)
+    assert len(waits) == 7 + 2, "six calls on the graph, one on the text, and what was given"
+    assert "\x1b[" in text
