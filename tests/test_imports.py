@@ -17,6 +17,10 @@ DOORS = [
     "xlm.compose",
     "xlm.cli",
     "xlm.cli.main",
+    "xlm.cli.report",
+    "xlm.cli.runs",
+    "xlm.reports.page",
+    "xlm.reports.plain",
     "xlm.scaffold.cli",
 ]
 

@@ -13,7 +13,7 @@ LAYERS: dict[str, int] = {
     "__about__": 0, "configs": 0, "errors": 0, "flags": 0, "protocols": 0,
     "noise": 1, "sampling": 1, "utils": 1,
     "data": 2, "decoding": 2, "log_predictions": 2, "metrics": 2, "model": 2, "modules": 2,
-    "evaluation": 3, "tasks": 3, "traces": 3, "training": 3,
+    "evaluation": 3, "reports": 3, "tasks": 3, "traces": 3, "training": 3,
     "datamodule": 4, "harness": 4,
     "compose": 5, "external_models": 5,
     "__main__": 6, "__init__": 6, "cli": 6, "jobs": 6, "scaffold": 6, "testing": 6, "trained": 6,

@@ -42,6 +42,8 @@ def help_text(found: Discovery) -> str:
         "  xlm JOB [overrides]           for instance: xlm train experiment=star_easy_arlm",
         "  xlm job_type=JOB [overrides]  the same",
         "  xlm models                    the models that were found, and their problems",
+        "  xlm runs                      the runs in runs/: steps, figures, whether they still run",
+        "  xlm report RUN RUN …          compare runs on a page of their own",
         "  xlm --help | --version",
         "",
         "Jobs:",

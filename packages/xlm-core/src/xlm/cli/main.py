@@ -60,6 +60,16 @@ def _dispatch(args: list[str]) -> int:
 
     if is_check(args):
         return run_check(args)
+    from xlm.cli.words import is_job
+
+    if is_job("runs", args):
+        from xlm.cli.runs import print_runs
+
+        return print_runs(args)
+    if is_job("report", args):
+        from xlm.cli.report import write_report
+
+        return write_report(args)
     from xlm.jobs.trace import is_trace, run_trace
 
     if is_trace(args):

@@ -36,6 +36,9 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job("trace", "xlm.jobs.trace.run_trace", "show how trained models write, side by side: xlm trace runs/a runs/b"),
         # Composes its configurations itself: the command line takes it before Hydra does.
         Job("check", "xlm.cli.check.run_check", "prove that a model obeys the contract: xlm check NAME"),
+        # Neither do these two: they read what runs wrote.
+        Job("runs", "xlm.cli.runs.print_runs", "list the runs of a folder, by default runs/"),
+        Job("report", "xlm.cli.report.write_report", "compare runs on one page: xlm report runs=[a,b]"),
         Job("name", "xlm.jobs.name.run", "print the name of the run, which is its folder under runs/"),
     )
 }

@@ -1,0 +1,64 @@
+"""`xlm report runs=[a,b]`: compares runs on one page that opens from disk, with Markdown and CSV beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from xlm.cli.words import as_list, read_words
+from xlm.errors import ConfigError, as_line
+from xlm.reports.finding import named_runs
+
+JOB = "report"
+OPTIONS = {"runs": "", "output": "", "title": "", "split": ""}
+SPLITS = ("test", "val")
+FOLDER = Path("reports")
+_MAX_NAME = 80
+
+
+def write_report(args: Sequence[str]) -> int:
+    """Write `<output>.html`, `.md`, `.csv` and `_pairs.csv`, and say where; 0.
+
+    Raises:
+        ConfigError: no runs are named, one doesn't exist, or an option is none.
+    """
+    from xlm.reports.document import build_report
+    from xlm.reports.page import render_page
+    from xlm.reports.plain import as_markdown, pairs_csv, values_csv
+    from xlm.utils.files import replace_text
+
+    words, options = read_words(JOB, args, OPTIONS)
+    names = [*as_list(options["runs"]), *words]
+    if not names:
+        raise ConfigError("Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them.", key="runs")
+    if options["split"] and options["split"] not in SPLITS:
+        raise ConfigError(f"split is '{options['split']}', and must be one of: {', '.join(SPLITS)}.", key="split")
+    runs = named_runs(names)
+    page = output_path(options["output"], [run.name for run in runs])
+    report = build_report(runs, options["title"] or None, options["split"] or None)
+    texts = {page: render_page(report), page.with_suffix(".md"): as_markdown(report)}
+    texts[page.with_suffix(".csv")] = values_csv(report)
+    if report.pairs:
+        texts[page.with_name(f"{page.stem}_pairs.csv")] = pairs_csv(report)
+    for path, text in texts.items():
+        try:
+            replace_text(path, text)
+        except OSError as error:
+            raise ConfigError(as_line(f"{path} cannot be written: {error.strerror or error}."), key="output") from error
+    for run in runs:
+        for problem in run.problems:
+            print(as_line(f"{run.name}: {problem}"))
+    print(as_line(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(report.pairs)} paired comparisons."))
+    print(as_line(f"Written to {page}; beside it {', '.join(p.name for p in texts if p != page)}."))
+    return 0
+
+
+def output_path(said: str, names: Sequence[str]) -> Path:
+    """The page's path: as said (a folder takes it as report.html), else in reports/, called after the runs."""
+    if said:
+        path = Path(said)
+        if path.is_dir() or said.endswith("/"):
+            return path / "report.html"
+        return path if path.suffix == ".html" else path.with_name(f"{path.name}.html")
+    name = "+".join(name.replace("/", "-") for name in names)
+    return FOLDER / f"{name if len(name) <= _MAX_NAME else f'{len(names)}_runs'}.html"

@@ -1,0 +1,47 @@
+"""Command lines of the doors that compose no configuration: words, and `key=value` options with defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from xlm.errors import ConfigError, did_you_mean, nearest_names
+
+
+def is_job(name: str, args: Sequence[str]) -> bool:
+    """Whether a command line asks for this job, as `xlm NAME` or `job_type=NAME`."""
+    return bool(args) and (args[0] == name or f"job_type={name}" in args)
+
+
+def read_words(name: str, args: Sequence[str], options: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The words and the options behind the job's name; options that aren't given have their default.
+
+    Raises:
+        ConfigError: a flag, an option that the job doesn't have, or a truth value that is none.
+    """
+    rest = list(args)
+    rest.remove(name if name in rest else f"job_type={name}")
+    given = dict(options)
+    words = []
+    for text in rest:
+        key, equals, value = text.partition("=")
+        if text.startswith("-"):
+            raise ConfigError(f"xlm {name} takes no {text}. Options: {_listed(options)}.")
+        if equals and key in options:
+            if options[key] in ("true", "false") and value not in ("true", "false"):
+                raise ConfigError(f"{key} is '{value}', and must be true or false.", key=key)
+            given[key] = value
+        elif equals and key.isidentifier():
+            hint = did_you_mean(nearest_names(key, options, 1))
+            raise ConfigError(f"xlm {name} has no option '{key}'. {hint or f'Options: {_listed(options)}.'}", key=key)
+        else:
+            words.append(text)
+    return words, given
+
+
+def as_list(value: str) -> list[str]:
+    """`[a,b]`, as Hydra writes a list, or `a,b`."""
+    return [part.strip().strip("'\"") for part in value.removeprefix("[").removesuffix("]").split(",") if part.strip()]
+
+
+def _listed(options: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}=" for key in options)

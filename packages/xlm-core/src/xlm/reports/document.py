@@ -1,0 +1,223 @@
+"""The content of a report, independent of its form: tables, curves, pairs, settings and samples of several runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xlm.reports.curves import Panel, panels
+from xlm.reports.differences import differing_settings
+from xlm.reports.files import number
+from xlm.reports.pairs import Paired, all_pairs, same_examples
+from xlm.reports.predictions import Row, side_by_side
+from xlm.reports.run import Measured, Run, is_share
+from xlm.reports.statistics import wilson_interval
+
+NUM_EXAMPLES = 12
+_HIGHER = ("exact_match", "token_accuracy", "accuracy", "valid", "success", "samples_per_second")
+_LOWER = ("accumulated_loss", "nll_per_token", "nll_per_sequence", "perplexity", "bits_per_byte", "network_calls")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as a column: its full name and how it is shown."""
+
+    name: str
+    label: str
+    better: int  # 1: higher, -1: lower, 0: neither
+
+
+@dataclass(frozen=True)
+class Values:
+    """The measured values of one split, a row for each run; `best` holds (row, column) of the best of its dataset."""
+
+    split: str
+    columns: list[Column]
+    rows: list[list[Measured | None]]
+    best: set[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Answers of several runs to the same examples: `rows[example][run]`."""
+
+    place: str
+    names: list[str]
+    rows: list[list[Row]]
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report says; `made` is when, `state` the runs' states then."""
+
+    title: str
+    made: str
+    runs: list[Run]
+    states: list[str]
+    values: list[Values]
+    costs: dict[str, list[str]]
+    panels: list[Panel]
+    pairs: list[Paired]
+    differences: dict[str, list[str]]
+    samples: list[Samples]
+
+
+def build_report(runs: Sequence[Run], title: str | None = None, split: str | None = None) -> Report:
+    """Read what the runs predicted, and put everything together.
+
+    Args:
+        runs: at least one.
+        title: by default the names.
+        split: `test` or `val`, for the comparison of predictions; by default the test, else val.
+    """
+    groups = same_examples(runs, split)
+    samples = []
+    for group in groups:
+        rows = list(group.predictions.values())
+        samples.append(
+            Samples(group.place, list(group.predictions), side_by_side(rows, NUM_EXAMPLES), min(map(len, rows)))
+        )
+    found = (_values(runs, name) for name in ("test", "val"))
+    return Report(
+        title or _title(runs),
+        time.strftime("%Y-%m-%d %H:%M"),
+        list(runs),
+        [run.state() for run in runs],
+        [values for values in found if values.columns],
+        costs(runs),
+        panels(runs),
+        all_pairs(groups),
+        differing_settings(runs),
+        samples,
+    )
+
+
+def interval(name: str, measured: Measured) -> tuple[float, float] | None:
+    """95 % interval of a value: a score interval for shares of examples, else ± 1.96 standard errors."""
+    if is_share(name) and measured.n and 0 <= measured.value <= 1:
+        return wilson_interval(measured.value, measured.n)
+    if measured.error is None:
+        return None
+    return measured.value - 1.96 * measured.error, measured.value + 1.96 * measured.error
+
+
+def costs(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """What each run took, as text: sizes, throughput, time, memory, and what the numbers depend on."""
+    rows = {
+        "parameters": [_count(run.results.get("parameters")) for run in runs],
+        "optimizer steps": [_steps(run) for run in runs],
+        "tokens per second": [_count(run.tokens_per_second) for run in runs],
+        "CPU minutes": [_minutes(run.training.get("cpu_seconds")) for run in runs],
+        "wall minutes": [_minutes(run.training.get("wall_seconds")) for run in runs],
+        "peak memory, MiB": [_count(run.training.get("peak_memory_mib")) for run in runs],
+        "device": [_text(run.started.get("device")) for run in runs],
+        "precision": [_text(run.started.get("precision")) for run in runs],
+        "seed": [_text(run.started.get("seed")) for run in runs],
+        "git commit": [_commit(run) for run in runs],
+        "started": [_text(run.started.get("started")).replace("T", " ")[:16] for run in runs],
+    }
+    versions = {name for run in runs for name in _versions(run)}
+    for name in sorted(versions):
+        said = [_versions(run).get(name, "–") for run in runs]
+        if len(set(said)) > 1:
+            rows[f"version of {name}"] = said
+    return {name: row for name, row in rows.items() if set(row) != {"–"}}
+
+
+def decimals(value: float) -> str:
+    """A number with four significant digits and no exponent where it can be read without."""
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.3g}"
+    return f"{value:,.{max(0, 4 - len(str(int(abs(value)))))}f}"
+
+
+def metric_label(name: str) -> str:
+    """`exact_match` as `exact match`; the loss by its short name."""
+    return {"accumulated_loss": "loss"}.get(name, name.replace("_", " "))
+
+
+def _values(runs: Sequence[Run], split: str) -> Values:
+    names = {name for run in runs for name in run.measured if name.startswith(f"{split}/")}
+    metrics = [name.rpartition("/")[2] for name in names]
+    columns = []
+    for name in sorted(names, key=lambda name: (_rank(name), name)):
+        loader, metric = name.split("/", 1)[1].rpartition("/")[::2]
+        label = metric_label(metric) if metrics.count(metric) == 1 else f"{metric_label(metric)} ({loader})"
+        better = 1 if metric in _HIGHER else -1 if metric in _LOWER else 0
+        columns.append(Column(name, label, better))
+    rows = [[run.measured.get(column.name) for column in columns] for run in runs]
+    return Values(split, columns, rows, _best(runs, columns, rows))
+
+
+def _rank(name: str) -> int:
+    metric = name.rpartition("/")[2]
+    order = (
+        "exact_match",
+        "token_accuracy",
+        "accumulated_loss",
+        "nll_per_token",
+        "perplexity",
+        "network_calls",
+        "samples_per_second",
+    )
+    return order.index(metric) if metric in order else len(order)
+
+
+def _best(
+    runs: Sequence[Run], columns: Sequence[Column], rows: Sequence[Sequence[Measured | None]]
+) -> set[tuple[int, int]]:
+    """Of each dataset's runs, where there are several with different values.
+
+    Losses and bounds of different families measure different things, so only runs of one family compete in them.
+    """
+    best = set()
+    for j, column in enumerate(columns):
+        kin: dict[tuple[str, ...], list[int]] = {}
+        for i, run in enumerate(runs):
+            if column.better and rows[i][j] is not None:
+                family = () if column.better > 0 or column.name.endswith("network_calls") else (run.model,)
+                kin.setdefault((run.data, *family), []).append(i)
+        for group in kin.values():
+            signed = {i: column.better * measured.value for i in group if (measured := rows[i][j])}
+            if len(set(signed.values())) > 1:
+                best |= {(i, j) for i in group if signed[i] == max(signed.values())}
+    return best
+
+
+def _title(runs: Sequence[Run]) -> str:
+    names = [run.name for run in runs]
+    return " · ".join(names) if len(names) <= 4 else f"{len(names)} runs: {', '.join(names[:3])}, …"
+
+
+def _versions(run: Run) -> dict[str, str]:
+    versions = run.started.get("versions")
+    return {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}
+
+
+def _steps(run: Run) -> str:
+    if run.step is None:
+        return "–"
+    return f"{run.step:,}" if run.max_steps in (None, run.step) else f"{run.step:,} of {run.max_steps:,}"
+
+
+def _commit(run: Run) -> str:
+    git = run.started.get("git")
+    if not isinstance(git, dict):
+        return "–"
+    return _text(git.get("commit"))[:10] + (" + changes" if git.get("changed") else "")
+
+
+def _count(value: object) -> str:
+    found = number(value)
+    return "–" if found is None else f"{found:,.0f}"
+
+
+def _minutes(value: object) -> str:
+    found = number(value)
+    return "–" if found is None else f"{found / 60:.1f}"
+
+
+def _text(value: object) -> str:
+    return "–" if value is None else str(value)

@@ -1,0 +1,225 @@
+"""One run as its folder tells it: choices, state, steps, cost and measured values, whatever of them there is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from xlm.reports.files import Point, number, read_mapping, read_points
+from xlm.reports.statistics import share_error
+
+# A run that wrote within this many seconds, or within this many of its usual pauses, is taken to be alive.
+QUIET_SECONDS = 120.0
+QUIET_PAUSES = 5.0
+_ERROR_KEYS = ("se", "standard_error", "stderr", "error")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value with its standard error and number of examples, where they are known, and the file it is from."""
+
+    value: float
+    error: float | None
+    n: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What lies in `folder`; `problems` are sentences about files that could not be read."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    started: Mapping[str, Any]  # the record of the newest start
+    results: Mapping[str, Any]  # of training, when it has ended
+    measured: Mapping[str, Measured]
+    points: list[Point]
+    problems: list[str] = field(default_factory=list)
+    written: float = 0.0  # when the run last wrote something, in seconds since the epoch
+
+    @property
+    def model(self) -> str:
+        """The family."""
+        return _text(self.config.get("model_name")) or "-"
+
+    @property
+    def data(self) -> str:
+        """The dataset, from the command if that names it."""
+        said = dict(part.lstrip("+").split("=", 1) for part in self.command if isinstance(part, str) and "=" in part)
+        if said.get("datamodule"):
+            return said["datamodule"]
+        if said.get("experiment"):
+            return said["experiment"].strip("[]").split(",")[0].removesuffix(f"_{self.model}")
+        return _data_of(self.config)
+
+    @property
+    def command(self) -> list[Any]:
+        """The words of the command line."""
+        command = self.started.get("command")
+        return command if isinstance(command, list) else []
+
+    @property
+    def step(self) -> int | None:
+        """The last optimizer step that is known of."""
+        steps = [point.step for point in self.points]
+        done = number(self.results.get("step"))
+        return max([*steps, *([] if done is None else [int(done)])], default=None)
+
+    @property
+    def max_steps(self) -> int | None:
+        """How many steps the run is to have, if it says so."""
+        trainer = self.config.get("trainer")
+        found = number(trainer.get("max_steps")) if isinstance(trainer, Mapping) else None
+        return int(found) if found and found > 0 else None
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """Cost of training: `cpu_seconds`, `wall_seconds`, `tokens_per_second`, `peak_memory_mib`, if it has ended."""
+        training = self.results.get("training")
+        return training if isinstance(training, Mapping) else {}
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """While training: as recorded at the end, else the median of what was logged."""
+        logged = [point.value for point in self.points if point.name == "train/tokens_per_second"]
+        return number(self.training.get("tokens_per_second")) or (median(logged) if logged else None)
+
+    def state(self, now: float | None = None) -> str:
+        """`finished`, `running` or `interrupted`; the last two differ only in when the run wrote last."""
+        ends = [record for record in (self.results, *self._evaluations()) if record]
+        if any(not _later(self.started, record) for record in ends):
+            return "finished"
+        if not ends and not self.started and not self.points:
+            return "unknown"
+        quiet = (time.time() if now is None else now) - self.written
+        return "running" if quiet < max(QUIET_SECONDS, QUIET_PAUSES * self._pause()) else "interrupted"
+
+    def _evaluations(self) -> Iterator[dict[str, Any]]:
+        if (self.folder / "record_train.json").exists():
+            return
+        for path in self.folder.glob("eval_*.json"):
+            yield read_mapping(path, [])
+
+    def _pause(self) -> float:
+        """The longest pause between values logged lately, in seconds."""
+        times = sorted({point.time for point in self.points[-2000:]})[-50:]
+        return max((b - a for a, b in pairwise(times)), default=0.0)
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read a folder; nothing in it is needed, and nothing that is broken stops the rest from being read."""
+    problems: list[str] = []
+    records = {path.name: read_mapping(path, problems) for path in sorted(folder.glob("record_*.json"))}
+    started = records.get("record_train.json") or next((record for record in records.values() if record), {})
+    configs = [folder / "config.yaml", *sorted(folder.glob("config_*.yaml"))]
+    config = next((found for path in configs if (found := read_mapping(path, problems))), {})
+    results = read_mapping(folder / "results.json", problems)
+    points = read_points(folder / "metrics.csv")
+    sources = {"results.json": results} if results else {}
+    for path in sorted(folder.glob("eval_*.json")):
+        if record := read_mapping(path, problems):
+            sources[path.name] = record
+    return Run(
+        name or folder.resolve().name, folder, config, started, results,
+        {**_last_values(points), **_measured(sources)}, points, problems, _last_write(folder),
+    )  # fmt: skip
+
+
+def _measured(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
+    """Every value of the records; where several have it, that of the one started last."""
+    found: dict[str, Measured] = {}
+    for source, record in sorted(sources.items(), key=lambda item: _started(item[1])):
+        said = record.get("n")
+        counts = said if isinstance(said, Mapping) else {}
+        for section in ("metrics", "likelihood"):
+            for name, value, own in _values(record.get(section)):
+                n = number(own.get("n"))
+                n = number(counts.get(name.rpartition("/")[0])) if n is None else n
+                found[name] = _with_error(name, value, own, None if not n or n < 1 else int(n), source)
+    return found
+
+
+def _values(node: Any, name: str = "") -> Iterator[tuple[str, float, Mapping[str, Any]]]:
+    """Each name and value below `node`, with the object that has its error and its n.
+
+    A value is a number, or an object with `value`; a likelihood keeps `n` beside its values.
+    """
+    if not isinstance(node, Mapping):
+        return
+    for key, child in node.items():
+        path = f"{name}/{key}" if name else str(key)
+        if isinstance(child, Mapping):
+            value = number(child.get("value"))
+            if value is not None:
+                yield path, value, {"n": node.get("n"), **child}
+            else:
+                yield from _values(child, path)
+        elif name == "" and (value := number(child)) is not None:
+            yield path, value, {}
+
+
+def _with_error(name: str, value: float, own: Mapping[str, Any], n: int | None, source: str) -> Measured:
+    error = next((e for key in _ERROR_KEYS if (e := number(own.get(key))) is not None), None)
+    if error is None and n and is_share(name) and 0 <= value <= 1:
+        error = share_error(value, n)
+    return Measured(value, error, n, source)
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is a share of `n` examples, so that n tells its error; shares of tokens are not."""
+    return name.rpartition("/")[2] in ("exact_match", "valid", "accuracy", "success")
+
+
+def _last_values(points: list[Point]) -> dict[str, Measured]:
+    """The last value logged of each metric, for runs that have not ended."""
+    last = {point.name: point for point in points if not point.name.startswith("train/")}
+    return {name: Measured(p.value, None, None, f"metrics.csv, step {p.step}") for name, p in last.items()}
+
+
+def _started(record: Mapping[str, Any]) -> float:
+    """When a record's job began, in seconds since the epoch; 0 if it doesn't say."""
+    try:
+        return datetime.strptime(str(record.get("started")), "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def _later(start: Mapping[str, Any], end: Mapping[str, Any]) -> bool:
+    """Whether a job was started after the one whose results these are."""
+    return _started(start) > _started(end) > 0
+
+
+def _last_write(folder: Path) -> float:
+    times = []
+    for pattern in ("*.json", "*.csv", "*.yaml", "*.jsonl", "checkpoints/*", "predictions/*/*/*"):
+        for path in folder.glob(pattern):
+            try:
+                times.append(path.stat().st_mtime)
+            except OSError:  # removed meanwhile
+                continue
+    return max(times, default=0.0)
+
+
+def _data_of(config: Mapping[str, Any]) -> str:
+    """A dataset by its source, where no command names it."""
+    node: Any = config
+    for key in ("datamodule", "dataset_managers"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    for split in node.values() if isinstance(node, Mapping) else ():
+        for loader in split.values() if isinstance(split, Mapping) else ():
+            if isinstance(loader, Mapping):
+                source = loader.get("full_name") or loader.get("dataset_constructor_str")
+                if source:
+                    return str(source).removesuffix("/train").rpartition(".")[2]
+    return "-"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
