@@ -10,7 +10,7 @@ from typing import NoReturn
 from xlm.errors import ConfigError
 from xlm.jobs import Job, find_job, job_names
 
-OPTIONAL_SECTIONS = ("eval.", "generation.", "hub.", "post_training.")
+OPTIONAL_SECTIONS = ("eval.", "generation.", "hub.", "plan.", "post_training.")
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,12 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job("train", "xlm.jobs.train.run", "train a model, validate on the way, test at the end"),
         Job("eval", "xlm.jobs.eval.run", "score a trained model on a split"),
         Job("generate", "xlm.jobs.generate.run", "let a trained model write, to a file of JSON lines"),
+        Job("plan", "xlm.jobs.plan.run", "say what a run would take: parameters, memory, operations, time, disk"),
         Job("prepare_data", "xlm.jobs.prepare_data.run", "download or generate the data and fill the cache"),
         # Reads the configurations of the runs: the command line takes it before Hydra does.
-        Job("trace", "xlm.jobs.trace.run_trace", "show how trained models write, side by side: xlm trace runs/a runs/b"),
+        Job(
+            "trace", "xlm.jobs.trace.run_trace", "show how trained models write, side by side: xlm trace runs/a runs/b"
+        ),
         # Composes its configurations itself: the command line takes it before Hydra does.
         Job("check", "xlm.cli.check.run_check", "prove that a model obeys the contract: xlm check NAME"),
         # Neither do these two: they read what runs wrote.

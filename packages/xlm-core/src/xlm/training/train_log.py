@@ -9,6 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from xlm.training.flops import FirstForward, Shape
+from xlm.training.peak import matmul_dtype, matmul_peak
+
 
 @runtime_checkable
 class MetricSource(Protocol):
@@ -22,10 +25,17 @@ class TrainLog(Callback):
 
     Tokens per second count real tokens, without padding. Time spent in validation and checkpoints is not counted.
     Sums stay on the device and are read here alone, so the steps in between never wait for it.
+
+    `train/padding` is the share of positions whose attention mask is off. `train/mfu` is how many operations of its
+    products the model gets done per second (counted once, see `FlopTally`), over what the device reached in products
+    alone when training started; data loading is in the time. Both are of this process. There is no mfu with
+    `compile=true`, whose operators cannot be seen, nor for a model without products.
     """
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
+        self._forward: FirstForward | None = None
+        self._peak = 0.0
         self._last_step = 0
         # Tokens and seconds of everything logged, earlier starts of the run included.
         self.totals = (0.0, 0.0)
@@ -33,16 +43,32 @@ class TrainLog(Callback):
 
     def _reset(self) -> None:
         self._tokens: torch.Tensor | int = 0
+        self._shape = Shape()
+        self._has_masks = True
         self._examples = 0
         self._seconds = 0.0
         self._started: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
+        config: Any = getattr(pl_module, "config", None) or {}
+        if not config.get("compile"):
+            self._forward = FirstForward()
+            self._peak = matmul_peak(pl_module.device, matmul_dtype(str(trainer.precision)))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._started is None:
             self._started = time.perf_counter()
+        if self._forward is not None:
+            self._forward.begin()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        if self._forward is not None:
+            self._forward.end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._forward is not None:
+            self._forward.end()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause()
@@ -61,10 +87,16 @@ class TrainLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        for part in batches_of(batch):
+        parts = list(batches_of(batch))
+        for part in parts:
             ids, mask = part["input_ids"], part.get("attention_mask")
             self._tokens = self._tokens + (ids.numel() if mask is None else (mask != 0).sum())
+            self._has_masks &= mask is not None
             self._examples += ids.shape[0]
+        shape = Shape.of(parts)
+        self._shape += shape
+        if self._forward is not None:
+            self._forward.settle(shape)
         step = trainer.global_step
         if step == self._last_step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
@@ -78,10 +110,21 @@ class TrainLog(Callback):
         if self._seconds > 0:
             values["train/tokens_per_second"] = float(self._tokens) * trainer.world_size / self._seconds
             values["train/examples_per_second"] = self._examples * trainer.world_size / self._seconds
+        values |= self._utilisation()
         self._reset()
         self.latest.update(values)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
+
+    def _utilisation(self) -> dict[str, float]:
+        """`train/padding` and `train/mfu` since the last logged step, as far as they are known."""
+        values: dict[str, float] = {}
+        if self._shape.positions and self._has_masks:
+            values["train/padding"] = 1 - float(self._tokens) / self._shape.positions
+        flops = None if self._forward is None else self._forward.flops
+        if flops is not None and self._seconds > 0:
+            values["train/mfu"] = flops.of(self._shape) / self._seconds / self._peak
+        return values
 
 
 def batches_of(batch: Any) -> Iterator[dict[str, Any]]:
