@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import secrets
 from collections.abc import Sequence
@@ -13,21 +12,20 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose import register_resolvers
-from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.external_models import activate, active_models, discover
-from xlm.harness import Harness, attach
+from xlm.harness import Harness
+from xlm.jobs.session import build_tokenizer
 from xlm.jobs.sources import Source, check_trusted, find_source
+from xlm.jobs.writer import Sample, Writer
 from xlm.model import load_safetensors
 from xlm.training.exported import push_folder, save_folder
 from xlm.training.rng import random_state_of
 from xlm.training.weights import load_weights, select_weights
 from xlm.utils.components import components, set_component
-from xlm.utils.imports import get_function
 from xlm.utils.instantiate import instantiate
 
 # What loading builds; metrics, data and loggers stay as they are written.
 BUILT = ("global_components", "noise_schedule", "model", "loss", "predictor", "lightning_module")
-_FROM_HARNESS = ("self", "tokenizer", "noise_schedule", "model")
 
 
 class TrainedModel:
@@ -43,7 +41,7 @@ class TrainedModel:
     def __init__(self, harness: Harness, source: Path, live: dict[str, Any], seed: int | None = None) -> None:
         self.harness = harness
         self.source = source
-        self._live = live
+        self._writer = Writer(harness, live)
         self._seeds = None if seed is None else torch.Generator().manual_seed(seed)
 
     @property
@@ -75,22 +73,12 @@ class TrainedModel:
     @property
     def continues(self) -> bool:
         """Whether prompts are the beginnings of texts, because the model learnt whole texts and no answers."""
-        asked = str(OmegaConf.to_container(self.config.get("datamodule") or OmegaConf.create({}), resolve=False))
-        return "${collators.lm}" in asked and "${collators.seq2seq" not in asked
+        return self._writer.continues
 
     @property
     def options(self) -> dict[str, Any]:
         """Every option that `generate` takes for the sampler, with the value that it has without."""
-        node = self.config.predictor
-        taken = inspect.signature(get_function(node["_target_"])).parameters
-        with components(**self._live):
-            return {
-                name: OmegaConf.to_container(node[name], resolve=True)
-                if OmegaConf.is_config(node.get(name))
-                else node.get(name, parameter.default)
-                for name, parameter in taken.items()
-                if name not in _FROM_HARNESS and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-            }
+        return self._writer.options
 
     def generate(
         self,
@@ -104,84 +92,62 @@ class TrainedModel:
         """Answers to prompts, without special tokens; for a model of whole texts, what follows them.
 
         Args:
-            prompts: of any lengths; None writes from nothing. One with mask tokens comes back whole, with its masks
-                filled, where the model has the role `infill`.
+            prompts: of any lengths; None writes from nothing. One with blanks (see `infill`) or mask tokens comes back
+                whole, with all of them filled, where the model has the role `infill`.
             num_samples: of each prompt, one after the other in the list.
             seed: the same seed gives the same texts; None goes on in the stream that `load` was given.
             batch_size: how many rows run at once. Greedy answers don't depend on it.
             options: of the sampler, for this call only; see `options`.
 
         Raises:
-            ConfigError: the predictor has no such option, or cannot do this.
+            ConfigError: the predictor has no such option, the model cannot do this, or a prompt is too long for it.
         """
-        if num_samples < 0 or batch_size < 1:
-            raise ConfigError(f"num_samples is {num_samples} and batch_size {batch_size}; 0 and 1 are the least.")
+        return _texts(self.samples(prompts, num_samples, seed=seed, batch_size=batch_size, **options))
+
+    def infill(self, texts: str | Sequence[str], num_samples: int = 1, **options: Any) -> list[str]:
+        """Texts with their blanks filled, each given back whole.
+
+        Args:
+            texts: `___` is a blank for any number of tokens, `___[3]` one for three; a mask token is one too. A
+                model that fills masks needs the number, one that inserts decides it itself; a model that only continues
+                texts takes a blank of any length at the end.
+            num_samples, options: as for `generate`, `seed` and `batch_size` included.
+
+        Raises:
+            ConfigError: a text without a blank, or with one that this model cannot fill.
+        """
+        return _texts(self.samples(texts, num_samples, mode="infill", **options))
+
+    def continue_text(self, prompts: str | Sequence[str], num_samples: int = 1, **options: Any) -> list[str]:
+        """What follows the beginnings of texts; ConfigError if the model didn't learn whole texts.
+
+        `num_samples` and `options` are as for `generate`, `seed` and `batch_size` included.
+        """
+        return _texts(self.samples(prompts, num_samples, mode="continue", **options))
+
+    def samples(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        num_samples: int = 1,
+        *,
+        mode: str = "auto",
+        seed: int | None = None,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> list[Sample]:
+        """As `generate`, with the seed and the network calls of each text.
+
+        `mode` says what prompts are: "answer", "continue", "infill"; "auto" looks at the model and the prompt.
+        """
         prompts = [""] if prompts is None else [prompts] if isinstance(prompts, str) else list(prompts)
-        self._check_masks(prompts)
-        if (seed is not None or self._seeds is not None) and self.options.get("seed") is not None:
-            options = {"seed": None, **options}  # the predictor's own would make every call the same
-        predictor = self._predictor(options)
-        rows = [prompt for prompt in prompts for _ in range(num_samples)]
-        call_seed = self._next_seed() if seed is None else seed
-        texts: list[str] = []
-        with torch.inference_mode():
-            for start in range(0, len(rows), batch_size):
-                with random_state_of((call_seed + start) % 2**63):
-                    texts += self._written(predictor, rows[start : start + batch_size])
-        return texts
-
-    def _written(self, predictor: Any, prompts: list[str]) -> list[str]:
-        """What a predictor writes for each prompt: a continuation, an answer, or the prompt with its masks filled."""
-        mask = getattr(self.tokenizer, "mask_token", None)
-        continued = [self._continuing(predictor) and not (mask and mask in prompt) for prompt in prompts]
-        texts = [""] * len(prompts)
-        for write, kind in ((getattr(predictor, "continue_text", None), True), (predictor.generate, False)):
-            places = [n for n, is_continued in enumerate(continued) if is_continued == kind]
-            if places and write is not None:
-                for n, text in zip(places, write([prompts[n] for n in places]), strict=True):
-                    texts[n] = text
-        return texts
-
-    def _continuing(self, predictor: Any) -> bool:
-        return self.continues and callable(getattr(predictor, "continue_text", None))
+        seed = self._next_seed() if seed is None else seed
+        return self._writer.write(prompts, num_samples, seed=seed, mode=mode, batch_size=batch_size, options=options)
 
     def _next_seed(self) -> int:
         if self._seeds is None:
-            return secrets.randbits(62)
+            own = self.options.get("seed")
+            return secrets.randbits(62) if own is None else int(own)
         return int(torch.randint(2**62, (), generator=self._seeds))
-
-    def _check_masks(self, prompts: list[str]) -> None:
-        """Refuse masks for a model that would take them for words."""
-        mask = getattr(self.tokenizer, "mask_token", None)
-        if mask and "infill" not in (self.config.get("collators") or {}):
-            for prompt in prompts:
-                if mask in prompt:
-                    raise ConfigError(
-                        f"The prompt {prompt!r} has masks, and {self.config.get('model_name')} cannot fill any: "
-                        "it has no role 'infill'."
-                    )
-
-    def _predictor(self, options: dict[str, Any]) -> Any:
-        """The harness' predictor, or one with other options around the same network."""
-        predictor = self.predictor
-        if predictor is None or not callable(getattr(predictor, "generate", None)):
-            raise ConfigError(f"{type(predictor).__name__} has no generate(list[str]), so this model cannot write.")
-        if not options:
-            return predictor
-        for name in options:
-            if name not in self.options:
-                hint = did_you_mean(nearest_names(name, self.options, 1))
-                raise ConfigError(
-                    f"{type(predictor).__name__} has no option '{name}'. Options: {', '.join(self.options)}. "
-                    f"{hint}".rstrip(),
-                    key=name,
-                )
-        with components(**self._live):
-            other = instantiate(self.config.predictor, **options)
-        for name, value in (("model", self.model), ("tokenizer", self.tokenizer)):
-            attach(other, name, value)
-        attach(other, "noise_schedule", self.harness.noise_schedule)
-        return other
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as a folder that `load` reads: weights as they are now, configuration, tokenizer."""
@@ -194,6 +160,10 @@ class TrainedModel:
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())
         return f"TrainedModel({type(self.model).__name__}, {size:,} parameters, {self.source}, {self.device})"
+
+
+def _texts(samples: list[Sample]) -> list[str]:
+    return [sample.text for sample in samples]
 
 
 def load(
@@ -265,10 +235,8 @@ def _live_objects(cfg: DictConfig, tokenizer_folder: Path | None) -> dict[str, A
     """Tokenizer, noise schedule and the like, in the order in which a job makes them."""
     live: dict[str, Any] = {}
     for name in ("tokenizer", *(key for key in cfg.global_components if key != "tokenizer")):
-        if name == "tokenizer" and tokenizer_folder is not None:
-            from xlm.datamodule import load_auto_tokenizer
-
-            live[name] = load_auto_tokenizer(str(tokenizer_folder))
+        if name == "tokenizer":
+            live[name] = build_tokenizer(cfg, tokenizer_folder)
         else:
             node = cfg.global_components.get(name)
             live[str(name)] = instantiate(node) if node else None

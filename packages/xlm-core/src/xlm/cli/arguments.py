@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from xlm.compose.sections import with_optional_sections
 from xlm.errors import ConfigError
 from xlm.jobs import Job, find_job, job_names
-
-OPTIONAL_SECTIONS = ("eval.", "generation.", "hub.", "plan.", "post_training.")
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,6 @@ def with_job_type(overrides: Sequence[str], jobs: Sequence[Job]) -> tuple[str, .
         if key == "job_type" and value.isidentifier():
             find_job(value, jobs)
     return tuple(overrides)
-
-
-def with_optional_sections(overrides: Sequence[str]) -> tuple[str, ...]:
-    """`eval.split=val` as `++eval.split=val`: these sections are absent from a config that doesn't use them."""
-    return tuple(f"++{text}" if text.startswith(OPTIONAL_SECTIONS) else text for text in overrides)
 
 
 def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:

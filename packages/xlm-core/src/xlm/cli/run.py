@@ -19,6 +19,7 @@ from xlm.compose.messages import FOREIGN_ERRORS, locate_target, translate
 from xlm.errors import BadTargetError, XLMError
 from xlm.external_models import Discovery, activate, discover
 from xlm.jobs import BUILT_IN_JOBS, Job, custom_jobs, find_job
+from xlm.jobs.naming_a_checkpoint import names_a_checkpoint_alone
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -33,6 +34,9 @@ def run_job(args: Sequence[str]) -> int:
     _print_warnings([*found.warnings, *warnings])
     task = Task(found, jobs, arguments.config_dirs, arguments.overrides)
     task.prepare()
+    if not arguments.flags and (job := names_a_checkpoint_alone(arguments.overrides)):
+        task.run_stored(job)
+        return 0
     argv = [*arguments.overrides, *arguments.flags]
     shown = late_values_as_text() if arguments.shows_only else nullcontext()
     try:
@@ -93,6 +97,16 @@ class Task:
             # Raised once Hydra has returned, which would print a line of its own first.
             self.error = readable
             return None
+
+    def run_stored(self, name: str) -> None:
+        """Run a job with the configuration of the checkpoint that it names; raises a user's mistake."""
+        from xlm.jobs.stored import stored_config
+
+        try:
+            find_job(name, self.jobs).load()(stored_config(self.overrides, name))
+        except (XLMError, *FOREIGN_ERRORS) as error:
+            readable = translate(error, self.found, self.overrides)
+            raise readable from (None if readable is error else error)
 
     def _run(self, cfg: DictConfig, choices: dict[str, Any]) -> Any:
         cfg.job_name = cfg.job_name  # from here on text, whatever Hydra still remembers later

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from xlm.compose.checks import check_config
 from xlm.compose.messages import readable_errors
 from xlm.compose.resolvers import late_values_as_text, register_resolvers
+from xlm.compose.sections import with_optional_sections
 from xlm.external_models import activate, discover
 
 CONFIG_MODULE = "xlm.configs.lightning_train"
@@ -34,6 +35,7 @@ def load_config(
     found.raise_errors()
     activate(found.models)
     register_resolvers()
+    overrides = with_optional_sections(overrides)
     with readable_errors(found, overrides), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         composed = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
         job_name, choices = composed.job_name, dict(composed.hydra.runtime.choices)

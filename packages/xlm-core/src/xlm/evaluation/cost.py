@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from xlm.utils.rank_zero import gathered
 
 # Timings differ from run to run; they are told where a number is reported, not at every validation.
 TIMED_STAGES = ("test",)
+
+
+def calls_of_rows(predictions: Mapping[str, Any], num_rows: int) -> Tensor | None:
+    """Network calls of each row (float64, on the CPU); None where the predictor doesn't tell.
+
+    A forward pass counts for every row that was in it. A predictor tells through `network_calls`: one number for
+    the whole batch, or (B,) numbers.
+    """
+    calls = predictions.get("network_calls")
+    return None if calls is None else torch.as_tensor(calls, dtype=torch.float64, device="cpu").expand(num_rows)
+
+
+@contextmanager
+def counting_calls(predictor: Any) -> Iterator[list[float | None]]:
+    """The network calls of every row that `predictor.predict` sees in this block, in the order of the calls."""
+    calls: list[float | None] = []
+    predict, own = predictor.predict, predictor.__dict__.get("predict")
+
+    def counted(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        predictions = predict(batch, *args, **kwargs)
+        num_rows = len(predictions["ids"] if "ids" in predictions else predictions["text"])
+        rows = calls_of_rows(predictions, num_rows)
+        calls.extend([None] * num_rows if rows is None else rows.tolist())
+        return predictions
+
+    # In the instance's dict: what `generate` calls is `self.predict`.
+    predictor.__dict__["predict"] = counted
+    try:
+        yield calls
+    finally:
+        del predictor.__dict__["predict"]
+        if own is not None:
+            predictor.__dict__["predict"] = own
 
 
 @dataclass
@@ -24,11 +59,7 @@ class _Sums:
 
 
 class GenerationCost:
-    """Sums over the predicted batches of a pass, by loader; on several ranks, over all of them.
-
-    A forward pass counts for every row that was in it. A predictor tells through `network_calls`: one number for
-    the whole batch, or (B,) numbers.
-    """
+    """Sums over the predicted batches of a pass, by loader; on several ranks, over all of them."""
 
     def __init__(self) -> None:
         self._sums: dict[str, _Sums] = {}
@@ -44,9 +75,8 @@ class GenerationCost:
         sums = self._sums.setdefault(name, _Sums())
         sums.seconds += time.perf_counter() - started
         sums.rows += num_rows
-        calls = predictions.get("network_calls")
-        if calls is not None:
-            per_row = torch.as_tensor(calls, dtype=torch.float64, device="cpu").expand(num_rows)
+        per_row = calls_of_rows(predictions, num_rows)
+        if per_row is not None:
             sums.calls += float(per_row.sum())
             sums.counted_rows += num_rows
         return predictions

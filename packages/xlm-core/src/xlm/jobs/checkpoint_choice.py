@@ -9,33 +9,39 @@ from omegaconf import DictConfig
 
 from xlm.errors import CheckpointError
 from xlm.harness import Harness
+from xlm.jobs.naming_a_checkpoint import PATH_KEYS
+from xlm.jobs.sources import Weights, find_weights
 from xlm.training.checkpoints import best_or_last
 from xlm.training.weights import load_from
 
-PATH_KEYS = ("checkpoint_path", "ckpt_path")
 
+def chosen_weights(cfg: DictConfig, section: str) -> Weights:
+    """What `<section>.checkpoint_path` (or `.ckpt_path`) means, else the run's best checkpoint, else its last.
 
-def chosen_checkpoint(cfg: DictConfig, section: str) -> Path:
-    """`<section>.checkpoint_path` (or `.ckpt_path`), else the run's best checkpoint, else its last.
+    A file, the folder of a run or of an exported model, or an id of the hub (at `<section>.revision`).
 
     Raises:
-        CheckpointError: nothing was named and the run's folder has none.
+        CheckpointError: what was named isn't there, or nothing was named and the run's folder has none.
     """
     options: Any = cfg.get(section) or {}
     for key in PATH_KEYS:
         if options.get(key):
-            return Path(options[key])
+            return find_weights(str(options[key]), options.get("revision"))
     directory = Path(cfg.checkpointing_dir)
     if (path := best_or_last(directory)) is not None:
-        return path
+        return Weights(path)
+    log_dir = Path(cfg.paths.log_dir)
+    trained = sorted(run.name for run in log_dir.glob("*") if best_or_last(run / "checkpoints"))
+    there = f" Runs that have one: {', '.join(trained)}." if trained else ""
     raise CheckpointError(
-        f"There is no checkpoint in {directory}.\nTrain first under this job_name, or give {section}.checkpoint_path=…"
+        f"There is no checkpoint in {directory}.{there}\n"
+        f"Train first under this job_name, or give {section}.checkpoint_path=…"
     )
 
 
 def load_chosen(cfg: DictConfig, harness: Harness, section: str) -> Path:
     """Load the chosen weights, averaged ones unless `<section>.apply_ema=false`; returns where they came from."""
-    path = chosen_checkpoint(cfg, section)
+    path = chosen_weights(cfg, section).path
     apply_ema = bool((cfg.get(section) or {}).get("apply_ema", True))
     load_from(harness, path, apply_ema)
     return path

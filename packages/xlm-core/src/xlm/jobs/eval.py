@@ -10,7 +10,8 @@ from xlm.errors import ConfigError
 from xlm.evaluation.likelihood import gives_likelihood
 from xlm.evaluation.likelihood_pass import LikelihoodPass, print_likelihoods
 from xlm.harness import Harness
-from xlm.jobs.checkpoint_choice import PATH_KEYS, chosen_checkpoint, load_chosen
+from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
+from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
 from xlm.jobs.options import options_of
 from xlm.jobs.session import shown, start
 from xlm.jobs.tracing import tracing
@@ -19,7 +20,7 @@ from xlm.training.results import print_results, write_results
 from xlm.training.rng import RandomState
 
 SPLITS = ("val", "test")
-OPTIONS = ("split", *PATH_KEYS, "apply_ema", "num_samples")
+OPTIONS = ("split", "num_samples", *CHECKPOINT_OPTIONS)
 # Draws from a bound for each example: the fewest whose error can be told, as each is the mean over several maskings.
 NUM_SAMPLES = 2
 
@@ -36,8 +37,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     split = str(options.get("split", "test"))
     if split not in SPLITS:
         raise ConfigError(f"eval.split is '{split}', and must be one of: {', '.join(SPLITS)}.", key="eval.split")
-    chosen_checkpoint(cfg, "eval")
-    session = start(cfg)
+    weights = chosen_weights(cfg, "eval")
+    session = start(cfg, weights.tokenizer)
     if not session.datamodule.dataloader_names.get(split):
         raise ConfigError(f"datamodule.dataset_managers.{split} has no loader, so there is nothing to evaluate on.")
     harness = session.harness()

@@ -3,62 +3,140 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from rich.console import Console
 
 from xlm.errors import ConfigError
+from xlm.evaluation.cost import calls_of_rows
 from xlm.harness import Harness
-from xlm.jobs.checkpoint_choice import chosen_checkpoint, load_chosen
+from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
+from xlm.jobs.interactive import converse
+from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
+from xlm.jobs.options import options_of
+from xlm.jobs.prompts import Prompt, read_prompts
 from xlm.jobs.session import Session, shown, start
+from xlm.jobs.tracing import tracing
+from xlm.jobs.writer import Sample, Writer
+from xlm.training.rng import random_state_of
+from xlm.utils.components import current_components
 from xlm.utils.files import replace_text
 
+OPTIONS = (
+    "prompts", "prompt_file", "mode", "num_samples", "num_examples", "split", "batch_size", "output", "output_path",
+    "interactive", *CHECKPOINT_OPTIONS,
+)  # fmt: skip
 # Where prompts are taken from when none are given, in this order.
 SPLITS = ("predict", "test", "val")
+# Of each row, on the screen; a published predictor calls what it wrote its text.
+SHOWN = ("prompt", "prediction", "text", "truth")
 STAGES = {"predict": "predict", "test": "test", "val": "validate"}
+STDOUT = "-"
+NUM_EXAMPLES = 8
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
-    """Generate for `generation.prompts=[…]`, else for `generation.num_examples` (default 8) prompts of the data.
+    """Generate for the prompts of `generation.prompts` or `.prompt_file`, from nothing, or for those of the data.
 
-    Rows go to `generation.output_path` (default `<run>/generations.jsonl`) and to the screen.
+    Rows go to `generation.output` (default `<run>/generations.jsonl`; "-" is standard output) and to the screen.
+
+    Raises:
+        ConfigError: an option that doesn't exist, options that don't go together, or a model that cannot do it.
+        DataError: no prompts where some were promised.
+        CheckpointError: no checkpoint, or one that cannot be read or does not fit.
     """
-    chosen_checkpoint(cfg, "generation")
-    session = start(cfg)
+    options = options_of(cfg, "generation", OPTIONS)
+    prompts = None if options.get("interactive") else read_prompts(options.get("prompts"), options.get("prompt_file"))
+    _check(options, prompts)
+    weights = chosen_weights(cfg, "generation")
+    session = start(cfg, weights.tokenizer)
+    output = str(options.get("output") or options.get("output_path") or session.run_dir / "generations.jsonl")
+    if output == STDOUT:
+        session.console = Console(stderr=True)
     harness = session.harness()
     checkpoint = load_chosen(cfg, harness, "generation")
     trainer = session.trainer([], [])
     harness.to(trainer.strategy.root_device).eval()
     harness.configure_components()
-    with torch.inference_mode(), trainer.precision_plugin.forward_context():
-        options = cfg.get("generation") or {}
-        prompts = options.get("prompts")
-        rows = from_prompts(harness, list(prompts)) if prompts else from_data(session, harness, options)
-    session.write_record(trainer, "generate")
-    path = Path(options.get("output_path") or session.run_dir / "generations.jsonl")
-    replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    writer = Writer(harness, current_components())
+    traced = tracing(session, harness, checkpoint)
+    with torch.inference_mode(), trainer.precision_plugin.forward_context(), traced:
+        if options.get("interactive"):
+            converse(lambda prompt, number: _samples(writer, [Prompt(prompt)], cfg, options, number), session.console,
+                     f"{writer.name} from {shown(checkpoint)}")  # fmt: skip
+            return []
+        if prompts is not None or options.get("num_samples"):
+            rows = from_prompts(writer, prompts or [Prompt("")], cfg, options)
+        else:
+            rows = from_data(session, harness, options, _seed(cfg))
     for row in rows:
-        text = "  ".join(f"[bold]{key}[/bold] {row[key]}" for key in ("prompt", "prediction", "truth") if key in row)
-        session.console.print(text, highlight=False, soft_wrap=True)
-    session.console.print(f"{len(rows)} rows from {shown(checkpoint)}, written to {shown(path)}.", soft_wrap=True)
+        row["checkpoint"] = shown(checkpoint)
+    session.write_record(trainer, "generate")
+    _deliver(rows, output, session.console, shown(checkpoint))
     return rows
 
 
-def from_prompts(harness: Harness, prompts: list[str]) -> list[dict[str, Any]]:
-    """One row per prompt, through the predictor's `generate`."""
-    if not hasattr(harness.predictor, "generate"):
+def _check(options: dict[str, Any], prompts: list[Prompt] | None) -> None:
+    """ConfigError for options that don't go together."""
+    of_data = [name for name in ("num_examples", "split") if options.get(name) is not None]
+    of_prompts = [name for name in ("num_samples", "mode") if options.get(name) is not None]
+    if of_data and (prompts is not None or of_prompts):
+        other = "prompts" if prompts is not None else of_prompts[0]
         raise ConfigError(
-            f"{type(harness.predictor).__name__} has no generate(list[str]), so generation.prompts cannot be used."
+            f"generation.{of_data[0]} takes prompts from the data, each once, and doesn't go with generation.{other}."
         )
-    texts = harness.predictor.generate(prompts)
-    return [{"prompt": prompt, "prediction": text} for prompt, text in zip(prompts, texts, strict=True)]
+    for name in ("num_samples", "num_examples", "batch_size"):
+        value = options.get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"generation.{name} is {value}, and must be at least 1.", key=f"generation.{name}")
 
 
-def from_data(session: Session, harness: Harness, options: Any) -> list[dict[str, Any]]:
+def _seed(cfg: DictConfig) -> int:
+    """The run's, unless the sampler has one of its own."""
+    own = (cfg.get("predictor") or {}).get("seed")
+    return int(cfg.seed if own is None else own)
+
+
+def _samples(
+    writer: Writer, prompts: Sequence[Prompt], cfg: DictConfig, options: dict[str, Any], number: int = 0
+) -> list[Sample]:
+    return writer.write(
+        [prompt.text for prompt in prompts],
+        int(options.get("num_samples") or 1),
+        seed=_seed(cfg) + number,
+        mode=str(options.get("mode") or "auto"),
+        batch_size=int(options.get("batch_size") or cfg.per_device_val_batch_size),
+    )
+
+
+def from_prompts(
+    writer: Writer, prompts: Sequence[Prompt], cfg: DictConfig, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A row for each sample of each prompt, with what else the prompt's line said."""
+    samples = _samples(writer, prompts, cfg, options)
+    each = len(samples) // len(prompts)
+    return [
+        {
+            **prompts[place // each].extra,
+            "prompt": sample.prompt,
+            "prediction": sample.text,
+            "mode": sample.mode,
+            "sample": sample.number,
+            "seed": sample.seed,
+            "network_calls": sample.network_calls,
+        }
+        for place, sample in enumerate(samples)
+    ]
+
+
+def from_data(session: Session, harness: Harness, options: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """Rows for the first prompts of the first prediction loader there is."""
-    num_examples = int(options.get("num_examples", 8))
+    num_examples = int(options.get("num_examples") or NUM_EXAMPLES)
     datamodule = session.datamodule
     splits = [str(options["split"])] if options.get("split") else SPLITS
     for split in splits:
@@ -67,13 +145,39 @@ def from_data(session: Session, harness: Harness, options: Any) -> list[dict[str
                 continue
             rows: list[dict[str, Any]] = []
             datamodule.setup(STAGES[split])
-            for batch_idx, batch in enumerate(getattr(datamodule, f"{split}_dataloader")()[index]):
-                batch = harness.transfer_batch_to_device(batch, harness.device, index)
-                predictions = harness.predictor.predict(batch, batch_idx, index, name)
-                rows += harness.predictor.to_dict(batch, predictions)
-                if len(rows) >= num_examples:
-                    break
-            return rows[:num_examples]
+            with random_state_of(seed):
+                for batch_idx, batch in enumerate(getattr(datamodule, f"{split}_dataloader")()[index]):
+                    rows += _predicted(harness, batch, batch_idx, index, name)
+                    if len(rows) >= num_examples:
+                        break
+            return [{**row, "seed": seed} for row in rows[:num_examples]]
     raise ConfigError(
         f"The datamodule has no prediction loader in {', '.join(splits)}. Give generation.prompts=['…'] instead."
     )
+
+
+def _predicted(harness: Harness, batch: Any, batch_idx: int, index: int, name: str) -> list[dict[str, Any]]:
+    batch = harness.transfer_batch_to_device(batch, harness.device, index)
+    predictions = harness.predictor.predict(batch, batch_idx, index, name)
+    rows: list[dict[str, Any]] = harness.predictor.to_dict(batch, predictions)
+    calls = calls_of_rows(predictions, len(rows))
+    if calls is None:
+        return rows
+    return [{"network_calls": count, **row} for row, count in zip(rows, calls.tolist(), strict=True)]
+
+
+def _deliver(rows: Sequence[dict[str, Any]], output: str, console: Console, source: str) -> None:
+    """Write the rows as JSON lines, and show them where that isn't the same place."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if output == STDOUT:
+        sys.stdout.write(lines)
+        sys.stdout.flush()
+        return
+    path = replace_text(Path(output), lines)
+    for row in rows:
+        # Markup is off for texts: rich would take [MASK] for some.
+        for key in (key for key in SHOWN if key in row):
+            console.print(f"{key} ", style="bold", end="")
+            console.print(f"{row[key]}  ", markup=False, highlight=False, soft_wrap=True, end="")
+        console.print()
+    console.print(f"{len(rows)} rows from {source}, written to {shown(path)}.", soft_wrap=True)

@@ -98,13 +98,13 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=pattern)
 
 
-def start(cfg: DictConfig) -> Session:
-    """Seed, flags, tokenizer, noise schedule and datamodule, in that order."""
+def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
+    """Seed, flags, tokenizer (from its own files if they are given), noise schedule and datamodule, in that order."""
     quiet_libraries()
     clear_components()
     flags.set_flags(cfg.get("global_flags") or {})
     seed_everything(cfg.seed, workers=True, verbose=False)
-    tokenizer = instantiate(cfg.global_components.tokenizer)
+    tokenizer = build_tokenizer(cfg, tokenizer_folder)
     set_component("tokenizer", tokenizer)
     for name, node in cfg.global_components.items():
         if name != "tokenizer":
@@ -113,6 +113,15 @@ def start(cfg: DictConfig) -> Session:
     assert isinstance(datamodule, TextDataModule)
     set_component("datamodule", datamodule)
     return Session(cfg, tokenizer, datamodule, Console())
+
+
+def build_tokenizer(cfg: DictConfig, folder: Path | None = None) -> Any:
+    """The tokenizer whose files are in a folder, else that of the configuration."""
+    if folder is None:
+        return instantiate(cfg.global_components.tokenizer)
+    from xlm.datamodule import load_auto_tokenizer
+
+    return load_auto_tokenizer(str(folder))
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:

@@ -21,6 +21,7 @@ from xlm.training.resume import load_checkpoint
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # A run keeps its configuration under this name, in the folder above its checkpoints.
 _RUN_CONFIG = "config.yaml"
+_MOST_NAMES = 12
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,64 @@ def find_source(path_or_id: str | Path, config: str | Path | None = None, revisi
     Raises:
         CheckpointError: there is nothing, or nothing that can be used; CheckpointCorruptError: a damaged file.
     """
+    found = find_weights(path_or_id, revision)
+    return _read(found.path, config, found.is_remote)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights; `tokenizer` is the folder of its tokenizer's own files, if it has any."""
+
+    path: Path
+    tokenizer: Path | None = None
+    is_remote: bool = False
+
+
+def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights:
+    """The file of weights that a path or an id of the hub means, as for `find_source`.
+
+    Raises:
+        CheckpointError: there is none; the message names what there is instead.
+    """
     path = Path(path_or_id)
     if path.exists():
-        return _read(_weights_in(path) if path.is_dir() else path, config, is_remote=False)
+        return _weights(_weights_in(path) if path.is_dir() else path, is_remote=False)
     if path.suffix not in (".ckpt", ".safetensors") and _HUB_ID.fullmatch(str(path_or_id)):
-        return _read(_weights_in(_fetched(str(path_or_id), revision)), config, is_remote=True)
-    raise CheckpointError(f"There is no file or folder {path}.", path=path)
+        return _weights(_weights_in(_fetched(str(path_or_id), revision)), is_remote=True)
+    raise CheckpointError(f"There is no file or folder {path}.{_what_is_there(path)}", path=path)
+
+
+def _weights(path: Path, is_remote: bool) -> Weights:
+    tokenizer = path.parent / TOKENIZER
+    has_tokenizer = path.suffix == ".safetensors" and tokenizer.is_dir()
+    return Weights(path, tokenizer if has_tokenizer else None, is_remote)
+
+
+def _what_is_there(path: Path) -> str:
+    """The models beside a path that doesn't exist, or in the first folder above it that does."""
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
+    names = [] if folder is None else sorted(entry.name for entry in folder.iterdir() if _may_be_model(entry))
+    if folder is None or not names or folder == Path.cwd():
+        return ""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f" There are in {shown}: {', '.join(names[:_MOST_NAMES])}{more}."
+
+
+def _may_be_model(entry: Path) -> bool:
+    if entry.is_dir():
+        return best_or_last(entry / "checkpoints") is not None or (entry / WEIGHTS).is_file()
+    return entry.suffix in (".ckpt", ".safetensors")
 
 
 def _fetched(repo_id: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repo_id, revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(
-            f"'{repo_id}' is no file or folder here, and could not be fetched from the hub: {reason}"
+            f"'{repo_id}' is no file or folder here, and could not be fetched from the hub: {reason}."
+            + _what_is_there(Path(repo_id))
         ) from error
 
 
@@ -86,12 +130,11 @@ def _weights_in(folder: Path) -> Path:
 
 def _read(path: Path, config: str | Path | None, is_remote: bool) -> Source:
     checkpoint = None if path.suffix == ".safetensors" else load_checkpoint(path)
-    tokenizer = path.parent / TOKENIZER
     return Source(
         path=path,
         config=_config(path, checkpoint, None if config is None else Path(config)),
         checkpoint=checkpoint,
-        tokenizer=tokenizer if checkpoint is None and tokenizer.is_dir() else None,
+        tokenizer=_weights(path, is_remote).tokenizer,
         is_remote=is_remote,
     )
 

@@ -33,6 +33,11 @@ def has_component(name: str) -> bool:
     return name in _components
 
 
+def current_components() -> dict[str, Any]:
+    """All of the run's by name."""
+    return dict(_components)
+
+
 def clear_components() -> None:
     """Forget all of them, at the end of a run."""
     _components.clear()

@@ -1,0 +1,110 @@
+"""The configuration that a checkpoint brings, for jobs that name a checkpoint and no experiment."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from xlm.compose.checks import check_config
+from xlm.compose.load import CONFIG_MODULE
+from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.external_models import active_models
+from xlm.jobs.naming_a_checkpoint import PATH_KEYS, SECTIONS
+from xlm.jobs.sources import check_trusted, find_source
+from xlm.trained import BUILT
+
+_STRATEGY = "trainer_strategy"
+_NEED_NO_DATA = ("prompts", "prompt_file", "num_samples", "interactive")
+# A stranger's configuration builds none of these: what they call isn't needed to write texts.
+_LEFT_OUT: dict[str, Any] = {
+    "reported_metrics": {}, "diagnostic_metrics": {}, "log_predictions": None, "post_hoc_evaluator": None,
+    "callbacks": {}, "loggers": {},
+}  # fmt: skip
+
+
+def stored_config(overrides: Sequence[str], job: str) -> DictConfig:
+    """The configuration that a checkpoint was trained with, with overrides of its values.
+
+    Where it ran stays behind: paths are those of here, and the devices one of whatever there is, unless
+    `trainer_strategy=…` says otherwise.
+
+    Raises:
+        CheckpointError: the checkpoint isn't there or comes without its configuration.
+        ConfigError: an override that chooses a group, or a configuration from the hub that would call strange code.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    section = SECTIONS[job]
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    given: dict[str, Any] = {override.key_or_group: override.value() for override in parsed}
+    strategy = str(given.get(_STRATEGY, "auto"))
+    options = {name: given.get(f"{section}.{name}") for name in (*PATH_KEYS, "revision", "trust_remote_code")}
+    source = find_source(str(options["checkpoint_path"] or options["ckpt_path"]), revision=options["revision"])
+    cfg = source.config
+    with open_dict(cfg):
+        # Keys that came after the checkpoint.
+        for key in _file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
+            cfg[key] = _file("config.yaml")._get_node(key)
+        cfg.paths = _file("paths/default.yaml")
+        if source.is_remote and not options["trust_remote_code"]:
+            _restrict(cfg, job, given)
+        cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes = "auto", 1, 1
+        cfg.merge_with(_file(f"{_STRATEGY}/{strategy}.yaml"))
+        for name in SECTIONS.values():
+            cfg.pop(name, None)
+    values = [override for override in parsed if override.key_or_group != _STRATEGY]
+    for override in values:
+        if override.key_or_group.split("@")[0] in _groups():
+            raise ConfigError(
+                f"'{override.input_line}' chooses a part of a configuration, and here the checkpoint's own is used. "
+                "Name the whole: experiment=…",
+                key=override.key_or_group,
+            )
+        if not (override.is_add() or override.is_force_add()):
+            _check_key(cfg, override.key_or_group)
+    OmegaConf.set_struct(cfg, True)
+    ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+    OmegaConf.set_struct(cfg, False)
+    check_config(cfg, {"model_type": cfg.get("model_name"), "datamodule": "of the checkpoint"})
+    return cfg
+
+
+def _check_key(cfg: DictConfig, key: str) -> None:
+    """ConfigError, with the nearest names, for a key that isn't there."""
+    above, _, name = key.rpartition(".")
+    parent = OmegaConf.select(cfg, above) if above else cfg
+    names = [str(known) for known in parent] if isinstance(parent, DictConfig) else []
+    if name not in names and not OmegaConf.is_list(parent):
+        hint = did_you_mean([f"{above}.{near}".lstrip(".") for near in nearest_names(name, names, 1)])
+        raise ConfigError(f"The checkpoint's configuration has no key '{key}'. {hint}".rstrip(), key=key)
+
+
+def _restrict(cfg: DictConfig, job: str, given: Mapping[str, Any]) -> None:
+    """Leave nothing in a stranger's configuration that calls more than xlm and the installed models."""
+    if job != "generate" or not any(given.get(f"generation.{name}") for name in _NEED_NO_DATA):
+        raise ConfigError(
+            "The configuration comes from the hub, and reading its data would call whatever functions it names. Give "
+            f"experiment=… of your own, or, if you trust its author, {SECTIONS[job]}.trust_remote_code=true."
+        )
+    for key, value in _LEFT_OUT.items():
+        cfg[key] = value
+    cfg.trainer = _file("trainer/default.yaml")
+    check_trusted(
+        cfg, {"xlm", *(model.import_name for model in active_models().values())}, (*BUILT, "datamodule", "collators")
+    )
+
+
+def _file(name: str) -> Any:
+    """One of core's own configuration files."""
+    path = importlib.resources.files(CONFIG_MODULE) / name
+    if not path.is_file():
+        raise ConfigError(f"Could not find '{name.removesuffix('.yaml')}'", key=name.partition("/")[0])
+    return OmegaConf.create(path.read_text(encoding="utf-8"))
+
+
+def _groups() -> set[str]:
+    return {entry.name for entry in importlib.resources.files(CONFIG_MODULE).iterdir() if entry.is_dir()}
