@@ -21,17 +21,19 @@ RIGHT, WRONG = (22, 145, 90), (211, 55, 47)
 FRAME_MS, LAST_MS = 550, 2500
 MAX_CARDS = 8
 COLOURS = 192
+MAX_FRAMES = 32
 
 
 def write_gif(path: Path, doc: Document) -> Path:
-    """The first prompt's samples side by side, one frame per network call."""
+    """The first prompt's samples side by side, a frame for each network call, or for every few of many."""
     shown = films(doc)[:MAX_CARDS]
     last = max(film.calls for film in shown)
-    frames = [_grid([[_card(film, t) for film in row] for row in _rows(shown)]) for t in range(last + 1)]
+    moments = [*range(0, last, -(-last // MAX_FRAMES) or 1), last]
+    frames = [_grid([[_card(film, t) for film in row] for row in _rows(shown)]) for t in moments]
     # One palette for all frames, so that nothing flickers.
     palette = _stacked(frames).quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    durations = [FRAME_MS] * last + [LAST_MS]
+    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
     path.parent.mkdir(parents=True, exist_ok=True)
     small[0].save(path, save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=True)
     return path

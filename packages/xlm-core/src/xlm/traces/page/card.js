@@ -41,7 +41,8 @@ class Card {
     const at = Math.min(frame, this.calls);
     const { cells, stop } = this.frames[at];
     const before = calm.matches ? null : this.boxes();
-    const shown = cells.filter((cell) => !cell.prompt);
+    // Without a drawing of it, the prompt's words stand before the answer.
+    const shown = cells.filter((cell) => !cell.prompt || (!this.drawing && this.isWord(cell.token)));
     const kept = new Set(shown.map((cell) => cell.key));
     for (const [key, span] of this.spans) {
       if (!kept.has(key)) { span.remove(); this.spans.delete(key); }
@@ -71,6 +72,7 @@ class Card {
     span.className = "token";
     if (role) span.classList.add("special", role);
     span.classList.toggle("given", Boolean(cell.given));
+    span.classList.toggle("asked", Boolean(cell.prompt));
     span.classList.toggle("spaced", /^\s/.test(text) || Boolean(role));
     span.classList.toggle("fresh", cell.born === at && !cell.given && role !== "mask");
     span.textContent = role === "mask" ? "" : role === "eos" ? "end" : text.trim() || "␣";

@@ -25,7 +25,9 @@ const tip = {
     this.box.hidden = false;
     const at = span.getBoundingClientRect(), own = this.box.getBoundingClientRect();
     const left = Math.min(Math.max(8, at.left + at.width / 2 - own.width / 2), document.documentElement.clientWidth - own.width - 8);
-    const top = at.top > own.height + 12 ? at.top - own.height - 8 : at.bottom + 8;
+    // Below, so that the drawing stays visible; above where the controls are in the way.
+    const fits = at.bottom + own.height + 16 < document.querySelector(".controls").getBoundingClientRect().top;
+    const top = fits ? at.bottom + 8 : Math.max(8, at.top - own.height - 8);
     this.box.style.left = `${left}px`;
     this.box.style.top = `${top}px`;
   },
