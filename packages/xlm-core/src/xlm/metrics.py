@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -68,12 +69,51 @@ class MetricWrapper(nn.Module):
         pl_module.log(self.full_name(prefix), self.metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
 
 
-class _Share(Metric):
-    """How many of how many: counts that add up over batches and ranks; subclasses say what is counted."""
+class RatioMetric(Metric):
+    """Σ part / Σ whole over groups (examples, or the batches of which only a mean is known), with a standard error."""
 
     is_differentiable = False
-    higher_is_better = True
     full_state_update = False
+    # Number of groups, Σ part, Σ whole, Σ part², Σ part · whole, Σ whole².
+    moments: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("moments", torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def count_groups(self, part: Tensor, whole: Tensor) -> None:
+        """Remember the part and the whole of each group; groups of nothing don't count."""
+        p, w = part.flatten().to(self.moments.dtype), whole.flatten().to(self.moments.dtype)
+        p, w = p[w != 0], w[w != 0]
+        terms = (torch.ones_like(w), p, w, p * p, p * w, w * w)
+        self.moments += torch.stack([term.sum() for term in terms])
+
+    def estimate_error(self) -> tuple[int, float]:
+        """Groups on all ranks, and the standard error of the ratio over them (Cochran 1977, eq. 6.13).
+
+        NaN for fewer than two groups. For shares of equally large groups it is that of the binomial distribution.
+        """
+        with self.sync_context():
+            n, p, w, pp, pw, ww = self.moments.tolist()
+        if n < 2 or w == 0:
+            return int(n), math.nan
+        ratio = p / w
+        return int(n), math.sqrt(max(0.0, pp - 2 * ratio * pw + ratio * ratio * ww) * n / (n - 1)) / abs(w)
+
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.Module:
+        dtype = widest_float(fn(torch.zeros(0)).device)
+        for name, default in list(self._defaults.items()):
+            # Before the move, since the device may refuse the type.
+            if isinstance(default, Tensor) and default.is_floating_point():
+                self._defaults[name] = default.to(dtype)
+                setattr(self, name, getattr(self, name).to(dtype))
+        return super()._apply(fn, *args, **kwargs)
+
+
+class _Share(RatioMetric):
+    """How many of how many: counts that add up over batches and ranks; subclasses say what is counted."""
+
+    higher_is_better = True
     correct: Tensor
     total: Tensor
 
@@ -81,6 +121,12 @@ class _Share(Metric):
         super().__init__(**kwargs)
         self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def count(self, correct: Integer[Tensor, "batch"], total: Integer[Tensor, "batch"]) -> None:
+        """So many of so many in each example."""
+        self.correct += correct.sum()
+        self.total += total.sum()
+        self.count_groups(correct, total)
 
     def compute(self) -> Tensor:
         """correct / total; NaN if nothing was counted."""
@@ -103,8 +149,8 @@ class ExactMatch(_Share):
         target_end = _lengths(target, target_length)
         inside = torch.arange(width, device=target.device) < target_end.unsqueeze(-1)
         differs = ((pred[:, :width] != target[:, :width]) & inside).any(dim=-1)
-        self.correct += ((pred_end == target_end) & ~differs).sum()
-        self.total += pred.shape[0]
+        matches = ((pred_end == target_end) & ~differs).long()
+        self.count(matches, torch.ones_like(matches))
 
 
 class TokenAccuracy(_Share):
@@ -129,15 +175,12 @@ class TokenAccuracy(_Share):
         scored = _present(target, target_mask, target_length)
         present = _widened(_present(pred, pred_mask, pred_length), width, False)
         same = _widened(pred, width, IGNORED) == target
-        self.correct += (same & present & scored).sum()
-        self.total += scored.sum()
+        self.count((same & present & scored).sum(dim=-1), scored.sum(dim=-1))
 
 
-class TokenWeightedMean(Metric):
+class TokenWeightedMean(RatioMetric):
     """Σ weight · value / Σ weight in float64: a corpus mean if the weight is the number of terms behind a value."""
 
-    is_differentiable = False
-    full_state_update = False
     weighted_sum: Tensor
     weight_sum: Tensor
 
@@ -151,20 +194,14 @@ class TokenWeightedMean(Metric):
         like = self.weighted_sum
         values = torch.as_tensor(value, device=like.device).detach().to(like.dtype)
         weights = torch.as_tensor(weight, device=like.device).detach().to(like.dtype).expand_as(values)
-        self.weighted_sum += torch.where(weights == 0, 0, weights * values).sum()
+        parts = torch.where(weights == 0, 0, weights * values)
+        self.weighted_sum += parts.sum()
         self.weight_sum += weights.sum()
+        self.count_groups(parts, weights)
 
     def compute(self) -> Tensor:
         """The mean; NaN if nothing was counted."""
         return self.weighted_sum / self.weight_sum
-
-    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.Module:
-        dtype = widest_float(fn(torch.zeros(0)).device)
-        for name in ("weighted_sum", "weight_sum"):
-            # Before the move, since the device may refuse the type.
-            self._defaults[name] = torch.zeros((), dtype=dtype)
-            setattr(self, name, getattr(self, name).to(dtype))
-        return super()._apply(fn, *args, **kwargs)
 
 
 def _lengths(ids: Tensor, length: Tensor | None) -> Tensor:

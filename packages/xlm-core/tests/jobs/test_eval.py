@@ -12,6 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from xlm import flags
+from xlm.cli.main import main
 from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.jobs import eval as evaluation
@@ -125,3 +126,31 @@ def test_a_loss_without_likelihood_is_left_out_unless_asked_for(configure: Confi
 def test_options_that_cannot_be(configure: Configure, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluation.run(configure(override))
+
+
+def test_the_record_says_what_the_numbers_depend_on(configure: Configure, work_dir: Path) -> None:
+    metrics = evaluation.run(configure("predictor.length=4"))
+    found = record(work_dir)
+    assert set(found["results"]) == set(found["metrics"]) <= set(metrics)
+    for name, result in found["results"].items():
+        assert result["value"] == found["metrics"][name]
+        assert result["n"] == found["n"][name.rpartition("/")[0]]
+    assert found["results"]["test/prediction/token_accuracy"]["se_over"] == "examples"
+    assert found["sampler"]["length"] == 4
+    assert (found["batch_size"], found["num_devices"], found["averaged_weights"]) == (64, 1, False)
+    asked = {"command", "seed", "device", "versions", "git", "config_hash", "precision", "weights", "split"}
+    assert asked <= set(found)
+
+
+def test_a_checkpoint_brings_its_configuration(
+    configure: Configure, work_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = evaluation.run(configure())
+    few = ("datamodule.dataset_managers.test.lm.num_examples=30",
+           "datamodule.dataset_managers.test.prediction.num_examples=5")  # fmt: skip
+    capsys.readouterr()
+    args = ["eval", "eval.checkpoint_path=runs/t", "~datamodule.dataset_managers.train", *few, "job_name=again"]
+    assert main(args) == 0, capsys.readouterr().err
+    again = json.loads((work_dir / "runs/again/eval_test.json").read_text())["metrics"]
+    timing = "test/prediction/samples_per_second"
+    assert {k: v for k, v in again.items() if k != timing} == {k: metrics[k] for k in again if k != timing}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ def counting_calls(predictor: Any) -> Iterator[list[float | None]]:
 class _Sums:
     rows: int = 0
     calls: float = 0.0
+    squared_calls: float = 0.0
     counted_rows: int = 0
     seconds: float = 0.0
 
@@ -78,8 +80,20 @@ class GenerationCost:
         per_row = calls_of_rows(predictions, num_rows)
         if per_row is not None:
             sums.calls += float(per_row.sum())
+            sums.squared_calls += float(per_row.square().sum())
             sums.counted_rows += num_rows
         return predictions
+
+    def errors(self) -> dict[str, tuple[int, float]]:
+        """`loader/network_calls` → rows and standard error of the mean so far; the same on every rank."""
+        found: dict[str, tuple[int, float]] = {}
+        for name, sums in self._sums.items():
+            ranks = gathered(sums)
+            n, total = sum(part.counted_rows for part in ranks), sum(part.calls for part in ranks)
+            if n > 1:
+                spread = max(0.0, sum(part.squared_calls for part in ranks) - total * total / n)
+                found[f"{name}/network_calls"] = n, math.sqrt(spread / (n - 1) / n)
+        return found
 
     def finish(self, stage: str) -> dict[str, float]:
         """`loader/network_calls` and, after a test, `loader/samples_per_second`; the same on every rank."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from xlm.errors import ConfigError
+from xlm.evaluation.estimates import Estimates
 from xlm.evaluation.likelihood import gives_likelihood
 from xlm.evaluation.likelihood_pass import LikelihoodPass, print_likelihoods
 from xlm.harness import Harness
@@ -15,8 +17,10 @@ from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
 from xlm.jobs.options import options_of
 from xlm.jobs.session import shown, start
 from xlm.jobs.tracing import tracing
+from xlm.training.ema import averaged_state_dict
 from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results
+from xlm.training.resume import load_checkpoint
 from xlm.training.rng import RandomState
 
 SPLITS = ("val", "test")
@@ -44,7 +48,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     harness = session.harness()
     checkpoint = load_chosen(cfg, harness, "eval")
     likelihood = LikelihoodPass(num_samples) if (num_samples := _num_samples(options, harness)) else None
-    callbacks = [RandomState(cfg.seed), EvaluationProgress(), *([likelihood] if likelihood else [])]
+    estimates = Estimates()
+    callbacks = [RandomState(cfg.seed), EvaluationProgress(), estimates, *([likelihood] if likelihood else [])]
     trainer = session.trainer(callbacks, [])
     record = session.write_record(trainer, "eval")
     loop = trainer.test if split == "test" else trainer.validate
@@ -52,24 +57,44 @@ def run(cfg: DictConfig) -> dict[str, float]:
         loop(harness, datamodule=session.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     measured = likelihood.measured if likelihood else {}
+    results = estimates.record(metrics)
     if trainer.is_global_zero:
-        print_results(f"{shown(checkpoint)} on {split}", metrics, harness.last_counts, session.console)
+        print_results(f"{shown(checkpoint)} on {split}", metrics, estimates.counts, session.console, results)
         print_likelihoods(measured, session.console)
         written = write_results(
             session.run_dir / f"eval_{split}.json",
             {
                 **record,
                 "weights": str(checkpoint),
+                "averaged_weights": bool(options.get("apply_ema", True)) and has_averages(checkpoint),
                 "split": split,
+                "sampler": sampler_of(cfg),
+                "batch_size": cfg.per_device_val_batch_size,
+                "num_devices": trainer.world_size,
+                "results": results,
                 "metrics": metrics,
                 "likelihood": {place: found.record() for place, found in measured.items()},
-                "n": harness.last_counts,
+                "n": estimates.counts,
             },
         )
         session.console.print(f"Written to {shown(written)}.", soft_wrap=True)
     for place, found in measured.items():
         metrics |= {f"{place}/{name}": value for name, (value, _) in found.values().items()}
     return metrics
+
+
+def sampler_of(cfg: DictConfig) -> dict[str, Any] | None:
+    """The predictor and all options that the configuration gives it; None without one."""
+    if not cfg.get("predictor"):
+        return None
+    plain = OmegaConf.to_container(cfg.predictor, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}
+
+
+def has_averages(checkpoint: Path) -> bool:
+    """Whether a file of weights holds averaged ones beside the raw ones."""
+    return checkpoint.suffix != ".safetensors" and averaged_state_dict(load_checkpoint(checkpoint)) is not None
 
 
 def _num_samples(options: dict[str, Any], harness: Harness) -> int:

@@ -13,14 +13,21 @@ from rich.table import Table
 from xlm.utils.files import replace_text
 
 
-def print_results(title: str, metrics: Mapping[str, float], counts: Mapping[str, int], console: Console) -> None:
-    """One row per loader and metric, with how many examples it is over."""
+def print_results(
+    title: str,
+    metrics: Mapping[str, float],
+    counts: Mapping[str, int],
+    console: Console,
+    results: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """One row per loader and metric, with how many examples it is over, and its standard error if `results` has it."""
     table = Table(title=title, title_justify="left")
     for column, justify in (
         ("split", "left"),
         ("loader", "left"),
         ("metric", "left"),
         ("value", "right"),
+        *([] if results is None else [("± s.e.", "right")]),
         ("n", "right"),
     ):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -28,7 +35,9 @@ def print_results(title: str, metrics: Mapping[str, float], counts: Mapping[str,
         parts = key.split("/", 2)
         split, loader, metric = parts if len(parts) == 3 else ("", "", key)
         n = counts.get(f"{split}/{loader}")
-        table.add_row(split, loader, metric, f"{value:.4f}", "" if n is None else f"{n:,}")
+        error = None if results is None else results.get(key, {}).get("se")
+        errors = [] if results is None else ["" if error is None else f"{error:.4f}"]
+        table.add_row(split, loader, metric, f"{value:.4f}", *errors, "" if n is None else f"{n:,}")
     console.print(table)
 
 
