@@ -27,7 +27,7 @@ def commands(model: ModelPackage, text: str) -> None:
 
 
 def test_built_in_jobs_are_those_of_the_interface_and_exist() -> None:
-    works = {"train", "eval", "generate", "plan", "prepare_data"}
+    works = {"train", "eval", "generate", "plan", "prepare_data", "sweep_sampler"}
     assert set(BUILT_IN_JOBS) == works | {"check", "name", "report", "runs", "trace"}
     for job in BUILT_IN_JOBS.values():
         module, _, function = job.target.rpartition(".")
@@ -76,7 +76,8 @@ def test_unknown_jobs_list_the_known_ones_and_the_nearest() -> None:
         find_job("trian", [Job("draw", "a.draw", "", "a")])
     assert str(caught.value) == (
         "Unknown job_type 'trian'. "
-        "Jobs: check, draw, eval, generate, name, plan, prepare_data, report, runs, trace, train. Did you mean 'train'?"
+        "Jobs: check, draw, eval, generate, name, plan, prepare_data, report, runs, sweep_sampler, trace, train. "
+        "Did you mean 'train'?"
     )
     assert caught.value.job_type == "trian"
 

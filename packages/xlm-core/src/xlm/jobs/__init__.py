@@ -32,6 +32,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job("eval", "xlm.jobs.eval.run", "score a trained model on a split"),
         Job("generate", "xlm.jobs.generate.run", "let a trained model write, to a file of JSON lines"),
         Job("plan", "xlm.jobs.plan.run", "say what a run would take: parameters, memory, operations, time, disk"),
+        Job("sweep_sampler", "xlm.jobs.sweep_sampler.run", "try many settings of a sampler: quality against cost"),
         Job("prepare_data", "xlm.jobs.prepare_data.run", "download or generate the data and fill the cache"),
         # Reads the configurations of the runs: the command line takes it before Hydra does.
         Job(

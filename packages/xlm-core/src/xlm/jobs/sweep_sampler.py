@@ -1,0 +1,261 @@
+"""`xlm sweep_sampler`: one checkpoint under many settings of its sampler, quality against network calls and seconds."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from xlm.data.rows import SubsetRows
+from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.evaluation.pareto import Point, draw, table, write_tables
+from xlm.harness import Harness, attach, num_rows
+from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
+from xlm.jobs.naming_a_checkpoint import PATH_KEYS
+from xlm.jobs.session import Session, shown, start
+from xlm.metrics import MetricWrapper
+from xlm.training.peak import synchronize
+from xlm.training.results import write_results
+from xlm.training.rng import random_state_of
+from xlm.utils.imports import get_function
+from xlm.utils.instantiate import instantiate
+from xlm.utils.run_record import config_hash
+
+OWN = ("split", "num_examples", "metric", "output_path", *PATH_KEYS, "revision", "apply_ema")
+STAGES = {"val": "validate", "test": "test"}
+NUM_EXAMPLES = 500
+POINTS = "points.jsonl"
+_FILLED = ("self", "tokenizer", "noise_schedule", "model")
+
+
+def run(cfg: DictConfig) -> list[Point]:
+    """Measure every combination of the `sweep.<option>=[…]` of the command line that has not been measured yet.
+
+    Raises:
+        ConfigError: an option that neither the job nor the predictor has, or a value that the predictor refuses.
+        CheckpointError: no checkpoint, or one that cannot be read or does not fit.
+    """
+    own, grid = _options(cfg)
+    split, num_examples = str(own.get("split", "test")), own.get("num_examples", NUM_EXAMPLES)
+    if split not in STAGES:
+        raise ConfigError(f"sweep.split is '{split}', and must be one of: {', '.join(STAGES)}.", key="sweep.split")
+    if not isinstance(num_examples, int) or num_examples < 2:
+        raise ConfigError(f"sweep.num_examples is {num_examples}; at least 2 are needed to tell an error.")
+    session = start(cfg, chosen_weights(cfg, "sweep").tokenizer)
+    harness = session.harness()
+    weights = load_chosen(cfg, harness, "sweep")
+    trainer = session.trainer([], [])
+    harness.to(trainer.strategy.root_device).eval()
+    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    predictors = [_predictor(harness, options) for options in settings]
+    name, batches = _batches(session, harness, split, num_examples)
+    metrics = _metrics(harness, split, name, own.get("metric"))
+    folder = Path(str(own.get("output_path") or session.run_dir / f"sweep_{split}"))
+    key = _key(cfg, weights, own, split, num_examples)
+    known = _read(folder / POINTS, key)
+    points: list[Point] = []
+    is_warm = False
+    for options, predictor in zip(settings, predictors, strict=True):
+        point = known.get(_text(options))
+        if point is None:
+            if not is_warm:
+                # Otherwise the first setting would pay for what is set up once.
+                predictor.predict(next(batches()), 0, 0, name)
+                is_warm = True
+            with random_state_of(cfg.seed):
+                point = _measure(harness, predictor, options, metrics, name, batches)
+            _append(folder / POINTS, key, point)
+            session.console.print(f"{len(points) + 1}/{len(settings)}  {_line(point)}", highlight=False, soft_wrap=True)
+        points.append(point)
+    _write(session, trainer, points, metrics[0].name, folder, {"weights": str(weights), "split": split, "loader": name})
+    return points
+
+
+def _options(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The job's own options, and the values of each of the predictor's; ConfigError for one that neither has."""
+    node = cfg.get("sweep")
+    given: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}
+    if not cfg.get("predictor"):
+        raise ConfigError("model_type has no predictor (predictor: null), so there is no sampler to sweep over.")
+    taken = inspect.signature(get_function(cfg.predictor["_target_"])).parameters
+    swept = [name for name in taken if name not in _FILLED]
+    for name in given:
+        if name not in OWN and name not in swept:
+            hint = did_you_mean([f"sweep.{near}" for near in nearest_names(str(name), [*OWN, *swept], 1)])
+            raise ConfigError(
+                f"Unknown option 'sweep.{name}': neither the job nor its sampler has it "
+                f"({', '.join(swept)}). {hint}".rstrip(),
+                key=f"sweep.{name}",
+            )
+    grid = {str(n): v if isinstance(v, list) else [v] for n, v in given.items() if n not in OWN}
+    if empty := [name for name, values in grid.items() if not values]:
+        raise ConfigError(f"sweep.{empty[0]} has no values.", key=f"sweep.{empty[0]}")
+    if not grid:
+        raise ConfigError(f"Nothing to sweep over: give sweep.<option>=[…], of {', '.join(swept)}.")
+    return {str(n): v for n, v in given.items() if n in OWN}, grid
+
+
+def _predictor(harness: Harness, options: Mapping[str, Any]) -> Any:
+    """The configured predictor with other options, around the same network."""
+    predictor = instantiate(harness.config.predictor, **options)
+    attach(predictor, "model", harness.model)
+    attach(predictor, "tokenizer", harness.tokenizer)
+    attach(predictor, "noise_schedule", harness.noise_schedule)
+    return predictor
+
+
+def _batches(
+    session: Session, harness: Harness, split: str, num_examples: int
+) -> tuple[str, Callable[[], Iterator[Any]]]:
+    """The name of the split's first prediction loader, and what goes through its first examples."""
+    datamodule = session.datamodule
+    managers = datamodule.dataset_managers[split]
+    name = next((name for name in managers if datamodule.role(split, name) == "prediction"), None)
+    if name is None:
+        raise ConfigError(f"datamodule.dataset_managers.{split} has no prediction loader to draw samples for.")
+    manager = managers[name]
+    manager.prepare(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
+    manager.setup(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
+    assert manager.rows is not None
+    rows = SubsetRows(manager.rows, range(min(num_examples, len(manager.rows))))
+    loader = manager.get_dataloader(split, datamodule.tokenizer, seed=datamodule.seed, rows=rows)
+
+    def batches() -> Iterator[Any]:
+        for batch in loader:
+            yield harness.transfer_batch_to_device(batch, harness.device, 0)
+
+    return name, batches
+
+
+def _metrics(harness: Harness, split: str, name: str, chosen: str | None) -> list[MetricWrapper]:
+    """The loader's metrics, the chosen one (default: the first) in front."""
+    found = [metric for metric in harness.metrics_at(split, name) if metric.name != "steps_taken"]
+    names = [metric.name for metric in found]
+    if not found:
+        raise ConfigError(f"The loader {split}/{name} has no metric, so nothing says how good a sample is.")
+    if chosen is not None and chosen not in names:
+        hint = did_you_mean(nearest_names(chosen, names, 1))
+        raise ConfigError(f"{split}/{name} has no metric '{chosen}'; it has {', '.join(names)}. {hint}".rstrip())
+    return sorted(found, key=lambda metric: metric.name != (chosen or names[0]))
+
+
+@torch.no_grad()
+def _measure(
+    harness: Harness,
+    predictor: Any,
+    options: dict[str, Any],
+    metrics: list[MetricWrapper],
+    name: str,
+    batches: Callable[[], Iterator[Any]],
+) -> Point:
+    """Predict all batches with one predictor, timing that alone."""
+    seconds, calls, n = 0.0, 0.0, 0
+    counts_calls = True
+    of_examples: dict[str, list[float]] = {metric.name: [] for metric in metrics}
+    for batch_idx, batch in enumerate(batches()):
+        synchronize(harness.device)
+        begun = time.perf_counter()
+        predictions = predictor.predict(batch, batch_idx, 0, name)
+        synchronize(harness.device)
+        seconds += time.perf_counter() - begun
+        B = num_rows(batch)
+        told = predictions.get("network_calls")
+        counts_calls &= told is not None
+        if told is not None:
+            calls += float(torch.as_tensor(told, dtype=torch.float64).expand(B).sum())
+        n += B
+        for row in range(B):
+            one, its = _row(batch, row, B), _row(predictions, row, B)
+            for metric in metrics:
+                metric.reset()
+                metric.update(one, its, harness.tokenizer)
+                of_examples[metric.name].append(float(metric.compute()))
+                metric.reset()
+    found = {metric: _mean_and_error(values) for metric, values in of_examples.items()}
+    return Point(options, found, n, calls / n if counts_calls else None, seconds)
+
+
+def _row(values: Mapping[str, Any], row: int, B: int) -> dict[str, Any]:
+    """One example of a batch or of its outputs."""
+    return {
+        key: value[row : row + 1]
+        if (isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == B)
+        or (isinstance(value, list | tuple) and len(value) == B)
+        else value
+        for key, value in values.items()
+    }
+
+
+def _mean_and_error(values: list[float]) -> tuple[float, float]:
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def _key(cfg: DictConfig, weights: Path, own: Mapping[str, Any], split: str, num_examples: int) -> str:
+    """What has to be the same for a point to be taken over from an earlier start."""
+    state = weights.stat()
+    parts = {name: cfg.get(name) for name in ("model", "predictor", "datamodule", "collators", "seed")}
+    text = OmegaConf.to_yaml(OmegaConf.create(parts), resolve=False)
+    size = [cfg.per_device_val_batch_size, cfg.trainer.get("precision"), own.get("apply_ema", True)]
+    return config_hash(f"{text}{weights.resolve()}{state.st_size}{state.st_mtime_ns}{split}{num_examples}{size}")
+
+
+def _text(options: Mapping[str, Any]) -> str:
+    return json.dumps(options, sort_keys=True)
+
+
+def _read(path: Path, key: str) -> dict[str, Point]:
+    """Points of earlier starts, by their options; a line that a kill cut off is passed over."""
+    found: dict[str, Point] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry.get("key") == key:
+            point = Point.from_dict(entry["point"])
+            found[_text(point.options)] = point
+    return found
+
+
+def _append(path: Path, key: str, point: Point) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cut = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n" if cut else "") + json.dumps({"key": key, "point": point.as_dict()}) + "\n")
+
+
+def _line(point: Point) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in point.options.items())
+    quality, (mean, error) = next(iter(point.metrics.items()))
+    calls = "" if point.network_calls is None else f", {point.network_calls:.1f} calls"
+    return f"{options}: {quality} {mean:.4f} ± {error:.4f}{calls}, {point.samples_per_second:.1f} samples/s"
+
+
+def _write(
+    session: Session, trainer: Any, points: list[Point], quality: str, folder: Path, record: dict[str, Any]
+) -> None:
+    """Tables, picture and record; the table on the screen too."""
+    record = {**session.write_record(trainer, "sweep_sampler"), **record, "quality": quality}
+    write_tables(folder, points, quality)
+    write_results(folder / "sweep.json", {**record, "points": [point.as_dict() for point in points]})
+    title = f"{session.cfg.job_name}, {record['split']}, n = {points[0].n:,}"
+    draw(folder / "sweep.png", points, quality, title)
+    header, rows = table(points, quality)
+    screen = Table(title=title, title_justify="left")
+    for name in header:
+        screen.add_column(name.replace("_", " "), justify="left" if name == "best" else "right", overflow="fold")
+    for row in rows:
+        screen.add_row(*row)
+    session.console.print(screen)
+    session.console.print(f"Table and picture are in {shown(folder)}.", soft_wrap=True)
