@@ -77,6 +77,11 @@ def test_other_prompts_with_the_same_truths_are_the_same_examples(tmp_path: Path
     pair = compare(first, second, "test/x", ("a", "b"))
     assert pair is not None
     assert (pair.both, pair.only_first) == (1, 1)
+    # A prompt that both write alike by chance doesn't leave the others out.
+    mixed = read_predictions(write_rows(tmp_path / "m", row("p [MASK]", "1", "1"), row("q ", "2", "2")))
+    pair = compare(first, mixed, "test/x", ("a", "m"))
+    assert pair is not None
+    assert pair.n == 2
     third = read_predictions(write_rows(tmp_path / "c", row("p ", "1", "1"), row("q ", "x", "3")))
     assert compare(first, third, "test/x", ("a", "c")) is None
 

@@ -15,7 +15,7 @@ from xlm.reports.curves import MAX_POINTS, panels, thinned, training_minutes
 from xlm.reports.differences import differing_settings
 from xlm.reports.finding import distinct_names, named_runs, run_folders
 from xlm.reports.listing import age, as_lines, sort_runs
-from xlm.reports.run import read_run
+from xlm.reports.run import Measured, read_run
 
 if TYPE_CHECKING:
     from .conftest import WriteRun
@@ -35,6 +35,11 @@ def test_states(write_run: WriteRun) -> None:
     assert read_run(going).state() == "interrupted"
 
 
+def test_what_was_neither_trained_nor_evaluated_has_no_state(tmp_path: Path) -> None:
+    (tmp_path / "record_generate.json").write_text("{}")
+    assert read_run(tmp_path).state() == "unknown"
+
+
 def test_a_run_started_again_is_not_finished(write_run: WriteRun) -> None:
     folder = write_run("a")
     record = json.loads((folder / "record_train.json").read_text())
@@ -52,7 +57,9 @@ def test_a_run_that_logs_seldom_is_given_time(write_run: WriteRun) -> None:
 def test_values_and_errors(write_run: WriteRun) -> None:
     folder = write_run("a", model="mdlm", answers=["0 0", "x", "x", "x"])
     likelihood = {"nll_per_token": {"value": 2.5, "se": 0.25}, "exact": False, "n": 9}
-    later = {"started": "2026-01-03T10:00:00+0000", "metrics": {"test/lm/accumulated_loss": 0.25}}
+    loss = {"value": 0.25, "se": 0.125, "n": 6, "se_over": "examples"}
+    later: dict[str, object] = {"started": "2026-01-03T10:00:00+0000", "results": {"test/lm/accumulated_loss": loss}}
+    later["metrics"] = {"test/lm/accumulated_loss": 0.25}
     (folder / "eval_test.json").write_text(json.dumps({**later, "likelihood": {"test/lm": likelihood}}))
     run = read_run(folder)
     assert (run.model, run.data, run.step, run.max_steps) == ("mdlm", "star_easy", 20, 20)
@@ -61,7 +68,8 @@ def test_values_and_errors(write_run: WriteRun) -> None:
     assert match.error == pytest.approx((0.25 * 0.75 / 4) ** 0.5)
     nll = run.measured["test/lm/nll_per_token"]
     assert (nll.value, nll.error, nll.n) == (2.5, 0.25, 9)
-    assert run.measured["test/lm/accumulated_loss"].value == 0.25  # of the later record
+    of_the_later = Measured(0.25, 0.125, 6, "eval_test.json")
+    assert run.measured["test/lm/accumulated_loss"] == of_the_later
     validated = run.measured["val/prediction/exact_match"]
     assert (validated.value, validated.source) == (0.5, "metrics.csv, step 20")
 

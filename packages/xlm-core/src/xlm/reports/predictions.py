@@ -55,12 +55,12 @@ def read_predictions(path: Path) -> dict[Key, Row]:
 def aligned(first: Mapping[Key, Row], second: Mapping[Key, Row]) -> list[tuple[Row, Row]]:
     """The pairs of rows on one example.
 
-    Prompts may be written differently by two families (masks or none in a gap): then rows are paired by place, if they
+    Prompts may be written differently by two families (masks or none in a gap): then rows are paired by place, if all
     have the same truths in the same order.
     """
     pairs = [(row, second[key]) for key, row in first.items() if key in second]
     truths = _truths(first.values())
-    if not pairs and truths and truths == _truths(second.values()):
+    if len(pairs) < len(first) and truths and truths == _truths(second.values()):
         pairs = list(zip(first.values(), second.values(), strict=True))
     return pairs
 

@@ -92,11 +92,15 @@ class Run:
         return number(self.training.get("tokens_per_second")) or (median(logged) if logged else None)
 
     def state(self, now: float | None = None) -> str:
-        """`finished`, `running` or `interrupted`; the last two differ only in when the run wrote last."""
+        """`finished`, `running` or `interrupted`; the last two differ only in when the run wrote last.
+
+        `unknown` where nothing was trained or evaluated, but for instance only generated.
+        """
         ends = [record for record in (self.results, *self._evaluations()) if record]
         if any(not _later(self.started, record) for record in ends):
             return "finished"
-        if not ends and not self.started and not self.points:
+        begun = any((self.folder / f"record_{job}.json").exists() for job in ("train", "eval"))
+        if not ends and not begun and not self.points:
             return "unknown"
         quiet = (time.time() if now is None else now) - self.written
         return "running" if quiet < max(QUIET_SECONDS, QUIET_PAUSES * self._pause()) else "interrupted"
@@ -138,7 +142,7 @@ def _measured(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
     for source, record in sorted(sources.items(), key=lambda item: _started(item[1])):
         said = record.get("n")
         counts = said if isinstance(said, Mapping) else {}
-        for section in ("metrics", "likelihood"):
+        for section in ("metrics", "results", "likelihood"):
             for name, value, own in _values(record.get(section)):
                 n = number(own.get("n"))
                 n = number(counts.get(name.rpartition("/")[0])) if n is None else n
