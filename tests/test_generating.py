@@ -1,0 +1,71 @@
+"""Blanks and continuations with every family on real text: each fills what it can, and says what it cannot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import xlm
+from workspace import ROOT, read_packages
+from xlm.compose import load_config
+from xlm.errors import ConfigError
+from xlm.jobs import train
+from xlm.utils.components import clear_components
+
+pytestmark = pytest.mark.slow
+
+MODELS = [p.model for p in read_packages(ROOT).values() if p.model]
+KNOWN = {"mlm", "mdlm"}
+SMALL = (
+    "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "test_after_training=false",
+    "per_device_batch_size=8", "trainer_strategy=cpu", "block_size=32", "loggers=debug",
+    "global_components.tokenizer.vocab_size=400", "datamodule.dataset_managers.train.lm.num_examples=40",
+    "datamodule.dataset_managers.val.lm.num_examples=10",
+    "datamodule.dataset_managers.val.unconditional_prediction.num_examples=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[xlm.TrainedModel]:
+    """A network after two steps, on the CPU."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XLM_CACHE_DIR", os.environ.get("XLM_CACHE_DIR", str(folder / "cache")))
+        choice = (f"experiment=text_{request.param}", f"model=xtiny_{request.param}", "job_name=t")
+        train.run(load_config([*choice, *SMALL]))
+        clear_components()
+        yield xlm.load(Path("runs/t"), seed=1)
+
+
+def test_blanks_inside_a_text(lm: xlm.TrainedModel) -> None:
+    family = str(lm.config.model_name)
+    text, known = "And God ___ the light.", "And God ___[2] the light."
+    if family == "arlm":
+        for blank in (text, known):
+            with pytest.raises(ConfigError, match="arlm cannot fill any: it has no role 'infill'; it goes on with"):
+                lm.infill(blank)
+        return
+    filled, refused = (known, text) if family in KNOWN else (text, known)
+    (sample,) = lm.samples(filled, seed=3, mode="infill")
+    assert (sample.text[:7], sample.text[-11:]) == ("And God", " the light.")
+    assert sample.network_calls is not None
+    assert sample.network_calls > 0
+    assert lm.generate(filled, seed=3) == lm.infill(filled, seed=3) == [sample.text]
+    with pytest.raises(ConfigError, match="known length only" if family in KNOWN else "decides itself how long"):
+        lm.infill(refused)
+
+
+def test_a_blank_at_the_end_goes_on_with_the_text(lm: xlm.TrainedModel) -> None:
+    (whole,) = lm.infill("In the beginning ___", seed=3)
+    assert whole.startswith("In the beginning")
+    if lm.config.model_name != "ilm":  # which fills a gap there, and so draws otherwise
+        assert whole == "In the beginning" + lm.continue_text("In the beginning", seed=3)[0]
+
+
+def test_a_text_longer_than_the_block(lm: xlm.TrainedModel) -> None:
+    with pytest.raises(ConfigError, match=r"has \d+ tokens, and this model takes at most 31 \(block_size\)"):
+        lm.generate("verily " * 30)
