@@ -251,11 +251,22 @@ def _write(
     write_results(folder / "sweep.json", {**record, "points": [point.as_dict() for point in points]})
     title = f"{session.cfg.job_name}, {record['split']}, n = {points[0].n:,}"
     draw(folder / "sweep.png", points, quality, title)
+    session.console.print(_screen(points, quality, title))
+    session.console.print(f"Table and picture are in {shown(folder)}.", soft_wrap=True)
+
+
+def _screen(points: list[Point], quality: str, title: str) -> Table:
+    """As much as fits a terminal: quality and cost; the other metrics are in the files."""
     header, rows = table(points, quality)
     screen = Table(title=title, title_justify="left")
-    for name in header:
-        screen.add_column(name.replace("_", " "), justify="left" if name == "best" else "right", overflow="fold")
-    for row in rows:
-        screen.add_row(*row)
-    session.console.print(screen)
-    session.console.print(f"Table and picture are in {shown(folder)}.", soft_wrap=True)
+    options = list(points[0].options)
+    for name in (*options, quality, "calls", "seconds", "samples/s"):
+        screen.add_column(name, justify="right")
+    screen.add_column("best")
+    for point, row in zip(points, rows, strict=True):
+        values = dict(zip(header, row, strict=True))
+        told = [values[name] for name in (*options, "network_calls", "seconds", "samples_per_second")]
+        mean, error = point.metrics[quality]
+        best = {"network_calls seconds": "both", "network_calls": "calls"}.get(values["best"], values["best"])
+        screen.add_row(*told[: len(options)], f"{mean:.4f} ± {error:.4f}", *told[len(options) :], best)
+    return screen
