@@ -239,7 +239,9 @@ def read_tag(tag: str, packages: dict[str, Package]) -> Package:
         raise WorkspaceError(f"{tag!r} names no package here. Packages: {', '.join(packages)}")
     package = packages[match["name"]]
     if Version(match["version"]) != package.version:
-        raise WorkspaceError(f"{tag!r}, but {package.name} is at {package.version}. Run `hatch version` there first")
+        raise WorkspaceError(
+            f"{tag!r}, but {package.name} is at {package.version}. Run `hatch run tools:release` first"
+        )
     return package
 
 

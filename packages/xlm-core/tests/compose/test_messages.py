@@ -144,3 +144,13 @@ def test_a_target_is_located_in_the_chosen_file(toy: Path) -> None:
     assert locate_target(BadTargetError("toy.parts.Net", "no"), {}, ()).config_file is None
     typed = locate_target(BadTargetError("toy.parts.Net", "no"), choices, ["model._target_=toy.parts.Net"])
     assert typed.config_file is None
+
+
+def test_an_experiment_without_its_header_is_named(toy: Path) -> None:
+    file = toy / "configs" / "experiment" / "bare.yaml"
+    file.write_text(
+        "# configs/experiment/bare.yaml\ndefaults:\n  - override /model: toy\n  - override /model_type: toy\n"
+    )
+    assert f"{file} chooses nothing for the whole run: its first line must be '# @package _global_'." in message(
+        "experiment=bare"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -42,7 +43,14 @@ def add_entry(folder: Path, name: str) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
     replace_text(path, as_json([*pairs, (name, name)]))
     if mode is not None:
-        path.chmod(mode)
+        with contextlib.suppress(OSError):  # a file system without modes is no reason to take the model back
+            path.chmod(mode)
+
+
+def is_listed(folder: Path, name: str) -> bool:
+    """Whether the folder's xlm_models.json has an entry of that name."""
+    path = folder / FILE_NAME
+    return path.exists() and name in dict(read_models_file(path, str(path))[0])
 
 
 def as_json(pairs: list[tuple[str, Any]]) -> str:

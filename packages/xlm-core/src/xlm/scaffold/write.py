@@ -1,4 +1,4 @@
-"""Carries a plan out: all or nothing, also when it is killed half-way."""
+"""Carries a plan out: all or nothing, also when it is interrupted or ended by SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xlm.errors import ScaffoldError
 from xlm.scaffold.plan import Plan, check_target
-from xlm.scaffold.registry import add_entry
+from xlm.scaffold.registry import add_entry, is_listed
 
 
 def write(plan: Plan) -> None:
@@ -29,7 +29,9 @@ def write(plan: Plan) -> None:
             try:
                 add_entry(folder, plan.request.name)
             except BaseException:
-                shutil.rmtree(plan.root)
+                # An interrupt may come when all is done: then the model stays, complete.
+                if not is_listed(folder, plan.request.name):
+                    shutil.rmtree(plan.root)
                 raise
     except OSError as error:
         raise ScaffoldError(f"{folder} cannot be written to: {error.strerror or error}.") from error

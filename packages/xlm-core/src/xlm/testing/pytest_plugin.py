@@ -92,8 +92,11 @@ class PropertyItem(pytest.Item):
         self.runner = runner
 
     def runtest(self) -> None:
+        from xlm.testing.pytest_tests import selected
+
         # What the fixture tmp_path_factory gives; an item that is no function has no fixtures.
-        self.runner.check(self.prop, self.config._tmp_path_factory)  # type: ignore[attr-defined]
+        folders = self.config._tmp_path_factory  # type: ignore[attr-defined]
+        self.runner.check(self.prop, folders, selected(self.session.items))
 
     def reportinfo(self) -> tuple[str, None, str]:
         return f"model {self.runner.name}", None, f"{self.runner.name}: {self.prop.name}"

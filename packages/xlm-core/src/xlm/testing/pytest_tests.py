@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,15 @@ def conformance_tests(
     runner = LazyRunner(name, search=search, experiment=experiment, overrides=overrides)
 
     @pytest.mark.parametrize("prop", cases)
-    def test(prop: Property, tmp_path_factory: Any) -> None:
-        runner.check(prop, tmp_path_factory)
+    def test(prop: Property, tmp_path_factory: Any, request: Any) -> None:
+        runner.check(prop, tmp_path_factory, selected(request.session.items))
 
     return test
+
+
+def selected(items: Iterable[Any]) -> set[str]:
+    """The properties that have a test among pytest's items."""
+    return {item.name.rpartition("[")[2].removesuffix("]") for item in items}
 
 
 class LazyRunner:
@@ -45,8 +50,11 @@ class LazyRunner:
         self.options = options
         self._runner: Any = None
 
-    def check(self, prop: Property, tmp_path_factory: Any) -> None:
-        """Fail or skip the running test unless the property holds."""
+    def check(self, prop: Property, tmp_path_factory: Any, selected: set[str]) -> None:
+        """Fail or skip the running test unless the property holds.
+
+        One that waits for a broken property fails by that one's line if that has no test among the `selected`.
+        """
         import pytest
 
         if self._runner is None:
@@ -58,4 +66,7 @@ class LazyRunner:
         if outcome.status == "failed":
             pytest.fail(outcome.message, pytrace=False)
         if outcome.status == "inapplicable":
+            for broken in self._runner.broken_below(prop.name):
+                if broken.prop.name not in selected:
+                    pytest.fail(broken.message, pytrace=False)
             pytest.skip(outcome.reason)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from xlm.testing.subject import Subject
 
 Status = Literal["passed", "failed", "inapplicable"]
+WAITS = "waits for "
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,21 @@ class Runner:
             self._outcomes[name] = self._find(find_property(name))
         return self._outcomes[name]
 
+    def broken_below(self, name: str) -> list[Outcome]:
+        """The failed properties for which this one waits; empty if it was checked itself."""
+        outcome = self.outcome(name)
+        if outcome.status != "inapplicable" or not outcome.reason.startswith(WAITS):
+            return []
+        below = [self.outcome(needed) for needed in (*find_property(name).needs, "ends")]
+        failed = [other for other in below if other.status == "failed"]
+        deeper = [other for needed in find_property(name).needs for other in self.broken_below(needed)]
+        return [*failed, *deeper]
+
     def _find(self, prop: Property) -> Outcome:
         for needed in prop.needs:
             before = self.outcome(needed)
             if before.status == "failed":
-                return Outcome(prop, "inapplicable", f"waits for '{needed}'")
+                return Outcome(prop, "inapplicable", f"{WAITS}'{needed}'")
             if before.status == "inapplicable":
                 return Outcome(prop, "inapplicable", before.reason)
         try:
@@ -58,8 +69,11 @@ class Runner:
                 prop.load()(self.subject)
         except Inapplicable as reason:
             return Outcome(prop, "inapplicable", str(reason))
-        except TooManyCalls:
-            return Outcome(prop, "inapplicable", "waits for 'ends'")
+        except TooManyCalls as error:
+            # An endless predictor is one mistake: the line of `ends`.
+            if prop.name != "ends" and self.outcome("ends").status == "failed":
+                return Outcome(prop, "inapplicable", f"{WAITS}'ends'")
+            return Outcome(prop, "failed", f"The predictor doesn't end: {error}")
         except (Violation, XLMError) as error:
             return Outcome(prop, "failed", str(error))
         except Exception as error:  # noqa: BLE001 - a model may raise anything, and whatever it is breaks the property
@@ -98,6 +112,8 @@ def check_model(
 ) -> Iterator[Outcome]:
     """The outcome of each property of the model `name`, one after the other.
 
+    Of chosen ones that wait for others which fail, those come too: no mistake goes without its line.
+
     Args:
         name: as `xlm models` lists it.
         search: one more folder that may hold an xlm_models.json.
@@ -123,5 +139,11 @@ def check_model(
             cwd=cwd,
         )
         runner = Runner(subject)
+        told = {prop.name for prop in chosen}
         for prop in chosen:
-            yield runner.outcome(prop.name)
+            outcome = runner.outcome(prop.name)
+            for broken in runner.broken_below(prop.name):
+                if broken.prop.name not in told:
+                    told.add(broken.prop.name)
+                    yield broken
+            yield outcome

@@ -161,7 +161,7 @@ PROPERTIES: tuple[Property, ...] = (
     ),
     Property(
         "seed",
-        "weights, training steps and predictions follow from the seed alone",
+        "weights, losses in training mode and predictions follow from the seed alone",
         "draw from torch's global generator or from the example's noise_seed, never from time or the operating system",
         "determinism.seed",
         _SCORES,

@@ -1,4 +1,4 @@
-"""The seed decides everything: weights, training, predictions."""
+"""The seed decides everything: weights, losses with their noise, predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xlm.testing.subject import SEED, Subject
 
 
 def seed(subject: Subject) -> None:
-    """Two networks from one seed, trained and used in the same way."""
+    """Two networks from one seed, used in the same way."""
     one, other = (_history(subject) for _ in range(2))
     for what in one:
         changed = differences(one[what], other[what])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import os
 import shutil
 import subprocess
@@ -10,14 +11,16 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from xlm.external_models import ModelPackage
 from xlm.testing.properties import Inapplicable, require
 from xlm.testing.subject import Subject
 
 _PROJECT = ("pyproject.toml", "setup.py")
-_LEFT_OUT = shutil.ignore_patterns(
-    ".git", "__pycache__", ".venv", "venv", "build", "dist", "runs", "data", "*.egg-info"
-)
+_NEVER_PACKAGED = shutil.ignore_patterns(".git", "__pycache__", ".venv", "venv", "*.egg-info")
+# At the top of a source folder these hold what runs and builds left, unless they are packages.
+_LEFT_BEHIND = ("build", "dist", "runs", "data")
 _BUILD = "import importlib, sys; b = importlib.import_module(sys.argv[1]); print(b.build_wheel(sys.argv[2]))"
 
 
@@ -55,19 +58,42 @@ def project_of(package: ModelPackage) -> Path | None:
 def _wheel_names(source: Path, folder: Path) -> set[str]:
     """What a wheel of a copy contains; Inapplicable where the tool that builds it isn't installed."""
     copy, out = folder / "source" / source.name, folder / "wheel"
-    shutil.copytree(source, copy, ignore=_LEFT_OUT)
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        here = Path(folder)
+        behind = {name for name in _LEFT_BEHIND if here == source and not (here / name / "__init__.py").exists()}
+        return _NEVER_PACKAGED(folder, names) | (behind & set(names))
+
+    shutil.copytree(source, copy, ignore=left_out)
     out.mkdir()
-    backend = "setuptools.build_meta"
+    backend, requires = "setuptools.build_meta", []
     if (copy / "pyproject.toml").is_file():
         system = tomllib.loads((copy / "pyproject.toml").read_text(encoding="utf-8")).get("build-system", {})
-        backend = system.get("build-backend", backend)
+        backend, requires = system.get("build-backend", backend), system.get("requires", [])
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-c", _BUILD, backend, str(out)]
     built = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    said = (built.stderr.strip() or built.stdout.strip() or "nothing").splitlines()[-1]
+    lines = (built.stderr.strip() or built.stdout.strip() or "nothing").splitlines()
+    # Tools explain over several lines, of which the first that names an error says most.
+    said = next((line for line in reversed(lines) if "Error" in line), lines[-1])
     if built.returncode and f"No module named '{backend.split('.')[0]}'" in said:
         raise Inapplicable(f"{backend.split('.')[0]}, which builds it, is not installed here")
+    if built.returncode and (lacking := _unmet(requires)):
+        raise Inapplicable(f"it is built with {lacking[0]}, which this environment lacks")
     require(built.returncode == 0, f"The wheel cannot be built: {said}")
     (archive,) = out.glob("*.whl")
     with zipfile.ZipFile(archive) as opened:
         return set(opened.namelist())
+
+
+def _unmet(requires: list[str]) -> list[str]:
+    """Those of a build's requirements that are not installed, or in another version."""
+    unmet = []
+    for text in requires:
+        requirement = Requirement(text)
+        try:
+            met = requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+        except metadata.PackageNotFoundError:
+            met = False
+        unmet += [] if met else [text]
+    return unmet

@@ -58,17 +58,19 @@ def _shape(value: Any) -> str:
 
 def ends(subject: Subject) -> None:
     """Also if the network never says EOS."""
-    harness = subject.tried()
+    samples = subject.prediction_samples
+    sample = samples[0]
     try:
-        for sample in subject.prediction_samples:
+        harness = subject.tried()
+        for sample in samples:
             sample.run(harness, sample.batch(harness))
         harness.predictor.tokenizer = WithoutEnd(harness.tokenizer)
-        for sample in subject.prediction_samples:
+        for sample in samples:
             # A predictor that looks its EOS up cannot be shown a vocabulary without one.
             with contextlib.suppress(IndexError, KeyError, RuntimeError, ValueError):
                 sample.run(harness, sample.batch(harness))
     except TooManyCalls as error:
-        raise Violation(f"{type(harness.predictor).__name__} doesn't end for {sample.place}: {error}") from error
+        raise Violation(f"{subject.cfg.predictor._target_} doesn't end for {sample.place}: {error}") from error
 
 
 def keeps_prompt(subject: Subject) -> None:
@@ -92,18 +94,23 @@ def limits(subject: Subject) -> None:
     harness, sample = subject.tried(), subject.prediction_samples[0]
     taken = inspect.signature(get_function(subject.cfg.predictor._target_)).parameters
     known = {name: value for name, value in FEW.items() if name in taken}
+    compared = 0
     for name, value in known.items():
         harness.predictor = _limited(subject, harness, name, value)
         batch = sample.batch(harness)
         found = sample.run(harness, batch)
-        if name in TOKENS:
+        if name in TOKENS and {"input_ids", "attention_mask"} <= set(batch):
+            compared += 1
             most = max(_generated(subject, batch, found))
             require(most <= value + 1, f"With {name}={value} the longest answer has {most} tokens (EOS included).")
-        elif "steps_taken" in found:
+        elif name in STEPS and "steps_taken" in found:
+            compared += 1
             most = int(torch.as_tensor(found["steps_taken"]).max())
             require(most <= value, f"With {name}={value} a row took {most} steps.")
     if not known:
         raise Inapplicable(f"the predictor takes none of {', '.join(FEW)}")
+    if not compared:
+        raise Inapplicable(f"its limits ({', '.join(known)}) show in no steps_taken, or in a batch without input_ids")
 
 
 def _limited(subject: Subject, harness: Harness, name: str, value: int) -> Any:

@@ -58,3 +58,18 @@ class WorstToken(Uncounted):
 
     def together(self, nll: Tensor, real: Tensor) -> Tensor:
         return nll.max()
+
+
+class CountsNoSteps(TidyPredictor):
+    """Takes a number of steps and doesn't say how many it took."""
+
+    def __init__(
+        self, tokenizer: Any = None, noise_schedule: Any = None, model: Any = None, num_steps: int = 8
+    ) -> None:
+        super().__init__(tokenizer, noise_schedule, model, max_length=8)
+        self.num_steps = num_steps
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        found = dict(super().predict(*args, **kwargs))
+        del found["steps_taken"]
+        return found
