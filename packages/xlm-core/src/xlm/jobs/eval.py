@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,11 @@ def sampler_of(cfg: DictConfig) -> dict[str, Any] | None:
         return None
     plain = OmegaConf.to_container(cfg.predictor, resolve=True)
     assert isinstance(plain, dict)
-    return {str(name): value for name, value in plain.items()}
+    # A configuration may hand the predictor live objects, such as the tokenizer: their kind says enough.
+    described = json.dumps(
+        {str(name): value for name, value in plain.items()}, default=lambda live: type(live).__name__
+    )
+    return dict(json.loads(described))
 
 
 def has_averages(checkpoint: Path) -> bool:
