@@ -133,6 +133,13 @@ class Harness(LightningModule):
         """The predictor of `cfg.predictor`, or None for a model that only scores."""
         return instantiate(cfg.predictor) if cfg.get("predictor") else None
 
+    def predictor_with(self, options: Mapping[str, Any]) -> Any:
+        """Another predictor of the configuration, with other options, around the same live parts."""
+        predictor = instantiate(self.config.predictor, **options)
+        for name in ("model", "tokenizer", "noise_schedule"):
+            attach(predictor, name, getattr(self, name))
+        return predictor
+
     def instantiate_log_predictions(self, cfg: DictConfig) -> LogPredictions | None:
         """The writer of predictions, or None."""
         return instantiate(cfg.log_predictions) if cfg.get("log_predictions") else None

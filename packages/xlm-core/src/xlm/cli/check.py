@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from xlm.cli.words import is_job
 from xlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Request:
 
 def is_check(args: Sequence[str]) -> bool:
     """Whether a command line asks for this job, which composes its configurations itself."""
-    return bool(args) and (args[0] == JOB or f"job_type={JOB}" in args)
+    return is_job(JOB, args)
 
 
 def read_request(args: Sequence[str]) -> Request:

@@ -18,7 +18,7 @@ from rich.table import Table
 from xlm.data.rows import SubsetRows
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import Point, draw, table, write_tables
-from xlm.harness import Harness, attach, num_rows
+from xlm.harness import Harness, num_rows
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.naming_a_checkpoint import PATH_KEYS
 from xlm.jobs.session import Session, shown, start
@@ -27,7 +27,6 @@ from xlm.training.peak import synchronize
 from xlm.training.results import write_results
 from xlm.training.rng import random_state_of
 from xlm.utils.imports import get_function
-from xlm.utils.instantiate import instantiate
 from xlm.utils.run_record import config_hash
 
 OWN = ("split", "num_examples", "metric", "output_path", *PATH_KEYS, "revision", "apply_ema")
@@ -56,7 +55,7 @@ def run(cfg: DictConfig) -> list[Point]:
     trainer = session.trainer([], [])
     harness.to(trainer.strategy.root_device).eval()
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    predictors = [_predictor(harness, options) for options in settings]
+    predictors = [harness.predictor_with(options) for options in settings]
     name, batches = _batches(session, harness, split, num_examples)
     metrics = _metrics(harness, split, name, own.get("metric"))
     folder = Path(str(own.get("output_path") or session.run_dir / f"sweep_{split}"))
@@ -102,15 +101,6 @@ def _options(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     if not grid:
         raise ConfigError(f"Nothing to sweep over: give sweep.<option>=[…], of {', '.join(swept)}.")
     return {str(n): v for n, v in given.items() if n in OWN}, grid
-
-
-def _predictor(harness: Harness, options: Mapping[str, Any]) -> Any:
-    """The configured predictor with other options, around the same network."""
-    predictor = instantiate(harness.config.predictor, **options)
-    attach(predictor, "model", harness.model)
-    attach(predictor, "tokenizer", harness.tokenizer)
-    attach(predictor, "noise_schedule", harness.noise_schedule)
-    return predictor
 
 
 def _batches(

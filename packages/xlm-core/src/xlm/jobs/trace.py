@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xlm.cli.words import is_job
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Request:
 
 def is_trace(args: Sequence[str]) -> bool:
     """Whether a command line asks for this job, which reads the configurations of the runs instead of composing one."""
-    return bool(args) and (args[0] == JOB or f"job_type={JOB}" in args)
+    return is_job(JOB, args)
 
 
 def read_request(args: Sequence[str]) -> Request:

@@ -14,11 +14,10 @@ from xlm.decoding.blanks import Blank, has_blanks, shortened, split_blanks, text
 from xlm.decoding.trace import recording
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.cost import counting_calls
-from xlm.harness import Harness, attach
+from xlm.harness import Harness
 from xlm.training.rng import random_state_of
 from xlm.utils.components import components
 from xlm.utils.imports import get_function
-from xlm.utils.instantiate import instantiate
 
 MODES = ("auto", "answer", "continue", "infill")
 _FROM_HARNESS = ("self", "tokenizer", "noise_schedule", "model")
@@ -226,11 +225,7 @@ class Writer:
                     key=name,
                 )
         with components(**self.live):
-            other = instantiate(self.harness.config.predictor, **options)
-        for name, value in (("model", self.harness.model), ("tokenizer", self.harness.tokenizer)):
-            attach(other, name, value)
-        attach(other, "noise_schedule", self.harness.noise_schedule)
-        return other
+            return self.harness.predictor_with(options)
 
 
 def _written(predictor: Any, requests: Sequence[_Request]) -> list[tuple[str, float | None]]:

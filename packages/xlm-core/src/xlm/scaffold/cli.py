@@ -15,6 +15,7 @@ from typing import NoReturn
 from xlm.cli.main import INTERRUPTED, report
 from xlm.errors import ConfigError, ScaffoldError, XLMError
 from xlm.external_models.discovery import PATH_VARIABLE
+from xlm.external_models.models_file import FILE_NAME
 from xlm.scaffold.plan import Plan, make_plan
 from xlm.scaffold.request import LAYOUTS, LICENSES, Request
 from xlm.scaffold.templates import MINIMAL
@@ -64,7 +65,7 @@ def plan_text(plan: Plan, dry_run: bool = False) -> str:
 
 def _listed(plan: Plan, dry_run: bool) -> str:
     verb = "Would list" if dry_run else "Listed"
-    return f"{verb} it as '{plan.request.name}' in {plan.request.shown(plan.request.output_dir / 'xlm_models.json')}."
+    return f"{verb} it as '{plan.request.name}' in {plan.request.shown(plan.request.output_dir / FILE_NAME)}."
 
 
 def next_text(plan: Plan, cwd: Path) -> str:

@@ -28,6 +28,11 @@ def first_experiment(experiments: Sequence[str]) -> str:
     return next(iter(experiments), "")
 
 
+def without_experiment(name: str, network: str) -> list[str]:
+    """What stands for the experiment of a model that ships none: core's star graphs."""
+    return ["datamodule=star_easy", f"model_type={name}", f"model={network}"]
+
+
 def run_overrides(package: ModelPackage, experiment: str) -> list[str]:
     """What the command line would say to run the experiment with the model's smallest network on one CPU."""
     networks = sorted(path.stem for path in (package.config_dir / "model").glob("*.yaml"))
@@ -35,7 +40,7 @@ def run_overrides(package: ModelPackage, experiment: str) -> list[str]:
     if experiment:
         chosen = [f"experiment={experiment}", *([f"model={smallest}"] if smallest else [])]
     else:
-        chosen = ["datamodule=star_easy", f"model_type={package.name}", f"model={smallest or package.name}"]
+        chosen = without_experiment(package.name, smallest or package.name)
     return [*chosen, f"per_device_batch_size={BATCH_SIZE}", "global_batch_size=null", "trainer_strategy=cpu"]
 
 

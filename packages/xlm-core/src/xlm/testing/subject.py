@@ -23,7 +23,7 @@ from xlm.jobs.session import Session, quiet_libraries, start
 from xlm.testing.finding import find_model, with_search
 from xlm.testing.properties import Inapplicable
 from xlm.testing.samples import Sample, find_samples
-from xlm.testing.small import first_experiment, run_overrides, shrink
+from xlm.testing.small import first_experiment, run_overrides, shrink, without_experiment
 from xlm.training.rng import random_state_of
 from xlm.utils.components import components
 
@@ -87,7 +87,7 @@ class Subject:
     def composed(self) -> dict[str, DictConfig]:
         """Each experiment's configuration; without any, that of core's star graphs with the model."""
         if not self.experiments:
-            return {"": self.compose("datamodule=star_easy", f"model_type={self.name}", f"model={self.name}")}
+            return {"": self.compose(*without_experiment(self.name, self.name))}
         return {name: self.compose(f"experiment={name}") for name in self.experiments}
 
     @cached_property

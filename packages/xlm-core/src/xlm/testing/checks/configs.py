@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from xlm.errors import XLMError
 from xlm.testing.properties import Violation, require
+from xlm.testing.small import without_experiment
 from xlm.testing.subject import Subject
 from xlm.utils.imports import get_object
 
@@ -51,16 +52,12 @@ def composes_overfit(subject: Subject) -> None:
     """Each experiment with the overrides that this makes; `composes` has shown them without."""
     for name in subject.composed:
         if not name:
-            subject.compose(*_without_experiment(subject), "debug=overfit")
+            subject.compose(*without_experiment(subject.name, subject.name), "debug=overfit")
             continue
         try:
             subject.compose(f"experiment={name}", "debug=overfit")
         except XLMError as error:
             raise Violation(f"experiment={name} debug=overfit: {error}") from error
-
-
-def _without_experiment(subject: Subject) -> list[str]:
-    return ["datamodule=star_easy", f"model_type={subject.name}", f"model={subject.name}"]
 
 
 def targets(subject: Subject) -> None:

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 
-from xlm.harness import Harness, attach
 from xlm.testing.prediction import STEPS, TOKENS, is_part, is_subsequence, token_rows
 from xlm.testing.properties import Inapplicable, TooManyCalls, Violation, require
 from xlm.testing.subject import Subject
 from xlm.utils.imports import get_function
-from xlm.utils.instantiate import instantiate
 
 # Small enough that they bind: tokens of an answer, steps.
 FEW = {**dict.fromkeys(TOKENS, 3), **dict.fromkeys(STEPS, 2)}
@@ -96,7 +94,7 @@ def limits(subject: Subject) -> None:
     known = {name: value for name, value in FEW.items() if name in taken}
     compared = 0
     for name, value in known.items():
-        harness.predictor = _limited(subject, harness, name, value)
+        harness.predictor = harness.predictor_with({name: value})
         batch = sample.batch(harness)
         found = sample.run(harness, batch)
         if name in TOKENS and {"input_ids", "attention_mask"} <= set(batch):
@@ -111,17 +109,6 @@ def limits(subject: Subject) -> None:
         raise Inapplicable(f"the predictor takes none of {', '.join(FEW)}")
     if not compared:
         raise Inapplicable(f"its limits ({', '.join(known)}) show in no steps_taken, or in a batch without input_ids")
-
-
-def _limited(subject: Subject, harness: Harness, name: str, value: int) -> Any:
-    predictor = instantiate(subject.cfg.predictor, **{name: value})
-    for attribute, live in (
-        ("model", harness.model),
-        ("tokenizer", harness.tokenizer),
-        ("noise_schedule", harness.noise_schedule),
-    ):
-        attach(predictor, attribute, live)
-    return predictor
 
 
 def _generated(subject: Subject, batch: Any, found: dict[str, Any]) -> list[int]:
