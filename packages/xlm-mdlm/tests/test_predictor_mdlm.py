@@ -17,6 +17,8 @@ from xlm.decoding.trace import record, replay
 from xlm.errors import ConfigError
 from xlm.noise import CosineSchedule, LogLinearSchedule, MaskingSchedule
 from xlm.testing import mismatches
+from xlm.traces.document import describe_run
+from xlm.traces.moments import moments
 
 PROMPTS: list[dict[str, Any]] = [
     {"prompt_ids": [7, 8, 9, 10, 11], "noise_seed": 1},
@@ -73,6 +75,23 @@ def test_the_recorded_steps_give_the_prediction_and_recording_changes_nothing(pr
     assert [trace.calls for trace in recorder.traces] == preds["network_calls"].tolist()
     for trace, ids, mask in zip(recorder.traces, preds["ids"], preds["attention_mask"], strict=True):
         assert replay(trace.given, trace.steps) == ids[mask].tolist()
+
+
+def test_no_token_is_taken_back_before_it_could_be_seen(model: DiTMDLM, tokenizer: SimpleSpaceTokenizer) -> None:
+    predictor = MDLMPredictor(tokenizer, SCHEDULE, model, sampler="remasking", num_steps=40, remasking=0.5)
+    batch = MasksAfterPrompt(tokenizer, block_size=7)([{**e, "noise_seed": n} for n, e in enumerate(PROMPTS * 3)])
+    with record() as recorder:
+        predictor.predict(batch)
+    num_taken_back = 0
+    for sample in describe_run("remasking", recorder.traces, tokenizer)["samples"]:
+        # What the last call wrote behind the end is cut off at once.
+        before_the_last = [step for step in sample["steps"] if 0 < step["call"] < sample["calls"]]
+        seen = {(cell.key, cell.born) for cells in moments(sample).values() for cell in cells}
+        assert len([born for _, born in seen if born in range(1, sample["calls"])]) == sum(
+            len(step["changes"]) for step in before_the_last
+        )
+        num_taken_back += len([born for _, born in seen if born % 1])
+    assert num_taken_back > 100
 
 
 def test_prompts_stay_and_answers_are_words_then_eos_then_pads(predictor: MDLMPredictor) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlm.decoding.trace import Recorder, Step, begin_trace, record, recording, replay
+from xlm.decoding.trace import Recorder, Step, begin_trace, record, recording, replay, takes_back
 from xlm.errors import ConfigError
 
 LOGITS = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.0, -torch.inf]])
@@ -83,6 +83,21 @@ def test_insertions_of_one_step_move_each_other() -> None:
     assert replay(trace.given, trace.steps) == [1, 2, 9, 9, 1]
     assert trace.steps[0]["stop"] == 0.125
     assert [(c["slot"], c["slot_p"]) for c in trace.steps[0]["changes"]] == [(0, 0.5), (2, 0.25)]
+
+
+def test_a_row_that_grows_after_changes_that_do_not_lengthen_it_grows_at_its_end() -> None:
+    recorder = Recorder()
+    begun(recorder, 1)
+    recorder.step(torch.tensor([0]))
+    recorder.wrote(torch.tensor([0]), torch.tensor([2]), torch.tensor([1]), LOGITS[:1])
+    recorder.masked(torch.tensor([[False, False, True, False]]), 9)
+    recorder.removed(torch.tensor([[False, False, False, True]]))
+    recorder.step(torch.tensor([0]))
+    recorder.appended(torch.tensor([0]), torch.tensor([2]), LOGITS[:1])
+    (trace,) = recorder.traces
+    assert replay(trace.given, trace.steps) == [1, 9, 2]
+    assert trace.steps[-1]["changes"][0]["at"] == 2
+    assert [takes_back(step) for step in trace.steps] == [False, True, False, False]
 
 
 def test_rows_that_were_asked_for_in_another_order_are_put_in_order() -> None:

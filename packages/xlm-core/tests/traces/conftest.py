@@ -75,6 +75,38 @@ def infilling(tokenizer: SimpleSpaceTokenizer) -> Recorder:
     return recorder
 
 
+def remasking(tokenizer: SimpleSpaceTokenizer) -> Recorder:
+    """Writes `6 8` into two masks; takes `8`, then `6` back without a call between; writes `6 7`."""
+    recorder = Recorder()
+    mask, (six, seven, eight) = tokenizer.mask_token_id, ids_of(tokenizer, "6 7 8")
+    row = [tokenizer.bos_token_id, mask, mask]
+    recorder.begin(torch.tensor([row]), torch.ones(1, 3, dtype=torch.bool), 1)
+
+    def write(column: int, token: int) -> None:
+        recorder.wrote(torch.tensor([0]), torch.tensor([column]), torch.tensor([token]), logits_for(tokenizer, token))
+
+    recorder.step(torch.tensor([0]))
+    write(2, eight)
+    recorder.step(torch.tensor([0]))
+    write(1, six)
+    for column in (2, 1):
+        recorder.masked(torch.tensor([[False, column == 1, column == 2]]), mask)
+    recorder.step(torch.tensor([0]))
+    write(1, six)
+    write(2, seven)
+    return recorder
+
+
+@pytest.fixture
+def remasked(tokenizer: SimpleSpaceTokenizer) -> Document:
+    """A run that takes tokens back beside one that doesn't."""
+    runs = [
+        describe_run("remasking", remasking(tokenizer).traces, tokenizer),
+        describe_run("once", infilling(tokenizer).traces, tokenizer, prompts=[""]),
+    ]
+    return document("Taken back", runs)
+
+
 @pytest.fixture
 def doc(tokenizer: SimpleSpaceTokenizer) -> Document:
     """A title and a prompt that would break out of the page if it let them."""

@@ -133,6 +133,23 @@ def test_edges_appear_right_or_wrong(page: Page) -> None:
     assert page.locator(".written").count() == 0
 
 
+def test_what_is_taken_back_is_a_moment_of_its_own(page: Page, remasked: Document, file: Path) -> None:
+    write_page(file, remasked)
+    page.reload()
+    assert moment(page) == "3 / 3"
+    page.keyboard.press("ArrowLeft")
+    assert (moment(page), answers(page)) == ("2½ / 3", ["_ _", "5 6 7"])
+    assert page.locator(".count").all_inner_texts() == ["2½ / 3", "1 / 1"]
+    assert page.locator(".token.mask.back").count() == 2
+    assert page.locator("#time").get_attribute("aria-valuetext") == "network call 2 of 3, tokens taken back"
+    page.keyboard.press("ArrowLeft")
+    assert (moment(page), answers(page)) == ("2 / 3", ["6 8", "5 6 7"])
+    assert page.locator(".token.mask.back").count() == 0
+    page.goto(f"{file.as_uri()}#call=3")
+    page.reload()
+    assert moment(page) == "3 / 3", "a call is found by its number, whatever lies before it"
+
+
 @pytest.mark.parametrize("how", ["hover", "focus"])
 def test_the_probability_is_shown_on_hover_and_on_focus(page: Page, how: str) -> None:
     tip = page.locator("#tip")

@@ -10,8 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from xlm.traces.document import Document
-from xlm.traces.moments import STOPS, Film, colour_at, films
-from xlm.traces.pictures import WIDTH, write_gif, write_strip
+from xlm.traces.moments import STOPS, Film, colour_at, films, timeline
+from xlm.traces.pictures import WIDTH, WRONG, write_gif, write_strip
 from xlm.traces.terminal import replay_in_terminal
 
 
@@ -31,6 +31,29 @@ def test_a_cell_keeps_its_key_while_others_are_inserted(doc: Document) -> None:
     places = [[cell.key for cell in film.at(t)] for t in range(5)]
     for before, after in pairwise(places):
         assert [key for key in after if key in before] == before
+
+
+def test_what_is_taken_back_is_a_moment_of_its_own(remasked: Document) -> None:
+    film, once = films(remasked)
+    assert timeline([film, once]) == [0, 1, 2, 2.5, 3]
+    assert [words(film, t) for t in film.rows] == ["▁ ▁", "▁ 8", "6 8", "▁ ▁", "6 7"]
+    assert [film.count(t) for t in film.rows] == ["0 / 3", "1 / 3", "2 / 3", "2½ / 3", "3 / 3"]
+    assert [cell.born for cell in film.at(2.5)] == [2.5, 2.5]
+    assert (words(once, 2.5), once.count(2.5)) == ("5 6 7", "1 / 1")
+
+
+def test_pictures_and_the_terminal_show_what_is_taken_back(remasked: Document, tmp_path: Path) -> None:
+    with Image.open(write_gif(tmp_path / "t.gif", remasked)) as gif:
+        assert gif.n_frames == 5  # type: ignore[attr-defined]
+        gif.seek(3)
+        assert WRONG in {_near(colour) for _, colour in gif.convert("RGB").getcolors(2**20) or []}
+        gif.seek(4)
+        assert WRONG not in {_near(colour) for _, colour in gif.convert("RGB").getcolors(2**20) or []}
+    plain, _ = replayed(remasked, terminal=False)
+    assert "2½ / 3   ▁ ▁" in plain
+    coloured, waits = replayed(remasked, terminal=True)
+    assert len(waits) == 5
+    assert coloured.count("\x1b[1;7;31m▁") == 2
 
 
 def test_edges_are_read_by_where_their_words_stand_at_the_end(doc: Document) -> None:

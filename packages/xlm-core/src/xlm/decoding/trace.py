@@ -170,8 +170,7 @@ class Recorder:
         notes = self._notes(tokens[here], None if logits is None else logits[here])
         for row, note in zip(rows[here].tolist(), notes, strict=True):
             if (trace := self._trace(row)) is not None:
-                grown = sum(len(step["changes"]) for step in trace.steps)
-                self._add(row, _change("insert", len(trace.given) + grown, note))
+                self._add(row, _change("insert", len(trace.given) + _growth(trace.steps), note))
 
     def inserted(
         self,
@@ -195,7 +194,7 @@ class Recorder:
                 trace.steps[-1]["stop"] = _rounded(p)
 
     def masked(self, taken_back: Bool[Tensor, "rows length"], mask_token_id: int) -> None:
-        """Tokens were taken back without asking the network."""
+        """Tokens were taken back without asking the network: a moment of its own between two calls."""
         rows, columns = taken_back.nonzero(as_tuple=True)
         for row in rows.unique().tolist():
             self._open_free(row)
@@ -309,6 +308,20 @@ def record(limit: int | None = None, num_others: int = 3) -> Iterator[Recorder]:
         yield recorder
     finally:
         _RECORDER.reset(token)
+
+
+def _growth(steps: Sequence[Step]) -> int:
+    """By how many tokens a row is longer after these steps."""
+    by = {"insert": 1, "write": 0, "delete": -1}
+    return sum(by[change["do"]] for step in steps for change in step["changes"])
+
+
+def takes_back(step: Step) -> bool:
+    """Whether tokens were masked again without asking the network, which is shown by itself.
+
+    Masks that are added for a further block, and what is cut off behind the end, belong to the call before.
+    """
+    return step["call"] == 0 and any(change["do"] == "write" for change in step["changes"])
 
 
 def _change(do: Kind, at: int, written: Written) -> Change:

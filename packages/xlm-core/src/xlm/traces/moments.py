@@ -1,4 +1,7 @@
-"""What stands in a row after each network call, for pictures and the terminal; the page does the same by itself."""
+"""What stands in a row at each moment, for pictures and the terminal; the page does the same by itself.
+
+Moment n is what network call n left, 0 the row as given; n + ½ what remained when tokens were taken back after it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xlm.decoding.trace import takes_back
 from xlm.traces.document import Document, Run, Sample
 
 # Early tokens are indigo, late ones yellow: as on the page.
@@ -15,37 +19,40 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Cell:
-    """A token in a row. `key` stays while it moves; `born` is the call that wrote it, 0 if it was given."""
+    """A token in a row. `key` stays while it moves; `born` is the moment that wrote it, 0 if it was given."""
 
     key: int
     token: int
-    born: int
+    born: float
     is_prompt: bool = False
 
 
-def moments(sample: Sample) -> list[list[Cell]]:
-    """The row as given, then after each network call; what follows a call without asking again belongs to it."""
+def moments(sample: Sample) -> dict[float, list[Cell]]:
+    """The row at each moment, in order; what is added or cut off without a call belongs to the moment before."""
     cells = [Cell(n, token, 0, n < sample["answer_start"]) for n, token in enumerate(sample["given"])]
-    found, next_key = [cells], len(cells)
+    now: float = 0
+    found, next_key = {now: cells}, len(cells)
     for step in sample["steps"]:
         if step["call"] > 0:
-            found.append(cells)
-        cells, born = list(cells), len(found) - 1
+            now = int(now) + 1
+        elif takes_back(step):
+            now = int(now) + 0.5
+        cells = list(cells)
         for change in step["changes"]:
             at = change["at"]
             if change["do"] == "insert":
-                cells.insert(at, Cell(next_key, change["token"], born))
+                cells.insert(at, Cell(next_key, change["token"], now))
                 next_key += 1
             elif change["do"] == "write":
-                cells[at] = replace(cells[at], token=change["token"], born=born)
+                cells[at] = replace(cells[at], token=change["token"], born=now)
             else:
                 del cells[at]
-        found[-1] = cells
+        found[now] = cells
     return found
 
 
-def colour_at(born: int, calls: int) -> Colour:
-    """The colour of what call `born` of `calls` wrote."""
+def colour_at(born: float, calls: int) -> Colour:
+    """The colour of what was written at moment `born` of `calls`."""
     place = (born - 1) / (calls - 1) * (len(STOPS) - 1) if calls > 1 else 0.0
     low = min(max(int(place), 0), len(STOPS) - 2)
     r, g, b = (round(a + (z - a) * (place - low)) for a, z in zip(STOPS[low], STOPS[low + 1], strict=True))
@@ -58,7 +65,7 @@ class Film:
 
     run: Run
     sample: Sample
-    rows: Sequence[Sequence[Cell]]
+    rows: Mapping[float, Sequence[Cell]]
 
     @classmethod
     def of(cls, run: Run, sample: Sample) -> Film:
@@ -67,12 +74,21 @@ class Film:
 
     @property
     def calls(self) -> int:
-        """The last moment."""
-        return len(self.rows) - 1
+        """Network calls."""
+        return int(max(self.rows))
 
-    def at(self, moment: int) -> list[Cell]:
+    def reached(self, moment: float) -> float:
+        """The last moment of this film that is not behind another film's `moment`."""
+        return max(own for own in self.rows if own <= moment)
+
+    def at(self, moment: float) -> list[Cell]:
         """The answer at a moment, or at the end if that is earlier."""
-        return [cell for cell in self.rows[min(moment, self.calls)] if not cell.is_prompt]
+        return [cell for cell in self.rows[self.reached(moment)] if not cell.is_prompt]
+
+    def count(self, moment: float) -> str:
+        """`3 / 8` after the third call, `3½ / 8` when tokens were taken back after it."""
+        here = self.reached(moment)
+        return f"{int(here)}{'½' if here % 1 else ''} / {self.calls}"
 
     def role(self, token: int) -> str | None:
         """What a special token is for; None for a word."""
@@ -86,9 +102,9 @@ class Film:
             return {"mask": " ▁", "eos": " ⏎"}.get(role, f" [{role.upper()}]")
         return self.run["tokens"].get(str(cell.token), f" #{cell.token}")
 
-    def edges(self, moment: int) -> list[tuple[str, str]]:
+    def edges(self, moment: float) -> list[tuple[str, str]]:
         """Pairs of words of the answer of which both stand, by where they stand at the end."""
-        end = [cell.key for cell in self.at(self.calls) if self.role(cell.token) is None]
+        end = [cell.key for cell in self.at(max(self.rows)) if self.role(cell.token) is None]
         now = {cell.key: cell for cell in self.at(moment) if self.role(cell.token) is None}
         words = [self.text(now[key]).strip() if key in now else None for key in end]
         return [(a, b) for a, b in zip(words[::2], words[1::2], strict=False) if a is not None and b is not None]
@@ -98,6 +114,11 @@ class Film:
         """The drawing, if it is a graph."""
         drawing = self.sample["drawing"]
         return drawing if drawing is not None and drawing.get("kind") == "graph" else None
+
+
+def timeline(shown: Sequence[Film]) -> list[float]:
+    """Every moment of some films, in order."""
+    return sorted({moment for film in shown for moment in film.rows})
 
 
 def films(doc: Document, prompt: str | None = None) -> list[Film]:

@@ -11,7 +11,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from xlm.traces.document import Document
-from xlm.traces.moments import Colour, Film, colour_at, films
+from xlm.traces.moments import Colour, Film, colour_at, films, timeline
 
 SCALE = 2  # everything is drawn so much larger, which smooths it
 WIDTH, MARGIN, GAP = 300, 14, 10
@@ -25,10 +25,10 @@ MAX_FRAMES = 32
 
 
 def write_gif(path: Path, doc: Document) -> Path:
-    """The first prompt's samples side by side, a frame for each network call, or for every few of many."""
+    """The first prompt's samples side by side, a frame for each moment, or for every few of many."""
     shown = films(doc)[:MAX_CARDS]
-    last = max(film.calls for film in shown)
-    moments = [*range(0, last, -(-last // MAX_FRAMES) or 1), last]
+    *earlier, last = timeline(shown)
+    moments = [*earlier[:: -(-len(earlier) // MAX_FRAMES) or 1], last]
     frames = [_grid([[_card(film, t) for film in row] for row in _rows(shown)]) for t in moments]
     # One palette for all frames, so that nothing flickers.
     palette = _stacked(frames).quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
@@ -89,15 +89,14 @@ def _corners(size: tuple[int, int]) -> Image.Image:
     return mask
 
 
-def _card(film: Film, moment: int) -> Image.Image:
+def _card(film: Film, moment: float) -> Image.Image:
     """One sample at one moment; its height is the same at every moment."""
     graph = film.graph
-    height = 44 + (_graph_height(graph) if graph else 0) + _tokens(None, film, film.calls, 0)[1] + MARGIN
+    height = 44 + (_graph_height(graph) if graph else 0) + _tokens(None, film, 0, 0)[1] + MARGIN
     card = Image.new("RGB", (WIDTH * SCALE, int(height * SCALE)), CARD)
     pen = ImageDraw.Draw(card)
     _text(pen, (MARGIN, MARGIN), film.run["name"], 14, INK, bold=True)
-    count = f"{min(moment, film.calls)} / {film.calls}"
-    _text(pen, (WIDTH - MARGIN, MARGIN), count, 12, SOFT, anchor="ra")
+    _text(pen, (WIDTH - MARGIN, MARGIN), film.count(moment), 12, SOFT, anchor="ra")
     top = 40.0
     if graph:
         _graph(pen, film, graph, moment, top)
@@ -106,9 +105,9 @@ def _card(film: Film, moment: int) -> Image.Image:
     return card
 
 
-def _tokens(pen: ImageDraw.ImageDraw | None, film: Film, moment: int, top: float) -> tuple[float, float]:
+def _tokens(pen: ImageDraw.ImageDraw | None, film: Film, moment: float, top: float) -> tuple[float, float]:
     """Draw the row of tokens (None: only measure the tallest moment); returns where it ends and its height."""
-    moments = range(film.calls + 1) if pen is None else [min(moment, film.calls)]
+    moments = list(film.rows) if pen is None else [film.reached(moment)]
     tallest = 0.0
     for t in moments:
         x, y = float(MARGIN), top
@@ -130,11 +129,14 @@ def _tokens(pen: ImageDraw.ImageDraw | None, film: Film, moment: int, top: float
 
 def _token(
     pen: ImageDraw.ImageDraw, x: float, y: float, width: float, word: str, role: str | None, colour: Colour,
-    born: int, moment: int,
+    born: float, moment: float,
 ) -> None:  # fmt: skip
     box = _scaled(x, y, x + width, y + 22)
     if role == "mask":
-        pen.rounded_rectangle(box, 5 * SCALE, None, EDGE, SCALE)
+        if born % 1 and born == moment:
+            pen.rounded_rectangle(box, 5 * SCALE, _mixed(WRONG, CARD, 0.2), WRONG, 2 * SCALE)
+        else:
+            pen.rounded_rectangle(box, 5 * SCALE, None, EDGE, SCALE)
         return
     if born:
         is_new = born == moment
@@ -152,7 +154,7 @@ def _shrink(graph: Mapping[str, Any]) -> float:
     return min(1.0, (WIDTH - 2 * MARGIN) / (columns * UNIT))
 
 
-def _graph(pen: ImageDraw.ImageDraw, film: Film, graph: Mapping[str, Any], moment: int, top: float) -> None:
+def _graph(pen: ImageDraw.ImageDraw, film: Film, graph: Mapping[str, Any], moment: float, top: float) -> None:
     """Nodes and edges, and over them the edges that the answer names so far."""
     size = _shrink(graph)
     left = (WIDTH - (max(node["x"] for node in graph["nodes"]) + 1) * UNIT * size) / 2

@@ -27,7 +27,7 @@ class Card {
     this.end = last.filter((cell) => !cell.prompt && this.isWord(cell.token)).map((cell) => cell.key);
   }
 
-  get calls() { return this.frames.length - 1; }
+  get calls() { return Math.floor(this.frames[this.frames.length - 1].time); }
 
   role(token) { return this.roles.get(token); }
 
@@ -37,9 +37,10 @@ class Card {
 
   colour(cell) { return colourAt(this.calls > 1 ? (cell.born - 1) / (this.calls - 1) : 0); }
 
-  show(frame) {
-    const at = Math.min(frame, this.calls);
-    const { cells, stop } = this.frames[at];
+  show(now) {
+    const frame = this.frames.findLast(({ time }) => time <= now);
+    const { cells, stop, time: at } = frame;
+    const done = frame === this.frames[this.frames.length - 1];
     const before = calm.matches ? null : this.boxes();
     // Without a drawing of it, the prompt's words stand before the answer.
     const shown = cells.filter((cell) => !cell.prompt || (!this.drawing && this.isWord(cell.token)));
@@ -52,10 +53,10 @@ class Card {
       if (this.row.children[n] !== span) this.row.insertBefore(span, this.row.children[n] ?? null);
     });
     if (before) this.move(before);
-    this.count.textContent = `${at} / ${this.calls}`;
-    this.root.classList.toggle("done", at === this.calls);
+    this.count.textContent = `${momentName(at)} / ${this.calls}`;
+    this.root.classList.toggle("done", done);
     this.stop.textContent = stop === null ? "" : `complete: ${percent(stop)}`;
-    this.judge(cells, at);
+    this.judge(cells, at, done);
   }
 
   span(cell, at) {
@@ -75,11 +76,13 @@ class Card {
     span.classList.toggle("asked", Boolean(cell.prompt));
     span.classList.toggle("spaced", /^\s/.test(text) || Boolean(role));
     span.classList.toggle("fresh", cell.born === at && !cell.given && role !== "mask");
+    const back = role === "mask" && cell.born === at && !Number.isInteger(at);
+    span.classList.toggle("back", back);
     span.textContent = role === "mask" ? "" : role === "eos" ? "end" : text.trim() || "␣";
     span.style.setProperty("--born", cell.given ? "transparent" : this.colour(cell));
     if (cell.p === undefined) {
       span.removeAttribute("tabindex");
-      span.setAttribute("aria-label", role === "mask" ? "mask" : text);
+      span.setAttribute("aria-label", back ? "mask, taken back" : role === "mask" ? "mask" : text);
     } else {
       span.tabIndex = 0;
       span.setAttribute("aria-label", `${text.trim()}, call ${cell.born}, probability ${percent(cell.p)}`);
@@ -122,9 +125,8 @@ class Card {
     }
   }
 
-  judge(cells, at) {
+  judge(cells, at, done) {
     const now = new Map(cells.map((cell) => [cell.key, cell]));
-    const done = at === this.calls;
     const { truth, text } = this.sample;
     let right = truth === null ? null : truth === text;
     let said = right === null ? "" : right ? "as in the data" : "not as in the data";

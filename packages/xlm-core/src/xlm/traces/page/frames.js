@@ -1,4 +1,5 @@
-// What stands in a row after every network call: frame 0 is the row as given, frame n what call n left.
+// What stands in a row at every moment: 0 is the row as given, n what call n left, n + ½ what remained when tokens
+// were taken back after it. What is added or cut off without a call belongs to the moment before.
 // A cell keeps its key while it moves, and where a mask becomes a token, so that motion can be shown.
 
 function framesOf(sample) {
@@ -6,12 +7,16 @@ function framesOf(sample) {
   let cells = sample.given.map((token, place) => ({
     key: key++, token, born: 0, given: true, prompt: place < sample.answer_start,
   }));
-  const frames = [{ cells, stop: null }];
+  const frames = [{ cells, stop: null, time: 0 }];
   for (const step of sample.steps) {
-    if (step.call > 0) frames.push({ cells: null, stop: step.stop ?? null });
+    const { time, stop } = frames[frames.length - 1];
+    if (step.call > 0) frames.push({ cells: null, stop: step.stop ?? null, time: Math.floor(time) + 1 });
+    else if (step.changes.some((change) => change.do === "write") && Number.isInteger(time)) {
+      frames.push({ cells: null, stop, time: time + 0.5 });
+    }
     cells = cells.slice();
+    const born = frames[frames.length - 1].time;
     for (const change of step.changes) {
-      const born = frames.length - 1;
       if (change.do === "insert") cells.splice(change.at, 0, { ...change, key: key++, born });
       else if (change.do === "write") cells[change.at] = { ...change, key: cells[change.at].key, born };
       else cells.splice(change.at, 1);
@@ -20,6 +25,9 @@ function framesOf(sample) {
   }
   return frames;
 }
+
+// `3`, or `3½` for what was taken back after the third call.
+const momentName = (time) => `${Math.floor(time)}${Number.isInteger(time) ? "" : "½"}`;
 
 // Early tokens are indigo, late ones yellow.
 const STOPS = [[79, 86, 214], [148, 66, 196], [220, 62, 120], [240, 110, 50], [245, 186, 50]];

@@ -72,18 +72,23 @@ function build() {
 }
 
 const cards = build();
-const last = Math.max(...cards.map((card) => card.calls));
+const calls = Math.max(...cards.map((card) => card.calls));
+// Every moment of any card, in order; the slider counts them.
+const times = [...new Set(cards.flatMap((card) => card.frames.map((frame) => frame.time)))].sort((a, b) => a - b);
+const last = times.length - 1;
 let now = last, timer = 0, speed = 1;
 $("time").max = last;
 $("marks").hidden = !cards.some((card) => card.drawing);
 
-function show(frame) {
-  now = Math.min(Math.max(frame, 0), last);
+function show(moment) {
+  now = Math.min(Math.max(moment, 0), last);
+  const time = times[now];
   tip.hide();
-  for (const card of cards) card.show(now);
+  for (const card of cards) card.show(time);
   $("time").value = now;
-  $("time").setAttribute("aria-valuetext", `network call ${now} of ${last}`);
-  $("now").textContent = `${now} / ${last}`;
+  const back = Number.isInteger(time) ? "" : ", tokens taken back";
+  $("time").setAttribute("aria-valuetext", `network call ${Math.floor(time)} of ${calls}${back}`);
+  $("now").textContent = `${momentName(time)} / ${calls}`;
   document.documentElement.style.setProperty("--done", last ? now / last : 1);
 }
 
@@ -107,7 +112,7 @@ function play() {
 }
 
 const toggle = () => (timer ? pause() : play());
-const jump = (frame) => { pause(); show(frame); };
+const jump = (moment) => { pause(); show(moment); };
 
 $("play").onclick = toggle;
 $("time").oninput = () => jump(Number($("time").value));
@@ -133,4 +138,4 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("scroll", () => tip.hide(), { passive: true });
 const asked = /#call=(\d+)/.exec(location.hash);
-show(asked ? Number(asked[1]) : last);
+show(asked ? times.findLastIndex((time) => time <= Number(asked[1])) : last);
