@@ -19,7 +19,7 @@ from xlm.evaluation.cost import GenerationCost
 from xlm.evaluation.post_hoc import PostHocPasses
 from xlm.log_predictions import LogPredictions
 from xlm.metrics import MetricWrapper
-from xlm.protocols import LossFunction, Predictor
+from xlm.protocols import ChecksTokenizer, LossFunction, Predictor
 from xlm.training.exported import push_folder
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
 from xlm.training.resume import load_checkpoint
@@ -85,6 +85,8 @@ class Harness(LightningModule):
         self.model: Any = None
         self.loss_function: Any = None
         self._make("model")
+        if isinstance(self.model, ChecksTokenizer):
+            self.model.check_tokenizer(tokenizer)
         self._make("loss_function")
         self.predictor: Any = self.instantiate_predictor(cfg)
         for component in (self.loss_function, self.predictor):

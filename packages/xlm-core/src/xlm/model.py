@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xlm.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
+from xlm.errors import CheckpointMismatchError
+from xlm.utils.weight_files import INDEX, WEIGHTS, read_index, read_weights, weights_in
 
 # Hydra hands over its own containers; config.json holds what is in them.
 _CODERS = {DictConfig: (OmegaConf.to_container, dict), ListConfig: (OmegaConf.to_container, list)}
@@ -22,7 +22,7 @@ class Model(PyTorchModelHubMixin):
     """`class X(torch.nn.Module, Model)`: save_pretrained, from_pretrained, push_to_hub, and weight-decay groups.
 
     The arguments of `__init__` that are JSON-able become config.json; others have to be given to
-    `from_pretrained` again. Weights are one safetensors file.
+    `from_pretrained` again. Weights are one safetensors file; shards with their index are read too.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -45,12 +45,12 @@ class Model(PyTorchModelHubMixin):
     ) -> Model:
         """Called by `from_pretrained`; the weights must fit exactly unless strict is False."""
         model = cast(nn.Module, cls(**model_kwargs))
-        path = Path(model_id) / constants.SAFETENSORS_SINGLE_FILE
-        if not Path(model_id).is_dir():
-            path = Path(
+
+        def fetched(name: str) -> Path:
+            return Path(
                 hf_hub_download(
                     repo_id=model_id,
-                    filename=constants.SAFETENSORS_SINGLE_FILE,
+                    filename=name,
                     revision=revision,
                     cache_dir=cache_dir,
                     force_download=force_download,
@@ -58,6 +58,16 @@ class Model(PyTorchModelHubMixin):
                     local_files_only=local_files_only,
                 )
             )
+
+        if Path(model_id).is_dir():
+            path = weights_in(Path(model_id)) or Path(model_id) / WEIGHTS
+        else:
+            try:
+                path = fetched(WEIGHTS)
+            except EntryNotFoundError:
+                path = fetched(INDEX)
+                for shard in sorted(set(read_index(path).values())):
+                    fetched(shard)
         load_safetensors(model, path, map_location, strict)
         return cast(Model, model.eval())
 
@@ -82,21 +92,17 @@ def _undecayed(model: nn.Module) -> set[int]:
 
 
 def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cpu", strict: bool = True) -> None:
-    """Put a safetensors file into a model; tied weights, which a file holds once, count for all their names.
+    """Put safetensors, one file or an index of shards, into a model.
+
+    Tied weights, which a file holds once, count for all their names.
 
     Raises:
-        CheckpointError: there is no such file.
+        CheckpointError: there is no such file, or a shard is missing.
         CheckpointCorruptError: it cannot be read.
         CheckpointMismatchError: keys (unless strict is False) or shapes differ; the model is left half-loaded only
             where keys differ.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There are no weights at {path}.", path=path)
-    try:
-        state_dict = load_file(path, device=map_location)
-    except SafetensorError as error:
-        raise CheckpointCorruptError(path, str(error)) from error
+    state_dict = read_weights(path, map_location)
     own = model.state_dict()
     _fill_tied(state_dict, own)
     shapes = {

@@ -52,6 +52,20 @@ class NoiseSchedule(Protocol):
     """How corruption grows with time; core only passes it around, so the members are the family's own."""
 
 
+@runtime_checkable
+class StandaloneModel(Protocol):
+    """A network made from files elsewhere, which can be made again without them once its weights are stored."""
+
+    def standalone_arguments(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class ChecksTokenizer(Protocol):
+    """A network that knows tokens from before; raises ConfigError if the run's tokenizer numbers them otherwise."""
+
+    def check_tokenizer(self, tokenizer: Any) -> None: ...
+
+
 class Model(Protocol):
     """The network; everything about `forward` is private to the family."""
 

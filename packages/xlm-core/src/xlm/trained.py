@@ -149,13 +149,24 @@ class TrainedModel:
             return secrets.randbits(62) if own is None else int(own)
         return int(torch.randint(2**62, (), generator=self._seeds))
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model as a folder that `load` reads: weights as they are now, configuration, tokenizer."""
-        return save_folder(folder, self.model, self.config, self.tokenizer)
+    def save_pretrained(self, folder: str | Path, max_shard_size: int | str | None = None) -> Path:
+        """Write the model as a folder that `load` reads: weights as they are now, configuration, tokenizer.
 
-    def push_to_hub(self, repo_id: str, commit_message: str = "Upload model", private: bool | None = None) -> str:
+        `max_shard_size` (bytes, or "5GB"): larger weights become several files with an index.
+        """
+        return save_folder(folder, self.model, self.config, self.tokenizer, max_shard_size)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str = "Upload model",
+        private: bool | None = None,
+        max_shard_size: int | str | None = None,
+    ) -> str:
         """Upload that folder; `load(repo_id)` gets it back."""
-        return push_folder(repo_id, self.model, self.config, self.tokenizer, commit_message, private)
+        return push_folder(
+            repo_id, self.model, self.config, self.tokenizer, commit_message, private, max_shard_size
+        )
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())
@@ -202,6 +213,13 @@ def load(
     register_resolvers()
     if source.is_remote and not trust_remote_code:
         check_trusted(source.config, {"xlm", *(model.import_name for model in active_models().values())}, BUILT)
+    return load_source(source, device=device, apply_ema=apply_ema, seed=seed)
+
+
+def load_source(
+    source: Source, *, device: str | torch.device = "cpu", apply_ema: bool = True, seed: int | None = None
+) -> TrainedModel:
+    """The model of weights and a configuration that were found and may be used; arguments as for `load`."""
     with random_state_of(0):
         harness, live = _built(source)
     if source.checkpoint is None:

@@ -27,7 +27,9 @@ def commands(model: ModelPackage, text: str) -> None:
 
 
 def test_built_in_jobs_are_those_of_the_interface_and_exist() -> None:
-    works = {"train", "eval", "generate", "plan", "prepare_data", "sweep_sampler"}
+    works = {
+        "train", "eval", "generate", "plan", "prepare_data", "sweep_sampler", "extract_checkpoint", "push_to_hub",
+    }  # fmt: skip
     assert set(BUILT_IN_JOBS) == works | {"check", "name", "report", "runs", "trace"}
     for job in BUILT_IN_JOBS.values():
         module, _, function = job.target.rpartition(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-OPTIONAL_SECTIONS = ("eval.", "generation.", "hub.", "plan.", "post_training.", "sweep.")
+OPTIONAL_SECTIONS = ("eval.", "extract.", "generation.", "hub.", "plan.", "post_training.", "sweep.")
 SHORT_FORMS = {"interactive": "generation.interactive"}
 
 

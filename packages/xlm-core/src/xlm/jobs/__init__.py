@@ -31,6 +31,8 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job("train", "xlm.jobs.train.run", "train a model, validate on the way, test at the end"),
         Job("eval", "xlm.jobs.eval.run", "score a trained model on a split"),
         Job("generate", "xlm.jobs.generate.run", "let a trained model write, to a file of JSON lines"),
+        Job("extract_checkpoint", "xlm.jobs.exchange.extract", "write a checkpoint's model as a folder to share"),
+        Job("push_to_hub", "xlm.jobs.exchange.push", "upload a checkpoint's model to the Hugging Face hub"),
         Job("plan", "xlm.jobs.plan.run", "say what a run would take: parameters, memory, operations, time, disk"),
         Job("sweep_sampler", "xlm.jobs.sweep_sampler.run", "try many settings of a sampler: quality against cost"),
         Job("prepare_data", "xlm.jobs.prepare_data.run", "download or generate the data and fill the cache"),

@@ -23,6 +23,7 @@ from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results
 from xlm.training.resume import load_checkpoint
 from xlm.training.rng import RandomState
+from xlm.utils.weight_files import is_weights_alone
 
 SPLITS = ("val", "test")
 OPTIONS = ("split", "num_samples", *CHECKPOINT_OPTIONS)
@@ -99,7 +100,7 @@ def sampler_of(cfg: DictConfig) -> dict[str, Any] | None:
 
 def has_averages(checkpoint: Path) -> bool:
     """Whether a file of weights holds averaged ones beside the raw ones."""
-    return checkpoint.suffix != ".safetensors" and averaged_state_dict(load_checkpoint(checkpoint)) is not None
+    return not is_weights_alone(checkpoint) and averaged_state_dict(load_checkpoint(checkpoint)) is not None
 
 
 def _num_samples(options: dict[str, Any], harness: Harness) -> int:

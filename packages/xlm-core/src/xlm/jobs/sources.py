@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from xlm.errors import CheckpointError, ConfigError
 from xlm.training.checkpoints import BEST, LAST, best_or_last
-from xlm.training.exported import CONFIG, TOKENIZER, WEIGHTS
+from xlm.training.exported import CONFIG, TOKENIZER
 from xlm.training.resume import load_checkpoint
+from xlm.utils.weight_files import INDEX, WEIGHTS, is_weights_alone, weights_in, whole
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # A run keeps its configuration under this name, in the folder above its checkpoints.
@@ -29,7 +30,7 @@ class Source:
     """Weights and the configuration that they belong to.
 
     Args:
-        path: the file of weights.
+        path: the file of weights, or the index of its shards.
         config: as it was composed.
         checkpoint: the content of a `.ckpt`; None for safetensors.
         tokenizer: folder of the tokenizer's own files, if it has any.
@@ -47,8 +48,8 @@ def find_source(path_or_id: str | Path, config: str | Path | None = None, revisi
     """The model that a path or an id of the hub (`owner/name`) means; what lies here goes before the hub.
 
     Args:
-        path_or_id: a `.ckpt`, a `.safetensors`, a run's folder (its best checkpoint, else its last), or a folder
-            with `model.safetensors` and `xlm_config.yaml`.
+        path_or_id: a `.ckpt`, a `.safetensors`, an index of shards or one of these, a run's folder (its best
+            checkpoint, else its last), or a folder with `model.safetensors` or its shards and `xlm_config.yaml`.
         config: file to read the configuration from instead of the one that is stored.
         revision: branch, tag or commit on the hub.
 
@@ -61,7 +62,7 @@ def find_source(path_or_id: str | Path, config: str | Path | None = None, revisi
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights; `tokenizer` is the folder of its tokenizer's own files, if it has any."""
+    """A file of weights (or the index of its shards); `tokenizer` is the folder of its tokenizer's own files, if it has any."""
 
     path: Path
     tokenizer: Path | None = None
@@ -76,15 +77,15 @@ def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights
     """
     path = Path(path_or_id)
     if path.exists():
-        return _weights(_weights_in(path) if path.is_dir() else path, is_remote=False)
-    if path.suffix not in (".ckpt", ".safetensors") and _HUB_ID.fullmatch(str(path_or_id)):
+        return _weights(_weights_in(path) if path.is_dir() else whole(path), is_remote=False)
+    if path.suffix != ".ckpt" and not is_weights_alone(path) and _HUB_ID.fullmatch(str(path_or_id)):
         return _weights(_weights_in(_fetched(str(path_or_id), revision)), is_remote=True)
     raise CheckpointError(f"There is no file or folder {path}.{_what_is_there(path)}", path=path)
 
 
 def _weights(path: Path, is_remote: bool) -> Weights:
     tokenizer = path.parent / TOKENIZER
-    has_tokenizer = path.suffix == ".safetensors" and tokenizer.is_dir()
+    has_tokenizer = is_weights_alone(path) and tokenizer.is_dir()
     return Weights(path, tokenizer if has_tokenizer else None, is_remote)
 
 
@@ -101,8 +102,8 @@ def _what_is_there(path: Path) -> str:
 
 def _may_be_model(entry: Path) -> bool:
     if entry.is_dir():
-        return best_or_last(entry / "checkpoints") is not None or (entry / WEIGHTS).is_file()
-    return entry.suffix in (".ckpt", ".safetensors")
+        return best_or_last(entry / "checkpoints") is not None or weights_in(entry) is not None
+    return entry.suffix == ".ckpt" or (is_weights_alone(entry) and whole(entry) == entry)
 
 
 def _fetched(repo_id: str, revision: str | None) -> Path:
@@ -118,18 +119,17 @@ def _fetched(repo_id: str, revision: str | None) -> Path:
 
 def _weights_in(folder: Path) -> Path:
     """The file of weights that a folder stands for."""
-    found = best_or_last(folder / "checkpoints") or best_or_last(folder)
+    found = best_or_last(folder / "checkpoints") or best_or_last(folder) or weights_in(folder)
     if found is not None:
         return found
-    if (folder / WEIGHTS).is_file():
-        return folder / WEIGHTS
     raise CheckpointError(
-        f"{folder} holds no model: neither checkpoints/{BEST} or {LAST}, as a run does, nor {WEIGHTS}.", path=folder
+        f"{folder} holds no model: neither checkpoints/{BEST} or {LAST}, as a run does, nor {WEIGHTS} or {INDEX}.",
+        path=folder,
     )
 
 
 def _read(path: Path, config: str | Path | None, is_remote: bool) -> Source:
-    checkpoint = None if path.suffix == ".safetensors" else load_checkpoint(path)
+    checkpoint = None if is_weights_alone(path) else load_checkpoint(path)
     return Source(
         path=path,
         config=_config(path, checkpoint, None if config is None else Path(config)),

@@ -183,8 +183,10 @@ def _traced(
 
 def short_name(run: str) -> str:
     """What a run is called on the page: its folder's name."""
+    from xlm.utils.weight_files import is_weights_alone
+
     path = Path(run)
-    if path.suffix in (".ckpt", ".safetensors"):
+    if path.suffix == ".ckpt" or is_weights_alone(path):
         path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     return path.name or str(run)
 

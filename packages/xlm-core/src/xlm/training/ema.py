@@ -79,7 +79,8 @@ class ExponentialMovingAverage(Callback):
         self._swap_out(pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"].update(self._raw)  # a checkpoint taken during validation holds the raw weights too
+        # A checkpoint taken during validation holds the raw weights too.
+        checkpoint["state_dict"].update(_under_all_names(checkpoint["state_dict"], self._raw))
         checkpoint[CHECKPOINT_KEY] = {
             "decay": self.decay,
             "num_updates": self.num_updates,
@@ -99,5 +100,23 @@ def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] |
     saved = checkpoint.get(CHECKPOINT_KEY)
     if saved is None:
         return None
-    raw = checkpoint["state_dict"]
-    return {name: saved["average"][name].to(t.dtype) if name in saved["average"] else t for name, t in raw.items()}
+    raw: dict[str, torch.Tensor] = checkpoint["state_dict"]
+    average = _under_all_names(raw, saved["average"])
+    return {name: average[name].to(t.dtype) if name in average else t for name, t in raw.items()}
+
+
+def _under_all_names(
+    state_dict: dict[str, torch.Tensor], values: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """`values` for every name of a tied weight too, which a module's parameters name once and its state dict twice."""
+    by_place = {
+        (state_dict[name].data_ptr(), state_dict[name].shape): value
+        for name, value in values.items()
+        if name in state_dict and state_dict[name].numel()
+    }
+    tied = {
+        name: by_place[place]
+        for name, tensor in state_dict.items()
+        if name not in values and (place := (tensor.data_ptr(), tensor.shape)) in by_place
+    }
+    return {**values, **tied}

@@ -7,13 +7,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
 
 from huggingface_hub import HfApi
-from omegaconf import DictConfig, OmegaConf
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.errors import CheckpointError
 from xlm.model import Model
+from xlm.protocols import StandaloneModel
 from xlm.training.weights import save_weights
+from xlm.utils.weight_files import WEIGHTS, check_shard_size, split_weights
 
-WEIGHTS = "model.safetensors"
 CONFIG = "xlm_config.yaml"
 TOKENIZER = "tokenizer"
 
@@ -25,23 +27,46 @@ class SavedTokenizer(Protocol):
     def save_pretrained(self, save_directory: str) -> Any: ...
 
 
-def save_folder(folder: str | Path, model: Any, config: DictConfig, tokenizer: Any) -> Path:
-    """Write all that `xlm.load` needs into a folder that is new or empty.
-
-    The configuration is written as it was composed, interpolations kept. A network with the `xlm.model.Model` mixin
-    gets its own config.json too, so that its `from_pretrained` reads the folder.
-
-    Raises:
-        CheckpointError: there is something in the folder.
-    """
+def check_new(folder: str | Path) -> Path:
+    """The folder, if it is new or empty; else CheckpointError."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} already exists and is not an empty folder. Nothing was written.", path=folder)
+    return folder
+
+
+def save_folder(
+    folder: str | Path, model: Any, config: DictConfig, tokenizer: Any, max_shard_size: int | str | None = None
+) -> Path:
+    """Write all that `xlm.load` needs into a folder that is new or empty.
+
+    The configuration is written as it was composed, interpolations kept. A network with the `xlm.model.Model` mixin
+    gets its own config.json too, so that its `from_pretrained` reads the folder. What a network was made from
+    elsewhere (`xlm.protocols.StandaloneModel`) isn't needed any more.
+
+    Args:
+        folder: where to.
+        model, config, tokenizer: those of a run, live.
+        max_shard_size: bytes, or "5GB": larger weights become several files with an index; None for one file.
+
+    Raises:
+        CheckpointError: there is something in the folder; ConfigError: no such size.
+    """
+    folder = check_new(folder)
+    if max_shard_size is not None:
+        check_shard_size(max_shard_size)
     folder.mkdir(parents=True, exist_ok=True)
+    alone = model.standalone_arguments() if isinstance(model, StandaloneModel) else None
+    if alone is not None:
+        config = config.copy()
+        with open_dict(config):
+            config.model.update(alone)
     if isinstance(model, Model):
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, config=alone)
     else:
         save_weights(model, folder / WEIGHTS)
+    if max_shard_size is not None:
+        split_weights(folder / WEIGHTS, max_shard_size)
     (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=False))
     if isinstance(tokenizer, SavedTokenizer):
         tokenizer.save_pretrained(str(folder / TOKENIZER))
@@ -49,11 +74,24 @@ def save_folder(folder: str | Path, model: Any, config: DictConfig, tokenizer: A
 
 
 def push_folder(
-    repo_id: str, model: Any, config: DictConfig, tokenizer: Any, commit_message: str, private: bool | None = None
+    repo_id: str,
+    model: Any,
+    config: DictConfig,
+    tokenizer: Any,
+    commit_message: str,
+    private: bool | None = None,
+    max_shard_size: int | str | None = None,
 ) -> str:
-    """Upload such a folder to a model repository of the hub, made if it doesn't exist; returns what the hub answers."""
+    """Upload such a folder to a model repository of the hub, made if it doesn't exist; returns what the hub answers.
+
+    CheckpointError if the hub cannot be reached or refuses.
+    """
     with TemporaryDirectory() as temporary:
-        folder = save_folder(Path(temporary) / "model", model, config, tokenizer)
+        folder = save_folder(Path(temporary) / "model", model, config, tokenizer, max_shard_size)
         api = HfApi()
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
+        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            raise CheckpointError(f"The model could not be uploaded to '{repo_id}': {reason}.") from error

@@ -15,19 +15,20 @@ from xlm.model import load_safetensors
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
 from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.weight_files import is_weights_alone
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
 
 def load_from(harness: LightningModule, path: str | Path, apply_ema: bool = True) -> None:
-    """Load a `.ckpt` of the harness, or a `.safetensors` of its model alone.
+    """Load a `.ckpt` of the harness, or safetensors (one file, or an index of shards) of its model alone.
 
     Args:
         harness: what is loaded into; its `model` for safetensors.
         path: the file.
         apply_ema: take the averaged weights where the checkpoint has them.
     """
-    if Path(path).suffix == ".safetensors":
+    if is_weights_alone(path):
         model = harness.model
         assert isinstance(model, nn.Module)
         load_safetensors(model, path)

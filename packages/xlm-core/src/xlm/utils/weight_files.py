@@ -1,0 +1,113 @@
+"""Weights alone on disk: one safetensors file, or shards with the index that says which tensor is in which."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError
+
+# The names that transformers and the hub give them.
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_SUFFIXES = (".safetensors", ".safetensors.index.json")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
+
+
+def is_weights_alone(path: str | Path) -> bool:
+    """Whether a file is safetensors, or an index of shards, by its name; else it is a checkpoint."""
+    return str(path).endswith(_SUFFIXES)
+
+
+def weights_in(folder: Path) -> Path | None:
+    """`model.safetensors` of a folder, else its index of shards; None where there is neither."""
+    return next((folder / name for name in (WEIGHTS, INDEX) if (folder / name).is_file()), None)
+
+
+def whole(path: Path) -> Path:
+    """The index beside a shard, since one shard is no model; any other path as it is."""
+    found = _SHARD.fullmatch(path.name)
+    index = path.with_name(f"{found.group(1)}.safetensors.index.json") if found else path
+    return index if index.is_file() else path
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor → file name beside the index.
+
+    Raises:
+        CheckpointCorruptError: it is no such index, or names a file elsewhere.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = {str(name): str(file) for name, file in content["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointCorruptError(path, f"it is no index of shards ({type(error).__name__})") from error
+    for file in files.values():
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointCorruptError(path, f"it names '{file}', which is no file beside it")
+    return files
+
+
+def read_weights(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
+    """All tensors of a safetensors file, or of the shards of an index.
+
+    Raises:
+        CheckpointError: there is no such file, or a shard is missing.
+        CheckpointCorruptError: one cannot be read, or a shard lacks what the index says that it holds.
+    """
+    path = whole(Path(path))
+    if not path.is_file():
+        raise CheckpointError(f"There are no weights at {path}.", path=path)
+    if path.name.endswith(".safetensors"):
+        return _read(path, device)
+    files = read_index(path)
+    shards = sorted(set(files.values()))
+    if missing := [name for name in shards if not (path.parent / name).is_file()]:
+        raise CheckpointError(f"{path} names shards that are not there: {', '.join(missing)}.", path=path)
+    state_dict: dict[str, Tensor] = {}
+    for shard in shards:
+        found = _read(path.parent / shard, device)
+        if lacking := sorted(name for name, file in files.items() if file == shard and name not in found):
+            raise CheckpointCorruptError(path.parent / shard, f"it lacks {', '.join(lacking[:8])}, which its index names")
+        state_dict |= found
+    return state_dict
+
+
+def _read(path: Path, device: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path, device=device)
+    except SafetensorError as error:
+        raise CheckpointCorruptError(path, str(error)) from error
+
+
+def check_shard_size(size: int | str, key: str = "max_shard_size") -> int | str:
+    """The size if it is one that `split_weights` takes, else ConfigError."""
+    number = re.fullmatch(r"(\d+)\s*([KMGT]B)?", str(size).upper())
+    if isinstance(size, bool) or number is None or int(number.group(1)) == 0:
+        raise ConfigError(f"{key} is {size!r}, and must be bytes, or a number with KB, MB, GB or TB: 5GB.", key=key)
+    return size if number.group(2) else int(number.group(1))
+
+
+def split_weights(path: Path, max_shard_size: int | str) -> list[Path]:
+    """Put `model.safetensors` into shards and an index if it is larger than one shard; returns the files of weights.
+
+    A tensor is never split, so that one larger than `max_shard_size` (bytes, or "5GB") gets a shard of its own.
+    """
+    state_dict = load_file(path)
+    split = split_torch_state_dict_into_shards(state_dict, max_shard_size=check_shard_size(max_shard_size))
+    if not split.is_sharded:
+        return [path]
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: state_dict[name] for name in names}, path.with_name(file), metadata=metadata)
+    index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    path.with_name(INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.unlink()
+    return [path.with_name(file) for file in split.filename_to_tensors]
