@@ -52,6 +52,10 @@ class RotaryARLM(nn.Module, Model):
         self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
         self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps)
 
+    def new_cache(self, capacity: int) -> KVCache:
+        """An empty cache for rows of at most that many tokens."""
+        return KVCache(len(self.layers), capacity)
+
     def hidden(
         self,
         input_ids: Integer[Tensor, "batch length"],

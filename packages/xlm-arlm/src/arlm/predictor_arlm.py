@@ -13,7 +13,6 @@ from xlm.data.collate import pad_ids
 from xlm.decoding.trace import begin_trace, recording
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
-from xlm.modules.kv_cache import KVCache
 from xlm.sampling import LogitsSampler
 from xlm.utils.text import remove_trailing_pads
 
@@ -94,7 +93,7 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         answers = torch.full((B, self.max_length), self.tokenizer.pad_token_id, device=device)
         steps = torch.zeros(B, dtype=torch.long, device=device)
         rows = torch.arange(B, device=device)  # which rows still go on
-        cache = KVCache(len(self.model.layers), P + self.max_length) if self.use_cache else None
+        cache = self.model.new_cache(P + self.max_length) if self.use_cache else None
         new, new_mask = input_ids, mask if not bool(mask.all()) else None
         calls, trace = 0, recording()
         while calls < self.max_length and len(rows):

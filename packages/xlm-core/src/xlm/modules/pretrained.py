@@ -1,0 +1,248 @@
+"""Networks of transformers as backbones: loaded or only built, fitted to a vocabulary, cut before their output layer."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer
+
+from xlm.errors import ConfigError
+from xlm.model import Model
+from xlm.modules.attention import positions_from_mask
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+# Learned tables of absolute positions, by the names that transformers gives them.
+_POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
+
+
+class _PassThrough(nn.Identity):
+    """Stands where the output layer was."""
+
+    weight = None
+    bias = None
+
+
+class PretrainedNetwork(nn.Module, Model):
+    """A network of transformers and its output layer apart, so that logits are computed only where they are needed.
+
+    Args:
+        num_embeddings: vocabulary of the run, special tokens included (V); the network's own is resized to it.
+        pretrained_model_name_or_path: a folder that transformers wrote, or an id of the hub.
+        pretrained: False takes the sizes from there and draws new weights.
+        check_vocabulary: compare the tokenizer that lies beside the weights with that of the run.
+        overrides: values of the network's own configuration, for instance `hidden_dropout_prob`.
+        architecture: that whole configuration, in place of a folder; `standalone_arguments` gives it.
+
+    Raises:
+        ConfigError: there is no such network, it is of another kind, or it doesn't compute as is relied on here: its
+            logits are no linear map of its features, or padding changes what it predicts.
+    """
+
+    auto_class: ClassVar[Any]
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        pretrained_model_name_or_path: str | None = None,
+        pretrained: bool = True,
+        check_vocabulary: bool = True,
+        overrides: Mapping[str, Any] | None = None,
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_embeddings = num_embeddings
+        self._vocabulary_of = pretrained_model_name_or_path if pretrained and check_vocabulary else None
+        self._num_known = 0
+        if (pretrained_model_name_or_path is None) == (architecture is None):
+            raise ConfigError(
+                "This network is one of transformers: model.pretrained_model_name_or_path=… names the folder that "
+                "holds it.",
+                key="model.pretrained_model_name_or_path",
+            )
+        if architecture is not None:
+            backbone = self._from_architecture(_plain(architecture))
+        else:
+            backbone = self._from_folder(str(pretrained_model_name_or_path), pretrained, _plain(overrides or {}))
+        self._check_arguments(backbone)
+        backbone.eval()
+        example = _example(backbone)
+        before = backbone(**example).logits
+        output_layer = backbone.get_output_embeddings()
+        if not isinstance(output_layer, nn.Linear):
+            raise ConfigError(f"{type(backbone).__name__} has no linear output layer.", key="model")
+        backbone.set_output_embeddings(_PassThrough())
+        self.backbone: Any = backbone
+        self.head: nn.Linear = output_layer
+        self._shift, self.max_length = _positions_of(backbone)
+        self._check_parts(example, before)
+        self.train()
+
+    # Making it.
+
+    def _from_folder(self, path: str, pretrained: bool, overrides: dict[str, Any]) -> Any:
+        try:
+            config = AutoConfig.from_pretrained(path, **overrides)
+            if not pretrained:
+                config.vocab_size = self.num_embeddings
+                return self.auto_class.from_config(config, dtype=torch.float32)
+            # The precision of a run is the trainer's choice; its weights are kept in float32.
+            backbone, info = self.auto_class.from_pretrained(
+                path, config=config, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"{path} cannot be used as {self.auto_class.__name__}: {reason}",
+                key="model.pretrained_model_name_or_path",
+            ) from error
+        if info["missing_keys"]:
+            logger.warning("%s lacks %s: drawn anew.", path, ", ".join(sorted(info["missing_keys"])))
+        self._num_known = backbone.get_input_embeddings().num_embeddings
+        if self._num_known != self.num_embeddings:
+            backbone.resize_token_embeddings(self.num_embeddings)
+        return backbone
+
+    def _from_architecture(self, architecture: dict[str, Any]) -> Any:
+        try:
+            config = AutoConfig.for_model(**architecture)
+            config.vocab_size = self.num_embeddings
+            return self.auto_class.from_config(config, dtype=torch.float32)
+        except (TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"model.architecture cannot be built: {reason}", key="model.architecture") from error
+
+    def _check_arguments(self, backbone: Any) -> None:
+        taken = inspect.signature(backbone.forward).parameters
+        for name in ("attention_mask", "position_ids"):
+            if name not in taken:
+                raise ConfigError(f"{type(backbone).__name__} takes no {name}: padding would change it.", key="model")
+
+    @torch.no_grad()
+    def _check_parts(self, example: dict[str, Tensor], before: Tensor) -> None:
+        """What a wrapped network must do, tried on a row of a few tokens."""
+        name = type(self.backbone).__name__
+        features = self.backbone(**example).logits
+        if features.shape[-1] != self.head.in_features or not _close(self.head(features), before):
+            raise ConfigError(f"The logits of {name} are no linear map of its features; it can't be used here.")
+        ids = example["input_ids"]
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        alone = self._run(ids, mask)
+        pads = torch.zeros_like(ids[:, :2])
+        padded = self._run(torch.cat([pads, ids], 1), torch.cat([pads.bool(), mask], 1))
+        if not _close(padded[:, 2:], alone):
+            raise ConfigError(f"Padding changes what {name} predicts; it can't be used here.")
+
+    # Using it.
+
+    def _run(
+        self, input_ids: Tensor, attention_mask: Tensor | None, positions: Tensor | None = None, **more: Any
+    ) -> Tensor:
+        """Features (B, L, d), padding moving no position."""
+        length = input_ids.shape[1]
+        self._check_length(length)
+        if positions is None:
+            positions = (
+                torch.arange(length, device=input_ids.device)
+                if attention_mask is None
+                else positions_from_mask(attention_mask)
+            )
+        positions = (positions + self._shift).expand(input_ids.shape)
+        out = self.backbone(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **more)
+        features: Tensor = out.logits
+        return features
+
+    def _check_length(self, length: int) -> None:
+        if self.max_length is not None and length > self.max_length:
+            raise ConfigError(
+                f"A row has {length} tokens, and {type(self.backbone).__name__} has {self.max_length} positions: "
+                "choose a smaller block_size or input_block_size.",
+                key="block_size",
+            )
+
+    # Sharing it.
+
+    def standalone_arguments(self) -> dict[str, Any]:
+        """Arguments that make a network of this shape without the files that it came from."""
+        architecture = json.loads(self.backbone.config.to_json_string(use_diff=False))
+        return {
+            "num_embeddings": self.num_embeddings,
+            "pretrained_model_name_or_path": None,
+            "pretrained": False,
+            "check_vocabulary": False,
+            "overrides": None,
+            "architecture": {name: value for name, value in architecture.items() if name != "_name_or_path"},
+        }
+
+    def save_for_transformers(self, folder: Path, max_shard_size: int | str | None = None) -> None:
+        """Write the network as transformers does, for its `from_pretrained`."""
+        with self._whole() as backbone:
+            backbone.save_pretrained(folder, **({} if max_shard_size is None else {"max_shard_size": max_shard_size}))
+
+    @contextmanager
+    def _whole(self) -> Iterator[Any]:
+        self.backbone.set_output_embeddings(self.head)
+        try:
+            yield self.backbone
+        finally:
+            self.backbone.set_output_embeddings(_PassThrough())
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """ConfigError if the run's tokenizer numbers the tokens that the network has learnt in another way."""
+        path = self._vocabulary_of
+        if path is None or tokenizer is None:
+            return
+        if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in _TOKENIZER_FILES):
+            raise ConfigError(
+                f"{path} holds no tokenizer to compare with that of the run. If its {self._num_known} tokens have the "
+                "same numbers: model.check_vocabulary=false. To train it from scratch: model.pretrained=false.",
+                key="model.check_vocabulary",
+            )
+        known = {text: i for text, i in AutoTokenizer.from_pretrained(path).get_vocab().items() if i < self._num_known}
+        own = dict(zip(known, tokenizer.convert_tokens_to_ids(list(known)), strict=True))
+        wrong = sorted((i, text) for text, i in known.items() if own[text] != i)
+        if wrong:
+            number, text = wrong[0]
+            raise ConfigError(
+                f"The network in {path} was trained with another tokenizer: {text!r} is {number} there and "
+                f"{own[text]} here ({len(wrong)} of {len(known)} tokens differ).\n"
+                "Take its own: ++global_components.tokenizer._target_=xlm.datamodule.load_auto_tokenizer "
+                f"++global_components.tokenizer.pretrained_model_name_or_path={path}",
+                key="global_components.tokenizer",
+            )
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    plain = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else values
+    assert isinstance(plain, Mapping)
+    return {str(name): value for name, value in plain.items()}
+
+
+def _example(backbone: Any) -> dict[str, Tensor]:
+    """One row of a few different tokens, none of them at the ends of the vocabulary, where special ones often are."""
+    size = backbone.get_input_embeddings().num_embeddings
+    return {"input_ids": (torch.arange(3, 8)[None] * max(1, size // 16)) % size}
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Equal but for rounding, measured against the largest value."""
+    return bool((found - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1e-6))
+
+
+def _positions_of(backbone: Any) -> tuple[int, int | None]:
+    """What is added to positions that count from 0, and how many there are (None: no table ends)."""
+    for name, module in backbone.named_modules():
+        if name.rsplit(".", 1)[-1] in _POSITION_TABLES and isinstance(module, nn.Embedding):
+            shift = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa and its kin
+            return shift, module.num_embeddings - max(shift, getattr(module, "offset", 0))
+    return 0, None
