@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
@@ -51,6 +53,12 @@ class RotaryARLM(nn.Module, Model):
         )
         self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
         self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps)
+
+    def for_transformers(self) -> Any:
+        """A network of transformers with these weights that computes the same."""
+        from arlm.export_arlm import to_gpt_neox
+
+        return to_gpt_neox(self)
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache for rows of at most that many tokens."""

@@ -60,6 +60,13 @@ class StandaloneModel(Protocol):
 
 
 @runtime_checkable
+class TransformersModel(Protocol):
+    """A network that transformers has too: `for_transformers` gives its `PreTrainedModel`, with the same weights."""
+
+    def for_transformers(self) -> Any: ...
+
+
+@runtime_checkable
 class ChecksTokenizer(Protocol):
     """A network that knows tokens from before; raises ConfigError if the run's tokenizer numbers them otherwise."""
 

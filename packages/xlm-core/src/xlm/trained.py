@@ -18,7 +18,7 @@ from xlm.jobs.session import build_tokenizer
 from xlm.jobs.sources import Source, check_trusted, find_source
 from xlm.jobs.writer import Sample, Writer
 from xlm.model import load_safetensors
-from xlm.training.exported import push_folder, save_folder
+from xlm.training.exported import push_folder, save_folder, save_for_transformers
 from xlm.training.rng import random_state_of
 from xlm.training.weights import load_weights, select_weights
 from xlm.utils.components import components, set_component
@@ -155,6 +155,10 @@ class TrainedModel:
         `max_shard_size` (bytes, or "5GB"): larger weights become several files with an index.
         """
         return save_folder(folder, self.model, self.config, self.tokenizer, max_shard_size)
+
+    def save_for_transformers(self, folder: str | Path, max_shard_size: int | str | None = None) -> Path:
+        """Write the network alone as transformers reads it, with the tokenizer's files; ConfigError if it has none."""
+        return save_for_transformers(folder, self.model, self.tokenizer, max_shard_size)
 
     def push_to_hub(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,39 @@ from xlm.training.rng import RandomState, capture, restore
 
 def trainer(step: int = 0, every: int = 10) -> Any:
     return SimpleNamespace(global_step=step, log_every_n_steps=every, world_size=1, global_rank=0)
+
+
+class Tied(nn.Module):
+    """One weight under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+
+@pytest.mark.parametrize("during_validation", [True, False])
+def test_a_tied_weight_has_one_average(tmp_path: Path, during_validation: bool) -> None:
+    module: Any = Tied()
+    ema = ExponentialMovingAverage(decay=0.5)
+    ema.on_fit_start(trainer(), module)
+    with torch.no_grad():
+        module.embed.weight.add_(1.0)
+    ema.on_train_batch_end(trainer(1), module, None, None, 0)
+    raw = module.embed.weight.detach().clone()
+    if during_validation:
+        ema.on_validation_start(trainer(), module)
+    checkpoint: dict[str, Any] = {"state_dict": dict(module.state_dict())}
+    ema.on_save_checkpoint(trainer(), module, checkpoint)
+    torch.save(checkpoint, tmp_path / "c.ckpt")
+    for saved in (checkpoint, torch.load(tmp_path / "c.ckpt", weights_only=True)):
+        averaged = averaged_state_dict(saved)
+        assert averaged is not None
+        for name in ("embed.weight", "head.weight"):
+            assert torch.equal(saved["state_dict"][name], raw)
+            assert torch.equal(averaged[name], saved["xlm_ema"]["average"]["embed.weight"])
+            assert not torch.equal(averaged[name], raw)
 
 
 def test_the_average_is_the_recursion_of_the_weights() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -184,18 +184,11 @@ class PretrainedNetwork(nn.Module, Model):
             "architecture": {name: value for name, value in architecture.items() if name != "_name_or_path"},
         }
 
-    def save_for_transformers(self, folder: Path, max_shard_size: int | str | None = None) -> None:
-        """Write the network as transformers does, for its `from_pretrained`."""
-        with self._whole() as backbone:
-            backbone.save_pretrained(folder, **({} if max_shard_size is None else {"max_shard_size": max_shard_size}))
-
-    @contextmanager
-    def _whole(self) -> Iterator[Any]:
-        self.backbone.set_output_embeddings(self.head)
-        try:
-            yield self.backbone
-        finally:
-            self.backbone.set_output_embeddings(_PassThrough())
+    def for_transformers(self) -> Any:
+        """The network of transformers in one piece, a copy."""
+        whole = copy.deepcopy(self)
+        whole.backbone.set_output_embeddings(whole.head)
+        return whole.backbone
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """ConfigError if the run's tokenizer numbers the tokens that the network has learnt in another way."""

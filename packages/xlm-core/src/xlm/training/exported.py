@@ -10,9 +10,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xlm.errors import CheckpointError
+from xlm.errors import CheckpointError, ConfigError
 from xlm.model import Model
-from xlm.protocols import StandaloneModel
+from xlm.protocols import StandaloneModel, TransformersModel
 from xlm.training.weights import save_weights
 from xlm.utils.weight_files import WEIGHTS, check_shard_size, split_weights
 
@@ -70,6 +70,33 @@ def save_folder(
     (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=False))
     if isinstance(tokenizer, SavedTokenizer):
         tokenizer.save_pretrained(str(folder / TOKENIZER))
+    return folder
+
+
+def save_for_transformers(
+    folder: str | Path, model: Any, tokenizer: Any, max_shard_size: int | str | None = None
+) -> Path:
+    """Write a network that transformers has too as its `from_pretrained` reads it, with the tokenizer's own files.
+
+    Raises:
+        ConfigError: transformers has no network that computes the same.
+        CheckpointError: there is something in the folder.
+    """
+    folder = check_new(folder)
+    if not isinstance(model, TransformersModel):
+        raise ConfigError(
+            f"transformers has no network that computes what {type(model).__name__} does; extract.format=xlm keeps it.",
+            key="extract.format",
+        )
+    exported = model.for_transformers()
+    generation = getattr(exported, "generation_config", None)
+    # Where a text begins and ends is the run's choice. The pad id stays: some networks count positions by it.
+    for name in ("bos_token_id", "eos_token_id"):
+        for config in (exported.config, *([] if generation is None else [generation])):
+            setattr(config, name, getattr(tokenizer, name))
+    exported.save_pretrained(folder, **({} if max_shard_size is None else {"max_shard_size": max_shard_size}))
+    if isinstance(tokenizer, SavedTokenizer):
+        tokenizer.save_pretrained(str(folder))
     return folder
 
 
