@@ -38,6 +38,7 @@ class Run(NamedTuple):
     family: str
     folder: Path
     numbers: dict[str, Any]
+    texts: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +74,12 @@ def run(request: pytest.FixtureRequest, home: Path) -> Run:
     family = name.removeprefix("hf_")
     network = [f"model=xtiny_{name}"]
     if name != family:
-        folder = "gpt2" if family == "arlm" else "bert"
-        network = [f"model={name}", f"model.pretrained_model_name_or_path=networks/{folder}"]
+        there = "gpt2" if family == "arlm" else "bert"
+        network = [f"model={name}", f"model.pretrained_model_name_or_path=networks/{there}"]
         network += ["model.check_vocabulary=false"]
-    assert main(["train", f"experiment=star_easy_{family}", *network, f"job_name={name}", *SMALL[:2], *TRAIN, SMALL[2]]) == 0
-    return Run(name, family, home / "runs" / name, measured(f"runs/{name}"))
+    assert main(["train", f"experiment=star_easy_{family}", *network, f"job_name={name}", *SMALL, *TRAIN]) == 0
+    folder = home / "runs" / name
+    return Run(name, family, folder, measured(folder), xlm.load(folder, seed=1).generate(PROMPTS))
 
 
 @pytest.mark.parametrize("size", ["5GB", "20KB"])
@@ -93,26 +95,15 @@ def test_extracted_it_is_worth_the_same(run: Run, size: str) -> None:
     networks.rename("away")
     try:
         assert measured(out) == run.numbers
-        assert xlm.load(out, seed=1).generate(PROMPTS) == again(run)
+        assert xlm.load(out, seed=1).generate(PROMPTS) == run.texts
         if is_sharded:
             shard = next(Path(out).glob("model-*.safetensors"))
-            assert xlm.load(shard, seed=1).generate(PROMPTS) == again(run)
+            assert xlm.load(shard, seed=1).generate(PROMPTS) == run.texts
             network = type(xlm.load(out).model).from_pretrained(out)
             state = xlm.load(out).model.state_dict()
             assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     finally:
         Path("away").rename("networks")
-
-
-def again(run: Run) -> list[str]:
-    """The run's own texts."""
-    away = Path("away").is_dir()
-    if away:
-        Path("away").rename("networks")
-    texts = xlm.load(run.folder, seed=1).generate(PROMPTS)
-    if away:
-        Path("networks").rename("away")
-    return texts
 
 
 def test_averaged_and_raw_weights_are_two_models(run: Run) -> None:

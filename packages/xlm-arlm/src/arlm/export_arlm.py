@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.GELU: "gelu", nn.ReLU: "relu"}
 
 
-def to_gpt_neox(model: RotaryARLM) -> GPTNeoXForCausalLM:
+def to_gpt_neox(model: RotaryARLM) -> Any:
     """A `GPTNeoXForCausalLM` with the same weights and, but for rounding, the same logits.
 
     Both are pre-LN with norms that have biases, a feed-forward block with biases, attention without, rotary positions
     over whole heads in halves, and an untied output layer without bias. A largest frequency other than 1 is a linear
     scaling of positions there.
     """
-    layer = model.layers[0]
+    layer: Any = model.layers[0]
     vocabulary, d_model = model.embed_tokens.weight.shape
     rotary = layer.rotary_emb
     frequencies = {"rope_type": "default", "rope_theta": rotary.base, "partial_rotary_factor": 1.0}
@@ -46,7 +46,8 @@ def to_gpt_neox(model: RotaryARLM) -> GPTNeoXForCausalLM:
         eos_token_id=None,
         pad_token_id=None,
     )
-    exported = GPTNeoXForCausalLM(config).to(model.embed_tokens.weight.dtype)
+    exported: Any = GPTNeoXForCausalLM(config)
+    exported.to(model.embed_tokens.weight.dtype)
     # Its name differs between versions of transformers.
     output = next(name for name, part in exported.named_modules() if part is exported.get_output_embeddings())
     exported.load_state_dict(_state_dict(model, output))
@@ -55,12 +56,13 @@ def to_gpt_neox(model: RotaryARLM) -> GPTNeoXForCausalLM:
 
 def _state_dict(model: RotaryARLM, output: str) -> dict[str, Tensor]:
     """The weights under the names of GPT-NeoX, whose output layer is called `output`."""
+    layers: list[Any] = list(model.layers)
     modules: dict[str, nn.Module] = {
         "gpt_neox.embed_in": model.embed_tokens,
         "gpt_neox.final_layer_norm": model.final_layer.norm_final,
         output: model.final_layer.linear,
     }
-    for i, layer in enumerate(model.layers):
+    for i, layer in enumerate(layers):
         modules |= {
             f"gpt_neox.layers.{i}.input_layernorm": layer.norm1,
             f"gpt_neox.layers.{i}.post_attention_layernorm": layer.norm2,
@@ -73,7 +75,7 @@ def _state_dict(model: RotaryARLM, output: str) -> dict[str, Tensor]:
         for name, module in modules.items()
         for part, value in module.state_dict().items()
     }
-    for i, layer in enumerate(model.layers):
+    for i, layer in enumerate(layers):
         weight = layer.attn_qkv.weight.detach()
         # Ours are all queries, all keys, all values; theirs go head by head.
         heads = weight.view(3, layer.nhead, -1, weight.shape[1]).transpose(0, 1)

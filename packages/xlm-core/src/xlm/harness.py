@@ -85,8 +85,7 @@ class Harness(LightningModule):
         self.model: Any = None
         self.loss_function: Any = None
         self._make("model")
-        if isinstance(self.model, ChecksTokenizer):
-            self.model.check_tokenizer(tokenizer)
+        self._check_tokenizer()
         self._make("loss_function")
         self.predictor: Any = self.instantiate_predictor(cfg)
         for component in (self.loss_function, self.predictor):
@@ -124,6 +123,10 @@ class Harness(LightningModule):
         """The network of the config's `model`, which becomes `self.model`."""
         self.model = instantiate((self.config if cfg is None else cfg).model)
         return self.model
+
+    def _check_tokenizer(self) -> None:
+        if isinstance(self.model, ChecksTokenizer):
+            self.model.check_tokenizer(self.tokenizer)
 
     def instantiate_loss_function(self, cfg: DictConfig | None = None) -> Any:
         """The loss of the config's `loss`, which becomes `self.loss_function`; None for a model that only predicts."""

@@ -168,9 +168,7 @@ class TrainedModel:
         max_shard_size: int | str | None = None,
     ) -> str:
         """Upload that folder; `load(repo_id)` gets it back."""
-        return push_folder(
-            repo_id, self.model, self.config, self.tokenizer, commit_message, private, max_shard_size
-        )
+        return push_folder(repo_id, self.model, self.config, self.tokenizer, commit_message, private, max_shard_size)
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())

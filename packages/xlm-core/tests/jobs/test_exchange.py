@@ -175,7 +175,9 @@ def test_pushed_and_loaded_writes_the_same_tokens(home: Path, hub: Hub, capsys: 
     assert xlm.load("me/again").generate(PROMPTS) == here.generate(PROMPTS)
 
 
-def test_a_strangers_model_is_not_written_anew_unasked(home: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_strangers_model_is_not_written_anew_unasked(
+    home: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["push_to_hub", "hub.checkpoint_path=runs/t", "hub.repo_id=me/bigram"]) == 0
     command = ["extract_checkpoint", "extract.checkpoint_path=me/bigram", "extract.output_dir=mine"]
     assert main(command) == 1

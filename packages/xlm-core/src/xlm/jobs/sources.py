@@ -62,7 +62,7 @@ def find_source(path_or_id: str | Path, config: str | Path | None = None, revisi
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights (or the index of its shards); `tokenizer` is the folder of its tokenizer's own files, if it has any."""
+    """A file of weights, or the index of its shards; `tokenizer` is the folder of its tokenizer's files, if any."""
 
     path: Path
     tokenizer: Path | None = None

@@ -87,8 +87,8 @@ def _restrict(cfg: DictConfig, job: str, given: Mapping[str, Any]) -> None:
     """Leave nothing in a stranger's configuration that calls more than xlm and the installed models."""
     if job != "generate" or not any(given.get(f"generation.{name}") for name in _NEED_NO_DATA):
         raise ConfigError(
-            "The configuration comes from the hub, and all but writing texts would call whatever functions it names. Give "
-            f"experiment=… of your own, or, if you trust its author, {SECTIONS[job]}.trust_remote_code=true."
+            "The configuration comes from the hub, and all but writing texts would call whatever functions it names. "
+            f"Give experiment=… of your own, or, if you trust its author, {SECTIONS[job]}.trust_remote_code=true."
         )
     for key, value in _LEFT_OUT.items():
         cfg[key] = value

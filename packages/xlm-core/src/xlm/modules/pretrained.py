@@ -1,4 +1,4 @@
-"""Networks of transformers as backbones: loaded or only built, fitted to a vocabulary, cut before their output layer."""
+"""Networks of transformers as backbones: loaded or only built, fitted to a vocabulary, cut before the output layer."""
 
 from __future__ import annotations
 

@@ -105,9 +105,7 @@ def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] |
     return {name: average[name].to(t.dtype) if name in average else t for name, t in raw.items()}
 
 
-def _under_all_names(
-    state_dict: dict[str, torch.Tensor], values: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def _under_all_names(state_dict: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`values` for every name of a tied weight too, which a module's parameters name once and its state dict twice."""
     by_place = {
         (state_dict[name].data_ptr(), state_dict[name].shape): value

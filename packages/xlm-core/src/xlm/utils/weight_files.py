@@ -74,7 +74,9 @@ def read_weights(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
     for shard in shards:
         found = _read(path.parent / shard, device)
         if lacking := sorted(name for name, file in files.items() if file == shard and name not in found):
-            raise CheckpointCorruptError(path.parent / shard, f"it lacks {', '.join(lacking[:8])}, which its index names")
+            raise CheckpointCorruptError(
+                path.parent / shard, f"it lacks {', '.join(lacking[:8])}, which its index names"
+            )
         state_dict |= found
     return state_dict
 
