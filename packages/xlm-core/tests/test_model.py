@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from omegaconf import OmegaConf
 from torch import nn
 
 from xlm.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
 from xlm.model import Model
 from xlm.modules.rotary_transformer import RotaryEmbedding, RotaryTransformerLayer, RotaryTransformerLayerList
+from xlm.utils.weight_files import split_weights
 
 
 class Net(nn.Module, Model):
@@ -50,6 +52,30 @@ def test_a_saved_model_comes_back(tmp_path: Path, tied: bool) -> None:
     assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())
     assert (back.out.weight is back.embed.weight) == tied
     assert Net.from_pretrained(tmp_path, schedule=object()).sizes == [3, {"a": 4}]
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_model_of_the_hub_comes_in_shards_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool) -> None:
+    net = Net(4, tied=True)
+    net.save_pretrained(tmp_path / "there")
+    if sharded:
+        assert len(split_weights(tmp_path / "there/model.safetensors", 100)) > 1
+    asked = []
+
+    def download(*, repo_id: str, filename: str, **_: Any) -> str:
+        asked.append(filename)
+        path = tmp_path / "there" / filename
+        if not path.is_file():
+            raise EntryNotFoundError(filename)
+        return str(path)
+
+    monkeypatch.setattr("xlm.model.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download)
+    back = Net.from_pretrained("me/net")
+    assert all(torch.equal(back.state_dict()[name], value) for name, value in net.state_dict().items())
+    assert ("model.safetensors.index.json" in asked) == sharded
+    local = Net.from_pretrained(tmp_path / "there")
+    assert torch.equal(local.embed.weight, net.embed.weight)
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
