@@ -78,7 +78,8 @@ def test_unknown_jobs_list_the_known_ones_and_the_nearest() -> None:
         find_job("trian", [Job("draw", "a.draw", "", "a")])
     assert str(caught.value) == (
         "Unknown job_type 'trian'. "
-        "Jobs: check, draw, eval, generate, name, plan, prepare_data, report, runs, sweep_sampler, trace, train. "
+        "Jobs: check, draw, eval, extract_checkpoint, generate, name, plan, prepare_data, push_to_hub, report, runs, "
+        "sweep_sampler, trace, train. "
         "Did you mean 'train'?"
     )
     assert caught.value.job_type == "trian"
