@@ -215,7 +215,7 @@ def test_options_of_a_stranger(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     here = "generation.checkpoint_path=me/bigram"
     rows = rows_of(capsys, here, PROMPTS)
     assert [row["prediction"] for row in rows] == xlm.load("runs/t").generate(["3 1 19", "7"])
-    assert "comes from the hub, and reading its data would call" in refusal(capsys, here)
+    assert "comes from the hub, and all but writing texts would call" in refusal(capsys, here)
     assert len(rows_of(capsys, here, "generation.num_examples=1", "generation.trust_remote_code=true")) == 1
     config = Path("hub/xlm_config.yaml")
     config.write_text(config.read_text().replace("bigram.components_bigram.BigramPredictor", "os.system"))
