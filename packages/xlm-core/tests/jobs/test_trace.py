@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from xlm.cli.main import main
 from xlm.errors import ConfigError
-from xlm.jobs.trace import Request, is_trace, read_request, short_name
+from xlm.jobs.trace import is_trace, sampler_options, short_name
+from xlm.jobs.trace_request import Request, read_request
 from xlm.jobs.tracing import DEFAULTS, sampler_of, trace_options
 
 
@@ -24,11 +25,25 @@ from xlm.jobs.tracing import DEFAULTS, sampler_of, trace_options
         (["trace", "a", "prompts=7"], Request(("a",), ("7",))),
         (["trace", "a", "prompts=['']"], Request(("a",), ("",))),
         (["trace", "t.json", "out=x.html", "gif=true"], Request(("t.json",), out="x.html", gif=True)),
+        (["trace", "a", "prompt_file=p.jsonl", "mode=infill"], Request(("a",), prompt_file="p.jsonl", mode="infill")),
+        (["trace", "generation.checkpoint_path=a", "generation.num_examples=2"], Request(("a",), num_prompts=2)),
+        (
+            ["trace", "a", "generation.prompts=[x]", "generation.apply_ema=false"],
+            Request(("a",), ("x",), apply_ema=False),
+        ),
+        (
+            ["trace", "a", "predictor.top_p=1e-3", "predictor.seed=null"],
+            Request(("a",), sampler={"": {"top_p": 0.001, "seed": None}}),
+        ),
+        (
+            ["trace", "a", "mdlm.predictor.num_steps=8", "my.run.predictor.suppressed_tokens=[x,y]"],
+            Request(("a",), sampler={"mdlm": {"num_steps": 8}, "my.run": {"suppressed_tokens": ["x", "y"]}}),
+        ),
     ],
 )
 def test_requests(args: list[str], request_: Request) -> None:
     assert is_trace(args)
-    assert read_request(args) == request_
+    assert read_request([word for word in args if word not in ("trace", "job_type=trace")]) == request_
 
 
 @pytest.mark.parametrize("args", [[], ["train", "job_name=trace"], ["generate", "trace=true"]])
@@ -47,11 +62,50 @@ def test_other_jobs(args: list[str]) -> None:
         (["a", "replay=maybe"], "replay is maybe"),
         (["a", "split=train"], "split is 'train'"),
         (["a", "prompts=[a"], "cannot be read"),
+        (["a", "predictor.top_p=[1"], "predictor.top_p=.1 cannot be read"),
+        (["a", "seed=1.5"], "seed is 1.5"),
+        (["a", "apply_ema=2"], "apply_ema is 2"),
+        (["a", "generation.output=x"], "Unknown option 'generation.output'"),
+        (["a", "predictr.top_p=1"], "and predictor.<option> of the samplers"),
     ],
 )
 def test_mistakes(args: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
-        read_request(["trace", *args])
+        read_request(args)
+
+
+RUNS = {"runs/a": ("mdlm", ["temperature", "num_steps"]), "runs/b.ckpt/x.ckpt": ("arlm", ["temperature", "max_length"])}
+
+
+def test_options_are_everybodys_a_familys_or_a_runs() -> None:
+    asked = {"a": {"temperature": 3}, "": {"temperature": 1}, "mdlm": {"temperature": 2, "num_steps": 4}}
+    first, second = RUNS
+    assert sampler_options(asked, RUNS) == {first: {"temperature": 3, "num_steps": 4}, second: {"temperature": 1}}
+    assert sampler_options({}, RUNS) == {first: {}, second: {}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"": {"num_steps": 1}},
+            r"b.ckpt \(arlm\) has no option 'num_steps' .* Give it to those that do: mdlm.predictor.num_",
+        ),
+        ({"a": {"temprature": 1}}, r"a \(mdlm\) has no option 'temprature' .* Did you mean 'temperature'\?"),
+        (
+            {"ilm": {"temperature": 1}},
+            r"ilm.predictor is no run's sampler; the runs and families: mdlm, a, arlm, b.ckpt\.",
+        ),
+    ],
+)
+def test_options_that_nobody_has(asked: dict[str, dict[str, Any]], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        sampler_options(asked, RUNS)
+
+
+def test_options_for_files_of_traces_alone() -> None:
+    with pytest.raises(ConfigError, match=r"This.predictor is no run's sampler.* all of them are files of traces"):
+        sampler_options({"": {"temperature": 1}}, {})
 
 
 def test_a_missing_trace_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -3,103 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlm.cli.words import is_job
 from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.jobs.trace_request import STAGES, Request, read_request
 
 if TYPE_CHECKING:
     from xlm.traces.document import Document
     from xlm.trained import TrainedModel
 
 JOB = "trace"
-STAGES = {"test": "test", "val": "validate"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `xlm trace` is asked for.
-
-    Args:
-        runs: runs' folders, checkpoints, exported folders or ids of the hub; files that end in .json are traces.
-        prompts: None takes `num_prompts` of the first run's `split`.
-        num_samples: of each prompt and run.
-        seed: from which all runs draw.
-        view: dotted name of the function that draws a prompt; None takes the first run's `trace_view`.
-        out: the page; its JSON, GIF and PNG stand beside it. None: trace.html, or beside a trace that was given.
-        gif, png, replay: also an animation, a strip of moments, a replay in the terminal.
-    """
-
-    runs: tuple[str, ...]
-    prompts: tuple[str, ...] | None = None
-    num_prompts: int = 4
-    num_samples: int = 1
-    split: str = "test"
-    seed: int = 0
-    device: str = "cpu"
-    view: str | None = None
-    title: str | None = None
-    out: str | None = None
-    gif: bool = False
-    png: bool = False
-    replay: bool = False
 
 
 def is_trace(args: Sequence[str]) -> bool:
     """Whether a command line asks for this job, which reads the configurations of the runs instead of composing one."""
     return is_job(JOB, args)
-
-
-def read_request(args: Sequence[str]) -> Request:
-    """The request of a command line: names of runs and `key=value`; ConfigError for anything else."""
-    import yaml
-
-    rest = list(args)
-    rest.remove(JOB if JOB in rest else f"job_type={JOB}")
-    known = [field.name for field in fields(Request)]
-    given: dict[str, Any] = {}
-    runs: list[str] = []
-    for text in rest:
-        key, equals, value = text.partition("=")
-        if not equals:
-            if text.startswith("-"):
-                raise ConfigError(f"xlm {JOB} takes no {text}. Options are written key=value: {', '.join(known)}.")
-            runs.append(text)
-            continue
-        if key not in known:
-            hint = did_you_mean(nearest_names(key, known, 1))
-            raise ConfigError(f"Unknown option '{key}'. Options: {', '.join(known)}. {hint}".rstrip(), key=key)
-        try:
-            given[key] = yaml.safe_load(value) if key not in ("prompts", "runs") else _listed(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{text} cannot be read. A list is written [a,b].", key=key) from error
-    runs += given.pop("runs", ())
-    if not runs:
-        raise ConfigError(f"Which runs? xlm {JOB} runs/a runs/b, or runs=[runs/a,runs/b], or a trace.json.")
-    return _checked(Request(tuple(runs), **given))
-
-
-def _listed(value: str) -> tuple[str, ...]:
-    """`[a,b]` or one value, as texts: a prompt of digits stays a prompt."""
-    import yaml
-
-    loaded = yaml.load(value, Loader=yaml.BaseLoader) if value.startswith("[") else [value]
-    return tuple(str(item) for item in loaded)
-
-
-def _checked(request: Request) -> Request:
-    for name in ("num_prompts", "num_samples"):
-        value = getattr(request, name)
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} is {value}, and must be at least 1.", key=name)
-    for name in ("gif", "png", "replay"):
-        if not isinstance(getattr(request, name), bool):
-            raise ConfigError(f"{name} is {getattr(request, name)}, and must be true or false.", key=name)
-    if request.split not in STAGES:
-        raise ConfigError(f"split is '{request.split}', and must be one of: {', '.join(STAGES)}.", key="split")
-    return request
 
 
 def run_trace(args: Sequence[str]) -> int:
@@ -110,7 +30,9 @@ def run_trace(args: Sequence[str]) -> int:
     from xlm.jobs.tracing import write_trace
     from xlm.traces.terminal import replay_in_terminal
 
-    request = read_request(args)
+    rest = list(args)
+    rest.remove(JOB if JOB in rest else f"job_type={JOB}")
+    request = read_request(rest)
     quiet_libraries()
     console = Console()
     doc, beside = trace_runs(request), Path("trace.html")
@@ -128,53 +50,121 @@ def trace_runs(request: Request) -> Document:
     """One document of all runs.
 
     Raises:
-        ConfigError: a model cannot write, or records nothing; CheckpointError: there is none; DataError: no trace.
+        ConfigError: a model cannot write, records nothing, or has no such option; CheckpointError: there is none;
+            DataError: no trace, or no prompts.
     """
+    import xlm
     from xlm.traces.document import document, read_document
 
-    runs, asked = [], None
+    # All are loaded first: a mistake in the last one's options should not cost what the others write.
+    loaded = {
+        name: xlm.load(
+            name,
+            device=request.device,
+            apply_ema=request.apply_ema,
+            revision=request.revision,
+            trust_remote_code=request.trust_remote_code,
+        )
+        for name in request.runs
+        if not name.endswith(".json")
+    }
+    options = sampler_options(request.sampler, {name: (family(lm), list(lm.options)) for name, lm in loaded.items()})
+    asked = _asked(request, next(iter(loaded.values()))) if loaded else None
+    runs = []
     for name in request.runs:
-        if name.endswith(".json"):
+        if asked is None or name not in loaded:
             runs += read_document(name)["runs"]
-            continue
-        import xlm
-
-        lm = xlm.load(name, device=request.device)
-        asked = asked or _asked(request, lm)
-        runs.append(_traced(request, name, lm, *asked))
+        else:
+            runs.append(_traced(request, name, loaded[name], options[name], *asked))
     title = request.title or ", ".join(dict.fromkeys(run["name"] for run in runs))
     return document(title, runs)
 
 
+def family(lm: TrainedModel) -> str:
+    """How a run's family is called."""
+    return str(lm.config.get("model_name") or "")
+
+
+def sampler_options(
+    asked: dict[str, dict[str, Any]], runs: dict[str, tuple[str, list[str]]]
+) -> dict[str, dict[str, Any]]:
+    """For each run the options of its sampler: everybody's, then its family's, then its own.
+
+    Args:
+        asked: whose → option → value; see `Request.sampler`.
+        runs: each run's family, and the options that its sampler has.
+
+    Raises:
+        ConfigError: nobody is called so, or a sampler has no such option.
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in runs}
+    for whose, options in sorted(asked.items(), key=lambda item: _rank(item[0], runs)):
+        chosen = [name for name, (kind, _) in runs.items() if whose in ("", kind, short_name(name))]
+        if not chosen:
+            there = dict.fromkeys(called for name, (kind, _) in runs.items() for called in (kind, short_name(name)))
+            names = ", ".join(there) or "none, as all of them are files of traces"
+            raise ConfigError(f"{whose or 'This'}.predictor is no run's sampler; the runs and families: {names}.")
+        for name in chosen:
+            kind, known = runs[name]
+            for option in options:
+                if option not in known:
+                    near = did_you_mean(nearest_names(option, known, 1))
+                    having = [other for other, its in runs.values() if option in its]
+                    only = f"Give it to those that do: {having[0]}.predictor.{option}=…" if having else ""
+                    raise ConfigError(
+                        f"The sampler of {short_name(name)} ({kind}) has no option '{option}' (it has "
+                        f"{', '.join(known)}). {only or near}".rstrip(),
+                        key=f"predictor.{option}",
+                    )
+            found[name] |= options
+    return found
+
+
+def _rank(whose: str, runs: dict[str, tuple[str, list[str]]]) -> int:
+    """What is said of fewer runs counts more."""
+    return 0 if not whose else 1 if whose in {kind for kind, _ in runs.values()} else 2
+
+
 def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | None], Any]:
     """Prompts, their answers where the data has them, and the drawing function."""
+    from xlm.jobs.prompts import read_prompts
     from xlm.traces.document import find_view
 
     view = find_view(request.view or lm.config.get("trace_view"))
-    if request.prompts is not None:
-        return list(request.prompts), [None] * len(request.prompts), view
+    given = read_prompts("-" if request.prompts == ("-",) else request.prompts, request.prompt_file)
+    if given is not None:
+        return [prompt.text for prompt in given], [None] * len(given), view
     return *prompts_of_data(lm, request.split, request.num_prompts), view
 
 
 def _traced(
-    request: Request, name: str, lm: TrainedModel, prompts: list[str], truths: list[str | None], view: Any
+    request: Request,
+    name: str,
+    lm: TrainedModel,
+    options: dict[str, Any],
+    prompts: list[str],
+    truths: list[str | None],
+    view: Any,
 ) -> Any:
     from xlm.decoding.trace import record
     from xlm.jobs.session import shown
     from xlm.jobs.tracing import sampler_of
     from xlm.traces.document import describe_run
 
+    own_seed = options.get("seed")
+    seed = request.seed if own_seed is None else int(own_seed)
+    options = {option: value for option, value in options.items() if option != "seed"}
     with record() as recorder:
         # One prompt after the other, so that traces come in their order.
         for number, prompt in enumerate(prompts):
-            lm.generate(prompt, request.num_samples, seed=request.seed + number)
+            lm.samples(prompt, request.num_samples, mode=request.mode, seed=seed + number, **options)
     return describe_run(
         short_name(name),
         recorder.traces,
         lm.tokenizer,
-        model=str(lm.config.get("model_name") or ""),
+        model=family(lm),
         checkpoint=shown(lm.source),
-        sampler=sampler_of(lm.config),
+        sampler={**sampler_of(lm.config), **options},
         view=view,
         prompts=[prompt for prompt in prompts for _ in range(request.num_samples)],
         truths=[truth for truth in truths for _ in range(request.num_samples)],

@@ -9,13 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xlm.decoding.trace import Recorder, record
+from xlm.decoding.trace import Trace, record
 from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.jobs.session import Session, shown
 from xlm.traces.document import Document, View, describe_run, document, find_view, write_document
 from xlm.traces.page import write_page
-from xlm.utils.rank_zero import get_rank
+from xlm.utils.rank_zero import gathered, get_rank
 
 DEFAULTS: dict[str, Any] = {"num_samples": 8, "gif": False, "png": False}
 # What a predictor's configuration says besides its options.
@@ -38,7 +38,10 @@ def trace_options(cfg: DictConfig) -> dict[str, Any] | None:
 
 @contextmanager
 def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[None]:
-    """Record what the harness' predictor writes inside, if `trace` is on, and write the files at the end."""
+    """Record what the harness' predictor writes inside, if `trace` is on, and write the files at the end.
+
+    Of several processes each records its share, and the first one writes what all have together.
+    """
     options = trace_options(session.cfg)
     if options is None:
         yield
@@ -46,16 +49,18 @@ def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[No
     view = find_view(session.cfg.get("trace_view"))
     with record(limit=options["num_samples"]) as recorder:
         yield
+    # Shares are consecutive: one behind the other, they are in the order of the data.
+    traces = [trace for share in gathered(recorder.traces) for trace in share][: options["num_samples"]]
     if get_rank() == 0:
-        doc = _document(session.cfg, harness, checkpoint, recorder, view)
+        doc = _document(session.cfg, harness, checkpoint, traces, view)
         written = write_trace(session.run_dir / "trace.html", doc, gif=options["gif"], png=options["png"])
         session.console.print(f"How it was written: {shown(written)}, to be opened in a browser.", soft_wrap=True)
 
 
-def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, recorder: Recorder, view: View | None) -> Document:
+def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, traces: list[Trace], view: View | None) -> Document:
     run = describe_run(
         str(cfg.job_name),
-        recorder.traces,
+        traces,
         harness.tokenizer,
         model=str(cfg.get("model_name") or ""),
         checkpoint=shown(checkpoint),
