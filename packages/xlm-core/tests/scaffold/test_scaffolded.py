@@ -67,6 +67,11 @@ def test_a_run_is_evaluated_and_generated_from(work_dir: Path, layout: str) -> N
     assert set(rows[0]) >= {"prompt", "prediction", "truth", "steps_taken"}
     run(work_dir, "xlm", "job_type=generate", *common, "generation.prompts=['1 2 2 3 1 3','4 5']")
     assert len(written.read_text().splitlines()) == 2
+    run(work_dir, "xlm", "trace", "runs/toy", "prompts=['1 2 2 3 1 3','4 5']", "predictor.max_length=3")
+    (traced,) = json.loads((work_dir / "trace.json").read_text())["runs"]
+    assert [(sample["prompt"], 0 < sample["calls"] <= 3) for sample in traced["samples"]] == [
+        ("1 2 2 3 1 3", True), ("4 5", True),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

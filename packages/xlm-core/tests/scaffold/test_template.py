@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xlm.data.collate import pad_ids
 from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.decoding.trace import record, replay
 from xlm.errors import DataError
 from xlm.scaffold.templates import TEMPLATE
 
@@ -160,6 +161,19 @@ def test_a_row_ends_at_eos_while_the_others_go_on(predictor: Any, collator: Call
     assert preds["steps_taken"].tolist() == [3, 1]
     rows = json.loads(json.dumps(predictor.to_dict(collator("Seq2SeqPred")(EXAMPLES), preds)))
     assert rows[0] == {"prompt": "0 1 2", "prediction": "2 2", "steps_taken": 3, "truth": "1 3"}
+
+
+def test_what_is_recorded_is_what_is_written(predictor: Any, collator: Callable[..., Any]) -> None:
+    batch = collator("Seq2SeqPred")(EXAMPLES)
+    silent = predictor.predict(batch)
+    with record() as recorder:
+        preds = predictor.predict(batch)
+    assert torch.equal(preds["ids"], silent["ids"])
+    assert [trace.calls for trace in recorder.traces] == preds["steps_taken"].tolist()
+    assert [trace.truth for trace in recorder.traces] == [[8, 10, EOS], [7, 7, 12, 9, EOS]]
+    for trace, ids, mask in zip(recorder.traces, preds["ids"], preds["attention_mask"], strict=True):
+        assert replay(trace.given, trace.steps) == ids[mask].tolist()
+        assert all(0 < change["p"] <= 1 for step in trace.steps for change in step["changes"])
 
 
 def test_a_prompt_is_answered_alone_as_among_others(predictor: Any) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from template_model.datamodule_template_model import TemplateModelSeq2SeqPredCollator
 from template_model.types_template_model import TemplateModelPredictionBatch, TemplateModelPredictionDict
+from xlm.decoding.trace import begin_trace, recording
 from xlm.harness import Predictor
 
 
@@ -39,9 +40,11 @@ class TemplateModelPredictor(Predictor[TemplateModelPredictionBatch, TemplateMod
         dataloader_name: str | None = None,
     ) -> TemplateModelPredictionDict:
         """An answer for every row of `input_ids` (B, P): `ids` (B, P + T), the answers from column P on."""
-        # TODO: your way of writing.
+        # TODO: your way of writing. What is told to `trace` is what `xlm trace` shows.
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         start = ids.shape[1]
+        begin_trace(batch, start, self.tokenizer)
+        trace = recording()  # None unless somebody asked for a trace
         never = self._never_written()
         going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)  # (B,): rows without an EOS so far
         steps = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
@@ -49,6 +52,10 @@ class TemplateModelPredictor(Predictor[TemplateModelPredictionBatch, TemplateMod
             logits = self.model(ids, mask)[:, -1]  # (B, V)
             logits[:, never] = -torch.inf
             token = logits.argmax(dim=-1).masked_fill(~going, self.tokenizer.pad_token_id)
+            if trace is not None:
+                rows = going.nonzero().squeeze(1)
+                trace.step(rows)
+                trace.appended(rows, token[rows], logits[rows])
             ids = torch.cat([ids, token[:, None]], dim=1)
             mask = torch.cat([mask, going[:, None]], dim=1)
             steps += going
