@@ -17,6 +17,7 @@ from xlm.errors import CheckpointMismatchError, ConfigError
 from xlm.harness import Harness
 from xlm.jobs import eval as evaluation
 from xlm.jobs import session, train
+from xlm.reports.run import read_run
 from xlm.utils.components import clear_components
 from xlm.utils.instantiate import instantiate
 
@@ -66,9 +67,15 @@ def test_a_run_trains_validates_tests_and_keeps_everything(configure: Configure,
     assert {"val/lm/accumulated_loss", "test/lm/accumulated_loss", "test/prediction/exact_match"} <= metrics.keys()
     assert metrics["test/prediction/num_rows"] == 30
     run = work_dir / "runs/t"
-    assert json.loads((run / "results.json").read_text())["n"] == {
-        "val/lm": 20, "val/prediction": 20, "test/lm": 30, "test/prediction": 30,
-    }  # fmt: skip
+    record = json.loads((run / "results.json").read_text())
+    assert record["n"] == {"val/lm": 20, "val/prediction": 20, "test/lm": 30, "test/prediction": 30}
+    assert {name: found["value"] for name, found in record["results"].items()} == record["metrics"]
+    read = read_run(run).measured
+    for name, found in record["results"].items():
+        assert found["n"] == record["n"][name.rpartition("/")[0]]
+        assert (read[name].value, read[name].n) == (found["value"], found["n"])
+        assert found["se"] is None or read[name].error == found["se"]
+    assert min(record["results"][f"{split}/lm/accumulated_loss"]["se"] for split in ("val", "test")) > 0
     assert {f.name for f in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "step-6.ckpt"}
     assert len((run / "predictions/val/prediction/step_00000003.jsonl").read_text().splitlines()) == 20
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from xlm import flags
 from xlm.errors import CheckpointError, ConfigError
+from xlm.evaluation.estimates import Estimates
 from xlm.harness import Harness
 from xlm.jobs.session import Session, build_callbacks, build_loggers, shown, start
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
@@ -44,8 +45,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         check_fits(harness, resume[1]["state_dict"], resume[0])
     with GracefulSignals() as signals:
         train_log = TrainLog()
-        cost = TrainingCost(train_log)
-        trainer = session.trainer([cost, *callbacks(cfg, signals, train_log)], build_loggers(cfg))
+        cost, estimates = TrainingCost(train_log), Estimates()
+        trainer = session.trainer([cost, estimates, *callbacks(cfg, signals, train_log)], build_loggers(cfg))
         describe_run(session, harness, trainer)
         if resume is not None and 0 < trainer.max_steps <= resume[1]["global_step"]:
             session.console.print(
@@ -59,7 +60,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
     record["parameters"] = num_parameters(harness)
     record["training"] = cost.as_dict(trainer.strategy.root_device)
-    return finish(session, harness, trainer, record)
+    return finish(session, harness, trainer, record, estimates)
 
 
 def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
@@ -154,8 +155,10 @@ def loaders(session: Session) -> dict[str, list[str]]:
     return {split: list(names.values()) for split, names in session.datamodule.dataloader_names.items() if names}
 
 
-def finish(session: Session, harness: Harness, trainer: Trainer, record: dict[str, Any]) -> dict[str, float]:
-    """Draw the curves, test the best weights, print and write the results."""
+def finish(
+    session: Session, harness: Harness, trainer: Trainer, record: dict[str, Any], estimates: Estimates
+) -> dict[str, float]:
+    """Draw the curves, test the best weights, print and write the results with their standard errors."""
     cfg = session.cfg
     run_dir = session.run_dir
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
@@ -169,10 +172,11 @@ def finish(session: Session, harness: Harness, trainer: Trainer, record: dict[st
         trainer.test(harness, datamodule=session.datamodule, verbose=False)
         metrics |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     if trainer.is_global_zero and metrics:
-        counts = harness.last_counts
-        print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console)
+        counts, results = estimates.counts, estimates.record(metrics)
+        print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console, results)
         write_results(
-            run_dir / "results.json", {**record, "step": trainer.global_step, "metrics": metrics, "n": counts}
+            run_dir / "results.json",
+            {**record, "step": trainer.global_step, "results": results, "metrics": metrics, "n": counts},
         )
         session.console.print(cost_line(record["training"]), highlight=False)
         session.console.print(
