@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xlm.cli.main import main
 from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.evaluation.pareto import COSTS, Point, front
@@ -98,6 +99,17 @@ def test_a_point_is_what_eval_measures(home: Path) -> None:
     p, error = point.metrics["exact_match"]
     assert error == pytest.approx((p * (1 - p) / 39) ** 0.5)
     assert point.network_calls == found["test/prediction/network_calls"]
+
+
+def test_a_checkpoint_brings_its_configuration(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (point,) = sweep("sweep.num_steps=[2]", "sweep.num_examples=10", "sweep.output_path=as_named")
+    args = ["sweep_sampler", "sweep.num_steps=[2]", "sweep.num_examples=10", "~datamodule.dataset_managers.train"]
+    assert main([*args, "sweep.checkpoint_path=runs/mine", "job_name=again"]) == 0, capsys.readouterr().err
+    record = json.loads(Path("runs/again/sweep_test/sweep.json").read_text())
+    assert [Point.from_dict(values).metrics for values in record["points"]] == [point.metrics]
+    assert record["weights"].endswith("runs/mine/checkpoints/best.ckpt")
+    assert main([*args, "sweep.checkpoint_path=runs/none.ckpt"]) != 0
+    assert capsys.readouterr().err.startswith("Error: There is no file or folder runs/none.ckpt.")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # The section of the configuration in which a job's options are.
-SECTIONS = {"eval": "eval", "generate": "generation", "extract_checkpoint": "extract", "push_to_hub": "hub"}
+SECTIONS = {
+    "eval": "eval", "generate": "generation", "sweep_sampler": "sweep", "extract_checkpoint": "extract",
+    "push_to_hub": "hub",
+}  # fmt: skip
 PATH_KEYS = ("checkpoint_path", "ckpt_path")
 # Options of every job that loads a model.
 CHECKPOINT_OPTIONS = (*PATH_KEYS, "revision", "apply_ema", "trust_remote_code")

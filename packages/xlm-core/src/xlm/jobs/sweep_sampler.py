@@ -20,7 +20,7 @@ from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import Point, draw, table, write_tables
 from xlm.harness import Harness, num_rows
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
-from xlm.jobs.naming_a_checkpoint import PATH_KEYS
+from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
 from xlm.jobs.session import Session, shown, start
 from xlm.metrics import MetricWrapper
 from xlm.training.peak import synchronize
@@ -29,7 +29,7 @@ from xlm.training.rng import random_state_of
 from xlm.utils.imports import get_function
 from xlm.utils.run_record import config_hash
 
-OWN = ("split", "num_examples", "metric", "output_path", *PATH_KEYS, "revision", "apply_ema")
+OWN = ("split", "num_examples", "metric", "output_path", *CHECKPOINT_OPTIONS)
 STAGES = {"val": "validate", "test": "test"}
 NUM_EXAMPLES = 500
 POINTS = "points.jsonl"
