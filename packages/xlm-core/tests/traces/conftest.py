@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.decoding.trace import Recorder
 from xlm.tasks.star import draw_graph
 from xlm.traces.document import Document, describe_run, document
+from xlm.traces.drawings import grid
 
 PROMPT = "0 1 1 2 0 3 3 4 0 2"
 ANSWER = "0 1 1 2"
@@ -51,7 +54,7 @@ def unmasking(tokenizer: SimpleSpaceTokenizer, answer: str) -> Recorder:
     recorder = Recorder()
     words, eos = ids_of(tokenizer, answer), tokenizer.eos_token_id
     given = [*ids_of(tokenizer, PROMPT), tokenizer.bos_token_id]
-    row = given + [tokenizer.mask_token_id] * 6
+    row = given + [tokenizer.mask_token_id] * (len(words) + 2)
     recorder.begin(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool), len(given))
     for place, token in reversed(list(enumerate([*words, eos, eos]))):
         recorder.step(torch.tensor([0]))
@@ -95,6 +98,28 @@ def remasking(tokenizer: SimpleSpaceTokenizer) -> Recorder:
     write(1, six)
     write(2, seven)
     return recorder
+
+
+def board(prompt: str) -> dict[str, Any]:
+    """Two by two, one cell given: `1 .` over `. .`; the prompt says nothing of it."""
+    return grid([["1", None], [None, None]], [["1", "2"], ["2", "1"]], box=(1, 2), title="Two by two")
+
+
+def open_cells(prompt: str) -> dict[str, Any]:
+    """Answered by the words of the open cells alone, from the last one; nothing says what is right."""
+    return grid([["1", None], [None, None]], fills=[(1, 1), (1, 0), (0, 1)])
+
+
+@pytest.fixture
+def boards(tokenizer: SimpleSpaceTokenizer) -> Document:
+    """Boards that are solved, wrong in two cells (one of them given), and without a solution."""
+    runs = [
+        describe_run(name, unmasking(tokenizer, answer).traces, tokenizer, view=view, truths=["1 2 2 1"])
+        for name, answer, view in (
+            ("solved", "1 2 2 1", board), ("wrong", "2 2 1 1", board), ("open", "1 2 2", open_cells),
+        )
+    ]  # fmt: skip
+    return document("Boards", runs)
 
 
 @pytest.fixture

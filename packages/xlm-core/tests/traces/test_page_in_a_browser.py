@@ -133,6 +133,37 @@ def test_edges_appear_right_or_wrong(page: Page) -> None:
     assert page.locator(".written").count() == 0
 
 
+def board(page: Page, number: int) -> list[str]:
+    """The cells of a board, with what is said of each."""
+    cells: list[str] = page.locator(".board").nth(number).locator(".cell").evaluate_all(
+        "cells => cells.map(cell => `${cell.textContent} ${[...cell.classList].slice(1).sort().join(' ')}`.trim())"
+    )  # fmt: skip
+    return cells
+
+
+def test_boards_are_filled_right_or_wrong(page: Page, boards: Document, file: Path) -> None:
+    write_page(file, boards)
+    page.reload()
+    assert board(page, 0) == ["1 given", "2 right written", "2 right written", "1 right written"]
+    assert board(page, 1) == ["2 fresh given written wrong", "2 right written", "1 written wrong", "1 right written"]
+    assert board(page, 2) == ["1 given", "2 written", "2 written", "1 fresh written"]
+    assert page.locator(".verdict").all_inner_texts() == ["solved", "not solved", "not as in the data"]
+    assert page.locator(".board").nth(1).get_attribute("aria-label") == (
+        "Board of 2 × 2: 2 right, 2 wrong cells of the answer"
+    )
+    assert page.locator("#grid-marks").is_visible()
+    assert page.locator("#graph-marks").is_hidden()
+    assert page.locator(".board").nth(0).locator(".box").count() == 3 + 2
+    assert page.locator("h2").first.inner_text() == "Two by two"
+    page.locator("#time").fill("4")
+    assert board(page, 0) == ["1 given", "", "2 fresh right written", "1 right written"]
+    assert page.locator(".verdict").first.inner_text() == "2 right, 0 wrong"
+    page.keyboard.press("Home")
+    assert [board(page, n) for n in range(3)] == [["1 given", "", "", ""]] * 3
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_what_is_taken_back_is_a_moment_of_its_own(page: Page, remasked: Document, file: Path) -> None:
     write_page(file, remasked)
     page.reload()
@@ -171,8 +202,11 @@ def test_insertions_move_the_rest_and_calm_readers_see_none_of_it(browser: Brows
         page = context.new_page()
         page.goto(f"{file.as_uri()}#call=2")
         page.wait_for_timeout(400)
-        page.keyboard.press("ArrowRight")
-        running = page.evaluate("document.querySelector('.row').getAnimations({subtree: true}).length")
+        # Pressed and counted in one go: on a busy machine the motion would be over.
+        running = page.evaluate("""() => {
+            dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));
+            return document.querySelector(".row").getAnimations({subtree: true}).length;
+        }""")
         assert (running > 1) == moves, "the new token and the one that it moves"
         context.close()
 

@@ -14,7 +14,7 @@ from xlm.traces.document import Document
 from xlm.utils.files import replace_text
 
 FOLDER = Path(__file__).parent / "page"
-SCRIPTS = ("frames.js", "graph.js", "card.js", "page.js")
+SCRIPTS = ("frames.js", "graph.js", "grid.js", "card.js", "page.js")
 
 
 def render_page(doc: Document) -> str:

@@ -136,8 +136,11 @@ class Card {
         return there ? { label: this.text(cell.token).trim(), born: cell.born } : null;
       });
       const counts = this.drawing.show(answer, (cell) => this.colour(cell), at);
-      right = this.drawing.solved(answer.map((cell) => cell?.label));
-      said = right ? "reaches the goal" : "does not reach the goal";
+      const solved = this.drawing.solved(answer.map((cell) => cell?.label));
+      if (solved !== null) {
+        right = solved;
+        said = this.drawing.verdicts[solved ? 0 : 1];
+      }
       if (!done) said = counts.right + counts.wrong ? `${counts.right} right, ${counts.wrong} wrong` : "";
     }
     this.verdict.textContent = done || this.drawing ? said : "";

@@ -15,6 +15,7 @@ class GraphDrawing {
     this.edges = new Set(drawing.edges.map((edge) => edge.join(">")));
     this.good = new Set(drawing.good.map((edge) => edge.join(">")));
     this.drawing = drawing;
+    this.verdicts = ["reaches the goal", "does not reach the goal"];
     const width = (Math.max(...drawing.nodes.map((node) => node.x)) + 1) * UNIT;
     const height = (Math.max(...drawing.nodes.map((node) => node.y)) + 1) * UNIT;
     this.root = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "graph", role: "img" });
@@ -115,6 +116,3 @@ class GraphDrawing {
     return here === this.drawing.goal;
   }
 }
-
-// How a task's drawing is shown, by its kind.
-const DRAWINGS = { graph: GraphDrawing };

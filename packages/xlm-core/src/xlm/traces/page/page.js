@@ -78,7 +78,9 @@ const times = [...new Set(cards.flatMap((card) => card.frames.map((frame) => fra
 const last = times.length - 1;
 let now = last, timer = 0, speed = 1;
 $("time").max = last;
-$("marks").hidden = !cards.some((card) => card.drawing);
+for (const [id, kind] of [["graph-marks", "graph"], ["grid-marks", "grid"]]) {
+  $(id).hidden = !cards.some((card) => card.drawing && card.sample.drawing.kind === kind);
+}
 
 function show(moment) {
   now = Math.min(Math.max(moment, 0), last);
