@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +20,13 @@ from mdlm.model_mdlm import DiTMDLM
 from mlm.datamodule_mlm import MLMSeq2SeqCollator
 from mlm.loss_mlm import MLMLoss
 from mlm.model_mlm import RotaryMLM
+from xlm.compose import load_config
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.evaluation.likelihood import Likelihood, LikelihoodEstimator, likelihood_terms, num_bytes
+from xlm.jobs import eval as evaluation
+from xlm.jobs import train
 from xlm.noise import CosineSchedule
+from xlm.utils.components import clear_components
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
 EXAMPLES = [
@@ -74,3 +81,37 @@ def test_batches_change_nothing(family: tuple[Any, Any]) -> None:
     results = [measure(*family, batch_size=size) for size in (1, 7, 60)]
     for result in results[1:]:
         assert result.as_dict() == pytest.approx(results[0].as_dict(), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_four_seeds_agree_within_the_error_of_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MDLM on real text: the squared deviations from their mean, in errors of drawing, are χ² of three degrees."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XLM_CACHE_DIR", os.environ.get("XLM_CACHE_DIR", str(tmp_path / "cache")))
+    choice = (
+        "experiment=text_mdlm", "model=xtiny_mdlm", "job_name=t", "trainer_strategy=cpu", "loggers=debug",
+        "block_size=48", "global_components.tokenizer.vocab_size=400",
+        "datamodule.dataset_managers.test.lm.num_examples=150",
+    )  # fmt: skip
+    data = "datamodule.dataset_managers"
+    train.run(load_config([
+        *choice, "trainer.max_steps=60", "trainer.val_check_interval=60", "trainer.limit_val_batches=1",
+        "per_device_batch_size=16", f"{data}.train.lm.num_examples=960", f"{data}.val.lm.num_examples=8",
+        f"{data}.val.unconditional_prediction.num_examples=1", "test_after_training=false",
+    ]))  # fmt: skip
+    without = [
+        f"~{data}.{part}" for part in ("train", "val", "test.infill_prediction", "test.unconditional_prediction")
+    ]
+    found: list[dict[str, Any]] = []
+    for seed in (1, 2, 3, 4):
+        evaluation.run(load_config([*choice, *without, f"seed={seed}"]))
+        found.append(json.loads(Path("runs/t/eval_test.json").read_text())["likelihood"]["test/lm"])
+    clear_components()
+    values, errors = [f["nll_per_token"]["value"] for f in found], [f["estimator_se"] for f in found]
+    assert max(values) < 0.97 * math.log(400), "the network has learnt something"
+    mean = sum(values) / 4
+    chi_squared = sum(((value - mean) / error) ** 2 for value, error in zip(values, errors, strict=True))
+    assert 0.024 < chi_squared < 16.3, "between the quantiles of 0.1 % and 99.9 %"
+    for record in found:
+        assert record["n"] == 150
+        assert record["estimator_se"] < record["nll_per_token"]["se"], "texts differ from each other, too"
