@@ -66,7 +66,8 @@ def test_edges_are_read_by_where_their_words_stand_at_the_end(doc: Document) -> 
 def test_colours_run_from_the_first_call_to_the_last() -> None:
     assert colour_at(1, 9) == STOPS[0]
     assert colour_at(9, 9) == STOPS[-1]
-    assert colour_at(1, 1) == STOPS[0]
+    assert colour_at(1, 1) == colour_at(0.5, 9) == STOPS[0]
+    assert colour_at(9.5, 9) == STOPS[-1]
 
 
 def test_the_animation_has_a_frame_for_each_call(doc: Document, tmp_path: Path) -> None:

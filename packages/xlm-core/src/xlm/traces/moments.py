@@ -53,8 +53,9 @@ def moments(sample: Sample) -> dict[float, list[Cell]]:
 
 def colour_at(born: float, calls: int) -> Colour:
     """The colour of what was written at moment `born` of `calls`."""
-    place = (born - 1) / (calls - 1) * (len(STOPS) - 1) if calls > 1 else 0.0
-    low = min(max(int(place), 0), len(STOPS) - 2)
+    share = (born - 1) / (calls - 1) if calls > 1 else 0.0
+    place = min(max(share, 0.0), 1.0) * (len(STOPS) - 1)  # half a moment before the first call, or after the last
+    low = min(int(place), len(STOPS) - 2)
     r, g, b = (round(a + (z - a) * (place - low)) for a, z in zip(STOPS[low], STOPS[low + 1], strict=True))
     return r, g, b
 

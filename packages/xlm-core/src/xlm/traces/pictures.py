@@ -45,8 +45,7 @@ def write_strip(path: Path, doc: Document, num_moments: int = 4) -> Path:
     rows = []
     for film in shown:
         chosen = sorted({max(1, round(film.calls * (n + 1) / num_moments)) for n in range(num_moments)})
-        cards = [_card(film, min(t, film.calls)) for t in chosen]
-        rows.append(cards)
+        rows.append([_card(film, t if t < film.calls else max(film.rows)) for t in chosen])
     path.parent.mkdir(parents=True, exist_ok=True)
     _grid(rows).quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
     return path
