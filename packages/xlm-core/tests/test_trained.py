@@ -131,6 +131,16 @@ def test_options_of_one_call(run: Path) -> None:
         lm.generate(["1 [MASK]"])
 
 
+def test_a_model_without_a_predictor_says_that_it_cannot_write(run: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(run / "config.yaml")
+    config.predictor = None
+    OmegaConf.save(config, tmp_path / "silent.yaml")
+    lm = xlm.load(run / "checkpoints/best.ckpt", config=tmp_path / "silent.yaml")
+    assert lm.options == {}
+    with pytest.raises(ConfigError, match="this model cannot write"):
+        lm.generate(PROMPTS)
+
+
 def test_averaged_or_raw_weights(run: Path) -> None:
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     averaged = xlm.load(run / "checkpoints/last.ckpt").model.table.weight

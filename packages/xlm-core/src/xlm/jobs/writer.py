@@ -86,8 +86,10 @@ class Writer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option of the sampler, with the value that it has."""
-        node = self.harness.config.predictor
+        """Every option of the sampler, with the value that it has; none where the model has no sampler."""
+        node = self.harness.config.get("predictor")
+        if node is None:
+            return {}
         taken = inspect.signature(get_function(node["_target_"])).parameters
         with components(**self.live):
             return {
@@ -213,7 +215,12 @@ class Writer:
         """The harness' predictor, or one with other options around the same network."""
         predictor = self.harness.predictor
         if predictor is None or not callable(getattr(predictor, "generate", None)):
-            raise ConfigError(f"{type(predictor).__name__} has no generate(list[str]), so this model cannot write.")
+            missing = (
+                "There is no predictor"
+                if predictor is None
+                else f"{type(predictor).__name__} has no generate(list[str])"
+            )
+            raise ConfigError(f"{missing}, so this model cannot write.")
         if not options:
             return predictor
         for name in options:
