@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from warm_xlm import warm_xlm
+
 pytestmark = pytest.mark.slow
 
 XLM = str(Path(sys.executable).with_name("xlm"))
@@ -51,7 +53,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def xlm(cwd: Path, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [XLM, *arguments],
+        [*warm_xlm(environment()), *arguments],
         cwd=cwd, env=environment(), capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip
     assert (done.returncode == 0) == ok, f"{done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from borrowed import Environment
+from warm_xlm import warm_xlm
 from wheels import build
 from workspace import CORE, ROOT, read_packages
 from xlm.compose import load_config, to_yaml
@@ -25,8 +26,9 @@ COPIES = [(model, f"copy_{number}") for number, model in enumerate(MODELS)]
 
 def run(folder: Path, *command: str, ok: bool = True) -> str:
     """What a program of this environment printed, errors included; it must succeed, or fail if not `ok`."""
+    program = warm_xlm() if command[0] == "xlm" else (BIN / command[0],)
     done = subprocess.run(
-        [BIN / command[0], *command[1:]], cwd=folder, capture_output=True, text=True, timeout=500, check=False
+        [*program, *command[1:]], cwd=folder, capture_output=True, text=True, timeout=500, check=False
     )
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -6,17 +6,16 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from warm_xlm import warm_xlm
 from workspace import ROOT, read_packages
 from xlm.compose import load_config
 
 MODELS = [p.model for p in read_packages(ROOT).values() if p.model]
 FILLS = {"mlm", "mdlm", "ilm"}
-XLM = str(Path(sys.executable).with_name("xlm"))
 MANAGERS = "datamodule.dataset_managers"
 SMALL = (
     "trainer.max_steps=4", "trainer.val_check_interval=2", "per_device_batch_size=8", "trainer_strategy=cpu",
@@ -49,7 +48,7 @@ def run(model: str, folder: Path, cache: Path, *more: str) -> Path:
     """A run of a few steps; its folder. Anything on stderr is a warning that a user would see."""
     small = (*SMALL, *(FEW_GAPS if model in FILLS else ()), *more)
     done = subprocess.run(
-        [XLM, "train", f"experiment=text_{model}", f"model=xtiny_{model}", "job_name=t", *small],
+        [*warm_xlm(), "train", f"experiment=text_{model}", f"model=xtiny_{model}", "job_name=t", *small],
         cwd=folder, env={**os.environ, "XLM_CACHE_DIR": str(cache)}, capture_output=True, text=True, timeout=250,
         check=False,
     )  # fmt: skip

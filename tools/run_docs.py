@@ -1,4 +1,4 @@
-"""Runs the code blocks of the documentation, page by page, each page in a folder and a home of its own.
+"""Runs the code blocks of the documentation, page by page, each page in a folder of its own.
 
     python tools/run_docs.py                  README.md, docs/ and the packages' READMEs
     python tools/run_docs.py docs/cli.md      these pages
@@ -8,12 +8,16 @@ Blocks of a page follow each other as in one terminal: folder and exported varia
 may say about a block is in docs_blocks.py. Two programs are stood in for, so that a page neither installs
 packages nor starts the run that it is part of: `pip install` checks that the names exist here, and
 `hatch run NAME` runs that script of hatch.toml in the present environment (one that is pytest only collects).
+`xlm` commands with overrides are copies of a process that has imported the libraries (warm_xlm.py), but for
+README.md, whose commands run as a reader's do, in a home of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import doctest
+import functools
 import os
 import shlex
 import shutil
@@ -26,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docs_blocks import SHELL, Block, DocsError, commands, read_blocks
+from warm_xlm import warm_xlm
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -49,7 +54,7 @@ trap 'pwd > {state}/cwd; export -p > {state}/env' EXIT
 XLM = """\
 #!/bin/sh
 case "$*" in
-  *=*) exec {bin}/xlm "$@" $XLM_DOCS_OVERRIDES ;;
+  *=*) exec {xlm} "$@" $XLM_DOCS_OVERRIDES ;;
   *) exec {bin}/xlm "$@" ;;
 esac
 """
@@ -93,16 +98,25 @@ def missing(block: Block) -> str | None:
     return None
 
 
-class Session:
-    """A folder, a home and a PATH for one page."""
+@functools.cache
+def shared_home() -> Path:
+    """The home of the warm pages that this process runs."""
+    folder = tempfile.TemporaryDirectory(prefix="xlm-home-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
-    def __init__(self, folder: Path) -> None:
+
+class Session:
+    """A folder, a home and a PATH for one page; warm pages share a home, since libraries read it at import."""
+
+    def __init__(self, folder: Path, is_warm: bool) -> None:
         self.folder, self.state, self.bin = folder / "work", folder / "state", folder / "bin"
-        for path in (self.folder, self.state, self.bin, folder / "home"):
-            path.mkdir()
+        home = shared_home() if is_warm else folder / "home"
+        for path in (self.folder, self.state, self.bin, home):
+            path.mkdir(exist_ok=True)
         (self.state / "cwd").write_text(str(self.folder))
         self.env = {
-            "HOME": str(folder / "home"),
+            "HOME": str(home),
             "PATH": os.pathsep.join(map(str, (self.bin, BIN, "/usr/local/bin", "/usr/bin", "/bin"))),
             "LANG": "C.UTF-8",
             "COLUMNS": "110",
@@ -112,7 +126,8 @@ class Session:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }
         self.python_code = ""
-        self._program("xlm", XLM.format(bin=BIN))
+        xlm = shlex.join(warm_xlm(self.env)) if is_warm else BIN / "xlm"
+        self._program("xlm", XLM.format(bin=BIN, xlm=xlm))
         for name in ("hatch", "pip"):
             self._program(name, STAND_IN.format(python=sys.executable, tools=ROOT / "tools", name=name))
 
@@ -192,7 +207,7 @@ def same_output(expected: str, printed: str) -> bool:
 
 def run_page(page: Path, folder: Path) -> Iterator[Outcome]:
     """Run a page's blocks in an empty folder, up to and including the first that fails."""
-    session = Session(folder)
+    session = Session(folder, is_warm=page.resolve() != ROOT / "README.md")
     for block in read_blocks(page):
         if block.runs:
             outcome = session.run(block)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from warm_xlm import warm_xlm
 from xlm.compose import load_config
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def test_its_experiment_composes(scaffold: Scaffold, work_dir: Path, layout: str
 
 def run(work_dir: Path, *command: str) -> str:
     """What a program of this environment printed; it must succeed."""
-    done = subprocess.run([BIN / command[0], *command[1:]], cwd=work_dir, capture_output=True, text=True, timeout=280)
+    program = warm_xlm() if command[0] == "xlm" else (BIN / command[0],)
+    done = subprocess.run([*program, *command[1:]], cwd=work_dir, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
