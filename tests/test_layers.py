@@ -16,7 +16,7 @@ LAYERS: dict[str, int] = {
     "evaluation": 3, "reports": 3, "tasks": 3, "traces": 3, "training": 3,
     "datamodule": 4, "harness": 4,
     "compose": 5, "external_models": 5,
-    "__main__": 6, "__init__": 6, "cli": 6, "jobs": 6, "scaffold": 6, "testing": 6, "trained": 6,
+    "__main__": 6, "__init__": 6, "cli": 6, "jobs": 6, "lm_eval": 6, "scaffold": 6, "testing": 6, "trained": 6,
 }  # fmt: skip
 TOP_FOR_MODELS = 4
 # A model package inside core: the scaffold copies it, so it lives by the rules of models.

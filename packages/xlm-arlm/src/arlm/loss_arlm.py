@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from arlm.types_arlm import ARLMBatch, ARLMLossDict
@@ -50,6 +50,13 @@ class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
         return linear_cross_entropy(
             head.norm_final(hidden), head.linear.weight, head.linear.bias, targets, reduction="none"
         )
+
+    @torch.no_grad()
+    def greedy_ids(self, batch: ARLMBatch) -> Integer[Tensor, " targets"]:
+        """The most likely token at every target, in reading order, given the true ones before it."""
+        _, hidden = self._targets_and_hidden(batch)
+        best: Tensor = self.model.final_layer(hidden).argmax(dim=-1)
+        return best
 
     def _targets_and_hidden(self, batch: ARLMBatch) -> tuple[Tensor, Tensor]:
         """Targets (N,) and the hidden vectors (N, d) that predict them."""

@@ -13,6 +13,7 @@ from xlm.decoding.bound import Method, clean_ids, coded_ids, nelbo_draws
 from xlm.decoding.masking import IGNORE, StretchedSchedule
 from xlm.harness import Harness, LossFunction
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
+from xlm.sampling import widest_float
 
 
 class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
@@ -82,6 +83,18 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
             num_points,
             method,
         )
+
+    @torch.no_grad()
+    def greedy_ids(self, batch: MDLMBatch) -> Integer[Tensor, " maskable"]:
+        """The most likely token at every maskable position, in reading order, while all of them are masked."""
+        maskable = batch["maskable"]
+        z = clean_ids(batch["input_ids"], batch["target_ids"]).masked_fill(maskable, self.tokenizer.mask_token_id)
+        rate = torch.ones(len(z), dtype=widest_float(z.device), device=z.device)
+        sigma = StretchedSchedule(self.noise_schedule).sigma(rate)
+        features = self.model.features(z, batch["attention_mask"], sigma)
+        logits: Tensor = self.model.output_layer(features[maskable])
+        logits[:, self.tokenizer.mask_token_id] = -torch.inf
+        return logits.argmax(dim=-1)
 
     def coded_ids(self, batch: MDLMBatch) -> Integer[Tensor, "batch length"]:
         """The tokens that `nll_bound` is about, -100 elsewhere."""

@@ -91,6 +91,16 @@ class MLMLoss(LossFunction[MLMBatch, MLMLossDict]):
             method,
         )
 
+    @torch.no_grad()
+    def greedy_ids(self, batch: MLMBatch) -> Integer[Tensor, " maskable"]:
+        """The most likely token at every maskable position, in reading order, while all of them are masked."""
+        maskable = batch["maskable"]
+        z = clean_ids(batch["input_ids"], batch["target_ids"]).masked_fill(maskable, self.tokenizer.mask_token_id)
+        features = self.model.features(z, batch["attention_mask"])
+        logits: Tensor = self.model.output_layer(features[maskable])
+        logits[:, self.tokenizer.mask_token_id] = -torch.inf
+        return logits.argmax(dim=-1)
+
     def coded_ids(self, batch: MLMBatch) -> Integer[Tensor, "batch length"]:
         """The tokens that `nll_bound` is about, -100 elsewhere."""
         return coded_ids(batch["input_ids"], batch["target_ids"], batch["maskable"])

@@ -70,6 +70,10 @@ def _dispatch(args: list[str]) -> int:
         from xlm.cli.report import write_report
 
         return write_report(args)
+    if is_job("lm_eval", args):
+        from xlm.jobs.lm_eval import run_lm_eval
+
+        return run_lm_eval(args)
     from xlm.jobs.trace import is_trace, run_trace
 
     if is_trace(args):

@@ -40,6 +40,8 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "trace", "xlm.jobs.trace.run_trace", "show how trained models write, side by side: xlm trace runs/a runs/b"
         ),
+        # So does this one.
+        Job("lm_eval", "xlm.jobs.lm_eval.run_lm_eval", "run tasks of lm-evaluation-harness on a trained model"),
         # Composes its configurations itself: the command line takes it before Hydra does.
         Job("check", "xlm.cli.check.run_check", "prove that a model obeys the contract: xlm check NAME"),
         # Neither do these two: they read what runs wrote.

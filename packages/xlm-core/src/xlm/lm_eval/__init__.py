@@ -1,0 +1,1 @@
+"""Models trained here inside lm-evaluation-harness: scoring and writing as it asks for them."""

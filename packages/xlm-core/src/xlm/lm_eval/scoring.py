@@ -1,0 +1,172 @@
+"""Scores pairs of context and continuation, as token ids, with any family: exact, or as a bound."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from xlm.errors import ConfigError
+from xlm.evaluation.continuations import Scored, Span, score_spans, score_whole
+from xlm.evaluation.likelihood import BoundedLoss, description, gives_likelihood
+from xlm.trained import TrainedModel
+from xlm.utils.components import components
+from xlm.utils.instantiate import instantiate
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """log p of a continuation in nats, exact or a lower bound, with the bound's standard error over its draws.
+
+    `standard_error` is 0 where exact, NaN for a single draw.
+    """
+
+    log_likelihood: float
+    is_greedy: bool
+    standard_error: float
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is given and what is scored; `ends`: EOS behind it is scored too."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+    ends: bool = False
+
+
+class Scorer:
+    """Scores with a trained model, batch by batch; a pair's score depends neither on its batch nor on the order.
+
+    A model of whole texts (role `lm`) scores `[BOS] context continuation`. A model of prompts and answers (role
+    `seq2seq`) scores an answer and its end, whatever `ends` says.
+
+    Args:
+        lm: whose loss gives a likelihood.
+        num_samples: draws of a bound for each pair; each is the mean over several maskings.
+        seed: from which they are drawn, together with the pair itself.
+        precision: of the network's arithmetic; sums are float64 always.
+
+    Raises:
+        ConfigError: the loss gives no likelihood, or the model has no such role.
+    """
+
+    def __init__(self, lm: TrainedModel, num_samples: int = 8, seed: int = 0, precision: Precision = "fp32") -> None:
+        loss = lm.harness.loss_function
+        if not gives_likelihood(loss):
+            raise ConfigError(f"{type(loss).__name__} gives no likelihood, so lm-eval can only let this model write.")
+        self.lm, self.loss = lm, loss
+        self.num_samples, self.seed, self.precision = num_samples, seed, precision
+        self.role = "lm" if lm.continues else "seq2seq"
+        node = (lm.config.get("collators") or {}).get(self.role)
+        if node is None:
+            raise ConfigError(f"The model has no collator for the role '{self.role}', so lm-eval cannot score with it.")
+        with components(tokenizer=lm.tokenizer, noise_schedule=lm.harness.noise_schedule):
+            self._collate = instantiate(node)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether scores are log p itself rather than a lower bound."""
+        return not isinstance(self.loss, BoundedLoss)
+
+    @property
+    def of(self) -> str:
+        """Whose likelihood it is, in words."""
+        return description(self.loss).of
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens of context and continuation together (for answers: of an answer); None for no limit."""
+        block = self.lm.config.get("block_size")
+        if block is None:
+            return None
+        return int(block) - 1 if self.role == "lm" else int(block) - 2
+
+    @property
+    def max_context(self) -> int | None:
+        """Most tokens of a context; None for no limit."""
+        limit = self.max_length if self.role == "lm" else self.lm.config.get("input_block_size")
+        return None if limit is None else int(limit)
+
+    def score(self, pairs: Sequence[Pair]) -> list[Score]:
+        """One score per pair, all in one batch.
+
+        Raises:
+            ConfigError: a pair is longer than the model can read, or the family cannot score such pairs.
+        """
+        if not pairs:
+            return []
+        for pair in pairs:
+            self._check_length(pair)
+        with torch.inference_mode(), self._arithmetic():
+            terms, is_greedy = self._scored(pairs)
+        mean = terms.nll.mean(dim=1)
+        error = torch.zeros_like(mean) if terms.exact else terms.nll.std(dim=1) / terms.nll.shape[1] ** 0.5
+        rows = zip(mean.tolist(), is_greedy.tolist(), error.tolist(), terms.num_tokens.tolist(), strict=True)
+        return [Score(-nll, greedy, error, count) for nll, greedy, error, count in rows]
+
+    def _scored(self, pairs: Sequence[Pair]) -> Scored:
+        if self.role == "seq2seq":
+            examples = [self._example(pair, pair.continuation, prompt_ids=list(pair.context)) for pair in pairs]
+            return score_whole(self.loss, self._batch(examples), self.num_samples)
+        texts = [(*pair.context, *pair.continuation) for pair in pairs]
+        batch = self._batch([self._example(pair, text) for pair, text in zip(pairs, texts, strict=True)])
+        if not self.is_exact and "maskable" not in batch and all(pair.ends and not pair.context for pair in pairs):
+            return score_whole(self.loss, batch, self.num_samples)
+        eos = self.lm.tokenizer.eos_token_id
+        rows = [[*text, *([eos] if pair.ends else [])] for pair, text in zip(pairs, texts, strict=True)]
+        spans = [Span(len(pair.context), len(row)) for pair, row in zip(pairs, rows, strict=True)]
+        pad = self.lm.tokenizer.pad_token_id
+        return score_spans(self.loss, batch, rows, spans, pad, self.num_samples)
+
+    def _example(self, pair: Pair, ids: Sequence[int], **more: Any) -> dict[str, Any]:
+        return {"input_ids": list(ids), "noise_seed": seed_of(self.seed, pair), **more}
+
+    def _batch(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        device = self.lm.device
+        batch = self._collate(examples)
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+    def _check_length(self, pair: Pair) -> None:
+        limit = self.max_length
+        used = len(pair.continuation) + (len(pair.context) + pair.ends if self.role == "lm" else 0)
+        if limit is not None and used > limit:
+            what = "context and continuation" if self.role == "lm" else "the answer"
+            raise ConfigError(f"A request has {used} tokens of {what}, and this model takes at most {limit}.")
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.lm.device.type, dtype=torch.bfloat16)
+
+
+def seed_of(seed: int, pair: Pair) -> int:
+    """The stream of a pair: 62 bits of a hash of what is asked, so that neither order nor batch matters."""
+    text = repr((seed, pair.context, pair.continuation, pair.ends))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
+
+
+def windows(context: Sequence[int], ids: Sequence[int], size: int | None, ends: bool = False) -> Iterator[Pair]:
+    """Pairs that score every token of `ids` once (and the end, if asked), each with as much before it as fits.
+
+    None is longer than `size`, the end counted; a context loses its left, but never its last token.
+    """
+    whole: list[int | None] = [*context, *ids, *([None] if ends else [])]  # None is the end
+    size = len(whole) if size is None else size
+    done = len(context)
+    while done < len(whole):
+        end = min(len(whole), done + max(1, size - min(done, 1)))
+        start = min(done, max(0, end - size))
+        given, scored = (
+            [token for token in part if token is not None] for part in (whole[start:done], whole[done:end])
+        )
+        yield Pair(tuple(given), tuple(scored), ends=whole[end - 1] is None)
+        done = end
