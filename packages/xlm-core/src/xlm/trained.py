@@ -228,7 +228,7 @@ def load_source(
         load_safetensors(harness.model, source.path)
     else:
         load_weights(harness, select_weights(source.checkpoint, apply_ema), source.path)
-    harness.to(_device(device)).eval()
+    harness.to(usable_device(device)).eval()
     return TrainedModel(harness, source.path, live, seed)
 
 
@@ -280,7 +280,8 @@ def _settle(node: Any) -> None:
             _settle(raw)
 
 
-def _device(name: str | torch.device) -> torch.device:
+def usable_device(name: str | torch.device) -> torch.device:
+    """`auto` is the best that is here: CUDA, else MPS, else the CPU."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():

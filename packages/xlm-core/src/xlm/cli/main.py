@@ -78,6 +78,10 @@ def _dispatch(args: list[str]) -> int:
 
     if is_trace(args):
         return run_trace(args)
+    from xlm.jobs.text_quality import is_text_quality, run_text_quality
+
+    if is_text_quality(args):
+        return run_text_quality(args)
     from xlm.cli.run import run_job
 
     return run_job(args)

@@ -44,6 +44,12 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job("lm_eval", "xlm.jobs.lm_eval.run_lm_eval", "run tasks of lm-evaluation-harness on a trained model"),
         # Composes its configurations itself: the command line takes it before Hydra does.
         Job("check", "xlm.cli.check.run_check", "prove that a model obeys the contract: xlm check NAME"),
+        # Reads files of texts: the command line takes it before Hydra does.
+        Job(
+            "text_quality",
+            "xlm.jobs.text_quality.run_text_quality",
+            "judge generated texts: perplexity beside entropy, lengths, repetition and what was copied",
+        ),
         # Neither do these two: they read what runs wrote.
         Job("runs", "xlm.cli.runs.print_runs", "list the runs of a folder, by default runs/"),
         Job("report", "xlm.cli.report.write_report", "compare runs on one page: xlm report runs=[a,b]"),

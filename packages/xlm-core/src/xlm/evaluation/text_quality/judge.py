@@ -1,0 +1,208 @@
+"""A trained left-to-right model as judge: how likely each text is under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from xlm.errors import ConfigError
+
+# Tokens that the judge sees at once, its context token included, where it could see more.
+WINDOW = 1024
+BATCH_SIZE = 32
+# Logits (float32) of one batch; three copies are held.
+_MOST_LOGITS = 1 << 26
+IGNORE = -100
+
+
+class Scores(NamedTuple):
+    """−log p of each text in nats, and the judge's tokens that it is about: (N,) each; 0 and 0 for an empty text."""
+
+    nll: Float64[np.ndarray, " texts"]
+    num_tokens: Int64[np.ndarray, " texts"]
+
+
+class _Piece(NamedTuple):
+    """What the judge reads of a text at once, and the tokens that are scored there (-100: read only)."""
+
+    text: int
+    inputs: list[int]
+    targets: list[int]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A causal language model of transformers with its tokenizer.
+
+    Args:
+        name: as it was named.
+        model: in evaluation mode on its device.
+        tokenizer: its own.
+        context_id: stands before every text, so that its first token is scored too.
+        window: most tokens that it reads at once.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    context_id: int
+    window: int
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that it predicts."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @torch.no_grad()
+    def score(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> Scores:
+        """Every token of every text, in the order of the texts; nothing is cut off.
+
+        A text longer than the window is read in windows that overlap by half: each token is scored once, with at least
+        half a window before it. The end of a text is not scored.
+        """
+        rows = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        nll = np.zeros(len(rows))
+        pieces = [piece for text, ids in enumerate(rows) for piece in self._pieces(text, ids)]
+        # Texts of one length together: little is padding, and the longest come first, while memory is fresh.
+        pieces.sort(key=lambda piece: -len(piece.inputs))
+        while pieces:
+            width = len(pieces[0].inputs)
+            fitting = max(1, _MOST_LOGITS // (width * self.vocab_size))
+            batch, pieces = pieces[: min(batch_size, fitting)], pieces[min(batch_size, fitting) :]
+            for piece, value in zip(batch, self._nll(batch), strict=True):
+                nll[piece.text] += value
+        return Scores(nll, np.array([len(ids) for ids in rows], dtype=np.int64))
+
+    def describe(self) -> dict[str, Any]:
+        """What a perplexity depends on besides the texts, JSON-able."""
+        return {
+            "name": self.name,
+            "architecture": type(self.model).__name__,
+            "parameters": sum(weight.numel() for weight in self.model.parameters()),
+            "vocabulary": self.vocab_size,
+            "context": self.tokenizer.convert_ids_to_tokens(self.context_id),
+            "window": self.window,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+
+    def _pieces(self, text: int, ids: list[int]) -> Iterator[_Piece]:
+        read = [self.context_id, *ids]
+        start = scored = 0
+        while scored < len(ids):
+            end = min(start + self.window, len(ids))
+            yield _Piece(text, read[start:end], [IGNORE] * (scored - start) + ids[scored:end])
+            scored = end
+            start = max(0, min(start + max(1, self.window // 2), len(ids) - self.window))
+
+    def _nll(self, batch: Sequence[_Piece]) -> list[float]:
+        """−log p of each piece's scored tokens."""
+        width, device = len(batch[0].inputs), self.model.device
+        # Behind every real token: what stands there changes nothing before it.
+        rows = [piece.inputs + [self.context_id] * (width - len(piece.inputs)) for piece in batch]
+        goals = [piece.targets + [IGNORE] * (width - len(piece.targets)) for piece in batch]
+        mask = torch.tensor([[1] * len(p.inputs) + [0] * (width - len(p.inputs)) for p in batch], device=device)
+        logits: Tensor = self.model(input_ids=torch.tensor(rows, device=device), attention_mask=mask).logits
+        targets = torch.tensor(goals, device=device)
+        nll = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=IGNORE, reduction="none")
+        sums: list[float] = nll.cpu().double().sum(dim=1).tolist()
+        return sums
+
+
+def load_judge(path_or_id: str, device: str | torch.device = "cpu", window: int = WINDOW) -> Judge:
+    """The judge in a folder that transformers wrote, in a `.gguf` file, or on the hub, in float32.
+
+    Args:
+        path_or_id: what lies here goes before the hub.
+        window: most tokens that it reads at once; fewer where it knows fewer positions.
+
+    Raises:
+        ConfigError: there is none, it cannot be loaded, it looks at later tokens, or its tokenizer is another's.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if window < 2:
+        raise ConfigError(f"The judge's window is {window} tokens; it needs at least 2.")
+    place, more = _place(path_or_id)
+    try:
+        with _quiet_transformers():
+            tokenizer: Any = AutoTokenizer.from_pretrained(place, **more)
+            model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **more)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ConfigError(_why_not(path_or_id, place, error)) from error
+    model = model.to(device).eval()
+    context = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if context is None:
+        raise ConfigError(f"The judge {path_or_id} has neither BOS nor EOS to stand before a text.")
+    positions = getattr(model.config, "max_position_embeddings", None)
+    judge = Judge(path_or_id, model, tokenizer, context, min(window, positions or window))
+    if not 2 <= len(tokenizer) <= judge.vocab_size:
+        raise ConfigError(
+            f"The judge {path_or_id} predicts {judge.vocab_size:,} tokens, and its tokenizer has {len(tokenizer):,}."
+        )
+    _check_causal(judge)
+    return judge
+
+
+def _place(path_or_id: str) -> tuple[str, dict[str, Any]]:
+    """What transformers is to be asked for, and with which options."""
+    path = Path(path_or_id)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ConfigError(f"There is no file {path} to take as judge.")
+        return str(path.parent), {"gguf_file": path.name}
+    if not path.is_dir() and (path.is_absolute() or path_or_id.startswith((".", "~")) or path_or_id.count("/") > 1):
+        raise ConfigError(f"There is no folder {path} to take as judge.")
+    return path_or_id, {}
+
+
+def _why_not(asked: str, place: str, error: Exception) -> str:
+    folder = Path(place)
+    reason = str(error).strip().splitlines()[0].rstrip(".:")
+    if not folder.is_dir():
+        return f"The judge '{asked}' is no folder here, and could not be loaded from the hub: {reason}."
+    if (folder / "checkpoints").is_dir() or (folder / "xlm_config.yaml").is_file():
+        return (
+            f"{asked} is a model of xlm, and a judge is one of transformers: write an ARLM as such with "
+            f"xlm extract_checkpoint extract.checkpoint_path={asked} extract.format=transformers"
+        )
+    return f"{asked} cannot be loaded as a causal language model to judge with: {reason}."
+
+
+@torch.no_grad()
+def _check_causal(judge: Judge) -> None:
+    """ConfigError for a network whose predictions see what comes later, as masked models do."""
+    model, size = judge.model, judge.vocab_size
+    ids = torch.tensor([[judge.context_id, *(place % size for place in range(1, 8))]], device=model.device)
+    other = ids.clone()
+    other[0, -1] = (other[0, -1] + 1) % size
+    one, two = (model(input_ids=rows).logits[:, :-1] for rows in (ids, other))
+    if bool((one - two).abs().max() > 1e-4 * one.abs().max()):
+        raise ConfigError(
+            f"The judge {judge.name} ({type(model).__name__}) looks at later tokens: its numbers would be no "
+            "perplexity. Name a causal language model."
+        )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without progress bars and remarks while weights are read."""
+    from transformers.utils import logging
+
+    level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bar:
+            logging.enable_progress_bar()

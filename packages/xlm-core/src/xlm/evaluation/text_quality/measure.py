@@ -1,0 +1,118 @@
+"""All numbers of a list of texts together: a perplexity never comes without what it hides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from xlm.evaluation.text_quality.diversity import diversity
+from xlm.evaluation.text_quality.estimate import Estimate, ratio_of
+from xlm.evaluation.text_quality.judge import BATCH_SIZE, Judge
+from xlm.evaluation.text_quality.ngrams import Tokens
+from xlm.evaluation.text_quality.overlap import Overlap
+
+# What a table tells, if it is known: in words, the name of the number, its form.
+TOLD = (
+    ("judge's perplexity", "judge_perplexity", ".1f"),
+    ("entropy of a text", "entropy", ".3f"),
+    ("entropy of all", "entropy_pooled", ".3f"),
+    ("tokens of a text", "length", ".1f"),
+    ("empty texts", "empty", ".3f"),
+    ("ended by itself", "ended", ".3f"),
+    ("distinct 1-grams", "distinct_1", ".3f"),
+    ("distinct 2-grams", "distinct_2", ".3f"),
+    ("repeated 4-grams", "repeated_4", ".3f"),
+    ("copied 4-grams", "copied_4", ".3f"),
+    ("copied 8-grams", "copied_8", ".3f"),
+    ("longest copied span", "copied_span", ".1f"),
+    ("MAUVE", "mauve", ".3f"),
+)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Numbers by name, over `n` texts; those of the judge, if there is one, stand before the entropy."""
+
+    numbers: dict[str, Estimate]
+    n: int
+
+    def record(self) -> dict[str, dict[str, Any]]:
+        """JSON-able, as the record of an evaluation holds metrics."""
+        return {name: estimate.record() for name, estimate in self.numbers.items()}
+
+
+def measure(
+    texts: Sequence[str],
+    rows: Sequence[Tokens],
+    *,
+    ended: Sequence[bool | None] = (),
+    judge: Judge | None = None,
+    overlap: Overlap | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Quality:
+    """The quality of texts.
+
+    Args:
+        texts: all of them, empty ones too.
+        rows: their tokens, of one tokenizer for all texts that are compared.
+        ended: which of them the model ended itself; None where it isn't known.
+        judge: for `judge_perplexity`, exp(Σ NLL / Σ tokens of the judge), and `judge_nll_per_token`.
+        overlap: of `rows`, with training data that it has been shown.
+        batch_size: texts that the judge reads at once, at most.
+    """
+    numbers: dict[str, Estimate] = {}
+    if judge is not None:
+        scores = judge.score(texts, batch_size)
+        nll = ratio_of(scores.nll, scores.num_tokens)
+        numbers = {"judge_perplexity": _exp(nll), "judge_nll_per_token": nll}
+    numbers |= diversity(rows, ended)
+    if overlap is not None:
+        numbers |= overlap.estimates()
+    return Quality(numbers, len(texts))
+
+
+def _exp(estimate: Estimate) -> Estimate:
+    """e to an estimate, the error to first order."""
+    if estimate.value is None:
+        return estimate
+    value = float(np.exp(estimate.value))
+    return Estimate(value, None if estimate.se is None else value * estimate.se, estimate.n)
+
+
+def _known(qualities: Mapping[str, Quality]) -> list[tuple[str, str, str]]:
+    """What a table tells; numbers that none of the lists of texts has are left out."""
+    return [told for told in TOLD if any(told[1] in found.numbers for found in qualities.values())]
+
+
+def _cell(estimate: Estimate | None, form: str) -> str:
+    if estimate is None or estimate.value is None:
+        return "" if estimate is None else "–"
+    error = "" if estimate.se is None else f" ± {estimate.se:{form}}"
+    return f"{estimate.value:{form}}{error}"
+
+
+def print_quality(qualities: Mapping[str, Quality], title: str, caption: str, console: Console) -> None:
+    """A table on the screen, a column for each list of texts."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in qualities:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_row("texts", *(f"{found.n:,}" for found in qualities.values()))
+    for head, key, form in _known(qualities):
+        table.add_row(head, *(_cell(found.numbers.get(key), form) for found in qualities.values()))
+    console.print(table)
+    console.print(caption, soft_wrap=True, highlight=False, markup=False)
+
+
+def as_markdown(qualities: Mapping[str, Quality], title: str, caption: str) -> str:
+    """The same as Markdown, a row for each list of texts."""
+    known = _known(qualities)
+    lines = [["", "texts", *(head for head, _, _ in known)], ["---"] * (len(known) + 2)]
+    for name, found in qualities.items():
+        lines.append([name, f"{found.n:,}", *(_cell(found.numbers.get(key), form) for _, key, form in known)])
+    return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{caption}\n"

@@ -1,0 +1,198 @@
+"""`xlm text_quality`: judges texts in files, and says what they have of the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xlm.cli.words import as_list, is_job, read_words
+from xlm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from xlm.evaluation.text_quality.judge import Judge
+    from xlm.evaluation.text_quality.measure import Quality
+    from xlm.evaluation.text_quality.texts import WrittenText
+    from xlm.evaluation.text_quality.units import Unit
+    from xlm.jobs.text_files import DataOfModel
+
+JOB = "text_quality"
+OPTIONS = {
+    "samples": "", "judge": "", "train": "", "reference": "", "tokenizer": "", "key": "", "output": "",
+    "device": "auto", "batch_size": "32", "window": "1024", "train_examples": "", "num_texts": "",
+}  # fmt: skip
+NUMBERS = ("batch_size", "window", "train_examples", "num_texts")
+NONE = "none"
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to judge: files of texts, by whom, against which data; see docs/guide/text-quality.md."""
+
+    samples: tuple[str, ...]
+    judge: str = ""
+    train: str = ""
+    reference: str = ""
+    tokenizer: str = ""
+    key: str = ""
+    output: str = ""
+    device: str = "auto"
+    numbers: dict[str, int | None] = field(default_factory=dict)
+
+
+def is_text_quality(args: Sequence[str]) -> bool:
+    """Whether a command line asks for this job, which composes no configuration."""
+    return is_job(JOB, args)
+
+
+def read_request(args: Sequence[str]) -> Request:
+    """The request of a command line; ConfigError for a mistake in it."""
+    words, options = read_words(JOB, args, OPTIONS)
+    samples = tuple(dict.fromkeys([*as_list(options.pop("samples")), *words]))
+    if not samples:
+        raise ConfigError(f"Which texts? xlm {JOB} samples=runs/mine/generations.jsonl, or several: samples=[a,b].")
+    numbers: dict[str, int | None] = {}
+    for name in NUMBERS:
+        value = options.pop(name)
+        if value and (not value.isdecimal() or int(value) < 1):
+            raise ConfigError(f"{name} is '{value}', and must be a number above 0.", key=name)
+        numbers[name] = int(value) if value else None
+    return Request(samples, **options, numbers=numbers)
+
+
+def run_text_quality(args: Sequence[str]) -> int:
+    """Measure, print, write the record and the table; 0, since mistakes are raised as XLMError."""
+    from rich.console import Console
+
+    from xlm.evaluation.text_quality.measure import as_markdown, print_quality
+    from xlm.jobs.session import quiet_libraries, shown
+    from xlm.training.results import write_results
+    from xlm.utils.files import replace_text
+
+    request = read_request(args)
+    quiet_libraries()
+    console = Console()
+    found, record, caption = judged(request)
+    title = "Text quality"
+    print_quality(found, title, caption, console)
+    path = Path(request.output or _beside(request.samples[0]))
+    write_results(path, {**record, "results": {name: quality.record() for name, quality in found.items()}})
+    replace_text(path.with_suffix(".md"), as_markdown(found, title, caption))
+    console.print(f"Written to {shown(path)}, the table to {shown(path.with_suffix('.md'))}.", soft_wrap=True)
+    return 0
+
+
+def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
+    """The quality of each file's texts (and of the reference), what it depends on, and that in a sentence.
+
+    Raises:
+        DataError: no texts; ConfigError: no such judge; CheckpointError: no such model to take data from.
+    """
+    from xlm.evaluation.text_quality.judge import load_judge
+    from xlm.evaluation.text_quality.measure import measure
+    from xlm.evaluation.text_quality.overlap import Overlap, add_all
+    from xlm.jobs.text_files import examples, read_texts, texts_to_compare
+    from xlm.trained import usable_device
+    from xlm.utils.run_record import run_record
+
+    numbers = request.numbers
+    texts, writers = {}, []
+    for name in request.samples:
+        texts[name], writer = read_texts(name, request.key or None)
+        writers.append(writer)
+    # The judge goes first: data may take minutes to prepare.
+    device = usable_device(request.device)
+    judge = load_judge(request.judge, device, numbers["window"] or 1024) if request.judge else None
+    data = _data_of(request, writers)
+    unit = _unit(request, data)
+    if request.reference:
+        most = max(map(len, texts.values()))
+        texts[REFERENCE] = texts_to_compare(request.reference, data.get(request.reference), "test", most)
+    texts = {name: _cut(found, unit)[: numbers["num_texts"]] for name, found in texts.items()}
+    rows = {name: unit.encode([text.text for text in found]) for name, found in texts.items()}
+    train = _train(request, data)
+    overlaps = {name: Overlap(found) for name, found in rows.items()} if train else {}
+    if train:
+        add_all(list(overlaps.values()), examples(train, unit, numbers["train_examples"], data.get(train), "train"))
+    found = {
+        name: measure(
+            [text.text for text in texts[name]], rows[name], ended=[text.ended for text in texts[name]], judge=judge,
+            overlap=overlaps.get(name), batch_size=numbers["batch_size"] or 32,
+        )
+        for name in texts
+    }  # fmt: skip
+    training = None
+    if train:
+        seen = next(iter(overlaps.values()))
+        training = {"source": train, "examples": seen.num_examples, "tokens": seen.num_tokens}
+    record = {
+        **run_record("", 0, device.type, Path.cwd()),
+        "job_type": JOB,
+        "judge": judge.describe() if judge else None,
+        "unit": unit.name,
+        "training": training,
+        "samples": list(request.samples),
+    }
+    return found, record, _caption(judge, unit, training)
+
+
+def _data_of(request: Request, writers: Sequence[str | None]) -> dict[str, DataOfModel]:
+    """The data of models that are named as train or reference, by name; of the texts' own writer, where it is here."""
+    from xlm.jobs.text_files import data_of_model, is_file_of_texts
+
+    named = [name for name in (request.train, request.reference) if name not in ("", NONE)]
+    names = [name for name in named if not is_file_of_texts(name)]
+    if not request.train:
+        names += [writer for writer in writers if writer and Path(writer).exists()][:1]
+    return {name: data_of_model(name) for name in dict.fromkeys(names)}
+
+
+def _train(request: Request, data: dict[str, DataOfModel]) -> str:
+    """The name of the training data: as said, else those of the texts' writer; empty for none."""
+    if request.train == NONE:
+        return ""
+    return request.train or next((name for name in data if name != request.reference), "")
+
+
+def _unit(request: Request, data: dict[str, DataOfModel]) -> Unit:
+    """Tokens of the tokenizer that is named, or of the model whose data are used; else words."""
+    from xlm.evaluation.text_quality.units import TokensOf, Words
+
+    if request.tokenizer == "words" or not (request.tokenizer or data):
+        return Words()
+    if request.tokenizer:
+        from xlm.data.pretrained_tokenizers import load_auto_tokenizer
+
+        return TokensOf(load_auto_tokenizer(request.tokenizer), request.tokenizer)
+    name, first = next(iter(data.items()))
+    return TokensOf(first.tokenizer, name)
+
+
+def _cut(texts: Sequence[WrittenText], unit: Unit) -> list[WrittenText]:
+    """Texts up to the EOS that they spell out, where a tokenizer says what that is."""
+    from dataclasses import replace
+
+    from xlm.evaluation.text_quality.texts import cut_text
+    from xlm.evaluation.text_quality.units import TokensOf
+
+    if not isinstance(unit, TokensOf):
+        return list(texts)
+    return [replace(text, text=cut_text(text.text, unit.tokenizer)) for text in texts]
+
+
+def _caption(judge: Judge | None, unit: Unit, training: dict[str, Any] | None) -> str:
+    parts = [f"Entropy in nats, lengths and n-grams in {unit.name}."]
+    if judge is not None:
+        told = judge.describe()
+        parts.insert(0, f"Perplexity under {told['name']} ({told['parameters']:,} parameters).")
+    if training:
+        parts.append(f"Copied: found in {training['examples']:,} training texts ({training['tokens']:,} tokens).")
+    return " ".join(parts)
+
+
+def _beside(samples: str) -> Path:
+    """Where the record goes: beside the first file."""
+    path = Path(samples)
+    return path / "text_quality.json" if path.is_dir() else path.with_suffix(".quality.json")

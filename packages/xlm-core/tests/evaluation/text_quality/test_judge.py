@@ -1,0 +1,132 @@
+"""The judge's NLL is that of a loop over tokens, whatever the batch; what cannot judge is refused in a sentence."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xlm.errors import ConfigError
+from xlm.evaluation.text_quality import Judge, load_judge, measure
+from xlm.evaluation.text_quality.estimate import mean_of, ratio_of
+
+TEXTS = ("the cat sat", "", "a dog", "far and far and far", "dog")
+
+
+def by_hand(judge: Judge, text: str, window: int) -> float:
+    """−log p of each token after all tokens that the window rule lets it see, one call each."""
+    ids = [judge.context_id, *judge.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    n, total = len(ids) - 1, 0.0
+    for place in range(n):
+        if place < window:
+            start = 0
+        else:
+            # Windows begin at multiples of half a window, the last one ends with the text.
+            half, start = window // 2, 0
+            while start + window <= place:
+                start = min(start + half, n - window)
+        with torch.no_grad():
+            logits = judge.model(input_ids=torch.tensor([ids[start : place + 1]])).logits[0, -1]
+        total -= float(logits.double().log_softmax(dim=-1)[ids[place + 1]])
+    return total
+
+
+WORDS = st.sampled_from(("the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far"))
+
+
+@given(st.lists(st.lists(WORDS, max_size=40), max_size=7), st.integers(1, 8))
+@settings(max_examples=25, deadline=None)
+def test_each_token_is_scored_once_given_what_is_before_it(
+    judge: Judge, texts: list[list[str]], batch_size: int
+) -> None:
+    joined = [" ".join(words) for words in texts]
+    scores = judge.score(joined, batch_size)
+    assert scores.num_tokens.tolist() == [len(words) for words in texts]
+    assert scores.nll == pytest.approx([by_hand(judge, text, 16) for text in joined], abs=1e-3)
+
+
+def test_neighbours_change_nothing(judge: Judge) -> None:
+    alone = [judge.score([text]).nll[0] for text in TEXTS]
+    for batch_size in (1, 2, 5):
+        assert judge.score(TEXTS, batch_size).nll == pytest.approx(alone, abs=1e-5)
+    assert alone[1] == 0.0
+
+
+def test_perplexity_is_of_all_tokens_together_with_the_error_of_a_ratio(judge: Judge) -> None:
+    scores = judge.score(TEXTS)
+    found = measure(TEXTS, [text.split() and [1] for text in TEXTS], judge=judge).numbers["judge_perplexity"]
+    rate = scores.nll.sum() / scores.num_tokens.sum()
+    residuals = scores.nll - rate * scores.num_tokens
+    error = math.sqrt((residuals**2).sum() * 5 / 4) / scores.num_tokens.sum()
+    assert found.value == pytest.approx(math.exp(rate))
+    assert found.se == pytest.approx(math.exp(rate) * error)
+    assert found.n == 5  # the empty one too
+
+
+def test_texts_without_a_token_have_no_perplexity(judge: Judge) -> None:
+    found = measure(["", ""], [[], []], judge=judge)
+    assert found.numbers["judge_perplexity"] == (None, None, 2)
+    assert found.numbers["empty"].value == 1.0
+    assert measure([], [], judge=judge).numbers["judge_perplexity"] == (None, None, 0)
+
+
+def test_logits_are_kept_to_a_bound(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = judge.score(TEXTS).nll
+    monkeypatch.setattr("xlm.evaluation.text_quality.judge._MOST_LOGITS", 14 * 6)
+    widths: list[tuple[int, int]] = []
+    real = Judge._nll
+
+    def seen(self: Judge, batch: Any) -> list[float]:
+        widths.append((len(batch), len(batch[0].inputs)))
+        return real(self, batch)
+
+    monkeypatch.setattr(Judge, "_nll", seen)
+    assert judge.score(TEXTS).nll == pytest.approx(whole, abs=1e-5)
+    assert widths == [(1, 5), (2, 3), (1, 1)]
+
+
+def test_it_says_what_it_is(judge: Judge, judge_folder: Path) -> None:
+    assert judge.describe() == {
+        "name": str(judge_folder), "architecture": "GPT2LMHeadModel", "vocabulary": 14, "context": "[BOS]",
+        "window": 16, "dtype": "float32", "parameters": sum(p.numel() for p in judge.model.parameters()),
+    }  # fmt: skip
+
+
+def test_what_cannot_judge_is_refused_in_one_sentence(masked_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="looks at later tokens"):
+        load_judge(str(masked_folder))
+    for name in (tmp_path / "none", tmp_path / "none.gguf"):
+        with pytest.raises(ConfigError, match=r"There is no (file|folder) .*none"):
+            load_judge(str(name))
+    with pytest.raises(ConfigError, match="'nobody/nothing' is no folder here, and could not be loaded from the hub"):
+        load_judge("nobody/nothing")
+    with pytest.raises(ConfigError, match="cannot be loaded as a causal language model"):
+        load_judge(str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match=r"extract\.format=transformers"):
+        load_judge(str(tmp_path))
+    with pytest.raises(ConfigError, match="at least 2"):
+        load_judge(str(masked_folder), window=1)
+
+
+def test_a_tokenizer_of_another_model_is_refused(judge: Judge, tmp_path: Path) -> None:
+    judge.model.save_pretrained(tmp_path)
+    larger = type(judge.tokenizer)(tokenizer_object=judge.tokenizer.backend_tokenizer, bos_token="[BOS]")
+    larger.add_tokens(["one", "more"])
+    larger.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="predicts 14 tokens, and its tokenizer has 16"):
+        load_judge(str(tmp_path))
+
+
+def test_estimates_of_means_and_ratios() -> None:
+    assert mean_of([1, 2, 3]) == pytest.approx((2.0, math.sqrt(1 / 3), 3))
+    assert mean_of([True, False]).value == 0.5
+    assert mean_of([4.0]) == (4.0, None, 1)
+    assert ratio_of([1, 0, 2], [2, 0, 4]) == pytest.approx((0.5, 0.0, 3))
+    assert ratio_of(np.zeros(2), np.zeros(2)) == (None, None, 2)
