@@ -119,6 +119,14 @@ def test_more_draws_close_in_on_one_value(of_texts: Callable[..., XLMForLMEval])
     assert abs(sum(few) / 12 - value) < 4 * (float(spread) / 12**0.5 + error)
 
 
+@pytest.mark.parametrize("family", ["arlm", "mdlm"])
+def test_less_precision_stays_close(family: str, of_texts: Callable[..., XLMForLMEval]) -> None:
+    asked = ask("loglikelihood", REQUESTS)
+    full, rounded = (values(of_texts(family, precision=p).loglikelihood(asked, True)) for p in ("fp32", "bf16"))
+    assert rounded != full
+    assert rounded == pytest.approx(full, rel=0.1, abs=0.5)
+
+
 def test_whole_texts_are_the_sum_of_their_windows(of_texts: Callable[..., XLMForLMEval]) -> None:
     model = of_texts("arlm")
     text = ids("0 1 2 3 4 5 6 7 8 0 1 2 3 4 5 6 7 8 2 2")

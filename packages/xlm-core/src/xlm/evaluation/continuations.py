@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor
 
+from xlm.decoding.bound import clean_ids
 from xlm.errors import ConfigError
 from xlm.evaluation.likelihood import IGNORE, BoundedLoss, ExactLoss, Terms, coded_ids, likelihood_terms
 
@@ -42,11 +43,7 @@ class Scored(NamedTuple):
 def score_whole(loss: object, batch: Any, num_samples: int = 1) -> Scored:
     """Everything that a batch is about: an answer and its end given its prompt."""
     terms = likelihood_terms(loss, batch, num_samples)
-    places = _places(loss, batch)
-    truth = batch["target_ids"] if places is not None and not isinstance(loss, BoundedLoss) else None
-    if places is None:
-        return Scored(terms, torch.zeros(len(terms.nll), dtype=torch.bool, device=terms.nll.device))
-    return Scored(terms, _is_greedy(loss, batch, places, places, truth))
+    return Scored(terms, _is_greedy(loss, batch, terms))
 
 
 @torch.no_grad()
@@ -71,14 +68,13 @@ def score_spans(
     if isinstance(loss, BoundedLoss):
         if "maskable" not in batch:
             raise ConfigError(
-                f"{type(loss).__name__} bounds the likelihood of whole texts with their end, and of no part of a text given "
-                "the rest: its batches do not say which tokens are given ('maskable')."
+                f"{type(loss).__name__} bounds the likelihood of whole texts with their end, and of no part of a text "
+                "given the rest: its batches do not say which tokens are given ('maskable')."
             )
         narrowed = _narrowed(batch, spans, pad_token_id)
         _check(coded_ids(loss, narrowed), rows, spans, loss)
         terms = Terms(loss.nll_bound(narrowed, num_samples=num_samples).double(), narrowed["num_tokens"], exact=False)
-        places = narrowed["maskable"]
-        return Scored(terms, _is_greedy(loss, narrowed, places, places))
+        return Scored(terms, _is_greedy(loss, narrowed, terms))
     if isinstance(loss, ExactLoss):
         targets = batch["target_ids"]
         is_target = targets != IGNORE
@@ -87,7 +83,7 @@ def score_spans(
         nll = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
         nll[is_target] = loss.token_nll(batch).double()
         terms = Terms((nll * wanted).sum(dim=1, keepdim=True), wanted.sum(dim=1), exact=True)
-        return Scored(terms, _is_greedy(loss, batch, is_target, wanted, targets))
+        return Scored(terms, _is_greedy(loss, batch, terms, wanted))
     raise ConfigError(f"{type(loss).__name__} gives no likelihood: neither token_nll (exact) nor nll_bound (a bound).")
 
 
@@ -127,26 +123,17 @@ def _check(
             )
 
 
-def _places(loss: object, batch: Any) -> Bool[Tensor, "batch length"] | None:
-    """Where `greedy_ids` stand; None where the loss doesn't tell them."""
-    if not isinstance(loss, GreedyLoss):
-        return None
-    return batch["maskable"] if isinstance(loss, BoundedLoss) else batch["target_ids"] != IGNORE
-
-
 def _is_greedy(
-    loss: object,
-    batch: Any,
-    places: Bool[Tensor, "batch length"],
-    wanted: Bool[Tensor, "batch length"],
-    truth: Tensor | None = None,
+    loss: object, batch: Any, terms: Terms, wanted: Bool[Tensor, "batch length"] | None = None
 ) -> Bool[Tensor, " batch"]:
-    """Rows whose wanted places all hold the token that the network puts first."""
+    """Rows whose wanted places (None: all that the loss is about) hold the token that the network puts first."""
     if not isinstance(loss, GreedyLoss):
-        return torch.zeros(len(places), dtype=torch.bool, device=places.device)
-    truth = (
-        torch.where(batch["target_ids"] != IGNORE, batch["target_ids"], batch["input_ids"]) if truth is None else truth
-    )
+        return torch.zeros(len(terms.nll), dtype=torch.bool, device=terms.nll.device)
+    targets = batch["target_ids"]
+    if isinstance(loss, BoundedLoss):
+        places, truth = batch["maskable"], clean_ids(batch["input_ids"], targets)
+    else:
+        places, truth = targets != IGNORE, targets
     best = torch.full_like(truth, IGNORE)
     best[places] = loss.greedy_ids(batch)
-    return ((best == truth) | ~wanted).all(dim=1)
+    return ((best == truth) | ~(places if wanted is None else wanted)).all(dim=1)
