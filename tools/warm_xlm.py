@@ -158,8 +158,8 @@ def become(cwd: str, environ: dict[str, str], files: list[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    for number, file in enumerate(files):
-        os.dup2(file, number)
+    for stream, file in enumerate(files):
+        os.dup2(file, stream)
         os.close(file)
     os.chdir(cwd)
     os.environ.clear()
