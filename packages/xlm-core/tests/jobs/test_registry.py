@@ -77,9 +77,9 @@ def test_unknown_jobs_list_the_known_ones_and_the_nearest() -> None:
     with pytest.raises(UnknownJobError) as caught:
         find_job("trian", [Job("draw", "a.draw", "", "a")])
     assert str(caught.value) == (
-        "Unknown job_type 'trian'. "
-        "Jobs: check, draw, eval, extract_checkpoint, generate, lm_eval, name, plan, prepare_data, push_to_hub, report, "
-        "runs, sweep_sampler, text_quality, trace, train. "
+        "Unknown job_type 'trian'. Jobs: "
+        "check, draw, eval, extract_checkpoint, generate, lm_eval, name, plan, prepare_data, push_to_hub, report, runs,"
+        " sweep_sampler, text_quality, trace, train. "
         "Did you mean 'train'?"
     )
     assert caught.value.job_type == "trian"
