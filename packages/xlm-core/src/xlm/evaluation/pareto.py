@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from xlm.utils.files import replace_text
 
 Cost = Literal["network_calls", "seconds"]
 COSTS: tuple[Cost, ...] = ("network_calls", "seconds")
+# Lower is better; never told alone, since a text that repeats itself has a low perplexity and a low entropy.
+PERPLEXITY, ENTROPY = "judge_perplexity", "entropy"
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,14 @@ class Point:
 
     Args:
         options: those that the sweep varies.
-        metrics: mean and standard error over the examples, by name; the first is the quality.
+        metrics: value and standard error over the examples (None: not known), by name; the first is the quality.
         n: examples.
         network_calls: mean of a sample; None where the predictor doesn't tell.
         seconds: for all examples, the sampler alone.
     """
 
     options: dict[str, Any]
-    metrics: dict[str, tuple[float, float]]
+    metrics: dict[str, tuple[float, float | None]]
     n: int
     network_calls: float | None
     seconds: float
@@ -42,25 +45,44 @@ class Point:
         return self.network_calls if kind == "network_calls" else self.seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON: None for a metric that means nothing."""
+        metrics = {name: (None if math.isnan(value) else value, error) for name, (value, error) in self.metrics.items()}
+        return {**asdict(self), "metrics": metrics}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Point:
         """What `as_dict` gave, also after JSON."""
-        metrics = {name: (float(mean), float(error)) for name, (mean, error) in values["metrics"].items()}
+        metrics = {
+            name: (math.nan if value is None else float(value), None if error is None else float(error))
+            for name, (value, error) in values["metrics"].items()
+        }
         return cls(**{**values, "metrics": metrics})
 
 
+def qualities(quality: str) -> list[str]:
+    """What is shown where a quality is: itself, and beside a perplexity the entropy."""
+    return [PERPLEXITY, ENTROPY] if quality == PERPLEXITY else [quality]
+
+
 def front(points: Sequence[Point], quality: str, cost: Cost) -> list[Point]:
-    """The points that no other beats in quality at the same cost or less, cheapest first."""
-    known = [(spent, -point.metrics[quality][0], place) for place, point in enumerate(points)
+    """The points that no other beats in quality at the same cost or less, cheapest first.
+
+    A perplexity is beaten by a lower one with an entropy that is no lower.
+    """
+    known = [(spent, [-good for good in _goods(point, quality)], place) for place, point in enumerate(points)
              if (spent := point.cost(cost)) is not None]  # fmt: skip
     best: list[Point] = []
     for _, _, place in sorted(known):
-        if not best or points[place].metrics[quality][0] > best[-1].metrics[quality][0]:
+        goods = _goods(points[place], quality)
+        if not any(all(a >= b for a, b in zip(_goods(other, quality), goods, strict=True)) for other in best):
             best.append(points[place])
     return best
+
+
+def _goods(point: Point, quality: str) -> list[float]:
+    """Numbers of which each is better the higher it is."""
+    goods = [point.metrics[name][0] * (-1 if name == PERPLEXITY else 1) for name in qualities(quality)]
+    return [-math.inf if math.isnan(good) else good for good in goods]
 
 
 def table(points: Sequence[Point], quality: str) -> tuple[list[str], list[list[str]]]:
@@ -71,7 +93,7 @@ def table(points: Sequence[Point], quality: str) -> tuple[list[str], list[list[s
     header = [*options, *(text for name in metrics for text in (name, f"{name}_se")), "n", "network_calls", "seconds"]
     rows = []
     for point in points:
-        numbers = [f"{value:.4f}" for name in metrics for value in point.metrics[name]]
+        numbers = ["" if value is None else f"{value:.4f}" for name in metrics for value in point.metrics[name]]
         calls = "" if point.network_calls is None else f"{point.network_calls:.2f}"
         best = " ".join(cost for cost in COSTS if any(point is other for other in fronts[cost]))
         settings = [_shown(point.options[name]) for name in options]
@@ -95,28 +117,30 @@ def write_tables(folder: Path, points: Sequence[Point], quality: str) -> None:
 
 
 def draw(path: Path, points: Sequence[Point], quality: str, title: str) -> Path:
-    """A PNG: quality, with its standard error, against network calls and against seconds; the front is a line."""
+    """A PNG: quality, with its standard error, against network calls and against seconds; the best stand out.
+
+    A perplexity has the entropy below it. Where the quality is one number, the best are a line.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    names = qualities(quality)
+    figure = Figure(figsize=(11, 4.6 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     labels = {"network_calls": "network calls of a sample", "seconds": f"seconds for {points[0].n:,} samples"}
-    for place, cost in enumerate(COSTS, 1):
-        axes = figure.add_subplot(1, 2, place)
-        for points_shown, form, color in ((points, "o", "0.6"), (front(points, quality, cost), "o-", "C0")):
-            known = [(spent, point) for point in points_shown if (spent := point.cost(cost)) is not None]
-            x = [spent for spent, _ in known]
-            y, errors = ([point.metrics[quality][i] for _, point in known] for i in (0, 1))
-            label = "best trade-offs" if color == "C0" else None
-            axes.errorbar(x, y, errors, fmt=form, color=color, capsize=2, label=label)
-        for spent, point in known:
-            text = ", ".join(f"{name} {_shown(value)}" for name, value in point.options.items())
-            axes.annotate(text, (spent, point.metrics[quality][0]), (5, -10), textcoords="offset points", fontsize=7)
+    for place, (name, cost) in enumerate(((name, cost) for name in names for cost in COSTS), 1):
+        axes = figure.add_subplot(len(names), 2, place)
+        _draw_points(axes, points, "o", "0.6", name, cost, None)
+        form = "o-" if len(names) == 1 else "o"
+        _draw_points(axes, front(points, quality, cost), form, "C0", name, cost, "best trade-offs")
+        for point in points:
+            if (spent := point.cost(cost)) is not None:
+                text = ", ".join(f"{option} {_shown(value)}" for option, value in point.options.items())
+                axes.annotate(text, (spent, point.metrics[name][0]), (5, -10), textcoords="offset points", fontsize=7)
         axes.set_xscale("log")
         axes.set_xlabel(labels[cost])
-        axes.set_ylabel(quality.replace("_", " "))
+        axes.set_ylabel(name.replace("_", " ") + (" (lower is better)" if name == PERPLEXITY else ""))
         axes.margins(x=0.25)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -124,3 +148,12 @@ def draw(path: Path, points: Sequence[Point], quality: str, title: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path
+
+
+def _draw_points(
+    axes: Any, points: Sequence[Point], form: str, color: str, name: str, cost: Cost, label: str | None
+) -> None:
+    known = [(spent, *point.metrics[name]) for point in points if (spent := point.cost(cost)) is not None]
+    errors = [error or 0.0 for _, _, error in known]
+    axes.errorbar([x for x, _, _ in known], [y for _, y, _ in known], errors, fmt=form, color=color, capsize=2,
+                  label=label)  # fmt: skip

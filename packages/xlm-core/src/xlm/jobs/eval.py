@@ -12,7 +12,10 @@ from xlm.errors import ConfigError
 from xlm.evaluation.estimates import Estimates
 from xlm.evaluation.likelihood import gives_likelihood
 from xlm.evaluation.likelihood_pass import LikelihoodPass, print_likelihoods
+from xlm.evaluation.text_quality.measure import print_quality
+from xlm.evaluation.text_quality.texts import collecting_texts
 from xlm.harness import Harness
+from xlm.jobs import judging
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
 from xlm.jobs.options import options_of
@@ -23,10 +26,11 @@ from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results
 from xlm.training.resume import load_checkpoint
 from xlm.training.rng import RandomState
+from xlm.utils.rank_zero import gathered
 from xlm.utils.weight_files import is_weights_alone
 
 SPLITS = ("val", "test")
-OPTIONS = ("split", "num_samples", *CHECKPOINT_OPTIONS)
+OPTIONS = ("split", "num_samples", *judging.OPTIONS, *CHECKPOINT_OPTIONS)
 # Draws from a bound for each example: the fewest whose error can be told, as each is the mean over several maskings.
 NUM_SAMPLES = 2
 
@@ -45,6 +49,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"eval.split is '{split}', and must be one of: {', '.join(SPLITS)}.", key="eval.split")
     weights = chosen_weights(cfg, "eval")
     session = start(cfg, weights.tokenizer)
+    loaders = judging.loaders_of_texts(session, split)
+    judge = judging.judge_of(options, "eval", loaders, split)
     if not session.datamodule.dataloader_names.get(split):
         raise ConfigError(f"datamodule.dataset_managers.{split} has no loader, so there is nothing to evaluate on.")
     harness = session.harness()
@@ -53,16 +59,29 @@ def run(cfg: DictConfig) -> dict[str, float]:
     estimates = Estimates()
     callbacks = [RandomState(cfg.seed), EvaluationProgress(), estimates, *([likelihood] if likelihood else [])]
     trainer = session.trainer(callbacks, [])
+    # Before anything is written: a judge that cannot be loaded should cost nothing.
+    judges = judging.Judging.of(
+        session, options, judge if trainer.is_global_zero else None, trainer.strategy.root_device
+    )
     record = session.write_record(trainer, "eval")
     loop = trainer.test if split == "test" else trainer.validate
-    with tracing(session, harness, checkpoint):
+    collecting = collecting_texts(harness.predictor, session.tokenizer, loaders)
+    with tracing(session, harness, checkpoint), collecting as collected:
         loop(harness, datamodule=session.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     measured = likelihood.measured if likelihood else {}
     results = estimates.record(metrics)
+    texts = {name: [text for part in gathered(written) for text in part] for name, written in collected.items()}
     if trainer.is_global_zero:
         print_results(f"{shown(checkpoint)} on {split}", metrics, estimates.counts, session.console, results)
         print_likelihoods(measured, session.console)
+        quality: dict[str, Any] | None = None
+        if texts:
+            qualities, quality = judges.measure(texts)
+            print_quality(qualities, "Texts from nothing", judging.caption(quality), session.console)
+            for name, estimate in judging.named(split, qualities).items():
+                if estimate.value is not None:
+                    results[name], metrics[name] = estimate.record(), estimate.value
         written = write_results(
             session.run_dir / f"eval_{split}.json",
             {
@@ -76,6 +95,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 "results": results,
                 "metrics": metrics,
                 "likelihood": {place: found.record() for place, found in measured.items()},
+                "text_quality": quality,
                 "n": estimates.counts,
             },
         )

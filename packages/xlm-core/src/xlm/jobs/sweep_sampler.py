@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,19 +16,20 @@ from rich.table import Table
 
 from xlm.data.rows import SubsetRows
 from xlm.errors import ConfigError, did_you_mean, nearest_names
-from xlm.evaluation.pareto import Point, draw, table, write_tables
+from xlm.evaluation.pareto import Point, draw, qualities, table, write_tables
 from xlm.harness import Harness, num_rows
+from xlm.jobs import judging
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
 from xlm.jobs.session import Session, shown, start
-from xlm.metrics import MetricWrapper
+from xlm.jobs.sweep_scoring import Scoring, scoring_of
 from xlm.training.peak import synchronize
 from xlm.training.results import write_results
 from xlm.training.rng import random_state_of
 from xlm.utils.imports import get_function
 from xlm.utils.run_record import config_hash
 
-OWN = ("split", "num_examples", "metric", "output_path", *CHECKPOINT_OPTIONS)
+OWN = ("split", "num_examples", "metric", "output_path", *judging.OPTIONS, *CHECKPOINT_OPTIONS)
 STAGES = {"val": "validate", "test": "test"}
 NUM_EXAMPLES = 500
 POINTS = "points.jsonl"
@@ -57,7 +57,7 @@ def run(cfg: DictConfig) -> list[Point]:
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     predictors = [harness.predictor_with(options) for options in settings]
     name, batches = _batches(session, harness, split, num_examples)
-    metrics = _metrics(harness, split, name, own.get("metric"))
+    scoring = scoring_of(session, harness, split, name, own)
     folder = Path(str(own.get("output_path") or session.run_dir / f"sweep_{split}"))
     key = _key(cfg, weights, own, split, num_examples)
     known = _read(folder / POINTS, key)
@@ -71,11 +71,14 @@ def run(cfg: DictConfig) -> list[Point]:
                 predictor.predict(next(batches()), 0, 0, name)
                 is_warm = True
             with random_state_of(cfg.seed):
-                point = _measure(harness, predictor, options, metrics, name, batches)
+                point = _measure(harness, predictor, options, scoring, name, batches)
             _append(folder / POINTS, key, point)
-            session.console.print(f"{len(points) + 1}/{len(settings)}  {_line(point)}", highlight=False, soft_wrap=True)
+            session.console.print(
+                f"{len(points) + 1}/{len(settings)}  {_line(point, scoring.quality)}", highlight=False, soft_wrap=True
+            )
         points.append(point)
-    _write(session, trainer, points, metrics[0].name, folder, {"weights": str(weights), "split": split, "loader": name})
+    record = {"weights": str(weights), "split": split, "loader": name, **scoring.record}
+    _write(session, trainer, points, scoring.quality, folder, record)
     return points
 
 
@@ -126,31 +129,18 @@ def _batches(
     return name, batches
 
 
-def _metrics(harness: Harness, split: str, name: str, chosen: str | None) -> list[MetricWrapper]:
-    """The loader's metrics, the chosen one (default: the first) in front."""
-    found = [metric for metric in harness.metrics_at(split, name) if metric.name != "steps_taken"]
-    names = [metric.name for metric in found]
-    if not found:
-        raise ConfigError(f"The loader {split}/{name} has no metric, so nothing says how good a sample is.")
-    if chosen is not None and chosen not in names:
-        hint = did_you_mean(nearest_names(chosen, names, 1))
-        raise ConfigError(f"{split}/{name} has no metric '{chosen}'; it has {', '.join(names)}. {hint}".rstrip())
-    return sorted(found, key=lambda metric: metric.name != (chosen or names[0]))
-
-
 @torch.no_grad()
 def _measure(
     harness: Harness,
     predictor: Any,
     options: dict[str, Any],
-    metrics: list[MetricWrapper],
+    scoring: Scoring,
     name: str,
     batches: Callable[[], Iterator[Any]],
 ) -> Point:
     """Predict all batches with one predictor, timing that alone."""
     seconds, calls, n = 0.0, 0.0, 0
     counts_calls = True
-    of_examples: dict[str, list[float]] = {metric.name: [] for metric in metrics}
     for batch_idx, batch in enumerate(batches()):
         synchronize(harness.device)
         begun = time.perf_counter()
@@ -163,32 +153,8 @@ def _measure(
         if told is not None:
             calls += float(torch.as_tensor(told, dtype=torch.float64).expand(B).sum())
         n += B
-        for row in range(B):
-            one, its = _row(batch, row, B), _row(predictions, row, B)
-            for metric in metrics:
-                metric.reset()
-                metric.update(one, its, harness.tokenizer)
-                of_examples[metric.name].append(float(metric.compute()))
-                metric.reset()
-    found = {metric: _mean_and_error(values) for metric, values in of_examples.items()}
-    return Point(options, found, n, calls / n if counts_calls else None, seconds)
-
-
-def _row(values: Mapping[str, Any], row: int, B: int) -> dict[str, Any]:
-    """One example of a batch or of its outputs."""
-    return {
-        key: value[row : row + 1]
-        if (isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == B)
-        or (isinstance(value, list | tuple) and len(value) == B)
-        else value
-        for key, value in values.items()
-    }
-
-
-def _mean_and_error(values: list[float]) -> tuple[float, float]:
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
-    return mean, math.sqrt(variance / len(values))
+        scoring.add(batch, predictions, B)
+    return Point(options, scoring.finish(), n, calls / n if counts_calls else None, seconds)
 
 
 def _key(cfg: DictConfig, weights: Path, own: Mapping[str, Any], split: str, num_examples: int) -> str:
@@ -197,6 +163,7 @@ def _key(cfg: DictConfig, weights: Path, own: Mapping[str, Any], split: str, num
     parts = {name: cfg.get(name) for name in ("model", "predictor", "datamodule", "collators", "seed")}
     text = OmegaConf.to_yaml(OmegaConf.create(parts), resolve=False)
     size = [cfg.per_device_val_batch_size, cfg.trainer.get("precision"), own.get("apply_ema", True)]
+    size += [f"{name}={own[name]}" for name in judging.OPTIONS if own.get(name) is not None]
     return config_hash(f"{text}{weights.resolve()}{state.st_size}{state.st_mtime_ns}{split}{num_examples}{size}")
 
 
@@ -225,11 +192,16 @@ def _append(path: Path, key: str, point: Point) -> None:
         file.write(("\n" if cut else "") + json.dumps({"key": key, "point": point.as_dict()}) + "\n")
 
 
-def _line(point: Point) -> str:
+def _line(point: Point, quality: str) -> str:
     options = ", ".join(f"{name}={value}" for name, value in point.options.items())
-    quality, (mean, error) = next(iter(point.metrics.items()))
+    told = ", ".join(f"{name} {_value(point, name)}" for name in qualities(quality))
     calls = "" if point.network_calls is None else f", {point.network_calls:.1f} calls"
-    return f"{options}: {quality} {mean:.4f} ± {error:.4f}{calls}, {point.samples_per_second:.1f} samples/s"
+    return f"{options}: {told}{calls}, {point.samples_per_second:.1f} samples/s"
+
+
+def _value(point: Point, name: str) -> str:
+    value, error = point.metrics[name]
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
 
 
 def _write(
@@ -250,13 +222,13 @@ def _screen(points: list[Point], quality: str, title: str) -> Table:
     header, rows = table(points, quality)
     screen = Table(title=title, title_justify="left")
     options = list(points[0].options)
-    for name in (*options, quality, "calls", "seconds", "samples/s"):
+    names = qualities(quality)
+    for name in (*options, *(metric.replace("_", " ") for metric in names), "calls", "seconds", "samples/s"):
         screen.add_column(name, justify="right")
     screen.add_column("best")
     for point, row in zip(points, rows, strict=True):
         values = dict(zip(header, row, strict=True))
         told = [values[name] for name in (*options, "network_calls", "seconds", "samples_per_second")]
-        mean, error = point.metrics[quality]
         best = {"network_calls seconds": "both", "network_calls": "calls"}.get(values["best"], values["best"])
-        screen.add_row(*told[: len(options)], f"{mean:.4f} ± {error:.4f}", *told[len(options) :], best)
+        screen.add_row(*told[: len(options)], *(_value(point, name) for name in names), *told[len(options) :], best)
     return screen

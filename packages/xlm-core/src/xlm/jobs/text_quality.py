@@ -11,7 +11,6 @@ from xlm.cli.words import as_list, is_job, read_words
 from xlm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from xlm.evaluation.text_quality.judge import Judge
     from xlm.evaluation.text_quality.measure import Quality
     from xlm.evaluation.text_quality.texts import WrittenText
     from xlm.evaluation.text_quality.units import Unit
@@ -21,6 +20,7 @@ JOB = "text_quality"
 OPTIONS = {
     "samples": "", "judge": "", "train": "", "reference": "", "tokenizer": "", "key": "", "output": "",
     "device": "auto", "batch_size": "32", "window": "1024", "train_examples": "", "num_texts": "",
+    "mauve": "false",
 }  # fmt: skip
 NUMBERS = ("batch_size", "window", "train_examples", "num_texts")
 NONE = "none"
@@ -39,6 +39,7 @@ class Request:
     key: str = ""
     output: str = ""
     device: str = "auto"
+    mauve: bool = False
     numbers: dict[str, int | None] = field(default_factory=dict)
 
 
@@ -59,7 +60,10 @@ def read_request(args: Sequence[str]) -> Request:
         if value and (not value.isdecimal() or int(value) < 1):
             raise ConfigError(f"{name} is '{value}', and must be a number above 0.", key=name)
         numbers[name] = int(value) if value else None
-    return Request(samples, **options, numbers=numbers)
+    with_mauve = options.pop("mauve") == "true"
+    if with_mauve and not (options["judge"] and options["reference"]):
+        raise ConfigError("mauve=true compares features of a judge: it needs judge=… and reference=…", key="mauve")
+    return Request(samples, **options, mauve=with_mauve, numbers=numbers)
 
 
 def run_text_quality(args: Sequence[str]) -> int:
@@ -91,12 +95,16 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
         DataError: no texts; ConfigError: no such judge; CheckpointError: no such model to take data from.
     """
     from xlm.evaluation.text_quality.judge import load_judge
+    from xlm.evaluation.text_quality.mauve import check_mauve, mauve
     from xlm.evaluation.text_quality.measure import measure
     from xlm.evaluation.text_quality.overlap import Overlap, add_all
+    from xlm.jobs.judging import TRAIN_EXAMPLES, caption
     from xlm.jobs.text_files import examples, read_texts, texts_to_compare
     from xlm.trained import usable_device
     from xlm.utils.run_record import run_record
 
+    if request.mauve:
+        check_mauve()
     numbers = request.numbers
     texts, writers = {}, []
     for name in request.samples:
@@ -105,17 +113,18 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     # The judge goes first: data may take minutes to prepare.
     device = usable_device(request.device)
     judge = load_judge(request.judge, device, numbers["window"] or 1024) if request.judge else None
-    data = _data_of(request, writers)
+    train = _train(request, writers)
+    data = _data_of(train, request.reference)
     unit = _unit(request, data)
     if request.reference:
         most = max(map(len, texts.values()))
         texts[REFERENCE] = texts_to_compare(request.reference, data.get(request.reference), "test", most)
     texts = {name: _cut(found, unit)[: numbers["num_texts"]] for name, found in texts.items()}
     rows = {name: unit.encode([text.text for text in found]) for name, found in texts.items()}
-    train = _train(request, data)
     overlaps = {name: Overlap(found) for name, found in rows.items()} if train else {}
     if train:
-        add_all(list(overlaps.values()), examples(train, unit, numbers["train_examples"], data.get(train), "train"))
+        most = numbers["train_examples"] or TRAIN_EXAMPLES
+        add_all(list(overlaps.values()), examples(train, unit, most, data.get(train), "train"))
     found = {
         name: measure(
             [text.text for text in texts[name]], rows[name], ended=[text.ended for text in texts[name]], judge=judge,
@@ -123,6 +132,10 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
         )
         for name in texts
     }  # fmt: skip
+    if request.mauve and judge is not None:
+        human = [text.text for text in texts[REFERENCE]]
+        for name in request.samples:
+            found[name].numbers["mauve"] = mauve([text.text for text in texts[name]], human, judge)
     training = None
     if train:
         seen = next(iter(overlaps.values()))
@@ -135,25 +148,21 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
         "training": training,
         "samples": list(request.samples),
     }
-    return found, record, _caption(judge, unit, training)
+    return found, record, caption(record)
 
 
-def _data_of(request: Request, writers: Sequence[str | None]) -> dict[str, DataOfModel]:
-    """The data of models that are named as train or reference, by name; of the texts' own writer, where it is here."""
+def _train(request: Request, writers: Sequence[str | None]) -> str:
+    """The name of the training data: as said, else the texts' writer, where it is here; empty for none."""
+    if request.train:
+        return "" if request.train == NONE else request.train
+    return next((writer for writer in writers if writer and Path(writer).exists()), "")
+
+
+def _data_of(*names: str) -> dict[str, DataOfModel]:
+    """The data of those that are models and no files of texts, by name."""
     from xlm.jobs.text_files import data_of_model, is_file_of_texts
 
-    named = [name for name in (request.train, request.reference) if name not in ("", NONE)]
-    names = [name for name in named if not is_file_of_texts(name)]
-    if not request.train:
-        names += [writer for writer in writers if writer and Path(writer).exists()][:1]
-    return {name: data_of_model(name) for name in dict.fromkeys(names)}
-
-
-def _train(request: Request, data: dict[str, DataOfModel]) -> str:
-    """The name of the training data: as said, else those of the texts' writer; empty for none."""
-    if request.train == NONE:
-        return ""
-    return request.train or next((name for name in data if name != request.reference), "")
+    return {name: data_of_model(name) for name in dict.fromkeys(names) if name and not is_file_of_texts(name)}
 
 
 def _unit(request: Request, data: dict[str, DataOfModel]) -> Unit:
@@ -180,16 +189,6 @@ def _cut(texts: Sequence[WrittenText], unit: Unit) -> list[WrittenText]:
     if not isinstance(unit, TokensOf):
         return list(texts)
     return [replace(text, text=cut_text(text.text, unit.tokenizer)) for text in texts]
-
-
-def _caption(judge: Judge | None, unit: Unit, training: dict[str, Any] | None) -> str:
-    parts = [f"Entropy in nats, lengths and n-grams in {unit.name}."]
-    if judge is not None:
-        told = judge.describe()
-        parts.insert(0, f"Perplexity under {told['name']} ({told['parameters']:,} parameters).")
-    if training:
-        parts.append(f"Copied: found in {training['examples']:,} training texts ({training['tokens']:,} tokens).")
-    return " ".join(parts)
 
 
 def _beside(samples: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -82,6 +82,29 @@ class Judge:
                 nll[piece.text] += value
         return Scores(nll, np.array([len(ids) for ids in rows], dtype=np.int64))
 
+    @torch.no_grad()
+    def features(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> Float32[np.ndarray, "texts width"]:
+        """The last hidden vector of each text, (N, d); of a text longer than the window, that of its first window."""
+        rows = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        read = [[self.context_id, *ids][: self.window] for ids in rows]
+        order = sorted(range(len(read)), key=lambda place: -len(read[place]))
+        found: dict[int, np.ndarray] = {}
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            ids, mask = self._padded([read[place] for place in places])
+            hidden = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+            last = hidden[torch.arange(len(places)), mask.sum(dim=1) - 1]
+            found |= dict(zip(places, last.float().cpu().numpy(), strict=True))
+        return np.stack([found[place] for place in range(len(read))])
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask of rows, the first of which is the longest."""
+        width, device = len(rows[0]), self.model.device
+        # Behind every real token: what stands there changes nothing before it.
+        ids = [row + [self.context_id] * (width - len(row)) for row in rows]
+        mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
     def describe(self) -> dict[str, Any]:
         """What a perplexity depends on besides the texts, JSON-able."""
         return {
@@ -105,13 +128,11 @@ class Judge:
 
     def _nll(self, batch: Sequence[_Piece]) -> list[float]:
         """−log p of each piece's scored tokens."""
-        width, device = len(batch[0].inputs), self.model.device
-        # Behind every real token: what stands there changes nothing before it.
-        rows = [piece.inputs + [self.context_id] * (width - len(piece.inputs)) for piece in batch]
+        width = len(batch[0].inputs)
+        ids, mask = self._padded([piece.inputs for piece in batch])
         goals = [piece.targets + [IGNORE] * (width - len(piece.targets)) for piece in batch]
-        mask = torch.tensor([[1] * len(p.inputs) + [0] * (width - len(p.inputs)) for p in batch], device=device)
-        logits: Tensor = self.model(input_ids=torch.tensor(rows, device=device), attention_mask=mask).logits
-        targets = torch.tensor(goals, device=device)
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        targets = torch.tensor(goals, device=ids.device)
         nll = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=IGNORE, reduction="none")
         sums: list[float] = nll.cpu().double().sum(dim=1).tolist()
         return sums

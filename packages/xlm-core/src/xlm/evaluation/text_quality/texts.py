@@ -84,6 +84,9 @@ def _encode(text: str, tokenizer: Any) -> list[int]:
 def collecting_texts(predictor: Any, tokenizer: Any, loaders: Sequence[str]) -> Iterator[dict[str, list[WrittenText]]]:
     """The texts that `predictor.predict` writes in this block for these loaders, by loader."""
     texts: dict[str, list[WrittenText]] = {name: [] for name in loaders}
+    if not loaders or predictor is None:  # whoever predicts says so
+        yield texts
+        return
     predict, own = predictor.predict, predictor.__dict__.get("predict")
 
     def watched(batch: Any, batch_idx: Any = None, dataloader_idx: Any = None, name: Any = None) -> Any:
