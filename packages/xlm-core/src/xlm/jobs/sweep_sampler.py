@@ -201,7 +201,8 @@ def _line(point: Point, quality: str) -> str:
 
 def _value(point: Point, name: str) -> str:
     value, error = point.metrics[name]
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+    form = ".4f" if abs(value) < 100 else ".1f"  # a perplexity has no four decimals
+    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"
 
 
 def _write(
