@@ -22,6 +22,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     program.chmod(0o755)
     # The rest of the environment's programs stay where they are.
     monkeypatch.setattr(run_docs, "XLM", run_docs.XLM.replace("{bin}/xlm", str(program)))
+    monkeypatch.setattr(run_docs, "warm_xlm", lambda _: (str(program),))
 
     def run_text(text: str) -> list[Outcome]:
         page = tmp_path / "page.md"

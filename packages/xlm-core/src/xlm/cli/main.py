@@ -21,7 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As stderr does by itself: a letter that the terminal's encoding lacks is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _dispatch(args)
+        code = _dispatch(args)
+        # What a reader who has gone does not take is met here, not when the interpreter ends.
+        sys.stdout.flush()
+        return code
     except XLMError as error:
         report(error)
         return error.exit_code
