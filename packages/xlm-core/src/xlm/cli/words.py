@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 
@@ -41,6 +42,18 @@ def read_words(name: str, args: Sequence[str], options: Mapping[str, str]) -> tu
 def as_list(value: str) -> list[str]:
     """`[a,b]`, as Hydra writes a list, or `a,b`."""
     return [part.strip().strip("'\"") for part in value.removeprefix("[").removesuffix("]").split(",") if part.strip()]
+
+
+def as_value(text: str) -> Any:
+    """The value of `key=value` as YAML, with numbers as Hydra reads them (1e-3); ConfigError where it is none."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    key, _, value = text.partition("=")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
+    except YAMLError as error:
+        raise ConfigError(f"{text} cannot be read. A list is written [a,b].", key=key) from error
 
 
 def _listed(options: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xlm.cli.words import as_list, read_words
+from xlm.cli.words import as_list, as_value, read_words
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 
 JOB = "lm_eval"
@@ -31,7 +31,7 @@ def run_lm_eval(args: Sequence[str]) -> int:
         CheckpointError: there is no such model.
     """
     words, options = read_words(JOB, args, OPTIONS)
-    sampler = _sampler(word for word in words if word.startswith(_OF_SAMPLER))
+    sampler = {word.partition("=")[0]: as_value(word) for word in words if word.startswith(_OF_SAMPLER)}
     named = [word for word in words if not word.startswith(_OF_SAMPLER)]
     checkpoint = options["checkpoint"] or (named.pop(0) if named else "")
     if named:
@@ -126,9 +126,9 @@ def _unknown(tasks: list[str], known: list[str]) -> list[str]:
 
 def _folder(checkpoint: str, weights: Path) -> Path:
     """The run's folder, or that of the weights; for a model of the hub the current one."""
-    if not Path(checkpoint).exists():
-        return Path.cwd()
-    return weights.parent.parent if weights.parent.name == "checkpoints" else weights.parent
+    from xlm.jobs.sources import folder_of
+
+    return folder_of(weights) if Path(checkpoint).exists() else Path.cwd()
 
 
 def _numbers(options: dict[str, str]) -> dict[str, Any]:
@@ -140,15 +140,4 @@ def _numbers(options: dict[str, str]) -> dict[str, Any]:
             found[name] = None if not text else float(text) if name == "limit" and "." in text else int(text)
         except ValueError:
             raise ConfigError(f"{name} is {text}, and must be a whole number.", key=name) from None
-    return found
-
-
-def _sampler(words: Any) -> dict[str, Any]:
-    """`predictor.<option>=value` as values, read as Hydra reads them."""
-    from omegaconf import OmegaConf
-
-    found = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        found[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
     return found

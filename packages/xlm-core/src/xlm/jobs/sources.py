@@ -60,6 +60,11 @@ def find_source(path_or_id: str | Path, config: str | Path | None = None, revisi
     return _read(found.path, config, found.is_remote)
 
 
+def folder_of(weights: Path) -> Path:
+    """The folder of the run that a file of weights belongs to, or the one that it lies in."""
+    return weights.parent.parent if weights.parent.name == "checkpoints" else weights.parent
+
+
 @dataclass(frozen=True)
 class Weights:
     """A file of weights, or the index of its shards; `tokenizer` is the folder of its tokenizer's files, if any."""

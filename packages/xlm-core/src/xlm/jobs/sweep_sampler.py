@@ -116,7 +116,6 @@ def _batches(
     if name is None:
         raise ConfigError(f"datamodule.dataset_managers.{split} has no prediction loader to draw samples for.")
     manager = managers[name]
-    manager.prepare(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
     manager.setup(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
     assert manager.rows is not None
     rows = SubsetRows(manager.rows, range(min(num_examples, len(manager.rows))))

@@ -103,7 +103,6 @@ def texts_rows(datamodule: TextDataModule, split: str) -> Rows:
     for name, manager in datamodule.dataset_managers[split].items():
         if isinstance(manager, UnconditionalGenerationDatasetManager) or datamodule.role(split, name) != "loss":
             continue
-        manager.prepare(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
         manager.setup(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
         assert manager.rows is not None
         return manager.rows

@@ -173,11 +173,12 @@ def _traced(
 
 def short_name(run: str) -> str:
     """What a run is called on the page: its folder's name."""
+    from xlm.jobs.sources import folder_of
     from xlm.utils.weight_files import is_weights_alone
 
     path = Path(run)
     if path.suffix == ".ckpt" or is_weights_alone(path):
-        path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        path = folder_of(path)
     return path.name or str(run)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from xlm.cli.words import as_value
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 
 STAGES = {"test": "test", "val": "validate"}
@@ -70,7 +71,7 @@ def read_request(words: Sequence[str]) -> Request:
         whose, dot, option = key.lstrip("+").rpartition(".")
         if dot and (whose == _OF_SAMPLER or whose.endswith(f".{_OF_SAMPLER}")):
             name = whose.removesuffix(_OF_SAMPLER).removesuffix(".")
-            sampler.setdefault(name, {})[option] = _value(value, key, text)
+            sampler.setdefault(name, {})[option] = as_value(text)
             continue
         name = key.removeprefix(_GENERATION)
         if name != key:
@@ -82,22 +83,11 @@ def read_request(words: Sequence[str]) -> Request:
             options = f"{', '.join(known)}, and {_OF_SAMPLER}.<option> of the samplers"
             raise ConfigError(f"Unknown option '{key}'. Options: {options}. {hint}".rstrip(), key=key)
         else:
-            given[name] = _listed(value, text) if name in ("prompts", "runs") else _value(value, key, text)
+            given[name] = _listed(value, text) if name in ("prompts", "runs") else as_value(text)
     runs += given.pop("runs", ())
     if not runs:
         raise ConfigError("Which runs? xlm trace runs/a runs/b, or runs=[runs/a,runs/b], or a trace.json.")
     return _checked(Request(tuple(runs), **given, sampler=sampler))
-
-
-def _value(value: str, key: str, text: str) -> Any:
-    """As YAML, with numbers as Hydra reads them (1e-3)."""
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
-    except YAMLError as error:
-        raise ConfigError(f"{text} cannot be read. A list is written [a,b].", key=key) from error
 
 
 def _listed(value: str, text: str) -> tuple[str, ...]:

@@ -15,8 +15,6 @@ from xlm.lm_eval.scoring import Scorer
 from xlm.trained import TrainedModel
 from xlm.utils.run_record import config_hash, device_name, versions
 
-_AT_ONCE = 2**22
-
 
 def about(
     lm: TrainedModel, scorer: Scorer | None, num_truncated: int, errors: Sequence[float], sampler: dict[str, Any]
@@ -58,8 +56,5 @@ def _likelihood(scorer: Scorer, errors: Sequence[float]) -> dict[str, Any]:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file of weights."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
