@@ -54,10 +54,10 @@ def family(request: pytest.FixtureRequest) -> tuple[Any, Any]:
         family = ARLMLoss(model, TOKENIZER), ARLMSeq2SeqCollator(TOKENIZER, block_size=8)
     elif request.param == "mlm":
         model = RotaryMLM(len(TOKENIZER), **SIZES)
-        family = MLMLoss(model, TOKENIZER), MLMSeq2SeqCollator(TOKENIZER, block_size=8, loss_on_padding=False)
+        family = MLMLoss(model, TOKENIZER), MLMSeq2SeqCollator(TOKENIZER, block_size=8, text_length="given")
     else:
         model, schedule = DiTMDLM(len(TOKENIZER), **SIZES), CosineSchedule()
-        collator = MDLMSeq2SeqCollator(TOKENIZER, block_size=8, noise_schedule=schedule, loss_on_padding=False)
+        collator = MDLMSeq2SeqCollator(TOKENIZER, block_size=8, noise_schedule=schedule, text_length="given")
         family = MDLMLoss(model, TOKENIZER, schedule), collator
     torch.nn.init.zeros_(model.final_layer.linear.weight)
     model.double().eval()

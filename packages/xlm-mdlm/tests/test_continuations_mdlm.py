@@ -59,7 +59,7 @@ def scored(model: Any, words: Tensor, start: int) -> Scored:
         [{"input_ids": row, "noise_seed": seed} for seed, row in enumerate(rows)]
     )
     spans = [Span(start, 4)] * len(rows)
-    return score_spans(loss, batch, rows, spans, model.tokenizer.pad_token_id, num_samples=NUM_DRAWS)
+    return score_spans(loss, batch, rows, spans, model.tokenizer, num_samples=NUM_DRAWS)
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
@@ -97,5 +97,5 @@ def test_greedy_is_the_best_word_at_every_mask(start: int, table_model: Any) -> 
     batch = MDLMCollator(table_model.tokenizer, block_size=5, noise_schedule=LogLinearSchedule())(
         [{"input_ids": row, "noise_seed": 0} for row in (words + 7).tolist()]
     )
-    found = score_spans(loss, batch, (words + 7).tolist(), [Span(start, 4)] * len(words), 0)
+    found = score_spans(loss, batch, (words + 7).tolist(), [Span(start, 4)] * len(words), table_model.tokenizer)
     assert torch.equal(found.is_greedy, expected)

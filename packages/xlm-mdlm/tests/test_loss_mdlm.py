@@ -64,9 +64,9 @@ def test_a_batch_equals_its_rows_and_padding_changes_nothing(loss: MDLMLoss, tok
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(total(loss(wide(EXAMPLES))), alone)
     # Padding on the right as well, where nothing is filled.
-    short = MDLMSeq2SeqCollator(tokenizer, noise_schedule=LogLinearSchedule(), loss_on_padding=False)
+    short = MDLMSeq2SeqCollator(tokenizer, noise_schedule=LogLinearSchedule(), text_length="given")
     padded = MDLMSeq2SeqCollator(
-        tokenizer, noise_schedule=LogLinearSchedule(), block_size=12, loss_on_padding=False, pad_to="block"
+        tokenizer, noise_schedule=LogLinearSchedule(), block_size=12, text_length="given", pad_to="block"
     )
     torch.testing.assert_close(total(loss(padded(EXAMPLES))), total(loss(short(EXAMPLES))))
 
@@ -89,7 +89,7 @@ def test_a_batch_without_a_mask_costs_nothing(loss: MDLMLoss, tokenizer: SimpleS
 
 
 def test_declared_types_hold(loss: MDLMLoss, tokenizer: SimpleSpaceTokenizer) -> None:
-    result = loss(MDLMCollator(tokenizer, noise_schedule=LogLinearSchedule())(EXAMPLES))
+    result = loss(MDLMCollator(tokenizer, noise_schedule=LogLinearSchedule(), text_length="given")(EXAMPLES))
     assert result.keys() == MDLMLossDict.__annotations__.keys()
     assert result["loss"].shape == ()
 

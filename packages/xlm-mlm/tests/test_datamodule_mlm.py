@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from mlm.datamodule_mlm import MasksAfterPrompt, MasksInPlace, MLMCollator, MLMSeq2SeqCollator, print_batch_mlm
 from mlm.types_mlm import MLMBatch, MLMPredictionBatch
 from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.decoding.bound import clean_ids, coded_ids
+from xlm.decoding.text_length import TextLength
 from xlm.errors import ConfigError, DataError
 from xlm.testing import mismatches
 
@@ -28,14 +30,20 @@ def clean(batch: Any) -> torch.Tensor:
     return torch.where(batch["target_ids"] != -100, batch["target_ids"], batch["input_ids"])
 
 
-@given(examples, st.booleans())
+@given(examples, st.sampled_from(get_args(TextLength)))
 @settings(deadline=None)
-def test_rows_are_prompt_bos_answer_eos_and_filling(rows: list[dict[str, Any]], loss_on_padding: bool) -> None:
-    batch = MLMSeq2SeqCollator(TOKENIZER, block_size=8, loss_on_padding=loss_on_padding)(rows)
+def test_rows_are_prompt_bos_answer_eos_and_the_rest_of_the_block(
+    rows: list[dict[str, Any]], text_length: TextLength
+) -> None:
+    batch = MLMSeq2SeqCollator(TOKENIZER, block_size=8, text_length=text_length)(rows)
     for row, one in enumerate(rows):
-        real = clean(batch)[row][batch["attention_mask"][row]].tolist()
-        filling = [EOS] * (8 - len(one["input_ids"]) - 2) if loss_on_padding else []
+        real = clean_ids(batch, PAD)[row][batch["attention_mask"][row]].tolist()
+        filler = {"learnt": [EOS], "mdlm_lm1b": [PAD]}.get(text_length, [])
+        filling = filler * (8 - len(one["input_ids"]) - 2)
         assert real == [*one["prompt_ids"], BOS, *one["input_ids"], EOS, *filling]
+        assert (
+            coded_ids(batch, PAD)[row].tolist().count(-100) == batch["input_ids"].shape[1] - len(one["input_ids"]) - 1
+        )
         assert batch["num_tokens"][row] == len(one["input_ids"]) + 1
         assert int(batch["maskable"][row].sum()) == len(one["input_ids"]) + 1 + len(filling)
 
@@ -75,25 +83,36 @@ def test_another_seed_is_another_corruption() -> None:
 
 def test_t_is_the_level_that_the_loader_gave_or_follows_from_the_seed() -> None:
     rows = [{"input_ids": [7, 8], "noise_seed": 1000 * n, "noise_level": n / 16} for n in range(16)]
-    spread = MLMCollator(TOKENIZER, t_min=0.5)(rows)["t"]
+    spread = MLMCollator(TOKENIZER, t_min=0.5, text_length="given")(rows)["t"]
     torch.testing.assert_close(spread, 0.5 + torch.arange(16) / 32)
-    seeded = MLMCollator(TOKENIZER, low_variance=False)(rows)["t"]
+    seeded = MLMCollator(TOKENIZER, low_variance=False, text_length="given")(rows)["t"]
     assert (
-        torch.equal(seeded, MLMCollator(TOKENIZER)([rows[n] | {"noise_level": 0.1} for n in range(16)])["t"]) is False
+        torch.equal(
+            seeded,
+            MLMCollator(TOKENIZER, text_length="given")([rows[n] | {"noise_level": 0.1} for n in range(16)])["t"],
+        )
+        is False
     )
     assert not torch.equal(seeded, spread)
     for row in rows:
         del row["noise_level"]
-    assert torch.equal(MLMCollator(TOKENIZER)(rows)["t"], seeded)
+    assert torch.equal(MLMCollator(TOKENIZER, text_length="given")(rows)["t"], seeded)
 
 
 def test_lm_rows_begin_with_bos_and_end_with_eos() -> None:
     rows = [{"input_ids": [7, 8], "noise_seed": 1}, {"input_ids": [], "noise_seed": 2}]
-    batch = MLMCollator(TOKENIZER)(rows)
+    batch = MLMCollator(TOKENIZER, text_length="given")(rows)
     assert clean(batch).tolist() == [[BOS, 7, 8, EOS], [BOS, EOS, PAD, PAD]]
     assert batch["maskable"].long().tolist() == [[0, 1, 1, 1], [0, 1, 0, 0]]
-    filled = MLMCollator(TOKENIZER, block_size=5, loss_on_padding=True)(rows)
+    filled = MLMCollator(TOKENIZER, block_size=5)(rows)
     assert clean(filled).tolist() == [[BOS, 7, 8, EOS, EOS], [BOS, EOS, EOS, EOS, EOS]]
+
+
+def test_the_older_name_of_text_length_goes_on_working() -> None:
+    rows = [{"input_ids": [7, 8], "noise_seed": 1}]
+    for older, now in ((True, "learnt"), (False, "given")):
+        batch = MLMCollator(TOKENIZER, block_size=5, text_length="modelled", loss_on_padding=older)(rows)
+        assert batch["text_length"] == now
 
 
 @pytest.mark.parametrize(("truncate", "kept"), [("right", [BOS, 7, 8]), ("left", [8, 9, EOS])])
@@ -117,15 +136,15 @@ def test_what_does_not_fit_is_an_error_unless_a_truncation_is_chosen() -> None:
 
 def test_missing_pieces_are_named() -> None:
     with pytest.raises(DataError, match="has no noise_seed"):
-        MLMCollator(TOKENIZER)([{"input_ids": [7]}])
-    with pytest.raises(ConfigError, match="loss_on_padding needs block_size"):
+        MLMCollator(TOKENIZER, text_length="given")([{"input_ids": [7]}])
+    with pytest.raises(ConfigError, match="text_length=learnt needs block_size"):
         MLMSeq2SeqCollator(TOKENIZER)([{"prompt_ids": [7], "input_ids": [7], "noise_seed": 1}])
 
 
 @given(examples)
 @settings(deadline=None)
 def test_declared_types_hold(rows: list[dict[str, Any]]) -> None:
-    for collate in (MLMCollator(TOKENIZER), MLMSeq2SeqCollator(TOKENIZER, 8)):
+    for collate in (MLMCollator(TOKENIZER, text_length="given"), MLMSeq2SeqCollator(TOKENIZER, 8)):
         assert mismatches(MLMBatch, collate(rows)) == []
     for predict in (MasksAfterPrompt(TOKENIZER, 8), MasksInPlace(TOKENIZER)):
         assert mismatches(MLMPredictionBatch, predict(rows)) == []
@@ -133,7 +152,7 @@ def test_declared_types_hold(rows: list[dict[str, Any]]) -> None:
 
 def test_collators_pickle() -> None:
     one = [{"prompt_ids": [7], "input_ids": [8], "noise_seed": 3}]
-    for collate in (MLMCollator(TOKENIZER), MLMSeq2SeqCollator(TOKENIZER, 8)):
+    for collate in (MLMCollator(TOKENIZER, text_length="given"), MLMSeq2SeqCollator(TOKENIZER, 8)):
         copy = pickle.loads(pickle.dumps(collate))
         assert torch.equal(copy(one)["input_ids"], collate(one)["input_ids"])  # type: ignore[operator]
 

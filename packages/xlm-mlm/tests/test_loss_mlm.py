@@ -59,8 +59,8 @@ def test_a_batch_equals_its_rows_and_padding_changes_nothing(loss: MLMLoss, toke
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(total(loss(wide(EXAMPLES))), alone)
     # Padding on the right as well, where nothing is filled.
-    short = MLMSeq2SeqCollator(tokenizer, loss_on_padding=False)
-    padded = MLMSeq2SeqCollator(tokenizer, block_size=12, loss_on_padding=False, pad_to="block")
+    short = MLMSeq2SeqCollator(tokenizer, text_length="given")
+    padded = MLMSeq2SeqCollator(tokenizer, block_size=12, text_length="given", pad_to="block")
     torch.testing.assert_close(total(loss(padded(EXAMPLES))), total(loss(short(EXAMPLES))))
 
 
@@ -82,7 +82,7 @@ def test_a_batch_without_a_mask_costs_nothing(loss: MLMLoss, tokenizer: SimpleSp
 
 
 def test_declared_types_hold(loss: MLMLoss, tokenizer: SimpleSpaceTokenizer) -> None:
-    result = loss(MLMCollator(tokenizer)(EXAMPLES))
+    result = loss(MLMCollator(tokenizer, text_length="given")(EXAMPLES))
     assert result.keys() == MLMLossDict.__annotations__.keys()
     assert result["loss"].shape == ()
 

@@ -140,4 +140,6 @@ def test_an_unknown_method_is_named(oracle: Any) -> None:
 
 
 def test_clean_ids_undo_the_masks() -> None:
-    assert clean_ids(torch.tensor([[MASK, 1]]), torch.tensor([[2, -100]])).tolist() == [[2, 1]]
+    batch = {"input_ids": torch.tensor([[MASK, 1]]), "target_ids": torch.tensor([[2, -100]])}
+    assert clean_ids(batch, pad_token_id=9).tolist() == [[2, 1]]
+    assert clean_ids({**batch, "free": torch.tensor([[False, True]])}, pad_token_id=9).tolist() == [[2, 9]]

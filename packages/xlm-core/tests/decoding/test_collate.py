@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.decoding.collate import MasksAfterPrompt, MasksInPlace, answer_rows, masked_batch, noise_seeds
+from xlm.decoding.text_length import TextLength
 from xlm.errors import ConfigError, DataError
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
@@ -26,7 +27,7 @@ def test_answers_follow_prompts_and_are_all_that_may_be_masked() -> None:
 
 
 def test_filling_is_learnt_but_not_counted() -> None:
-    rows = answer_rows(EXAMPLES, TOKENIZER, with_prompt=True, block_size=5, loss_on_padding=True)
+    rows = answer_rows(EXAMPLES, TOKENIZER, with_prompt=True, block_size=5, text_length="learnt")
     assert rows.ids[:, 3:].tolist() == [[BOS, 10, 11, EOS, EOS], [BOS, EOS, EOS, EOS, EOS]]
     assert rows.maskable[:, 3:].long().tolist() == [[0, 1, 1, 1, 1]] * 2
     assert rows.attention_mask[:, 3:].all()
@@ -44,20 +45,20 @@ def test_tokens_are_masked_at_their_rows_rate() -> None:
 
 
 def test_filling_needs_a_block() -> None:
-    with pytest.raises(ConfigError, match="loss_on_padding needs block_size"):
-        answer_rows(EXAMPLES, TOKENIZER, with_prompt=True, block_size=None, loss_on_padding=True)
+    with pytest.raises(ConfigError, match="text_length=learnt needs block_size"):
+        answer_rows(EXAMPLES, TOKENIZER, with_prompt=True, block_size=None, text_length="learnt")
 
 
-@pytest.mark.parametrize("loss_on_padding", [False, True])
+@pytest.mark.parametrize("text_length", get_args(TextLength))
 @pytest.mark.parametrize(("truncate", "kept"), [("right", [BOS, 7, 8]), ("left", [8, 9, EOS])])
-def test_what_a_long_row_loses(truncate: Any, kept: list[int], loss_on_padding: bool) -> None:
+def test_what_a_long_row_loses(truncate: Any, kept: list[int], text_length: TextLength) -> None:
     rows = answer_rows(
         [{"input_ids": [7, 8, 9]}],
         TOKENIZER,
         with_prompt=False,
         block_size=3,
         answer_truncate=truncate,
-        loss_on_padding=loss_on_padding,
+        text_length=text_length,
     )
     assert rows.ids.tolist() == [kept]
     assert rows.maskable.tolist() == [[token != BOS for token in kept]]
@@ -67,7 +68,7 @@ def test_what_a_long_row_loses(truncate: Any, kept: list[int], loss_on_padding: 
 def test_too_long_is_an_error_unless_a_truncation_is_chosen() -> None:
     long = [{"prompt_ids": [7, 8, 9], "input_ids": [7, 8, 9]}]
     with pytest.raises(DataError, match="answer of 5 tokens does not fit into 3"):
-        answer_rows(long, TOKENIZER, with_prompt=True, block_size=3, loss_on_padding=True)
+        answer_rows(long, TOKENIZER, with_prompt=True, block_size=3, text_length="learnt")
     with pytest.raises(DataError, match="answer of 5 tokens does not fit into 3"):
         answer_rows(long, TOKENIZER, with_prompt=True, block_size=3)
     with pytest.raises(DataError, match="prompt of 3 tokens does not fit into 2"):

@@ -24,15 +24,18 @@ class Counting:
 
     def __init__(self) -> None:
         self.seen: list[list[list[int]]] = []
+        self.may_end: list[bool] = []
 
-    def __call__(self, batch: MaskedPredictionBatch, seeds: Tensor) -> Any:
+    def __call__(self, batch: MaskedPredictionBatch, seeds: Tensor, may_end: bool) -> Any:
         ids = batch["input_ids"]
         self.seen.append(ids.tolist())
+        self.may_end.append(may_end)
         slots = slots_of(batch, MASK)
         start = batch["output_start_idx"]
         last = (ids[:, start:] * (ids[:, start:] != MASK)).amax(1).clamp(min=9)
         number = last[:, None] + slots.masked.long().cumsum(1)
-        number = torch.where(number > ids[:, :1], EOS, number)
+        if may_end:
+            number = torch.where(number > ids[:, :1], EOS, number)
         order = torch.where(slots.masked, slots.masked.long().cumsum(1) - 1, -1)
         filled = Filled(torch.where(slots.masked, number, ids), order, slots.masked.sum(1))
         return finished(batch, slots, filled, TOKENIZER)
@@ -44,17 +47,18 @@ def run(prompts: list[int], max_length: int, context: int | None = None) -> tupl
     return extended(counting, batch, torch.arange(len(prompts)), max_length, context, TOKENIZER), counting
 
 
-def test_rows_go_on_until_eos_or_the_length_asked_for() -> None:
+def test_rows_go_on_until_the_last_block_which_alone_may_end_them() -> None:
     preds, counting = run([12, 40, 16], max_length=9)
     assert preds["ids"][:, 2:].tolist() == [
-        [10, 11, 12, EOS, PAD, PAD, PAD, PAD, PAD],
+        [10, 11, 12, 13, 14, 15, 16, 17, EOS],
         [10, 11, 12, 13, 14, 15, 16, 17, 18],
-        [10, 11, 12, 13, 14, 15, 16, EOS, PAD],
+        [10, 11, 12, 13, 14, 15, 16, 17, EOS],
     ]
+    assert counting.may_end == [False, False, False, True]
     assert torch.equal(preds["attention_mask"], preds["ids"] != PAD)
-    # The second block starts from half of the first, for the rows that go on.
-    assert counting.seen[1] == [[40, BOS, 12, 13, MASK, MASK], [16, BOS, 12, 13, MASK, MASK]]
-    assert preds["network_calls"].tolist() == [4, 10, 8]
+    # Each block starts from half of the one before.
+    assert counting.seen[1] == [[p, BOS, 12, 13, MASK, MASK] for p in (12, 40, 16)]
+    assert preds["network_calls"].tolist() == [10, 10, 10]
     assert preds["order"][1, 2:].tolist() == list(range(9))
 
 

@@ -9,8 +9,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from mdlm.types_mdlm import MDLMBatch, MDLMLossDict
-from xlm.decoding.bound import Method, clean_ids, coded_ids, nelbo_draws
+from xlm.decoding.bound import Method, batch_bound, clean_ids, coded_ids
 from xlm.decoding.masking import IGNORE, StretchedSchedule
+from xlm.decoding.text_length import length_nll, likelihood_of
 from xlm.harness import Harness, LossFunction
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
 from xlm.sampling import widest_float
@@ -20,7 +21,8 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
     """E_t[ −α′_t/(1 − α_t) · Σ_{i masked} −log p(x_i | z_t, t) ], divided by the number of real tokens.
 
     SUBS: the mask token has probability 0, and a token that z_t shows costs nothing. So the output layer runs on the
-    masked positions only. An upper bound on −log p(x), whatever the schedule.
+    masked positions only. An upper bound on −log p(x), whatever the schedule, if the collator lets lengths be learnt or
+    modelled (`text_length`).
     """
 
     nll_name = "nll"
@@ -50,9 +52,12 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
             index = (batch["target_ids"].reshape(-1) != IGNORE).nonzero().squeeze(-1)
         x = batch["target_ids"].reshape(-1)[index]
         nll = self._masked_nll(z, batch["attention_mask"], batch["sigma"], index, x)
-        weight = batch["weight"][index // z.shape[1]]
+        total = (batch["weight"][index // z.shape[1]] * nll).sum()
+        of_length = length_nll(self.model, batch, learn=self.model.training)
+        if of_length is not None:
+            total = total + of_length.sum().to(total.dtype)
         num_tokens = batch["num_tokens"].sum()
-        return {"loss": (weight * nll).sum() / num_tokens.clamp(min=1), "num_loss_terms": num_tokens}
+        return {"loss": total / num_tokens.clamp(min=1), "num_loss_terms": num_tokens}
 
     def _masked_nll(self, z: Tensor, mask: Tensor, sigma: Tensor, index: Tensor, x: Tensor) -> Tensor:
         """−log p(x_i | z_t, t) at flat positions, (N,)."""
@@ -72,23 +77,13 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
         def masked_nll(z: Tensor, rate: Tensor, index: Tensor, x: Tensor) -> Tensor:
             return self._masked_nll(z, batch["attention_mask"], schedule.sigma(rate), index, x)
 
-        return nelbo_draws(
-            masked_nll,
-            clean_ids(batch["input_ids"], batch["target_ids"]),
-            batch["maskable"],
-            batch["attention_mask"],
-            batch["noise_seed"],
-            self.tokenizer.mask_token_id,
-            num_samples,
-            num_points,
-            method,
-        )
+        return batch_bound(masked_nll, batch, self.model, self.tokenizer, num_samples, num_points, method)
 
     @torch.no_grad()
     def greedy_ids(self, batch: MDLMBatch) -> Integer[Tensor, " maskable"]:
         """The most likely token at every maskable position, in reading order, while all of them are masked."""
         maskable = batch["maskable"]
-        z = clean_ids(batch["input_ids"], batch["target_ids"]).masked_fill(maskable, self.tokenizer.mask_token_id)
+        z = clean_ids(batch, self.tokenizer.pad_token_id).masked_fill(maskable, self.tokenizer.mask_token_id)
         rate = torch.ones(len(z), dtype=widest_float(z.device), device=z.device)
         sigma = StretchedSchedule(self.noise_schedule).sigma(rate)
         features = self.model.features(z, batch["attention_mask"], sigma)
@@ -98,4 +93,8 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
 
     def coded_ids(self, batch: MDLMBatch) -> Integer[Tensor, "batch length"]:
         """The tokens that `nll_bound` is about, -100 elsewhere."""
-        return coded_ids(batch["input_ids"], batch["target_ids"], batch["maskable"])
+        return coded_ids(batch, self.tokenizer.pad_token_id)
+
+    def likelihood_of(self, batch: MDLMBatch) -> tuple[str, str]:
+        """What the likelihood of a batch is called, and whose it is; see `xlm.decoding.text_length`."""
+        return likelihood_of(batch, self.nll_of)

@@ -24,6 +24,7 @@ from xlm.decoding.orders import ancestral, fill_rates, first_hitting
 from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.decoding.remask import fill_with_remasking
 from xlm.decoding.streams import row_seeds
+from xlm.decoding.text_length import TextLength, checked, with_drawn_lengths
 from xlm.decoding.trace import begin_trace
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
@@ -49,8 +50,10 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         top_k, top_p, min_p: filters on the logits; None for none.
         suppressed_tokens: tokens never to produce, besides mask, pad, BOS, CLS and SEP.
         block_size: BOS and masks after a prompt, for `generate`; in a batch the masks say it themselves.
-        max_length: most tokens of an answer; above a block, rows without EOS go on in further blocks, each with the
-            end of the last as context. None for one block.
+        text_length: as in training. With "modelled", each block of masks is cut to a length drawn from the network's
+            length model; with "learnt", the block behind a text with masks is filled with EOS.
+        max_length: most tokens of an answer; above a block, it goes on in further blocks, each with the end of the last
+            as context, and may end in the last one only. None for one block.
         context: tokens of the last block that the next one starts from; None for half a block.
         seed: what a row draws follows from the example's own seed and this; without either, from torch's global
             generator.
@@ -72,6 +75,7 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         min_p: float | None = None,
         suppressed_tokens: Sequence[str] = (),
         block_size: int | None = None,
+        text_length: TextLength = "given",
         max_length: int | None = None,
         context: int | None = None,
         seed: int | None = None,
@@ -88,6 +92,7 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         self.sampler = LogitsSampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         self.suppressed_tokens = suppressed_tokens
         self.block_size = block_size
+        self.text_length = checked(text_length)
         self.max_length = max_length
         self.context = context
         self.seed = seed
@@ -112,8 +117,12 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
             return extended(self._predict_block, batch, seeds, self.max_length, self.context, self.tokenizer)
         return self._predict_block(batch, seeds)
 
-    def _predict_block(self, batch: MDLMPredictionBatch, seeds: Tensor) -> MDLMPredictionDict:
+    def _predict_block(self, batch: MDLMPredictionBatch, seeds: Tensor, may_end: bool = True) -> MDLMPredictionDict:
+        if self.text_length == "modelled" and may_end:
+            batch = with_drawn_lengths(batch, self.model, self.tokenizer, seeds)
         slots = slots_of(batch, self.tokenizer.mask_token_id)
+        if not may_end:
+            slots = slots._replace(inside=slots.masked)
         filled = self._fill(batch["input_ids"], batch["attention_mask"].bool(), slots, seeds)
         return finished(batch, slots, filled, self.tokenizer)
 
@@ -148,7 +157,7 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
     def generate(self, prompts: list[str]) -> list[str]:
         """Text for each prompt, without special tokens: its masks filled, or an answer of at most a block."""
         device: torch.device = next(self.model.parameters()).device
-        return generate(self.predict, self.tokenizer, prompts, self.block_size, self.seed, device)
+        return generate(self.predict, self.tokenizer, prompts, self.block_size, self.seed, device, self.text_length)
 
     def continue_text(self, prompts: list[str]) -> list[str]:
         """What follows the beginnings of texts, at most a block with them, for a model that learnt whole texts."""

@@ -23,6 +23,7 @@ from xlm.decoding.collate import (
     noise_seeds,
 )
 from xlm.decoding.masking import draw_times
+from xlm.decoding.text_length import TextLength, of_collator
 
 __all__ = ["MLMCollator", "MLMSeq2SeqCollator", "MasksAfterPrompt", "MasksInPlace", "print_batch_mlm"]
 
@@ -37,28 +38,31 @@ def training_batch(
 
 @dataclass
 class MLMCollator(Collator):
-    """`[BOS] sequence [EOS]`, padded on the right; everything after BOS may be masked.
+    """`[BOS] sequence [EOS] [rest of the block]`; everything after BOS may be masked.
 
     Args:
         tokenizer: gives BOS, EOS, the mask and the pad id.
         block_size: most tokens of a row, BOS and EOS included; None for no limit.
         noise_schedule, input_block_size: part of every collator's arguments, unused here.
-        loss_on_padding: fill rows to the block with EOS and learn that too, so that lengths are learnt.
+        text_length: how the length of a text is known: "learnt", "modelled", "given" or "mdlm_lm1b"; see
+            `xlm.decoding.text_length`.
         low_variance: t from the example's `noise_level`, evenly spread over an epoch, where it has one; else its seed.
         t_min: smallest t.
         truncate: what a longer row loses ("right": its end, with EOS), or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
+        loss_on_padding: the older name: true is text_length "learnt", false is "given".
     """
 
     tokenizer: Tokenizer
     block_size: int | None = None
     noise_schedule: Any = None
     input_block_size: int | None = None
-    loss_on_padding: bool = False
+    text_length: TextLength = "learnt"
     low_variance: bool = True
     t_min: float = 0.0
     truncate: Truncate = "right"
     pad_to: PadTo = "longest"
+    loss_on_padding: bool | None = None
 
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> MLMBatch:
         rows = answer_rows(
@@ -66,7 +70,7 @@ class MLMCollator(Collator):
             self.tokenizer,
             with_prompt=False,
             block_size=self.block_size,
-            loss_on_padding=self.loss_on_padding,
+            text_length=of_collator(self.text_length, self.loss_on_padding),
             answer_truncate=self.truncate,
             pad_to=self.pad_to,
         )
@@ -84,24 +88,26 @@ class MLMSeq2SeqCollator(Seq2SeqCollator):
         block_size: columns from BOS on.
         input_block_size: most tokens of the prompt.
         noise_schedule: part of every collator's arguments, unused here.
-        loss_on_padding: learn the filling too. This is how the length of an answer is learnt, because prediction
-            starts from a block of masks; without it rows end with their own EOS.
+        text_length: how the length of an answer is known; see `xlm.decoding.text_length`. Prediction starts from a
+            block of masks, so an answer's end has to be learnt or its length drawn.
         low_variance: t from the example's `noise_level`, evenly spread over an epoch, where it has one; else its seed.
         t_min: smallest t.
         prompt_truncate, answer_truncate: what a longer one loses, or "error".
         pad_to: "longest" prompt of the batch, or always "block" (static shapes, for `compile=true`).
+        loss_on_padding: the older name: true is text_length "learnt", false is "given".
     """
 
     tokenizer: Tokenizer
     block_size: int | None = None
     input_block_size: int | None = None
     noise_schedule: Any = None
-    loss_on_padding: bool = True
+    text_length: TextLength = "learnt"
     low_variance: bool = True
     t_min: float = 0.0
     prompt_truncate: Truncate = "error"
     answer_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
+    loss_on_padding: bool | None = None
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> MLMBatch:
         rows = answer_rows(
@@ -110,7 +116,7 @@ class MLMSeq2SeqCollator(Seq2SeqCollator):
             with_prompt=True,
             block_size=self.block_size,
             input_block_size=self.input_block_size,
-            loss_on_padding=self.loss_on_padding,
+            text_length=of_collator(self.text_length, self.loss_on_padding),
             prompt_truncate=self.prompt_truncate,
             answer_truncate=self.answer_truncate,
             pad_to=self.pad_to,

@@ -9,8 +9,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from mlm.types_mlm import MLMBatch, MLMLossDict
-from xlm.decoding.bound import Method, clean_ids, coded_ids, nelbo_draws
+from xlm.decoding.bound import Method, batch_bound, clean_ids, coded_ids
 from xlm.decoding.masking import IGNORE
+from xlm.decoding.text_length import length_nll, likelihood_of
 from xlm.harness import Harness, LossFunction
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
 
@@ -52,13 +53,17 @@ class MLMLoss(LossFunction[MLMBatch, MLMLossDict]):
         if index is None:
             index = (batch["target_ids"].reshape(-1) != IGNORE).nonzero().squeeze(-1)
         targets = batch["target_ids"].reshape(-1)[index]
+        of_length = length_nll(self.model, batch, learn=self.model.training)
         if self.weighting == "none":
             loss = self._cross_entropy(batch["input_ids"], batch["attention_mask"], index, targets, "mean")
             return {"loss": loss, "num_loss_terms": targets.numel()}
         nll = self._cross_entropy(batch["input_ids"], batch["attention_mask"], index, targets, "none")
         weight = (1 / batch["t"])[index // batch["input_ids"].shape[1]]
+        total = (weight * nll).sum()
+        if of_length is not None:
+            total = total + of_length.sum().to(total.dtype)
         num_tokens = batch["num_tokens"].sum()
-        return {"loss": (weight * nll).sum() / num_tokens.clamp(min=1), "num_loss_terms": num_tokens}
+        return {"loss": total / num_tokens.clamp(min=1), "num_loss_terms": num_tokens}
 
     def _cross_entropy(
         self, ids: Tensor, mask: Tensor, index: Tensor, targets: Tensor, reduction: Literal["mean", "none"]
@@ -79,23 +84,13 @@ class MLMLoss(LossFunction[MLMBatch, MLMLossDict]):
         def masked_nll(ids: Tensor, rate: Tensor, index: Tensor, targets: Tensor) -> Tensor:
             return self._cross_entropy(ids, batch["attention_mask"], index, targets, "none")
 
-        return nelbo_draws(
-            masked_nll,
-            clean_ids(batch["input_ids"], batch["target_ids"]),
-            batch["maskable"],
-            batch["attention_mask"],
-            batch["noise_seed"],
-            self.tokenizer.mask_token_id,
-            num_samples,
-            num_points,
-            method,
-        )
+        return batch_bound(masked_nll, batch, self.model, self.tokenizer, num_samples, num_points, method)
 
     @torch.no_grad()
     def greedy_ids(self, batch: MLMBatch) -> Integer[Tensor, " maskable"]:
         """The most likely token at every maskable position, in reading order, while all of them are masked."""
         maskable = batch["maskable"]
-        z = clean_ids(batch["input_ids"], batch["target_ids"]).masked_fill(maskable, self.tokenizer.mask_token_id)
+        z = clean_ids(batch, self.tokenizer.pad_token_id).masked_fill(maskable, self.tokenizer.mask_token_id)
         features = self.model.features(z, batch["attention_mask"])
         logits: Tensor = self.model.output_layer(features[maskable])
         logits[:, self.tokenizer.mask_token_id] = -torch.inf
@@ -103,4 +98,8 @@ class MLMLoss(LossFunction[MLMBatch, MLMLossDict]):
 
     def coded_ids(self, batch: MLMBatch) -> Integer[Tensor, "batch length"]:
         """The tokens that `nll_bound` is about, -100 elsewhere."""
-        return coded_ids(batch["input_ids"], batch["target_ids"], batch["maskable"])
+        return coded_ids(batch, self.tokenizer.pad_token_id)
+
+    def likelihood_of(self, batch: MLMBatch) -> tuple[str, str]:
+        """What the likelihood of a batch is called, and whose it is; see `xlm.decoding.text_length`."""
+        return likelihood_of(batch, self.nll_of)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xlm.model import Model
 from xlm.modules.attention import drop_full_mask, positions_from_mask
+from xlm.modules.length_model import LengthModel
 from xlm.modules.rotary_transformer import (
     RotaryEmbedding,
     RotaryTransformerFinalLayer,
@@ -25,6 +26,7 @@ class RotaryMLM(nn.Module, Model):
         max_length: positions the rotary table is made for at once; it grows when needed.
         short_conv: mix each token with its neighbours in every layer; see `ShortConvolution`.
         rotary_base, rotary_max_frequency: of the rotary positions; see `RotaryEmbedding`.
+        num_text_lengths: lengths that the length model knows, for `text_length=modelled`; None for no length model.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class RotaryMLM(nn.Module, Model):
         short_conv: bool = False,
         rotary_base: float = 10000.0,
         rotary_max_frequency: float = 1.0,
+        num_text_lengths: int | None = None,
     ) -> None:
         super().__init__()
+        self.length_model = None if num_text_lengths is None else LengthModel(num_text_lengths)
         self.embed_tokens = nn.Embedding(num_embeddings, d_model)
         nn.init.normal_(self.embed_tokens.weight, std=d_model**-0.5)
         layer = RotaryTransformerLayer(

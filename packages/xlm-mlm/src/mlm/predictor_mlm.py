@@ -13,6 +13,7 @@ from xlm.decoding.fill import ConfidenceOrder, MaskedNetwork, TokenDraw, fill_by
 from xlm.decoding.orders import fill_rates, uniform_order
 from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.decoding.streams import row_seeds
+from xlm.decoding.text_length import TextLength, checked, with_drawn_lengths
 from xlm.decoding.trace import begin_trace
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
@@ -33,6 +34,8 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         top_k, top_p, min_p: filters on the logits; None for none.
         suppressed_tokens: tokens never to produce, besides mask, pad, BOS, CLS and SEP.
         block_size: BOS and masks after a prompt, for `generate`; in a batch the masks say it themselves.
+        text_length: as in training. With "modelled", each block of masks is cut to a length drawn from the network's
+            length model; with "learnt", the block behind a text with masks is filled with EOS.
         seed: what a row draws follows from the example's own seed and this; without either, from torch's global
             generator.
     """
@@ -51,6 +54,7 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         min_p: float | None = None,
         suppressed_tokens: Sequence[str] = (),
         block_size: int | None = None,
+        text_length: TextLength = "given",
         seed: int | None = None,
     ) -> None:
         if max_steps is not None and max_steps < 1:
@@ -68,6 +72,7 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         self.sampler = LogitsSampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         self.suppressed_tokens = suppressed_tokens
         self.block_size = block_size
+        self.text_length = checked(text_length)
         self.seed = seed
 
     @torch.no_grad()
@@ -84,10 +89,12 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
             `ids` (B, L): the rows without masks, pads behind an answer's first EOS. `network_calls` (B,): forward
             passes in which a row took part. `order` (B, L): by which of them a position was filled.
         """
-        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         begin_trace(batch, batch["output_start_idx"], self.tokenizer)
+        seeds = row_seeds(len(batch["input_ids"]), self.seed, batch.get("noise_seed"), batch["input_ids"].device)
+        if self.text_length == "modelled":
+            batch = with_drawn_lengths(batch, self.model, self.tokenizer, seeds)
+        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         slots = slots_of(batch, self.tokenizer.mask_token_id)
-        seeds = row_seeds(len(ids), self.seed, batch.get("noise_seed"), ids.device)
         draw = TokenDraw(
             self.sampler, suppressed_ids(self.tokenizer, self.suppressed_tokens), self.tokenizer.eos_token_id
         )
@@ -108,7 +115,8 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
     def generate(self, prompts: list[str]) -> list[str]:
         """Text for each prompt, without special tokens: its masks filled, or an answer of at most a block."""
         device: Tensor = next(self.model.parameters())
-        return generate(self.predict, self.tokenizer, prompts, self.block_size, self.seed, device.device)
+        where = device.device
+        return generate(self.predict, self.tokenizer, prompts, self.block_size, self.seed, where, self.text_length)
 
     def continue_text(self, prompts: list[str]) -> list[str]:
         """What follows the beginnings of texts, at most a block with them, for a model that learnt whole texts."""

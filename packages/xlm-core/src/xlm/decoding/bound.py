@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.decoding.masking import IGNORE
+from xlm.decoding.orders import ranks
 from xlm.decoding.streams import Stream, derive, uniform
+from xlm.decoding.text_length import length_nll
 from xlm.modules.attention import positions_from_mask
+from xlm.protocols import Tokenizer
 from xlm.sampling import widest_float
 
 Method = Literal["counts", "rates"]
@@ -29,12 +32,19 @@ def nelbo_draws(
     num_samples: int = 1,
     num_points: int = 4,
     method: Method = "counts",
+    free: Bool[Tensor, "batch length"] | None = None,
+    hidden: Bool[Tensor, "batch length"] | None = None,
 ) -> Float[Tensor, "batch samples"]:
     """Independent unbiased draws of each row's NELBO in nats; each is the mean over `num_points` maskings.
 
     "counts": k masks with k spread evenly over 1 … n, weight n/k, at a rate that has the law of the k-th of n times.
-    "rates": the rate of masks spread evenly over (0, 1), antithetically: (u + j/P) mod 1, weight 1/rate.
+    Rows with at most `num_points` sets of masks (2^n − 1) go through all of them instead, which is exact but for the
+    rate. "rates": the rate of masks spread evenly over (0, 1), antithetically: (u + j/P) mod 1, weight 1/rate.
     Both integrate −α′/(1 − α) · Σ −log p over time exactly, whatever the schedule: the rate is drawn, not t.
+
+    Args:
+        free: maskable tokens that cost nothing.
+        hidden: further positions, which `ids` shows as masks and nothing fills; they count in the rate.
     """
     if method not in ("counts", "rates"):
         raise ValueError(f"Unknown method {method!r}. Choices: counts, rates.")
@@ -48,45 +58,99 @@ def nelbo_draws(
             even = (start + point / num_points) % 1.0
             times = uniform(derive(sample_seeds, point)[:, None], Stream.MASK, counters)
             if method == "counts":
-                masked, rate, weight = _by_count(times, maskable, even)
+                masked, rate, weight = _by_count(times, maskable, hidden, even, point, num_points)
             else:
                 rate, weight = even, 1 / even
                 masked = maskable & (times < rate[:, None])
-            draws[:, sample] += weight * _summed_nll(masked_nll, ids, masked, rate, mask_token_id) / num_points
+            draws[:, sample] += weight * _summed_nll(masked_nll, ids, masked, rate, mask_token_id, free) / num_points
     return draws
 
 
-def _by_count(times: Tensor, maskable: Tensor, even: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The k earliest of each row's n tokens, the k-th one's time as the rate, and n/k."""
+def _by_count(
+    times: Tensor, maskable: Tensor, hidden: Tensor | None, even: Tensor, point: int, num_points: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k earliest of each row's n tokens, the time of the last of all that is then masked as the rate, and n/k.
+
+    Where the sets of a row are few, the one of this number, with its weight in the NELBO times the number of points.
+    """
     n = maskable.sum(dim=1)
     k = (even * n).long() + 1
-    ordered = times.masked_fill(~maskable, 2.0).sort(dim=1).values
-    last = (k - 1).clamp(max=max(0, ordered.shape[1] - 1))
-    rate = ordered.gather(1, last[:, None]).squeeze(1)
-    masked = maskable & (times <= rate[:, None])
-    return masked, rate.clamp(max=1.0), n.to(times.dtype) / k
+    masked = maskable & (ranks(1 - times, maskable) < k[:, None])
+    weight = n.to(times.dtype) / k
+    num_sets = 2 ** n.clamp(max=62) - 1  # without overflow
+    few = num_sets <= num_points
+    if bool(few.any()):
+        in_set = (((point + 1) >> _places(maskable).clamp(0, 62)) & 1).bool()
+        of_set = maskable & in_set & (point < num_sets)[:, None]
+        size = of_set.sum(dim=1)
+        share = num_points * _weight_of_a_set(size.to(times.dtype), n.to(times.dtype))
+        k = torch.where(few, size, k)
+        masked = torch.where(few[:, None], of_set, masked)
+        weight = torch.where(few, share, weight)
+    everything = maskable if hidden is None else maskable | hidden
+    num_masks = k if hidden is None else k + hidden.sum(dim=1)
+    ordered = times.masked_fill(~everything, 2.0).sort(dim=1).values
+    last = (num_masks - 1).clamp(0, max(0, ordered.shape[1] - 1))
+    return masked, ordered.gather(1, last[:, None]).squeeze(1).clamp(max=1.0), weight
 
 
-def _summed_nll(masked_nll: MaskedNLL, ids: Tensor, masked: Tensor, rate: Tensor, mask_token_id: int) -> Tensor:
-    """Σ −log p over the masked tokens of each row, (B,)."""
-    index = masked.reshape(-1).nonzero().squeeze(-1)
+def _places(maskable: Tensor) -> Tensor:
+    """Number of each maskable position among those of its row, from 0."""
+    return maskable.long().cumsum(dim=1) - 1
+
+
+def _weight_of_a_set(size: Tensor, n: Tensor) -> Tensor:
+    """B(k, n − k + 1) = (k − 1)! (n − k)! / n!, what the NELBO weights a set of k masks with; 0 for no mask."""
+    log_weight = torch.lgamma(size) + torch.lgamma(n - size + 1) - torch.lgamma(n + 1)
+    return torch.where(size > 0, log_weight.exp(), 0.0)
+
+
+def _summed_nll(
+    masked_nll: MaskedNLL, ids: Tensor, masked: Tensor, rate: Tensor, mask_token_id: int, free: Tensor | None
+) -> Tensor:
+    """Σ −log p over the masked tokens of each row that aren't free, (B,)."""
+    paid = masked if free is None else masked & ~free
+    index = paid.reshape(-1).nonzero().squeeze(-1)
     targets = ids.reshape(-1)[index]
     nll = masked_nll(ids.masked_fill(masked, mask_token_id), rate, index, targets)
     sums = torch.zeros(len(ids), dtype=rate.dtype, device=ids.device)
     return sums.index_add_(0, index // ids.shape[1], nll.to(rate.dtype))
 
 
-def clean_ids(
-    input_ids: Integer[Tensor, "batch length"], target_ids: Integer[Tensor, "batch length"]
-) -> Integer[Tensor, "batch length"]:
+def clean_ids(batch: Mapping[str, Any], pad_token_id: int) -> Integer[Tensor, "batch length"]:
     """A training batch's rows before masking."""
-    return torch.where(target_ids != IGNORE, target_ids, input_ids)
+    ids: Tensor = torch.where(batch["target_ids"] != IGNORE, batch["target_ids"], batch["input_ids"])
+    return ids.masked_fill(batch["free"], pad_token_id) if "free" in batch else ids
 
 
-def coded_ids(
-    input_ids: Integer[Tensor, "batch length"],
-    target_ids: Integer[Tensor, "batch length"],
-    maskable: Bool[Tensor, "batch length"],
-) -> Integer[Tensor, "batch length"]:
-    """A training batch's maskable tokens before masking, -100 elsewhere: what a bound is about."""
-    return clean_ids(input_ids, target_ids).masked_fill(~maskable, IGNORE)
+def coded_ids(batch: Mapping[str, Any], pad_token_id: int) -> Integer[Tensor, "batch length"]:
+    """The real tokens that may be masked in a training batch, as they were before; -100 elsewhere."""
+    coded = batch["maskable"] & (batch["maskable"].cumsum(dim=1) <= batch["num_tokens"][:, None])
+    return clean_ids(batch, pad_token_id).masked_fill(~coded, IGNORE)
+
+
+def batch_bound(
+    masked_nll: MaskedNLL,
+    batch: Mapping[str, Any],
+    network: Any,
+    tokenizer: Tokenizer,
+    num_samples: int,
+    num_points: int,
+    method: Method,
+) -> Float[Tensor, "batch samples"]:
+    """`nelbo_draws` of a training batch; where the length is modelled, −log p(N) is added."""
+    draws = nelbo_draws(
+        masked_nll,
+        clean_ids(batch, tokenizer.pad_token_id),
+        batch["maskable"],
+        batch["attention_mask"].bool(),
+        batch["noise_seed"],
+        tokenizer.mask_token_id,
+        num_samples,
+        num_points,
+        method,
+        batch.get("free"),
+        batch.get("hidden"),
+    )
+    of_length = length_nll(network, batch)
+    return draws if of_length is None else draws + of_length[:, None].to(draws.dtype)

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.data.collate import Truncate, pad_ids, pad_prompt_and_answer, truncate_ids
-from xlm.decoding.masking import mask_tokens
+from xlm.decoding.masking import IGNORE, mask_tokens
+from xlm.decoding.text_length import FILLED, TextLength
 from xlm.errors import ConfigError, DataError
 from xlm.protocols import Tokenizer
 
@@ -21,14 +22,20 @@ PadTo = Literal["longest", "block"]
 class CleanRows(NamedTuple):
     """Rows before masking.
 
-    `maskable`: positions that the model has to learn. `num_tokens`: real tokens among them, what a loss per token
-    divides by; the filling behind an answer is learnt, but doesn't count.
+    Args:
+        maskable: positions that are noised.
+        num_tokens: real tokens among them, EOS included: what a loss per token divides by. The filling of a block is
+            learnt, but doesn't count.
+        text_length: how the length of the text is known.
+        free: maskable positions that cost nothing: padding, with "mdlm_lm1b". None for none.
     """
 
     ids: Integer[Tensor, "batch length"]
     attention_mask: Bool[Tensor, "batch length"]
     maskable: Bool[Tensor, "batch length"]
     num_tokens: Integer[Tensor, " batch"]
+    text_length: TextLength = "learnt"
+    free: Bool[Tensor, "batch length"] | None = None
 
 
 class MaskedBatch(TypedDict):
@@ -49,6 +56,10 @@ class MaskedBatch(TypedDict):
     num_tokens: Integer[Tensor, " batch"]
     # Each example's own random stream.
     noise_seed: Integer[Tensor, " batch"]
+    # How the length of a text is known; "learnt" where it isn't said.
+    text_length: NotRequired[TextLength]
+    # Maskable positions that cost nothing.
+    free: NotRequired[Bool[Tensor, "batch length"]]
 
 
 class MaskedPredictionBatch(TypedDict):
@@ -71,13 +82,23 @@ def width(rows: Sequence[Sequence[int]], block_size: int | None, pad_to: PadTo) 
     return min(block_size, max(map(len, rows), default=0))
 
 
-def _filled(rows: list[list[int]], block_size: int | None, truncate: Truncate, filler: int) -> list[list[int]]:
-    """Every row exactly block_size long: cut, or filled on the right."""
+def filled(
+    rows: Sequence[list[int]], text_length: TextLength, block_size: int | None, truncate: Truncate, tokenizer: Tokenizer
+) -> list[list[int]]:
+    """The rows, where `text_length` asks for it exactly block_size long: cut, or filled on the right.
+
+    Raises:
+        ConfigError: there is no block to fill.
+        DataError: a row is longer than the block, and `truncate` is "error".
+    """
+    if text_length not in FILLED:
+        return list(rows)
     if block_size is None:
         raise ConfigError(
-            "loss_on_padding needs block_size: filling to the longest row of a batch would make an example's loss "
-            "depend on its neighbours."
+            f"text_length={text_length} needs block_size: filling rows to the longest of a batch would make an "
+            "example's loss depend on its neighbours."
         )
+    filler = tokenizer.eos_token_id if text_length == "learnt" else tokenizer.pad_token_id
     kept = [list(truncate_ids(row, block_size, truncate, "answer")) for row in rows]
     return [row + [filler] * (block_size - len(row)) for row in kept]
 
@@ -89,22 +110,21 @@ def answer_rows(
     with_prompt: bool,
     block_size: int | None,
     input_block_size: int | None = None,
-    loss_on_padding: bool = False,
+    text_length: TextLength = "given",
     prompt_truncate: Truncate = "error",
     answer_truncate: Truncate = "error",
     pad_to: PadTo = "longest",
 ) -> CleanRows:
-    """`[pads] prompt [BOS] answer [EOS] [pads]`, all after BOS maskable; without prompts the rows start at BOS.
+    """`[pads] prompt [BOS] answer [EOS] [rest]`, all after BOS maskable; without prompts the rows start at BOS.
 
-    With loss_on_padding the rest of the block is filled with EOS, which is learnt too: so a model that is given a
-    block of masks finds out where the answer ends. Otherwise it is padding that nobody attends to.
+    The rest of the block is EOS with `text_length` "learnt", padding that the network sees with "mdlm_lm1b", and
+    otherwise padding that it doesn't see.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     prompts = [list(example["prompt_ids"]) if with_prompt else [] for example in examples]
     answers = [[bos, *example["input_ids"], eos] for example in examples]
     lengths = torch.tensor([len(answer) - 1 for answer in answers])
-    if loss_on_padding:
-        answers = _filled(answers, block_size, answer_truncate, eos)
+    answers = filled(answers, text_length, block_size, answer_truncate, tokenizer)
     padded, start = pad_prompt_and_answer(
         prompts,
         answers,
@@ -119,7 +139,11 @@ def answer_rows(
     maskable[:, :start] = False
     if maskable.shape[1] > start:
         maskable[:, start] &= padded.ids[:, start] != bos
-    return CleanRows(padded.ids, padded.mask, maskable, torch.minimum(lengths, maskable.sum(dim=1)))
+    num_tokens = torch.minimum(lengths, maskable.sum(dim=1))
+    free = None
+    if text_length == "mdlm_lm1b":
+        free = maskable & (maskable.cumsum(dim=1) > num_tokens[:, None])
+    return CleanRows(padded.ids, padded.mask, maskable, num_tokens, text_length, free)
 
 
 def noise_seeds(examples: Sequence[Any]) -> Integer[Tensor, " batch"]:
@@ -148,17 +172,25 @@ def masked_batch(
 ) -> MaskedBatch:
     """The batch in which each maskable token of row b is masked with probability rate[b], that of its time t[b]."""
     masked = mask_tokens(rows.ids, rows.maskable, rate, seeds, mask_token_id, rows.attention_mask)
-    return {
+    targets, index = masked.targets, masked.target_index
+    if rows.free is not None:
+        targets = targets.masked_fill(rows.free, IGNORE)
+        index = index[targets.reshape(-1)[index] != IGNORE]
+    batch: MaskedBatch = {
         "input_ids": masked.ids,
         "attention_mask": rows.attention_mask,
-        "target_ids": masked.targets,
+        "target_ids": targets,
         # Found here, on the CPU and in a worker: on a GPU it would make every step wait.
-        "target_index": masked.target_index,
+        "target_index": index,
         "maskable": rows.maskable,
         "t": t.float(),
         "num_tokens": rows.num_tokens,
         "noise_seed": seeds,
+        "text_length": rows.text_length,
     }
+    if rows.free is not None:
+        batch["free"] = rows.free
+    return batch
 
 
 def _prediction_batch(
@@ -213,7 +245,7 @@ class MasksAfterPrompt:
 
 @dataclass
 class MasksInPlace:
-    """`[BOS] text with masks [EOS] [pads]`: each mask is a slot for one token (infilling at known length).
+    """`[BOS] text with masks [EOS] [rest]`: each mask is a slot for one token (infilling at known length).
 
     The text is the example's `prompt_ids`; its `input_ids`, if any, is the truth without masks.
 
@@ -223,6 +255,8 @@ class MasksInPlace:
         noise_schedule, input_block_size: part of every collator's arguments, unused here.
         truncate: what a longer row loses, or "error".
         pad_to: "longest" row of the batch, or always "block".
+        text_length: as in training. The rest of the block is EOS with "learnt", padding that the network sees with
+            "mdlm_lm1b", else padding that it doesn't see.
     """
 
     tokenizer: Tokenizer
@@ -231,10 +265,12 @@ class MasksInPlace:
     noise_schedule: Any = None
     truncate: Truncate = "error"
     pad_to: PadTo = "longest"
+    text_length: TextLength = "given"
 
     def __call__(self, examples: Sequence[Any]) -> MaskedPredictionBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        rows = [[bos, *example["prompt_ids"], eos] for example in examples]
+        texts = [[bos, *example["prompt_ids"], eos] for example in examples]
+        rows = filled(texts, self.text_length, self.block_size, self.truncate, self.tokenizer)
         length = width(rows, self.block_size, self.pad_to)
         padded = pad_ids(rows, self.tokenizer.pad_token_id, length=length, truncate=self.truncate)
         return _prediction_batch(padded.ids, padded.mask, 1, examples, self.tokenizer)

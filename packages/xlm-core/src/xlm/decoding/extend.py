@@ -15,7 +15,8 @@ from xlm.errors import ConfigError
 from xlm.protocols import Tokenizer
 from xlm.utils.text import remove_trailing_pads
 
-PredictBlock = Callable[[MaskedPredictionBatch, Tensor], MaskedPredictionDict]
+# (batch, seeds, whether EOS may be produced) → the block filled
+PredictBlock = Callable[[MaskedPredictionBatch, Tensor, bool], MaskedPredictionDict]
 
 
 def extended(
@@ -28,8 +29,9 @@ def extended(
 ) -> MaskedPredictionDict:
     """Answers of up to `max_length` tokens (semi-autoregressive extension, arXiv 2406.07524, section 5).
 
-    The batch is prompts and a block of masks. Rows that a block left without EOS go on in the next: the prompt, the
-    last `context` tokens (None: half a block) and masks. A row's calls add up; `order` counts on through its blocks.
+    The batch is prompts and a block of masks. Each further block is the prompt, the last `context` tokens (None: half a
+    block) and masks. EOS may end a text in the last block only: a network that learnt from texts of at most a block
+    would put one at the end of each. A row's calls add up; `order` counts on through its blocks.
     """
     start = batch["output_start_idx"]
     block = batch["input_ids"].shape[1] - start
@@ -45,11 +47,8 @@ def extended(
     for number in range(num_blocks):
         if number and trace is not None:
             trace.new_block(rows, start, number * (block - keep), block, keep, tokenizer.mask_token_id)
-        preds = predict_block(whole.block(rows, number), derive(seeds[rows], number) if number else seeds[rows])
-        whole.put(rows, number, preds)
-        rows = rows[~(preds["ids"][:, start:] == tokenizer.eos_token_id).any(dim=1)]
-        if not len(rows):
-            break
+        block_seeds = derive(seeds[rows], number) if number else seeds[rows]
+        whole.put(rows, number, predict_block(whole.block(rows, number), block_seeds, number == num_blocks - 1))
     if trace is not None:
         trace.shortened(max_length)
     return whole.prediction(max_length)

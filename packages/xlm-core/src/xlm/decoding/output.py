@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xlm.decoding.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
 from xlm.decoding.fill import Filled, Slots
+from xlm.decoding.text_length import FILLED, TextLength
 from xlm.decoding.trace import recording
 from xlm.decoding.writing import writing
 from xlm.errors import ConfigError
@@ -61,8 +62,10 @@ def slots_of(batch: MaskedPredictionBatch, mask_token_id: int) -> Slots:
 def finished(batch: MaskedPredictionBatch, slots: Slots, filled: Filled, tokenizer: Tokenizer) -> MaskedPredictionDict:
     """The prediction of a filled batch: whatever was filled behind an answer's first EOS becomes padding."""
     start = batch["output_start_idx"]
-    ends = slots.masked & (filled.ids == tokenizer.eos_token_id)
+    is_end = filled.ids == tokenizer.eos_token_id
+    ends = slots.masked & is_end
     behind = slots.masked & (ends.long().cumsum(dim=1) - ends.long() > 0)
+    behind |= _given_filling(is_end, batch["attention_mask"].bool(), start) & ~slots.masked
     if (trace := recording()) is not None:
         trace.removed(behind)
     ids = filled.ids.masked_fill(behind, tokenizer.pad_token_id)
@@ -76,6 +79,14 @@ def finished(batch: MaskedPredictionBatch, slots: Slots, filled: Filled, tokeniz
         "network_calls": filled.network_calls,
         "order": filled.order.masked_fill(behind, -1),
     }
+
+
+def _given_filling(is_end: Tensor, mask: Tensor, start: int) -> Tensor:
+    """Where a row ends in EOS, all of them but the first: what a block was filled with."""
+    more = (mask & ~is_end).flip(1).long().cumsum(dim=1).flip(1)  # tokens from here on that are no EOS
+    trailing = mask & is_end & (more == 0)
+    trailing[:, :start] = False
+    return trailing & (trailing.long().cumsum(dim=1) > 1)
 
 
 def as_rows(batch: MaskedPredictionBatch, preds: MaskedPredictionDict, tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -110,8 +121,9 @@ def as_rows(batch: MaskedPredictionBatch, preds: MaskedPredictionDict, tokenizer
 
 def _with_masks(batch: MaskedPredictionBatch, tokenizer: Tokenizer) -> list[str]:
     """The given rows between BOS and EOS, as text that shows the masks."""
-    rows = zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), strict=True)
-    return [tokenizer.decode([t for t, real in zip(ids, mask, strict=True) if real][1:-1]) for ids, mask in rows]
+    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+    shown = mask & ~_given_filling(ids == tokenizer.eos_token_id, mask, 1)
+    return [tokenizer.decode(row[keep][1:-1].tolist()) for row, keep in zip(ids, shown, strict=True)]
 
 
 def generate(
@@ -121,6 +133,7 @@ def generate(
     block_size: int | None,
     seed: int | None,
     device: torch.device,
+    text_length: TextLength = "given",
 ) -> list[str]:
     """Text for each prompt: its masks filled in place where it has some, else an answer of at most a block.
 
@@ -134,7 +147,7 @@ def generate(
     texts = [""] * len(prompts)
     asked: list[int] = []
     for collate, in_place in (
-        (MasksInPlace(tokenizer), True),
+        (MasksInPlace(tokenizer, block_size if text_length in FILLED else None, text_length=text_length), True),
         (MasksAfterPrompt(tokenizer, block_size), False),
     ):
         chosen = [n for n, e in enumerate(examples) if (tokenizer.mask_token_id in e["prompt_ids"]) == in_place]

@@ -25,6 +25,7 @@ class Stream(IntEnum):
     ORDER = 3
     TOKEN = 4
     REMASK = 5
+    LENGTH = 6
 
 
 def mix(x: Integer[Tensor, "*shape"]) -> Integer[Tensor, "*shape"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -10,8 +10,10 @@ from jaxtyping import Bool, Integer
 from torch import Tensor
 
 from xlm.decoding.bound import clean_ids
+from xlm.decoding.text_length import of_batch, pays_for_length
 from xlm.errors import ConfigError
 from xlm.evaluation.likelihood import IGNORE, BoundedLoss, ExactLoss, Terms, coded_ids, likelihood_terms
+from xlm.protocols import Tokenizer
 
 
 @runtime_checkable
@@ -40,20 +42,30 @@ class Scored(NamedTuple):
 
 
 @torch.no_grad()
-def score_whole(loss: object, batch: Any, num_samples: int = 1) -> Scored:
-    """Everything that a batch is about: an answer and its end given its prompt."""
+def score_whole(loss: object, batch: Any, tokenizer: Tokenizer, num_samples: int = 1) -> Scored:
+    """Everything that a batch is about: an answer and its end given its prompt.
+
+    ConfigError where the network is told the length and nothing pays for it, so that lengths cannot be compared.
+    """
+    if isinstance(batch, Mapping) and not pays_for_length(batch):
+        raise ConfigError(
+            f"This model was trained with text_length={of_batch(batch)}: it is told how long each text is, so that "
+            "texts of different lengths cannot be compared. Train with text_length=learnt or modelled.",
+            key="text_length",
+        )
     terms = likelihood_terms(loss, batch, num_samples)
-    return Scored(terms, _is_greedy(loss, batch, terms))
+    return Scored(terms, _is_greedy(loss, batch, terms, tokenizer))
 
 
 @torch.no_grad()
 def score_spans(
-    loss: object, batch: Any, rows: Sequence[Sequence[int]], spans: Sequence[Span], pad_token_id: int,
+    loss: object, batch: Any, rows: Sequence[Sequence[int]], spans: Sequence[Span], tokenizer: Tokenizer,
     num_samples: int = 1,
 ) -> Scored:  # fmt: skip
     """A part of each text of a batch of the role `lm`, given what is before it; nothing after it is seen.
 
-    A bound is one given how many tokens the part has, since that many are masked.
+    With a bound, the rest of the block stays masked: the part is filled in any order as if the text went on, whatever
+    its length.
 
     Args:
         loss: exact, with targets in the order of the text, each given the ones before; or bounded, with `maskable` in
@@ -63,7 +75,8 @@ def score_spans(
         spans: which of them are scored.
 
     Raises:
-        ConfigError: the loss is neither, or its batches hold something else.
+        ConfigError: the loss is neither, its batches hold something else, or its network was trained on texts of known
+            length, so that parts of a text have no likelihood under it.
     """
     if isinstance(loss, BoundedLoss):
         if "maskable" not in batch:
@@ -71,10 +84,11 @@ def score_spans(
                 f"{type(loss).__name__} bounds the likelihood of whole texts with their end, and of no part of a text "
                 "given the rest: its batches do not say which tokens are given ('maskable')."
             )
-        narrowed = _narrowed(batch, spans, pad_token_id)
+        _check_text_length(loss, batch)
+        narrowed = _narrowed(batch, spans, tokenizer.mask_token_id)
         _check(coded_ids(loss, narrowed), rows, spans, loss)
         terms = Terms(loss.nll_bound(narrowed, num_samples=num_samples).double(), narrowed["num_tokens"], exact=False)
-        return Scored(terms, _is_greedy(loss, narrowed, terms))
+        return Scored(terms, _is_greedy(loss, narrowed, terms, tokenizer))
     if isinstance(loss, ExactLoss):
         targets = batch["target_ids"]
         is_target = targets != IGNORE
@@ -83,7 +97,7 @@ def score_spans(
         nll = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
         nll[is_target] = loss.token_nll(batch).double()
         terms = Terms((nll * wanted).sum(dim=1, keepdim=True), wanted.sum(dim=1), exact=True)
-        return Scored(terms, _is_greedy(loss, batch, terms, wanted))
+        return Scored(terms, _is_greedy(loss, batch, terms, tokenizer, wanted))
     raise ConfigError(f"{type(loss).__name__} gives no likelihood: neither token_nll (exact) nor nll_bound (a bound).")
 
 
@@ -94,19 +108,28 @@ def _within(places: Bool[Tensor, "batch length"], spans: Sequence[Span]) -> Bool
     return places & (rank >= start) & (rank < end)
 
 
-def _narrowed(batch: Any, spans: Sequence[Span], pad_token_id: int) -> dict[str, Any]:
-    """A batch in which only the spans may be masked, and everything behind them is padding."""
+def _check_text_length(loss: object, batch: Any) -> None:
+    """ConfigError for a network that is shown how long each text is: a text's beginning says nothing of its end."""
+    if (text_length := of_batch(batch)) != "learnt":
+        raise ConfigError(
+            f"This model was trained with text_length={text_length}: its network is shown where a text ends, so that a "
+            f"part of a text has no likelihood under {type(loss).__name__}. Train with text_length=learnt instead.",
+            key="text_length",
+        )
+
+
+def _narrowed(batch: Any, spans: Sequence[Span], mask_token_id: int) -> dict[str, Any]:
+    """A batch in which only the spans may be masked, and everything behind them is masked for good."""
     maskable = batch["maskable"]
     kept = _within(maskable, spans)
-    behind = maskable & (
-        maskable.cumsum(dim=1) - 1 >= torch.tensor([s.end for s in spans], device=kept.device)[:, None]
-    )
+    end = torch.tensor([span.end for span in spans], device=kept.device)[:, None]
+    hidden = maskable & (maskable.cumsum(dim=1) - 1 >= end)
     return {
         **{name: value for name, value in batch.items() if name != "target_index"},
-        "input_ids": batch["input_ids"].masked_fill(behind, pad_token_id),
-        "target_ids": batch["target_ids"].masked_fill(behind, IGNORE),
-        "attention_mask": batch["attention_mask"].bool() & ~behind,
+        "input_ids": batch["input_ids"].masked_fill(hidden, mask_token_id),
+        "target_ids": batch["target_ids"].masked_fill(hidden, IGNORE),
         "maskable": kept,
+        "hidden": hidden,
         "num_tokens": kept.sum(dim=1),
     }
 
@@ -124,14 +147,14 @@ def _check(
 
 
 def _is_greedy(
-    loss: object, batch: Any, terms: Terms, wanted: Bool[Tensor, "batch length"] | None = None
+    loss: object, batch: Any, terms: Terms, tokenizer: Tokenizer, wanted: Bool[Tensor, "batch length"] | None = None
 ) -> Bool[Tensor, " batch"]:
     """Rows whose wanted places (None: all that the loss is about) hold the token that the network puts first."""
     if not isinstance(loss, GreedyLoss):
         return torch.zeros(len(terms.nll), dtype=torch.bool, device=terms.nll.device)
     targets = batch["target_ids"]
     if isinstance(loss, BoundedLoss):
-        places, truth = batch["maskable"], clean_ids(batch["input_ids"], targets)
+        places, truth = batch["maskable"], clean_ids(batch, tokenizer.pad_token_id)
     else:
         places, truth = targets != IGNORE, targets
     best = torch.full_like(truth, IGNORE)

@@ -54,6 +54,13 @@ class DescribedLoss(Protocol):
 
 
 @runtime_checkable
+class BatchDescribedLoss(Protocol):
+    """A loss whose likelihood depends on how a batch was collated: its name and whose it is, as in `DescribedLoss`."""
+
+    def likelihood_of(self, batch: Any) -> tuple[str, str]: ...
+
+
+@runtime_checkable
 class CodingLoss(Protocol):
     """A loss that says which tokens its likelihood is about: (B, L) ids, -100 elsewhere."""
 
@@ -67,8 +74,10 @@ class Description(NamedTuple):
     of: str = "the whole sequence under the model"
 
 
-def description(loss: object) -> Description:
-    """What a loss says of its likelihood."""
+def description(loss: object, batch: Any = None) -> Description:
+    """What a loss says of its likelihood; of a batch's, where one is given."""
+    if batch is not None and isinstance(loss, BatchDescribedLoss):
+        return Description(*loss.likelihood_of(batch))
     return Description(loss.nll_name, loss.nll_of) if isinstance(loss, DescribedLoss) else Description()
 
 

@@ -81,6 +81,7 @@ class LikelihoodPass(Callback):
         self.num_samples = num_samples
         self.measured: dict[str, Measured] = {}
         self._estimators: dict[str, LikelihoodEstimator] = {}
+        self._descriptions: dict[str, Description] = {}
         self._seconds: dict[str, float] = {}
 
     def on_validation_batch_end(
@@ -109,6 +110,7 @@ class LikelihoodPass(Callback):
         start, place = time.monotonic(), f"{split}/{name}"
         with trainer.precision_plugin.forward_context():
             terms = likelihood_terms(loss, batch, self.num_samples)
+        self._descriptions[place] = description(loss, batch)
         lengths = text_bytes(coded_ids(loss, batch), pl_module.tokenizer)
         self._estimators.setdefault(place, LikelihoodEstimator()).update(terms, lengths)
         self._seconds[place] = self._seconds.get(place, 0.0) + time.monotonic() - start
@@ -116,7 +118,7 @@ class LikelihoodPass(Callback):
     def _finish(self, pl_module: Any) -> None:
         for place, estimator in self._estimators.items():
             likelihood = estimator.from_all_ranks().compute()
-            self.measured[place] = Measured(likelihood, description(pl_module.loss_function), self._seconds[place])
+            self.measured[place] = Measured(likelihood, self._descriptions[place], self._seconds[place])
         self._estimators, self._seconds = {}, {}
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from xlm.decoding.text_length import of_batch
 from xlm.errors import ConfigError
 from xlm.evaluation.continuations import Scored, Span, score_spans, score_whole
 from xlm.evaluation.likelihood import BoundedLoss, description, gives_likelihood
@@ -69,6 +70,7 @@ class Scorer:
         node = (lm.config.get("collators") or {}).get(self.role)
         if node is None:
             raise ConfigError(f"The model has no collator for the role '{self.role}', so lm-eval cannot score with it.")
+        self._described = description(loss)
         with components(tokenizer=lm.tokenizer, noise_schedule=lm.harness.noise_schedule):
             self._collate = instantiate(node)
 
@@ -80,7 +82,7 @@ class Scorer:
     @property
     def of(self) -> str:
         """Whose likelihood it is, in words."""
-        return description(self.loss).of
+        return self._described.of
 
     @property
     def max_length(self) -> int | None:
@@ -116,16 +118,16 @@ class Scorer:
     def _scored(self, pairs: Sequence[Pair]) -> Scored:
         if self.role == "seq2seq":
             examples = [self._example(pair, pair.continuation, prompt_ids=list(pair.context)) for pair in pairs]
-            return score_whole(self.loss, self._batch(examples), self.num_samples)
+            return score_whole(self.loss, self._batch(examples), self.lm.tokenizer, self.num_samples)
         texts = [(*pair.context, *pair.continuation) for pair in pairs]
         batch = self._batch([self._example(pair, text) for pair, text in zip(pairs, texts, strict=True)])
-        if not self.is_exact and "maskable" not in batch and all(pair.ends and not pair.context for pair in pairs):
-            return score_whole(self.loss, batch, self.num_samples)
+        whole_texts = all(pair.ends and not pair.context for pair in pairs)
+        if not self.is_exact and whole_texts and ("maskable" not in batch or of_batch(batch) == "modelled"):
+            return score_whole(self.loss, batch, self.lm.tokenizer, self.num_samples)
         eos = self.lm.tokenizer.eos_token_id
         rows = [[*text, *([eos] if pair.ends else [])] for pair, text in zip(pairs, texts, strict=True)]
         spans = [Span(len(pair.context), len(row)) for pair, row in zip(pairs, rows, strict=True)]
-        pad = self.lm.tokenizer.pad_token_id
-        return score_spans(self.loss, batch, rows, spans, pad, self.num_samples)
+        return score_spans(self.loss, batch, rows, spans, self.lm.tokenizer, self.num_samples)
 
     def _example(self, pair: Pair, ids: Sequence[int], **more: Any) -> dict[str, Any]:
         return {"input_ids": list(ids), "noise_seed": seed_of(self.seed, pair), **more}
@@ -133,6 +135,7 @@ class Scorer:
     def _batch(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         device = self.lm.device
         batch = self._collate(examples)
+        self._described = description(self.loss, batch)
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
     def _check_length(self, pair: Pair) -> None:
@@ -149,8 +152,11 @@ class Scorer:
 
 
 def seed_of(seed: int, pair: Pair) -> int:
-    """The stream of a pair: 62 bits of a hash of what is asked, so that neither order nor batch matters."""
-    text = repr((seed, pair.context, pair.continuation, pair.ends))
+    """The stream of a pair: 62 bits of a hash of its context, so that neither order nor batch matters.
+
+    All continuations of a context get the same masks: their differences vary less than their values.
+    """
+    text = repr((seed, pair.context))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
 
 

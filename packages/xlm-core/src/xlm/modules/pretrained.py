@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 from xlm.errors import ConfigError
 from xlm.model import Model
 from xlm.modules.attention import positions_from_mask
+from xlm.modules.length_model import LengthModel
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class PretrainedNetwork(nn.Module, Model):
         check_vocabulary: compare the tokenizer that lies beside the weights with that of the run.
         overrides: values of the network's own configuration, for instance `hidden_dropout_prob`.
         architecture: that whole configuration, in place of a folder; `standalone_arguments` gives it.
+        num_text_lengths: lengths that a length model beside the network knows, for masked models with
+            `text_length=modelled`; None for none.
 
     Raises:
         ConfigError: there is no such network, it is of another kind, or it doesn't compute as is relied on here: its
@@ -59,8 +62,10 @@ class PretrainedNetwork(nn.Module, Model):
         check_vocabulary: bool = True,
         overrides: Mapping[str, Any] | None = None,
         architecture: Mapping[str, Any] | None = None,
+        num_text_lengths: int | None = None,
     ) -> None:
         super().__init__()
+        self.length_model = None if num_text_lengths is None else LengthModel(num_text_lengths)
         self.num_embeddings = num_embeddings
         self._vocabulary_of = pretrained_model_name_or_path if pretrained and check_vocabulary else None
         self._num_known = 0

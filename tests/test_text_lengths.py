@@ -1,0 +1,270 @@
+"""Lengths are learnt and paid for: likelihoods of all texts sum to at most 1, and samples are as long as the data.
+
+The source is known: N ~ U{1 … 4}, then N letters of two. Its entropy is (log 4 + 2.5 log 2) / 3.5 = 0.891 nats for a
+token or an end. Networks that know its conditionals stand for MLM and MDLM; networks of all families learn it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mdlm.datamodule_mdlm import MDLMCollator, MDLMSeq2SeqCollator
+from mdlm.loss_mdlm import MDLMLoss
+from mdlm.predictor_mdlm import MDLMPredictor
+from mlm.datamodule_mlm import MasksAfterPrompt, MLMCollator, MLMSeq2SeqCollator
+from mlm.loss_mlm import MLMLoss
+from mlm.predictor_mlm import MLMPredictor
+from xlm.compose import load_config
+from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.decoding.text_length import TextLength
+from xlm.errors import ConfigError
+from xlm.evaluation.continuations import Span, score_spans, score_whole
+from xlm.evaluation.likelihood import description, likelihood_terms
+from xlm.modules.length_model import LengthModel
+from xlm.noise import LogLinearSchedule
+from xlm.utils.components import clear_components, components
+from xlm.utils.instantiate import instantiate
+
+LONGEST, LETTERS, BLOCK, PROMPT = 4, (7, 8), 6, 9
+TEXTS = [text for n in range(LONGEST + 1) for text in itertools.product(LETTERS, repeat=n)]
+LENGTHS = torch.tensor([len(text) for text in TEXTS])
+SOURCE = torch.where(LENGTHS > 0, 1 / LONGEST / 2 ** LENGTHS.double(), 0.0)
+ENTROPY = (math.log(LONGEST) + 2.5 * math.log(2)) / 3.5
+TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=3)
+PAD, EOS, BOS, MASK = (getattr(TOKENIZER, f"{name}_token_id") for name in ("pad", "eos", "bos", "mask"))
+ALL_SETS = 2 ** (LONGEST + 1) - 1  # of masks in a row: with so many points a bound is exact
+
+
+class Oracle(nn.Module):
+    """p(x_i | what is visible) of the source, as rows of a collator show it: where padding begins is visible, too."""
+
+    def __init__(self, text_length: TextLength) -> None:
+        super().__init__()
+        filler = EOS if text_length == "learnt" else PAD
+        self.rows = torch.tensor([[*text, EOS, *[filler] * (LONGEST - len(text))] for text in TEXTS])
+        # Padding that the network doesn't see is never masked.
+        self.may_be_masked = (self.rows != PAD) | (text_length == "mdlm_lm1b")
+        self.output_layer = nn.Linear(len(TOKENIZER), len(TOKENIZER), bias=False).double()
+        with torch.no_grad():
+            self.output_layer.weight.copy_(torch.eye(len(TOKENIZER)))
+        self.length_model = LengthModel(LONGEST + 1)
+        self.length_model.counts[1:] = 10**9
+        self.eval()
+
+    def features(self, ids: Tensor, mask: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+        shown = ids[:, -(LONGEST + 1) :]
+        agrees = ((shown[:, None] == self.rows) | ((shown[:, None] == MASK) & self.may_be_masked)).all(-1)
+        weight = agrees * SOURCE
+        one_hot = torch.nn.functional.one_hot(self.rows, len(TOKENIZER)).double()
+        logits = torch.full((*ids.shape, len(TOKENIZER)), -1e3, dtype=torch.float64)
+        known = torch.einsum("bt,tlv->blv", weight, one_hot) / weight.sum(1)[:, None, None]
+        logits[:, -(LONGEST + 1) :] = known.nan_to_num(0.0).log().clamp(min=-1e3)
+        return logits
+
+
+def examples(texts: Sequence[Sequence[int]], first_seed: int = 0) -> list[dict[str, Any]]:
+    return [{"input_ids": list(t), "prompt_ids": [PROMPT], "noise_seed": first_seed + n} for n, t in enumerate(texts)]
+
+
+def masked_family(family: str, text_length: TextLength, with_prompt: bool = False) -> tuple[Any, Any, Any]:
+    """Loss, collator and predictor around a network that knows the source."""
+    oracle, schedule = Oracle(text_length), LogLinearSchedule()
+    options: dict[str, Any] = {"block_size": BLOCK, "text_length": text_length}
+    if family == "mlm":
+        collate: Any = (MLMSeq2SeqCollator if with_prompt else MLMCollator)(TOKENIZER, **options)
+        return MLMLoss(oracle, TOKENIZER), collate, MLMPredictor(TOKENIZER, model=oracle, **options)
+    collate = (MDLMSeq2SeqCollator if with_prompt else MDLMCollator)(TOKENIZER, noise_schedule=schedule, **options)
+    return MDLMLoss(oracle, TOKENIZER, schedule), collate, MDLMPredictor(TOKENIZER, schedule, oracle, **options)
+
+
+families = pytest.mark.parametrize("family", ["mlm", "mdlm"])
+
+
+@families
+@pytest.mark.parametrize("with_prompt", [False, True])
+@pytest.mark.parametrize("text_length", ["learnt", "modelled"])
+def test_a_perfect_networks_likelihoods_are_the_sources(
+    family: str, text_length: TextLength, with_prompt: bool
+) -> None:
+    loss, collate, _ = masked_family(family, text_length, with_prompt)
+    batch = collate(examples(TEXTS))
+    nll = loss.nll_bound(batch, num_points=ALL_SETS)[:, 0]
+    possible = SOURCE > 0
+    torch.testing.assert_close(nll[possible], -SOURCE[possible].log(), rtol=1e-6, atol=1e-6)
+    assert (nll[~possible] > 20).all()
+    assert description(loss, batch).name == "nll"
+    assert batch["num_tokens"].tolist() == [len(text) + 1 for text in TEXTS]
+    per_token = (SOURCE * nll).sum() / (SOURCE * (LENGTHS + 1)).sum()
+    assert float(per_token) == pytest.approx(ENTROPY, rel=1e-6)
+
+
+@families
+@pytest.mark.parametrize("text_length", ["given", "mdlm_lm1b"])
+def test_what_pays_for_no_length_is_no_likelihood_and_says_so(family: str, text_length: TextLength) -> None:
+    loss, collate, _ = masked_family(family, text_length)
+    batch = collate(examples(TEXTS))
+    nll = loss.nll_bound(batch, num_points=ALL_SETS)[:, 0]
+    assert float((-nll).exp().sum()) > 1.5
+    found = description(loss, batch)
+    assert found.name == f"nll_{'given_length' if text_length == 'given' else text_length}"
+    assert "no likelihood" in found.of
+    with pytest.raises(ConfigError, match=f"trained with text_length={text_length}: it is told how long"):
+        score_whole(loss, batch, TOKENIZER)
+    with pytest.raises(ConfigError, match="a part of a text has no likelihood under"):
+        score_spans(loss, batch, [list(t) for t in TEXTS], [Span(0, len(t)) for t in TEXTS], TOKENIZER)
+
+
+def written(predictor: Any, num_texts: int, given: Sequence[int] = ()) -> Tensor:
+    """How often each text of the source was written, and, last, anything else."""
+    asked = MasksAfterPrompt(TOKENIZER, BLOCK)([{"input_ids": [], "noise_seed": seed} for seed in range(num_texts)])
+    asked["input_ids"][:, 1 : 1 + len(given)] = torch.tensor(given, dtype=torch.int64)
+    ids = predictor.predict(asked)["ids"][:, 1:].tolist()
+    numbers = {text: n for n, text in enumerate(TEXTS)}
+    found = [numbers.get(tuple(token for token in row if token not in (EOS, PAD)), len(TEXTS)) for row in ids]
+    return torch.bincount(torch.tensor(found), minlength=len(TEXTS) + 1).double()
+
+
+def chi_squared(observed: Tensor, p: Tensor) -> float:
+    """(χ² − degrees) / √(2 · degrees): about standard normal if that is the law."""
+    possible = p > 0
+    assert observed[: len(p)][~possible].sum() + observed[len(p) :].sum() == 0, "what the source never gives"
+    expected = p[possible] * observed.sum()
+    freedom = int(possible.sum()) - 1
+    value = ((observed[: len(p)][possible] - expected) ** 2 / expected).sum()
+    return float((value - freedom) / (2 * freedom) ** 0.5)
+
+
+@families
+@pytest.mark.parametrize("text_length", ["learnt", "modelled"])
+def test_samples_from_nothing_follow_the_source(family: str, text_length: TextLength) -> None:
+    *_, predictor = masked_family(family, text_length)
+    assert abs(chi_squared(written(predictor, 4000), SOURCE)) < 4
+
+
+@families
+def test_what_follows_a_beginning_ends_as_the_source_does(family: str) -> None:
+    *_, predictor = masked_family(family, "learnt")
+    begins = torch.tensor([text[:2] == (7, 8) for text in TEXTS])
+    conditional = torch.where(begins, SOURCE, 0) / SOURCE[begins].sum()
+    assert abs(chi_squared(written(predictor, 2000, given=(7, 8)), conditional)) < 4
+
+
+@families
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("context", [(), (7,), (8, 7)])
+def test_parts_of_texts_are_scored_as_the_sources_conditionals(
+    family: str, context: tuple[int, ...], ends: bool
+) -> None:
+    """Of 1 to 4 tokens, with and without an end, at every place that the block has."""
+    loss, collate, _ = masked_family(family, "learnt")
+    rest = [text for text in TEXTS if (text or ends) and len(context) + len(text) in range(1, LONGEST + 1)]
+    rows = [[*context, *text, *([EOS] if ends else [])] for text in rest]
+    batch = collate(examples([[*context, *text] for text in rest]))
+    spans = [Span(len(context), len(row)) for row in rows]
+    found = score_spans(loss, batch, rows, spans, TOKENIZER, num_samples=100).terms
+
+    def probability(beginning: Sequence[int], whole: bool) -> float:
+        same = [t == tuple(beginning) if whole else t[: len(beginning)] == tuple(beginning) for t in TEXTS]
+        return float(SOURCE[torch.tensor(same)].sum())
+
+    truth = [-math.log(probability([*context, *text], whole=ends) / probability(context, whole=False)) for text in rest]
+    # Every order of filling gives the same sum here; what is left is the weight of the number of masks.
+    error = found.nll.std(1) / 100**0.5
+    assert ((found.nll.mean(1) - torch.tensor(truth)).abs() < 4.5 * error + 1e-6).all()
+    assert (error[found.num_tokens <= 2] < 1e-6).all(), "few masks are gone through one by one"
+
+
+def test_a_length_model_is_needed_and_has_to_be_long_enough() -> None:
+    loss, collate, predictor = masked_family("mlm", "modelled")
+    loss.model.length_model = LengthModel(2)
+    with pytest.raises(ConfigError, match="has 5 tokens with its end, and the length model knows lengths up to 2"):
+        loss.nll_bound(collate(examples(TEXTS)))
+    loss.model.length_model = None
+    with pytest.raises(ConfigError, match=r"needs a network with a length model, and Oracle has none"):
+        written(predictor, 1)
+
+
+# Networks of every family that learn the source.
+STEPS, ROWS = 500, 64
+
+
+def composed(family: str, role: str, options: Sequence[str]) -> tuple[Any, Any, Any]:
+    """A harness, the collator of a role and that of texts from nothing, as shipped configurations say."""
+    cfg = load_config(
+        [
+            f"experiment=text_{family}", f"model=xtiny_{family}", f"block_size={BLOCK}", "input_block_size=1",
+            "global_components.tokenizer._target_=xlm.datamodule.SimpleSpaceTokenizer.for_numbers",
+            "global_components.tokenizer.vocab_size=3", "~global_components.tokenizer.cache_dir", "job_name=t",
+            "trainer_strategy=cpu", *(["predictor.temperature=1.0"] if family == "arlm" else []), *options,
+        ]
+    )  # fmt: skip
+    cfg.reported_metrics, cfg.diagnostic_metrics, cfg.log_predictions = {}, {}, None
+    torch.manual_seed(0)
+    tokenizer, schedule = instantiate(cfg.global_components.tokenizer), instantiate(cfg.noise_schedule)
+    with components(tokenizer=tokenizer, noise_schedule=schedule):
+        harness = instantiate(cfg.lightning_module, cfg, tokenizer=tokenizer, _recursive_=False)
+        harness.configure_components()
+        return harness, instantiate(cfg.collators[role]), instantiate(cfg.collators.unconditional)
+
+
+def train(harness: Any, collate: Callable[[Any], Any]) -> None:
+    """A few hundred batches of the source."""
+    optimizer = torch.optim.AdamW(harness.model.parameters(), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, STEPS)
+    source = torch.Generator().manual_seed(1)
+    harness.train()
+    for step in range(STEPS):
+        lengths = torch.randint(1, LONGEST + 1, (ROWS,), generator=source).tolist()
+        letters = torch.randint(LETTERS[0], LETTERS[-1] + 1, (ROWS, LONGEST), generator=source).tolist()
+        texts = [row[:n] for row, n in zip(letters, lengths, strict=True)]
+        optimizer.zero_grad()
+        harness.loss_function(collate(examples(texts, step * ROWS)))["loss"].backward()
+        optimizer.step()
+        schedule.step()
+    harness.eval()
+
+
+@pytest.fixture(autouse=True)
+def no_components() -> Iterator[None]:
+    yield
+    clear_components()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["lm", "seq2seq"])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("arlm", []), ("ilm", []), ("mlm", []), ("mdlm", []), ("mdlm", ["text_length=modelled"])],
+    ids=["arlm", "ilm", "mlm", "mdlm", "mdlm, lengths modelled"],
+)
+def test_networks_that_learn_the_source_pay_for_lengths_and_sample_them(
+    family: str, options: list[str], role: str
+) -> None:
+    """Σ exp(−bound) ≤ 1 over all texts, the NLL within a few per cent of the entropy, and lengths by χ²."""
+    harness, collate, unconditional = composed(family, role, options)
+    train(harness, collate)
+    loss, batch = harness.loss_function, collate(examples(TEXTS))
+    terms = likelihood_terms(loss, batch, num_samples=400)
+    # The exponential of a noisy mean is too large by half its variance.
+    variance = torch.zeros(1) if terms.exact else terms.nll.var(1) / 400
+    nll = terms.nll.mean(1)
+    total = float((-nll - variance / 2).exp().sum())
+    assert 0.9 < total <= 1.0 + 4 * float((variance * (-2 * nll).exp()).sum()) ** 0.5
+    per_token = float((SOURCE * nll).sum() / (SOURCE * (LENGTHS + 1)).sum())
+    assert ENTROPY < per_token < 1.03 * ENTROPY
+    if role == "lm":
+        asked = unconditional([{"input_ids": [], "noise_seed": seed} for seed in range(1000)])
+        preds = harness.predictor.predict(asked)
+        texts = [[word for word in text.split() if not word.startswith("[")] for text in preds["text"]]
+        counts = torch.bincount(torch.tensor([len(text) for text in texts]), minlength=LONGEST + 1)
+        assert float(counts[1 : LONGEST + 1].sum()) > 990
+        share = counts[1 : LONGEST + 1] / counts[1 : LONGEST + 1].sum()
+        # 16.3 is the 99.9 % quantile of χ² with 3 degrees of freedom; twice that leaves room for what isn't learnt.
+        assert float(((share - 0.25) ** 2 / 0.25).sum() * 1000) < 2 * 16.3
