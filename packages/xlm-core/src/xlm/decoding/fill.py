@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.decoding.orders import FillOrder
-from xlm.decoding.streams import gumbel_argmax
+from xlm.decoding.streams import draw_tokens
 from xlm.decoding.trace import recording
 from xlm.modules.attention import positions_from_mask
 from xlm.sampling import Confidence, LogitsSampler, confidence_scores, widest_float
@@ -94,9 +94,7 @@ class TokenDraw:
         counters: Integer[Tensor, " rows"],
     ) -> Integer[Tensor, " rows"]:
         """One token per row of allowed logits."""
-        if self.sampler.greedy:
-            return allowed.argmax(dim=-1)
-        return gumbel_argmax(self.sampler.filter(allowed), seeds, counters)
+        return draw_tokens(self.sampler, allowed, seeds, counters)
 
 
 def fill_by_order(
