@@ -1,4 +1,4 @@
-"""Every shipped network at every size: which matrices an optimizer sees as several maps."""
+"""Every shipped network at every size: which matrices an optimizer sees as several maps, and which parameters decay."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from xlm.compose import load_config
 from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.model import Model
 from xlm.training.muon import stacked_matrices
 from xlm.utils.components import components
 from xlm.utils.instantiate import instantiate
@@ -61,3 +62,13 @@ def test_exactly_the_declared_matrices_are_several_maps(networks: dict[str, nn.M
         }
         assert split == wanted, what
         assert bool(split) == (what != "transformers")
+
+
+def test_linear_maps_decay_and_nothing_else(networks: dict[str, nn.Module]) -> None:
+    """Neither embeddings, also where an output layer is tied to them, nor the weights of a short convolution."""
+    for what, network in networks.items():
+        assert isinstance(network, Model)
+        decayed = {name for name, _ in network.get_named_params_for_weight_decay()}
+        tables = {p for m in network.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        linear = {m.weight for m in network.modules() if isinstance(m, nn.Linear)} - tables
+        assert decayed == {name for name, p in network.named_parameters() if p in linear}, what
