@@ -95,11 +95,24 @@ def test_a_judge_brings_all_that_stands_beside_a_perplexity(
     assert record["text_quality"]["training"]["examples"] == 40
     assert record["text_quality"]["judge"]["architecture"] == "GPT2LMHeadModel"
     assert record["metrics"][f"{PLACE}/entropy"] == results[f"{PLACE}/entropy"]["value"]
+    assert "protocol xlm: a context token before each text" in shown
+
+
+def test_a_protocol_is_named_recorded_and_shown(home: Path, judge: str, capsys: pytest.CaptureFixture[str]) -> None:
+    record = evaluate(f"eval.judge={judge}", "eval.judge_protocol=mdlm", "eval.train_examples=0")
+    names = {name.rpartition("/")[2] for name in record["results"] if "judge" in name}
+    assert names == {"judge_perplexity_mdlm", "judge_nll_per_token_mdlm"}
+    assert record["text_quality"]["judge"]["protocol"] == "mdlm"
+    shown = capsys.readouterr().out
+    assert "judge's perplexity (mdlm)" in shown
+    assert "protocol mdlm: no context token" in shown
 
 
 def test_options_that_make_no_sense_are_refused_before_anything_is_written(home: Path, judge: str) -> None:
     with pytest.raises(ConfigError, match="judge_window is 1"):
         evaluate("eval.judge_window=1")
+    with pytest.raises(ConfigError, match=r"eval\.judge_protocol is 'mldm', and must be one of: xlm, mdlm"):
+        evaluate(f"eval.judge={judge}", "eval.judge_protocol=mldm")
     with pytest.raises(ConfigError, match="no loader that asks for any"):
         evaluate(f"eval.judge={judge}", f"~{MANAGERS}.test.unconditional_prediction")
     with pytest.raises(ConfigError, match="There is no folder"):
@@ -134,6 +147,10 @@ def test_a_sweep_shows_perplexity_and_entropy_against_calls(
     assert sweep(f"sweep.judge={judge}") == points
     height = int.from_bytes((folder / "sweep.png").read_bytes()[20:24])
     assert height > 1000
+    # Under another protocol everything is measured again, under names of its own.
+    other = sweep(f"sweep.judge={judge}", "sweep.judge_protocol=mdlm", "sweep.train_examples=0")
+    assert all("judge_perplexity_mdlm" in point.metrics for point in other)
+    assert json.loads((folder / "sweep.json").read_text())["quality"] == "judge_perplexity_mdlm"
 
 
 def test_a_sweep_of_texts_needs_a_judge(home: Path, judge: str) -> None:
@@ -146,7 +163,8 @@ def test_a_sweep_of_texts_needs_a_judge(home: Path, judge: str) -> None:
 def test_a_generated_file_knows_where_its_training_data_are(home: Path, judge: str) -> None:
     generate.run(load_config([*CHOICE, "generation.num_samples=3"]))
     Path("human.jsonl").write_text('{"text": "In the beginning God created the heaven and the earth."}\n' * 2)
-    request = read_request(["text_quality", "runs/mine", "human.jsonl", f"judge={judge}", "reference=runs/mine"])
+    request = read_request(["text_quality", "runs/mine", "human.jsonl", f"judge={judge}", "reference=runs/mine",
+                            "protocol=mdlm"])  # fmt: skip
     found, record, caption = judged(request)
     assert [(name, quality.n) for name, quality in found.items()] == [
         ("runs/mine", 3),
@@ -156,6 +174,8 @@ def test_a_generated_file_knows_where_its_training_data_are(home: Path, judge: s
     assert record["training"]["examples"] == 40
     assert record["unit"].startswith("tokens of ")
     assert "40 training texts" in caption
+    assert record["judge"]["protocol"] == "mdlm"
+    assert found["human.jsonl"].numbers["judge_perplexity_mdlm"].se == pytest.approx(0.0, abs=1e-9)
     assert found["human.jsonl"].numbers["length"].se == 0.0
     train = king_texts(found["reference"].n)
     Path("copied.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in train))

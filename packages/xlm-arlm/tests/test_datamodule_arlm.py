@@ -93,6 +93,8 @@ def test_prediction_batches_keep_the_truth_apart() -> None:
     unconditional = collate([{"input_ids": []}])
     assert unconditional["input_ids"].tolist() == [[BOS]]
     assert "target_ids" not in unconditional
+    assert "noise_seed" not in unconditional
+    assert collate([{"input_ids": [], "noise_seed": n} for n in (5, 3)])["noise_seed"].tolist() == [5, 3]
 
 
 def test_collators_pickle() -> None:

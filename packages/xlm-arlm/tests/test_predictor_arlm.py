@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.model_arlm import RotaryARLM
 from arlm.predictor_arlm import ARLMPredictor, repeats
+from xlm.data.loaders import make_loader
+from xlm.data.rows import ListRows
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.decoding.trace import record, replay
 from xlm.errors import ConfigError
@@ -96,18 +99,92 @@ def test_rows_end_at_eos_or_the_limit_and_hold_no_special_token(
         assert not forbidden & set(row[:steps])
         ended += row[steps - 1] == eos
     assert ended > 0
-    assert preds["network_calls"] == int(preds["steps_taken"].max())
+    assert torch.equal(preds["network_calls"], preds["steps_taken"])
+    assert len(set(preds["network_calls"].tolist())) > 1
 
 
-def test_a_seed_decides_everything_drawn(model: RotaryARLM, tokenizer: SimpleSpaceTokenizer) -> None:
+@pytest.mark.parametrize("own_seeds", [False, True])
+def test_a_seed_decides_everything_drawn(model: RotaryARLM, tokenizer: SimpleSpaceTokenizer, own_seeds: bool) -> None:
+    examples = [{**prompt, "noise_seed": n} for n, prompt in enumerate(PROMPTS)] if own_seeds else PROMPTS
+
     def draw(seed: int | None) -> list[list[int]]:
-        return answers(ARLMPredictor(tokenizer, model=model, max_length=8, temperature=1.0, seed=seed), PROMPTS)
+        return answers(ARLMPredictor(tokenizer, model=model, max_length=8, temperature=1.0, seed=seed), examples)
 
     torch.manual_seed(0)
-    first = draw(5)
+    first, unseeded = draw(5), draw(None)
     torch.manual_seed(1)
     assert draw(5) == first
     assert draw(6) != first
+    # Without a seed the examples' own decide, and torch's global generator only where they have none.
+    assert (draw(None) == unseeded) == own_seeds
+
+
+def test_what_a_row_draws_depends_on_neither_its_batch_nor_its_place_nor_padding(
+    model: RotaryARLM, tokenizer: SimpleSpaceTokenizer
+) -> None:
+    sampling = ARLMPredictor(tokenizer, model=model, max_length=12, temperature=1.5, top_k=9)
+    examples = [{**prompt, "noise_seed": 1000 + n} for n, prompt in enumerate(PROMPTS * 3)]
+    together = answers(sampling, examples)
+    assert together == [answers(sampling, [example])[0] for example in examples]
+    assert together == answers(sampling, examples[::-1])[::-1]
+    assert together == answers(sampling, examples, input_block_size=9, pad_to="block")
+    sampling.use_cache = False
+    assert together == answers(sampling, examples)
+    assert len({tuple(row) for row in together}) > len(examples) / 2
+
+
+class Uniform(nn.Module):
+    """Every number is as likely as any other, and nothing ends: equal texts are then no accident."""
+
+    def __init__(self, tokenizer: SimpleSpaceTokenizer) -> None:
+        super().__init__()
+        logits = torch.full((len(tokenizer),), -torch.inf)
+        logits[7:] = 0.0
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return self.logits.expand(len(input_ids), 1, -1)
+
+
+@pytest.fixture
+def sampling(tokenizer: SimpleSpaceTokenizer) -> ARLMPredictor:
+    return ARLMPredictor(tokenizer, model=Uniform(tokenizer), max_length=12, temperature=1.0, use_cache=False)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_no_two_batches_and_no_two_ranks_draw_the_same(sampling: ARLMPredictor, seed: int | None) -> None:
+    """32 texts from nothing, in four batches of eight or on two ranks, as the loaders hand them out."""
+    sampling.seed = seed
+
+    def drawn(**shares: int) -> list[tuple[int, ...]]:
+        torch.manual_seed(0)  # what processes start with
+        rows = ListRows({"input_ids": []} for _ in range(32))
+        collate = ARLMSeq2SeqPredCollator(sampling.tokenizer)
+        batches = make_loader(rows, collate, train=False, batch_size=8, seed=1, **shares)
+        return [tuple(row) for batch in batches for row in sampling.predict(batch)["ids"].tolist()]
+
+    one_process = drawn()
+    assert len(set(one_process)) == 32
+    assert sorted(drawn(rank=0, world_size=2) + drawn(rank=1, world_size=2)) == sorted(one_process)
+
+
+@pytest.mark.parametrize("call", ["generate", "continue_text"])
+def test_each_prompt_has_a_stream_of_its_own(sampling: ARLMPredictor, call: str) -> None:
+    def drawn(seed: int | None, prompts: list[str]) -> list[str]:
+        sampling.seed = seed
+        texts: list[str] = getattr(sampling, call)(prompts)
+        return texts
+
+    first = drawn(5, [""] * 32)
+    assert len(set(first)) == 32
+    assert drawn(5, [""] * 3) == first[:3]
+    assert drawn(5, ["", "1 2", ""])[2] == first[2]
+    assert not set(first) & set(drawn(6, [""] * 32))
+    torch.manual_seed(0)
+    unseeded = [drawn(None, [""] * 3) for _ in range(2)]
+    assert unseeded[0] != unseeded[1]
+    torch.manual_seed(0)
+    assert [drawn(None, [""] * 3) for _ in range(2)] == unseeded
 
 
 @pytest.mark.slow
@@ -147,7 +224,8 @@ def test_rows_hold_prompt_prediction_and_truth(predictor: ARLMPredictor) -> None
     row = predictor.to_dict(batch, predictor.predict(batch))[0]
     assert row["prompt"] == predictor.tokenizer.decode([7, 8])
     assert row["truth"] == predictor.tokenizer.decode([9])
-    assert {"prediction", "steps_taken"} <= row.keys()
+    assert row["steps_taken"] == row["network_calls"] >= 1
+    assert "prediction" in row
 
 
 def test_generate_takes_prompts_of_different_lengths(predictor: ARLMPredictor) -> None:

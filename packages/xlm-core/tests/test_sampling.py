@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from xlm.sampling import (
     CONFIDENCES,
+    Confidence,
     LogitsSampler,
     add_exp_1_noise,
     add_gumbel_noise,
+    confidence_bound,
     confidence_scores,
     keep_min_p,
     keep_top_k,
@@ -196,18 +199,53 @@ def test_repetition_penalty_touches_seen_tokens_only() -> None:
     assert torch.equal(penalize_repetition(logits, ids, 2.0)[1], expected[0])
 
 
+def plain_confidence(logits: Tensor, kind: Confidence) -> Tensor:
+    """The definitions in float64: best probability, margin of the best two, minus the entropy."""
+    probs = logits.double().softmax(dim=-1)
+    if kind == "entropy":
+        return -torch.special.entr(probs).sum(dim=-1)
+    best, second = probs.topk(2).values.unbind(dim=-1)
+    return best if kind == "top_prob" else best - second
+
+
 def test_confidences_of_a_known_distribution() -> None:
     logits = PROBS.float().log().expand(3, 2, -1)
-    assert torch.allclose(confidence_scores(logits, "top_prob"), torch.tensor(0.5))
-    assert torch.allclose(confidence_scores(logits, "prob_diff"), torch.tensor(0.25))
-    entropy = -(PROBS * PROBS.log()).sum().float()
-    assert torch.allclose(confidence_scores(logits, "entropy"), -entropy)
-    sharp = torch.tensor([[9.0, 0.0, 0.0]])
-    flat = torch.tensor([[1.0, 0.9, 0.9]])
-    excluded = torch.tensor([[9.0, 0.0, -torch.inf]])
-    for kind in CONFIDENCES:
-        assert confidence_scores(sharp, kind) > confidence_scores(flat, kind)
-        assert confidence_scores(excluded, kind).isfinite().all()
+    entropy = -float((PROBS * PROBS.log()).sum())
+    for kind, value in zip(CONFIDENCES, (0.5, 0.25, entropy), strict=True):
+        scores = confidence_scores(logits, kind)
+        assert torch.allclose(scores, torch.tensor(confidence_bound(value, kind)))
+        assert scores.shape == (3, 2)
+
+
+@pytest.mark.parametrize("kind", CONFIDENCES)
+@pytest.mark.parametrize("vocabulary", [2, 5, 50_000])
+def test_what_is_very_sure_stays_apart(kind: Confidence, vocabulary: int) -> None:
+    """In float32 a probability is 1 from a gap of 17 between logits on, and exp(−104) is 0."""
+    gaps = torch.tensor([20.001, 300.0, 80.0, 20.0, 40.0, 120.0, 5.0])
+    logits = torch.zeros(len(gaps), vocabulary)
+    logits[:, 1] = gaps
+    scores = confidence_scores(logits, kind)
+    assert scores.argsort().tolist() == gaps.argsort().tolist()
+    assert not scores.isnan().any()
+
+
+@pytest.mark.parametrize("kind", CONFIDENCES)
+@pytest.mark.parametrize("scale", [0.3, 3.0, 10.0])
+def test_a_bound_is_that_of_the_plain_definition(kind: Confidence, scale: float) -> None:
+    logits = scale * torch.randn(400, 12, generator=seeded())
+    logits[::3, 5:9] = -torch.inf
+    plain, scores = plain_confidence(logits, kind), confidence_scores(logits, kind)
+    assert scores.isfinite().all()
+    for threshold in (0.0, 0.01, 0.2, 0.5, 0.9, 0.999, 2.0):
+        wanted = plain >= (-threshold if kind == "entropy" else threshold)
+        assert torch.equal(scores >= confidence_bound(threshold, kind), wanted)
+
+
+def test_one_possible_token_is_surest_and_two_equal_ones_have_no_margin() -> None:
+    logits = torch.tensor([[1.0, -torch.inf, -torch.inf], [2.0, 2.0, -torch.inf], [60.0, 0.0, -torch.inf]])
+    for kind, tie in (("top_prob", 0.0), ("prob_diff", -torch.inf), ("entropy", -math.log(math.log(2)))):
+        scores = confidence_scores(logits, kind).tolist()  # type: ignore[arg-type]
+        assert scores[0] == torch.inf > scores[2] > scores[1] == pytest.approx(tie)
 
 
 @settings(max_examples=60, deadline=None)

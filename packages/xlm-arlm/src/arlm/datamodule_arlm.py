@@ -20,6 +20,7 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
+from xlm.decoding.collate import noise_seeds
 
 IGNORE = -100
 PadTo = Literal["longest", "block"]
@@ -156,6 +157,8 @@ class ARLMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
         # Unconditional examples have an empty input and no prompt: there is no truth.
         if all("prompt_ids" in e and e.get("input_ids") is not None for e in examples):
             batch["target_ids"] = pad_ids([[*example["input_ids"], eos] for example in examples], pad).ids
+        if examples and all("noise_seed" in example for example in examples):
+            batch["noise_seed"] = noise_seeds(examples)
         return batch
 
 

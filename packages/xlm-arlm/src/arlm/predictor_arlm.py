@@ -10,6 +10,7 @@ from torch import Tensor
 from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
 from xlm.data.collate import pad_ids
+from xlm.decoding.streams import draw_tokens, row_seeds
 from xlm.decoding.trace import begin_trace, recording
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
@@ -27,7 +28,8 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         top_k, top_p, min_p: filters on the logits; None for none.
         repetition_limit: a row ends when it repeats one block of up to 8 tokens this often in a row; None for never.
         use_cache: keep keys and values instead of running the whole sequence again at each step.
-        seed: with it, what is drawn depends on nothing but it; None uses torch's global generator.
+        seed: what a row draws follows from the example's own seed and this; without either, from torch's global
+            generator.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
 
         Returns:
             `ids` (B, P + T): the input followed by the answer with its EOS, then pads; `output_start_idx` is P.
-            `steps_taken` (B,): tokens drawn per row. `network_calls`: forward passes of the batch.
+            `steps_taken` (B,): tokens drawn per row. `network_calls` (B,): forward passes in which a row took part,
+            the same numbers.
         """
         input_ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         begin_trace(batch, input_ids.shape[1], self.tokenizer)
-        answers, steps, calls = self._decode(input_ids, mask)
+        seeds = row_seeds(len(input_ids), self.seed, batch.get("noise_seed"), input_ids.device)
+        answers, steps = self._decode(input_ids, mask, seeds)
         pad = self.tokenizer.pad_token_id
         columns = torch.arange(answers.shape[1], device=answers.device)
         answer_mask = columns < steps[:, None]
@@ -82,32 +86,31 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
             "text": text,
             "output_start_idx": input_ids.shape[1],
             "steps_taken": steps,
-            "network_calls": calls,
+            "network_calls": steps,
         }
 
-    def _decode(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Answers (B, T) with pads after the end, tokens drawn per row (B,), forward passes."""
+    def _decode(self, input_ids: Tensor, mask: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Answers (B, T) with pads after the end, tokens drawn per row (B,)."""
         B, P = input_ids.shape
         device = input_ids.device
-        generator = None if self.seed is None else torch.Generator(device).manual_seed(self.seed)
         answers = torch.full((B, self.max_length), self.tokenizer.pad_token_id, device=device)
         steps = torch.zeros(B, dtype=torch.long, device=device)
         rows = torch.arange(B, device=device)  # which rows still go on
         cache = self.model.new_cache(P + self.max_length) if self.use_cache else None
         new, new_mask = input_ids, mask if not bool(mask.all()) else None
-        calls, trace = 0, recording()
-        while calls < self.max_length and len(rows):
+        number, trace = 0, recording()
+        while number < self.max_length and len(rows):
             allowed = self._allowed(self.model(new, new_mask, cache=cache, last_only=True)[:, -1])
-            token = self.sampler(allowed, generator)
+            token = draw_tokens(self.sampler, allowed, seeds[rows], torch.full_like(rows, number))
             if trace is not None:
                 trace.step(rows)
                 trace.appended(rows, token, allowed)
-            answers[rows, calls] = token
+            answers[rows, number] = token
             steps[rows] += 1
-            calls += 1
+            number += 1
             going = token != self.tokenizer.eos_token_id
             if self.repetition_limit is not None:
-                going &= ~repeats(answers[rows, :calls], self.repetition_limit)
+                going &= ~repeats(answers[rows, :number], self.repetition_limit)
             if cache is not None:
                 new, new_mask = token[:, None], None
             else:
@@ -118,7 +121,7 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
                 new_mask = None if new_mask is None else new_mask[going]
                 if cache is not None:
                     cache.select(going)
-        return answers[:, :calls], steps, calls
+        return answers[:, :number], steps
 
     def _allowed(self, logits: Tensor) -> Tensor:
         """Logits with the tokens that never belong into an answer excluded: pad, mask, BOS, CLS."""
@@ -134,8 +137,8 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         prompts = decode(batch["input_ids"].tolist(), skip_special_tokens=True)
         predictions = decode(preds["ids"][:, start:].tolist(), skip_special_tokens=True)
         rows = [
-            {"prompt": prompt, "prediction": prediction, "steps_taken": int(steps)}
-            for prompt, prediction, steps in zip(prompts, predictions, preds["steps_taken"], strict=True)
+            {"prompt": prompt, "prediction": prediction, "steps_taken": steps, "network_calls": steps}
+            for prompt, prediction, steps in zip(prompts, predictions, preds["steps_taken"].tolist(), strict=True)
         ]
         truth = batch.get("target_ids")
         if truth is not None:
@@ -144,15 +147,29 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         return rows
 
     def generate(self, prompts: list[str]) -> list[str]:
-        """Answers to prompts, without special tokens; the prompts may have different lengths."""
+        """Answers to prompts, without special tokens; the prompts may have different lengths.
+
+        The n-th prompt draws from the stream of (seed, n); without a seed, from torch's global generator.
+        """
         collate = ARLMSeq2SeqPredCollator(self.tokenizer)
-        return self._texts(collate([{"prompt_ids": self._encode(prompt)} for prompt in prompts]))
+        seeds = self._seeds(len(prompts))
+        examples = zip(prompts, seeds, strict=True)
+        return self._texts(collate([{"prompt_ids": self._encode(p), "noise_seed": seed} for p, seed in examples]))
 
     def continue_text(self, prompts: list[str]) -> list[str]:
-        """What follows the beginnings of texts, for a model that learnt whole texts: BOS stands before a prompt."""
+        """What follows the beginnings of texts, for a model that learnt whole texts: BOS stands before a prompt.
+
+        Draws as `generate` does.
+        """
         rows = [[self.tokenizer.bos_token_id, *self._encode(prompt)] for prompt in prompts]
         padded = pad_ids(rows, self.tokenizer.pad_token_id, side="left")
-        return self._texts({"input_ids": padded.ids, "attention_mask": padded.mask})
+        seeds = torch.tensor(self._seeds(len(rows)), dtype=torch.int64)
+        return self._texts({"input_ids": padded.ids, "attention_mask": padded.mask, "noise_seed": seeds})
+
+    def _seeds(self, num_prompts: int) -> range:
+        """What takes the place of an example's own seed where there are no examples."""
+        base = int(torch.randint(2**62, ())) if self.seed is None else 0
+        return range(base, base + num_prompts)
 
     def _encode(self, prompt: str) -> list[int]:
         ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]

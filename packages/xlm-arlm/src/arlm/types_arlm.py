@@ -28,6 +28,8 @@ class ARLMPredictionBatch(TypedDict):
     attention_mask: Bool[Tensor, "batch length"]
     # True answer and EOS, right-padded with the pad token.
     target_ids: NotRequired[Integer[Tensor, "batch answer"]]
+    # Each example's own random stream.
+    noise_seed: NotRequired[Integer[Tensor, " batch"]]
 
 
 class ARLMLossDict(TypedDict):
@@ -38,11 +40,14 @@ class ARLMLossDict(TypedDict):
 
 
 class ARLMPredictionDict(TypedDict):
-    """What the predictor returns; `ids` are prompts followed by answers, the answer's EOS included, then pads."""
+    """What the predictor returns; `ids` are prompts followed by answers, the answer's EOS included, then pads.
+
+    `network_calls`: forward passes in which each row took part, one per token that was drawn for it.
+    """
 
     ids: Integer[Tensor, "batch total"]
     attention_mask: Bool[Tensor, "batch total"]
     text: list[str]
     output_start_idx: int
     steps_taken: Integer[Tensor, " batch"]
-    network_calls: int
+    network_calls: Integer[Tensor, " batch"]

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from xlm.errors import CheckpointMismatchError
+from xlm.modules.short_convolution import ShortConvolution
 from xlm.utils.weight_files import INDEX, WEIGHTS, read_index, read_weights, weights_in
 
 # Hydra hands over its own containers; config.json holds what is in them.
@@ -78,17 +79,18 @@ class Model(PyTorchModelHubMixin):
         return ((name, p) for name, p in model.named_parameters() if id(p) not in undecayed)
 
     def get_named_params_for_no_weight_decay(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Biases, norms and other vectors, and embeddings (also where an output layer is tied to one)."""
+        """Biases, norms and other vectors, also those of a short convolution, and embeddings, also tied ones."""
         model = cast(nn.Module, self)
         undecayed = _undecayed(model)
         return ((name, p) for name, p in model.named_parameters() if id(p) in undecayed)
 
 
 def _undecayed(model: nn.Module) -> set[int]:
-    """Identities of the parameters that decay would harm: vectors and embedding tables."""
+    """Identities of the parameters that decay would harm: vectors, also several in a tensor, and embedding tables."""
     vectors = {id(p) for p in model.parameters() if p.ndim < 2}
-    embeddings = (m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
-    return vectors | {id(p) for m in embeddings for p in m.parameters(recurse=False)}
+    kinds = nn.Embedding | nn.EmbeddingBag | ShortConvolution
+    parts = (m for m in model.modules() if isinstance(m, kinds))
+    return vectors | {id(p) for m in parts for p in m.parameters(recurse=False)}
 
 
 def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cpu", strict: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -212,17 +213,54 @@ def make_sampler(
 
 
 def confidence_scores(logits: Float[Tensor, "*batch vocab"], kind: Confidence) -> Float[Tensor, "*batch"]:
-    """Larger = surer: the best probability, its margin over the second, or minus the entropy in nats."""
-    if kind == "entropy":
-        log_probs = logits.float().log_softmax(dim=-1)
-        return torch.special.entr(log_probs.exp()).sum(dim=-1).neg()
+    """How sure a prediction is, larger = surer, on a scale without end.
+
+    `top_prob`: log p/(1 − p) of the best probability p. `prob_diff`: the same of the margin between the best two.
+    `entropy`: −log of the entropy in nats. They rank as the plain values do; but those are 1 in float32 from a gap of
+    about 17 between logits on (the entropy 0 from 104), and these are computed from the logits and stay apart. −inf
+    for a margin of 0, inf where one token alone is possible. `confidence_bound` puts a plain value on this scale.
+    """
+    if kind not in CONFIDENCES:
+        raise ValueError(f"Unknown confidence {kind!r}. Choices: {', '.join(CONFIDENCES)}.")
+    logits = logits.float()
+    best, index = logits.max(dim=-1, keepdim=True)
+    others = logits.scatter(-1, index, -torch.inf)
+    rest = others.logsumexp(dim=-1)
+    best = best.squeeze(-1)
     if kind == "top_prob":
-        return (logits.amax(dim=-1).float() - logits.float().logsumexp(dim=-1)).exp()
+        return best - rest
     if kind == "prob_diff":
-        best, second = logits.float().topk(2, dim=-1).values.unbind(dim=-1)
-        norm = logits.float().logsumexp(dim=-1)
-        return (best - norm).exp() - (second - norm).exp()
-    raise ValueError(f"Unknown confidence {kind!r}. Choices: {', '.join(CONFIDENCES)}.")
+        second = others.amax(dim=-1)
+        # p₁ − p₂ ∝ exp(best) · (1 − exp(second − best)), and 1 minus that ∝ exp(rest) + exp(second).
+        return best + torch.expm1(second - best).neg().log() - torch.logaddexp(rest, second)
+    return -_log_entropy(others, best, rest)
+
+
+def _log_entropy(others: Tensor, best: Tensor, rest: Tensor) -> Tensor:
+    """log H, without underflow: H = Σ p · (−log p), each term by its logarithm.
+
+    Args:
+        others: (*, V), logits with −inf in the place of the best.
+        best: (*), the best logit.
+        rest: (*), logsumexp of the others.
+    """
+    gap = rest - best
+    surprise = torch.nn.functional.softplus(gap)  # −log p of the best: log(1 + exp(gap))
+    log_probs = others - (best + surprise).unsqueeze(-1)
+    terms = log_probs + log_probs.neg().log()
+    terms = terms.masked_fill(others == -torch.inf, -torch.inf)  # p · log p is 0 there, not −inf + inf
+    # softplus(x) is exp(x) in float32 from −16 down, and its logarithm x, however small.
+    own = torch.where(gap < -16, gap, surprise.log()) - surprise
+    return torch.logaddexp(terms.logsumexp(dim=-1), own)
+
+
+def confidence_bound(value: float, kind: Confidence) -> float:
+    """A probability, a margin or an entropy in nats on the scale of `confidence_scores`."""
+    if kind == "entropy":
+        return -math.log(value) if value > 0 else math.inf
+    if not 0 < value < 1:
+        return math.inf if value >= 1 else -math.inf
+    return math.log(value) - math.log1p(-value)
 
 
 def select_random_indices(

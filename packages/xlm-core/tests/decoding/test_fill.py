@@ -21,7 +21,7 @@ from xlm.decoding.fill import (
 from xlm.decoding.masking import StretchedSchedule
 from xlm.decoding.orders import ancestral, fill_rates, first_hitting, uniform_order
 from xlm.noise import CosineSchedule, LogLinearSchedule
-from xlm.sampling import LogitsSampler
+from xlm.sampling import CONFIDENCES, LogitsSampler, confidence_bound
 
 MASK, SAMPLES = 3, 20_000
 Fill = Callable[..., Filled]
@@ -205,8 +205,8 @@ def test_eos_appears_only_where_the_text_may_end(oracle: Any) -> None:
 
 @pytest.mark.parametrize(("kind", "threshold"), [("top_prob", 0.7), ("prob_diff", 0.4), ("entropy", 0.6)])
 def test_a_threshold_takes_all_that_are_sure_and_at_least_one(kind: Any, threshold: float) -> None:
-    sign = -1 if kind == "entropy" else 1
-    scores = sign * torch.tensor([[0.9, 0.1, 0.65, 0.75], [0.3, 0.2, 0.1, 0.05], [0.9, 0.9, 0.9, 0.9]])
+    plain = [[0.9, 0.1, 0.65, 0.75], [0.3, 0.2, 0.1, 0.05], [0.9, 0.9, 0.9, 0.9]]
+    scores = torch.tensor([[confidence_bound(value, kind) for value in row] for row in plain])
     masked = torch.tensor([[True, True, True, True], [True, True, True, False], [False, True, False, True]])
     chosen = ConfidenceOrder(kind, max_steps=9, threshold=threshold).choose(scores, masked, 5)
     wanted = {
@@ -215,6 +215,24 @@ def test_a_threshold_takes_all_that_are_sure_and_at_least_one(kind: Any, thresho
         "entropy": [[0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0]],
     }
     assert chosen.long().tolist() == wanted[kind]
+
+
+@pytest.mark.parametrize("score", [torch.inf, 0.0, -torch.inf])
+def test_of_equally_sure_positions_the_leftmost_masked_ones_come_first(score: float) -> None:
+    masked = torch.tensor([[False, True, False, True, True, True]])
+    chosen = ConfidenceOrder("prob_diff", max_steps=9).choose(torch.full((1, 6), score), masked, 2)
+    assert chosen.long().tolist() == [[0, 1, 0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", CONFIDENCES)
+def test_the_surest_come_first_where_every_probability_rounds_to_one(kind: Any) -> None:
+    gaps = torch.tensor([120.0, 300.0, 20.0, 40.0])
+    logits = torch.cat([gaps[:, None], torch.zeros(4, 3)], dim=1)
+    network = MaskedNetwork(lambda ids, rows, rate: logits.expand(len(ids), 4, 4), lambda features: features)
+    ids = torch.full((1, 4), MASK)
+    fill = by_confidence(kind=kind, max_steps=4)
+    filled = fill(network, TokenDraw(LogitsSampler(temperature=0.0), [MASK]), ids, torch.zeros(1, dtype=torch.long))
+    assert filled.order.tolist() == [[1, 0, 3, 2]]
 
 
 def test_padding_changes_no_draw() -> None:

@@ -90,3 +90,5 @@ def test_a_table_and_a_record_in_words(
     assert "| generations.jsonl | 3 |" in Path("out/quality.md").read_text()
     assert main(["text_quality", "generations.jsonl", "judge=./nowhere"]) == 1
     assert "There is no folder nowhere to take as judge." in capsys.readouterr().err
+    assert main(["text_quality", "generations.jsonl", "judge=./nowhere", "protocol=mldm"]) == 1
+    assert "protocol is 'mldm', and must be one of: xlm, mdlm." in capsys.readouterr().err

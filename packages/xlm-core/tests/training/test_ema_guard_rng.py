@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from xlm.errors import NonFiniteLossError
@@ -83,6 +84,43 @@ def test_the_average_is_the_recursion_of_the_weights() -> None:
     again.on_fit_start(trainer(), module)
     torch.testing.assert_close(again._average["weight"], wanted)
     assert again.num_updates == 39
+
+
+class Broken(LightningModule):
+    """Shows its weight to the test, and fails in the middle of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.seen: list[float] = []
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.weight.sum()
+
+    def test_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.seen.append(float(self.weight.detach()))
+        if batch_idx == 1:
+            raise RuntimeError("broken")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:.*does not have many workers")
+def test_raw_weights_come_back_from_a_test_that_breaks() -> None:
+    module, ema = Broken(), ExponentialMovingAverage(decay=0.5)
+    runs: Any = Trainer(
+        accelerator="cpu", max_steps=3, limit_val_batches=0, callbacks=[ema], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    batches = torch.utils.data.DataLoader(torch.zeros(4, 1))  # type: ignore[arg-type]
+    runs.fit(module, batches)
+    raw, average = float(module.weight.detach()), float(ema._average["weight"])
+    assert raw == -2.0 != average
+    with pytest.raises(RuntimeError, match="broken"):
+        runs.test(module, batches, verbose=False)
+    assert module.seen == [average, average]
+    assert float(module.weight.detach()) == raw
 
 
 def test_a_checkpoint_without_average_has_none() -> None:

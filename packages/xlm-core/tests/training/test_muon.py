@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from xlm.modules.ddit_simple import DDiTLayer, DDiTLayerList
 from xlm.modules.position import RotaryEmbedding
 from xlm.modules.rotary_transformer import RotaryTransformerLayer, RotaryTransformerLayerList
 from xlm.training.muon import MuonWithAdamW, orthogonal, stacked_matrices
@@ -111,6 +113,55 @@ def test_whoever_clips_inside_the_closure_sees_every_parameter() -> None:
 
     assert optimizer.step(closure) == 1.5
     assert sorted(seen) == sorted(id(p) for p in model.parameters())
+
+
+class Apart(nn.Module):
+    """The maps of a fused layer as linear maps of their own."""
+
+    def __init__(self, fused: nn.Linear, number: int) -> None:
+        super().__init__()
+        parts = fused.weight.detach().chunk(number)
+        self.layers = nn.ModuleList(nn.Linear(fused.in_features, len(part), bias=False) for part in parts)
+        for layer, part in zip(self.layers, parts, strict=True):
+            layer.weight = nn.Parameter(part.clone())
+
+
+@pytest.mark.parametrize(("name", "number"), [("attn_qkv", 3), ("adaln_modulation", 6), ("mlp.0", 1), ("o_proj", 1)])
+@pytest.mark.parametrize("d_cond", [16, 48, 96])
+def test_maps_in_one_matrix_take_the_steps_of_maps_apart(name: str, number: int, d_cond: int) -> None:
+    """Whatever the shapes: 16 · 6 rows over 48 columns are one of two, a feed-forward of 3 · 16 rows is one map."""
+    torch.manual_seed(0)
+    layer = DDiTLayer(16, 2, dim_feedforward=48, dropout=0.0, d_cond=d_cond)
+    model: Any = nn.Module()
+    model.layers = DDiTLayerList.from_layer(layer, 2, RotaryEmbedding(8))  # the second is a copy of the first
+    fused = model.layers[1].get_submodule(name)
+    nn.init.normal_(fused.weight, std=0.1)
+    apart = Apart(fused, number)
+    for _ in range(2):
+        gradient = torch.randn_like(fused.weight) * torch.logspace(-3, 0, len(fused.weight))[:, None]
+        for optimizer, weights, parts in (
+            (build_optimizer(CONFIG, model), [fused.weight], [gradient]),
+            (build_optimizer(CONFIG, apart), [part.weight for part in apart.layers], gradient.chunk(number)),
+        ):
+            for weight, grad in zip(weights, parts, strict=True):
+                weight.grad = grad
+            optimizer.step()
+    torch.testing.assert_close(fused.weight, torch.cat([part.weight for part in apart.layers]))
+
+
+def test_the_state_knows_nothing_of_maps_and_a_copy_steps_alike() -> None:
+    model = net()
+    optimizer = build_optimizer(CONFIG, model)
+    train(model, optimizer, 2)
+    state = optimizer.state_dict()
+    options = {"lr", "betas", "eps", "weight_decay", "amsgrad", "foreach", "maximize", "capturable", "differentiable",
+               "fused", "decoupled_weight_decay", "stacked", "momentum", "iterations", "params"}  # fmt: skip
+    assert [set(group) for group in state["param_groups"]] == [options] * 2
+    twin, of_twin = copy.deepcopy((model, optimizer))
+    train(model, optimizer, 2)
+    train(twin, of_twin, 2)
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_groups_of_other_shapes_are_refused() -> None:

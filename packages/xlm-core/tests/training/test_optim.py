@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from xlm.errors import ConfigError
-from xlm.training.optim import build_optimizer, create_lr_scheduler, num_parameters, parameter_groups
+from xlm.model import Model
+from xlm.modules.position import RotaryEmbedding
+from xlm.modules.rotary_transformer import RotaryTransformerLayer, RotaryTransformerLayerList
+from xlm.training.optim import _former_groups, build_optimizer, create_lr_scheduler, num_parameters, parameter_groups
+from xlm.utils.instantiate import instantiate
 
 ADAMW = OmegaConf.create({"_target_": "torch.optim.AdamW", "lr": 0.1, "weight_decay": 0.5, "betas": [0.8, 0.9]})
+
+MUON = OmegaConf.create({"_target_": "xlm.training.muon.MuonWithAdamW", "lr": 1e-2})
 
 
 class Split(nn.Module):
@@ -61,6 +67,64 @@ def test_own_groups_win() -> None:
 def test_a_split_that_is_no_partition_is_refused(fault: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parameter_groups(Split(**{fault: True}), 0.1)
+
+
+class Convolving(nn.Module, Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 16)
+        layer = RotaryTransformerLayer(16, 2, dropout=0.0, short_conv=True)
+        self.layers = RotaryTransformerLayerList.from_layer(layer, 2, RotaryEmbedding(8))
+        self.head = nn.Linear(16, 11)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.layers(self.embed(ids), None))
+        return logits
+
+
+def convolving(cfg: DictConfig) -> tuple[Convolving, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = Convolving()
+    return model, build_optimizer(cfg, model)
+
+
+def take_steps(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    ids = torch.arange(22).view(2, 11) % 11
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.roll(1, 1).flatten()).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("cfg", [ADAMW, MUON], ids=["adamw", "muon"])
+def test_a_state_from_before_short_convolutions_stopped_decaying_goes_on(cfg: DictConfig) -> None:
+    """Version 1.0.0 had them in the first group, by their place in the network; without decay nothing else changed."""
+    cfg = OmegaConf.merge(cfg, {"weight_decay": 0.0})
+    straight, optimizer = convolving(cfg)
+    take_steps(straight, optimizer, 4)
+
+    stopped, _ = convolving(cfg)
+    former = _former_groups(parameter_groups(stopped, 0.0), stopped)
+    names = [name for name, p in stopped.named_parameters() if any(p is q for q in former[0]["params"])]
+    assert names == [n for n, p in stopped.named_parameters() if p.ndim == 2 and n != "embed.weight"]
+    factory = instantiate(cfg, _partial_=True, _convert_="all")
+    split = getattr(factory.func, "split_groups", None)
+    first = factory(former if split is None else split(former, stopped))
+    take_steps(stopped, first, 2)
+    resumed = build_optimizer(cfg, stopped)
+    resumed.load_state_dict(first.state_dict())
+    take_steps(stopped, resumed, 2)
+    for a, b in zip(straight.parameters(), stopped.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    again = build_optimizer(cfg, stopped)
+    again.load_state_dict(resumed.state_dict())  # its own are loaded as they are
+    assert all(torch.equal(again.state[p]["step"], resumed.state[p]["step"]) for p in stopped.parameters())
+
+
+def test_a_state_of_other_sizes_is_still_refused() -> None:
+    _, optimizer = convolving(ADAMW)
+    with pytest.raises(ValueError, match="doesn't match the size"):
+        optimizer.load_state_dict(build_optimizer(ADAMW, Split()).state_dict())
 
 
 def schedule(**options: Any) -> list[float]:

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.decoding.orders import FillOrder
-from xlm.decoding.streams import gumbel_argmax
+from xlm.decoding.streams import draw_tokens
 from xlm.decoding.trace import recording
 from xlm.modules.attention import positions_from_mask
-from xlm.sampling import Confidence, LogitsSampler, confidence_scores, widest_float
+from xlm.sampling import Confidence, LogitsSampler, confidence_bound, confidence_scores, widest_float
 
 
 class MaskedNetwork(NamedTuple):
@@ -94,9 +94,7 @@ class TokenDraw:
         counters: Integer[Tensor, " rows"],
     ) -> Integer[Tensor, " rows"]:
         """One token per row of allowed logits."""
-        if self.sampler.greedy:
-            return allowed.argmax(dim=-1)
-        return gumbel_argmax(self.sampler.filter(allowed), seeds, counters)
+        return draw_tokens(self.sampler, allowed, seeds, counters)
 
 
 def fill_by_order(
@@ -146,18 +144,21 @@ class ConfidenceOrder:
         masked: Bool[Tensor, "rows length"],
         steps_left: int,
     ) -> Bool[Tensor, "rows length"]:
-        """Which masked positions to fill now; larger scores are surer, those of other positions don't matter."""
+        """Which masked positions to fill now, by `confidence_scores`; those of other positions don't matter.
+
+        Of positions that are equally sure the leftmost comes first.
+        """
         if steps_left == 1:
             return masked
-        scores = scores.masked_fill(~masked, -torch.inf)
+        # A masked −inf must still come before a position that isn't masked.
+        scores = scores.clamp(min=torch.finfo(scores.dtype).min).masked_fill(~masked, -torch.inf)
         by_rank = scores.argsort(dim=-1, descending=True, stable=True)
         places = torch.arange(scores.shape[1], device=scores.device).expand_as(by_rank)
         rank = torch.empty_like(by_rank).scatter_(-1, by_rank, places)
         if self.threshold is None:
             count = masked.sum(dim=1, keepdim=True)
             return masked & (rank < (count + steps_left - 1) // steps_left)
-        bound = -self.threshold if self.kind == "entropy" else self.threshold
-        return masked & ((scores >= bound) | (rank == 0))
+        return masked & ((scores >= confidence_bound(self.threshold, self.kind)) | (rank == 0))
 
 
 def fill_by_confidence(

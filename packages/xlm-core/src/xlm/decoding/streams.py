@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
-from xlm.sampling import widest_float
+from xlm.sampling import LogitsSampler, widest_float
 
 # Constants of SplitMix64 (Steele, Lea, Flood 2014) as signed 64-bit integers, whose products wrap as unsigned ones do.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -78,6 +78,18 @@ def gumbel_argmax(
         noise = gumbel(key[:, None], Stream.TOKEN, vocabulary)
         drawn.append(noise.add_(chunk).argmax(dim=-1))
     return torch.cat(drawn) if drawn else seeds.new_zeros(0)
+
+
+def draw_tokens(
+    sampler: LogitsSampler,
+    logits: Float[Tensor, "rows vocab"],
+    seeds: Integer[Tensor, " rows"],
+    counters: Integer[Tensor, " rows"],
+) -> Integer[Tensor, " rows"]:
+    """One token per row through a sampler's filters; a greedy one takes the argmax and draws nothing."""
+    if sampler.greedy:
+        return logits.argmax(dim=-1)
+    return gumbel_argmax(sampler.filter(logits), seeds, counters)
 
 
 def row_seeds(

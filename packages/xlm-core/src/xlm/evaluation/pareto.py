@@ -15,6 +15,7 @@ from xlm.utils.files import replace_text
 Cost = Literal["network_calls", "seconds"]
 COSTS: tuple[Cost, ...] = ("network_calls", "seconds")
 # Lower is better; never told alone, since a text that repeats itself has a low perplexity and a low entropy.
+# A perplexity's name may go on with its judge's protocol.
 PERPLEXITY, ENTROPY = "judge_perplexity", "entropy"
 
 
@@ -61,7 +62,7 @@ class Point:
 
 def qualities(quality: str) -> list[str]:
     """What is shown where a quality is: itself, and beside a perplexity the entropy."""
-    return [PERPLEXITY, ENTROPY] if quality == PERPLEXITY else [quality]
+    return [quality, ENTROPY] if quality.startswith(PERPLEXITY) else [quality]
 
 
 def front(points: Sequence[Point], quality: str, cost: Cost) -> list[Point]:
@@ -81,7 +82,7 @@ def front(points: Sequence[Point], quality: str, cost: Cost) -> list[Point]:
 
 def _goods(point: Point, quality: str) -> list[float]:
     """Numbers of which each is better the higher it is."""
-    goods = [point.metrics[name][0] * (-1 if name == PERPLEXITY else 1) for name in qualities(quality)]
+    goods = [point.metrics[name][0] * (-1 if name.startswith(PERPLEXITY) else 1) for name in qualities(quality)]
     return [-math.inf if math.isnan(good) else good for good in goods]
 
 
@@ -140,7 +141,7 @@ def draw(path: Path, points: Sequence[Point], quality: str, title: str) -> Path:
                 axes.annotate(text, (spent, point.metrics[name][0]), (5, -10), textcoords="offset points", fontsize=7)
         axes.set_xscale("log")
         axes.set_xlabel(labels[cost])
-        axes.set_ylabel(name.replace("_", " ") + (" (lower is better)" if name == PERPLEXITY else ""))
+        axes.set_ylabel(name.replace("_", " ") + (" (lower is better)" if name.startswith(PERPLEXITY) else ""))
         axes.margins(x=0.25)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

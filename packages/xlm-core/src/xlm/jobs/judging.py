@@ -11,7 +11,7 @@ import torch
 from xlm.data.manager import UnconditionalGenerationDatasetManager
 from xlm.errors import ConfigError
 from xlm.evaluation.text_quality.estimate import Estimate
-from xlm.evaluation.text_quality.judge import WINDOW, Judge, load_judge
+from xlm.evaluation.text_quality.judge import PROTOCOLS, WINDOW, Judge, Protocol, check_protocol, load_judge
 from xlm.evaluation.text_quality.measure import Quality, measure
 from xlm.evaluation.text_quality.overlap import Overlap, add_all
 from xlm.evaluation.text_quality.texts import WrittenText
@@ -20,7 +20,7 @@ from xlm.jobs.session import Session
 from xlm.jobs.text_files import texts_rows
 
 # Options of the jobs that judge texts.
-OPTIONS = ("judge", "judge_window", "train_examples")
+OPTIONS = ("judge", "judge_window", "judge_protocol", "train_examples")
 # Of the training data, so many examples are compared with at most, unless more are asked for.
 TRAIN_EXAMPLES = 100_000
 
@@ -37,8 +37,9 @@ def judge_of(options: Mapping[str, Any], section: str, loaders: Sequence[str], s
     """The name of the judge that the options ask for.
 
     Raises:
-        ConfigError: there are no texts to judge, or a number is none.
+        ConfigError: there are no texts to judge, a number is none, or the protocol is unknown.
     """
+    check_protocol(options.get("judge_protocol") or "xlm", f"{section}.judge_protocol")
     for name in ("judge_window", "train_examples"):
         value = options.get(name)
         if value is not None and (not isinstance(value, int) or value < (0 if name == "train_examples" else 2)):
@@ -70,7 +71,8 @@ class Judging:
         """As the options of a job say; without a judge, training data are looked at only if they are asked for."""
         asked = options.get("train_examples")
         window = int(options.get("judge_window") or WINDOW)
-        loaded = load_judge(judge, device, window) if judge else None
+        protocol = check_protocol(options.get("judge_protocol") or "xlm", "judge_protocol")
+        loaded = load_judge(judge, device, window, protocol) if judge else None
         default = TRAIN_EXAMPLES if judge and session.datamodule.dataset_managers["train"] else 0
         return cls(session, loaded, default if asked is None else int(asked))
 
@@ -112,7 +114,12 @@ def caption(record: Mapping[str, Any]) -> str:
     judge, training = record["judge"], record["training"]
     parts = [f"Entropy in nats, lengths and n-grams in {record['unit']}."]
     if judge:
-        parts.insert(0, f"Perplexity under {judge['name']} ({judge['parameters']:,} parameters).")
+        protocol: Protocol = judge["protocol"]
+        parts.insert(
+            0,
+            f"Perplexity under {judge['name']} ({judge['parameters']:,} parameters), protocol {protocol}: "
+            f"{PROTOCOLS[protocol]}.",
+        )
     if training:
         parts.append(f"Copied: found in {training['examples']:,} training texts ({training['tokens']:,} tokens).")
     return " ".join(parts)

@@ -78,10 +78,10 @@ class ByMetrics:
 class AsTexts:
     """All texts of a setting together: a perplexity and what stands beside it."""
 
-    quality = PERPLEXITY
-
     def __init__(self, judging: Judging) -> None:
-        self.record: dict[str, Any] = {"text_quality": {"judge": judging.judge.describe() if judging.judge else None}}
+        judge = judging.judge
+        self.quality = judge.named(PERPLEXITY) if judge else PERPLEXITY
+        self.record: dict[str, Any] = {"text_quality": {"judge": judge.describe() if judge else None}}
         self._judging = judging
         self._texts: list[WrittenText] = []
 

@@ -20,7 +20,7 @@ JOB = "text_quality"
 OPTIONS = {
     "samples": "", "judge": "", "train": "", "reference": "", "tokenizer": "", "key": "", "output": "",
     "device": "auto", "batch_size": "32", "window": "1024", "train_examples": "", "num_texts": "",
-    "mauve": "false",
+    "mauve": "false", "protocol": "xlm",
 }  # fmt: skip
 NUMBERS = ("batch_size", "window", "train_examples", "num_texts")
 NONE = "none"
@@ -40,6 +40,7 @@ class Request:
     output: str = ""
     device: str = "auto"
     mauve: bool = False
+    protocol: str = "xlm"
     numbers: dict[str, int | None] = field(default_factory=dict)
 
 
@@ -94,7 +95,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     Raises:
         DataError: no texts; ConfigError: no such judge; CheckpointError: no such model to take data from.
     """
-    from xlm.evaluation.text_quality.judge import load_judge
+    from xlm.evaluation.text_quality.judge import check_protocol, load_judge
     from xlm.evaluation.text_quality.mauve import check_mauve, mauve
     from xlm.evaluation.text_quality.measure import measure
     from xlm.evaluation.text_quality.overlap import Overlap, add_all
@@ -103,6 +104,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     from xlm.trained import usable_device
     from xlm.utils.run_record import run_record
 
+    protocol = check_protocol(request.protocol, "protocol")
     if request.mauve:
         check_mauve()
     numbers = request.numbers
@@ -112,7 +114,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
         writers.append(writer)
     # The judge goes first: data may take minutes to prepare.
     device = usable_device(request.device)
-    judge = load_judge(request.judge, device, numbers["window"] or 1024) if request.judge else None
+    judge = load_judge(request.judge, device, numbers["window"] or 1024, protocol) if request.judge else None
     train = _train(request, writers)
     data = _data_of(train, request.reference)
     unit = _unit(request, data)

@@ -155,10 +155,18 @@ def loaders(session: Session) -> dict[str, list[str]]:
     return {split: list(names.values()) for split, names in session.datamodule.dataloader_names.items() if names}
 
 
+def load_averaged(harness: Harness, trainer: Trainer, path: Path) -> None:
+    """Put a checkpoint's averaged weights, or raw ones where it kept no average, into the harness for good."""
+    load_weights(harness, select_weights(load_checkpoint(path), apply_ema=True), path)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExponentialMovingAverage):
+            callback.forget()  # the average of the last step must not stand in for these
+
+
 def finish(
     session: Session, harness: Harness, trainer: Trainer, record: dict[str, Any], estimates: Estimates
 ) -> dict[str, float]:
-    """Draw the curves, test the best weights, print and write the results with their standard errors."""
+    """Draw the curves, test the chosen weights, print and write the results with their standard errors."""
     cfg = session.cfg
     run_dir = session.run_dir
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
@@ -167,7 +175,7 @@ def finish(
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
         weights = Path(cfg.checkpointing_dir) / BEST
         if cfg.test_weights == "best" and weights.is_file() and not flags.DEBUG:
-            load_weights(harness, select_weights(load_checkpoint(weights), apply_ema=True), weights)
+            load_averaged(harness, trainer, weights)
             record["weights"] = str(weights)
         trainer.test(harness, datamodule=session.datamodule, verbose=False)
         metrics |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}

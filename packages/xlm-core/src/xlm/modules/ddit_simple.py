@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Integer, Shaped
@@ -53,6 +54,10 @@ class DDiTLayer(nn.Module):
     The residual runs on the un-normalised stream. The modulation starts at zero, so a new layer is the identity
     (adaLN-zero). With short_conv, x is first mixed with its two neighbours (`ShortConvolution`).
     """
+
+    # Queries, keys and values; a shift, a scale and a gate for each half. Six maps of the condition share one matrix to
+    # save calls, and serve different places: an update of one says nothing about the size of another's.
+    fused_maps: ClassVar[Mapping[str, int]] = {"attn_qkv": 3, "adaln_modulation": 6}
 
     def __init__(
         self,
@@ -138,6 +143,8 @@ class DDiTLayerList(nn.ModuleList):
 
 class DDitFinalLayer(nn.Module):
     """Hidden vectors to logits: LN modulated by the condition, then a linear map; both start at zero."""
+
+    fused_maps: ClassVar[Mapping[str, int]] = {"adaln_modulation": 2}  # a shift and a scale
 
     def __init__(self, d_model: int, out_dims: int, d_cond: int, layer_norm_eps: float = 1e-5) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class RotaryTransformerLayer(nn.Module):
 
     With short_conv, x is first mixed with its two neighbours (`ShortConvolution`): for bidirectional models only.
     """
+
+    # Queries, keys and values: optimizers that treat a matrix as a whole see three.
+    fused_maps: ClassVar[Mapping[str, int]] = {"attn_qkv": 3}
 
     def __init__(
         self,

@@ -75,6 +75,16 @@ class ExponentialMovingAverage(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._swap_out(pl_module)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap_in(pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap_out(pl_module)
+
+    def forget(self) -> None:
+        """Drop the average, because the module now holds averaged weights of its own: nothing stands in for them."""
+        self._average.clear()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._swap_out(pl_module)
 

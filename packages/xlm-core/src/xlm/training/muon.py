@@ -22,7 +22,9 @@ class MuonWithAdamW(AdamW):
     `torch.optim.Muon` it works in float32, which on a CPU is many times faster, and takes whole models.
 
     Args:
-        params: groups; those with `stacked=True` hold matrices only. `split_groups` makes them.
+        params: groups; those with `stacked=True` hold matrices only. Their `num_maps`, parameter → number, says which
+            matrices hold several maps, one below the other: each is orthogonalised on its own. `split_groups` makes
+            these groups.
         lr, betas, eps, weight_decay: as of AdamW; weight decay is decoupled for both kinds.
         momentum: of the matrices, with Nesterov's correction.
         iterations: Newton-Schulz steps.
@@ -39,23 +41,31 @@ class MuonWithAdamW(AdamW):
         iterations: int = 5,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        # Beside the groups, because it follows from the network: a state has no need of it.
+        self._num_maps: dict[Tensor, int] = {}
         for group in self.param_groups:
+            self._num_maps |= group.pop("num_maps", {})
             group.setdefault("stacked", False)
             group.setdefault("momentum", momentum)
             group.setdefault("iterations", iterations)
             if group["stacked"] and any(p.ndim != 2 for p in group["params"]):
                 raise ValueError("A group with stacked=True may hold matrices only.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_num_maps": self._num_maps}
+
     @staticmethod
     def split_groups(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
         """Each group as two: the matrices of the model's stacked layers, and the rest."""
-        matrices = {id(p) for p in stacked_matrices(model)}
+        num_maps = stacked_matrices(model)
         split = []
         for group in groups:
             for stacked in (True, False):
-                members = [p for p in group["params"] if (id(p) in matrices) == stacked]
+                members = [p for p in group["params"] if (p in num_maps) == stacked]
                 if members:
                     split.append({**group, "params": members, "stacked": stacked})
+                    if stacked:
+                        split[-1]["num_maps"] = {p: num_maps[p] for p in members}
         return split
 
     @overload
@@ -95,26 +105,36 @@ class MuonWithAdamW(AdamW):
             buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
             direction = p.grad.lerp(buffer, group["momentum"])
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            for part, weight in zip(_parts(direction), _parts(p), strict=True):
+            num_maps = self._num_maps.get(p, 1)
+            for part, weight in zip(_maps(direction, num_maps), _maps(p, num_maps), strict=True):
                 scale = 0.2 * max(part.shape) ** 0.5
                 weight.add_(orthogonal(part, group["iterations"]), alpha=-group["lr"] * scale)
 
 
-def stacked_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of the linear maps inside any `nn.ModuleList` of a model: no embedding, no output layer."""
-    found: dict[int, nn.Parameter] = {}
+def stacked_matrices(model: nn.Module) -> dict[nn.Parameter, int]:
+    """Weights of the linear maps inside any `nn.ModuleList` of a model, and how many maps each holds.
+
+    No embedding, no output layer. A module whose linear map does the work of several, such as queries, keys and
+    values, says so in its attribute `fused_maps`: name → number, the maps one below the other in the weight. It is
+    asked of modules, because what is set on a parameter is lost when a layer is copied.
+    """
+    fused: dict[nn.Parameter, int] = {}
+    for module in model.modules():
+        for name, number in getattr(module, "fused_maps", {}).items():
+            fused[getattr(module, name).weight] = number
+    found: dict[nn.Parameter, int] = {}
     for stack in model.modules():
         if isinstance(stack, nn.ModuleList):
             for module in stack.modules():
                 if isinstance(module, nn.Linear) and module.weight.requires_grad:
-                    found[id(module.weight)] = cast(nn.Parameter, module.weight)
-    return list(found.values())
+                    weight = cast(nn.Parameter, module.weight)
+                    found[weight] = fused.get(weight, 1)
+    return found
 
 
-def _parts(matrix: Tensor) -> tuple[Tensor, ...]:
-    """Queries, keys and values apart where one matrix makes all three: they are three maps."""
-    rows, columns = matrix.shape
-    return tuple(matrix.chunk(3 if rows == 3 * columns else 1))
+def _maps(matrix: Tensor, number: int) -> tuple[Tensor, ...]:
+    """A matrix cut into that many of the same number of rows."""
+    return matrix.unflatten(0, (number, -1)).unbind(0)
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:

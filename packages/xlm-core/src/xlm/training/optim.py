@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, NotRequired, TypedDict
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import get_scheduler
 
 from xlm.errors import ConfigError
+from xlm.modules.short_convolution import ShortConvolution
 from xlm.utils.instantiate import instantiate
 
 
@@ -61,13 +63,49 @@ def _check_partition(model: nn.Module, grouped: list[tuple[str, nn.Parameter]]) 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     """The optimizer of `cfg.optimizer` over the model's parameter groups."""
     groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
+    former = _former_groups(groups, model)
     factory = instantiate(cfg, _partial_=True, _convert_="all")
     # An optimizer that treats some parameters in another way says which.
     split = getattr(factory.func, "split_groups", None)
-    groups = groups if split is None else split(groups, model)
+    if split is not None:
+        groups, former = split(groups, model), split(former, model)
     optimizer = factory(groups)
     assert isinstance(optimizer, Optimizer)
+    optimizer.register_load_state_dict_pre_hook(partial(_regrouped, former=[group["params"] for group in former]))
     return optimizer
+
+
+def _former_groups(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+    """The groups as they were in 1.0.0, where the vectors of short convolutions decayed."""
+    vectors = {m.weight for m in model.modules() if isinstance(m, ShortConvolution)}
+    if len(groups) != 2 or not vectors:
+        return groups
+    decayed, plain = groups
+    moved = [p for p in plain["params"] if p in vectors]
+    place = {p: number for number, p in enumerate(model.parameters())}
+    return [
+        {**decayed, "params": sorted([*decayed["params"], *moved], key=place.__getitem__)},
+        {**plain, "params": [p for p in plain["params"] if p not in vectors]},
+    ]
+
+
+def _regrouped(
+    optimizer: Optimizer, state_dict: dict[str, Any], former: list[list[nn.Parameter]]
+) -> dict[str, Any] | None:
+    """A state whose groups are the former ones in the optimizer's own; None for any other, to be loaded as it is.
+
+    A state numbers parameters by their place in the groups, so it has to be told which is which.
+    """
+    saved = state_dict["param_groups"]
+    own = [group["params"] for group in optimizer.param_groups]
+    sizes = [len(group["params"]) for group in saved]
+    if sizes != [len(params) for params in former] or sizes == [len(params) for params in own]:
+        return None
+    number = {
+        p: n for params, group in zip(former, saved, strict=True) for p, n in zip(params, group["params"], strict=True)
+    }
+    groups = [{**group, "params": [number[p] for p in params]} for group, params in zip(saved, own, strict=True)]
+    return {**state_dict, "param_groups": groups}
 
 
 def create_lr_scheduler(

@@ -19,9 +19,11 @@ from xlm.evaluation.text_quality.estimate import mean_of, ratio_of
 TEXTS = ("the cat sat", "", "a dog", "far and far and far", "dog")
 
 
-def by_hand(judge: Judge, text: str, window: int) -> float:
+def by_hand(judge: Judge, text: str, window: int, ended: bool | None = None) -> float:
     """−log p of each token after all tokens that the window rule lets it see, one call each."""
-    ids = [judge.context_id, *judge.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    words = judge.tokenizer(text, add_special_tokens=False)["input_ids"]
+    end = [] if ended is False else [judge.tokenizer.eos_token_id]
+    ids = [judge.context_id, *words] if judge.protocol == "xlm" else [*words, *end]
     n, total = len(ids) - 1, 0.0
     for place in range(n):
         if place < window:
@@ -49,6 +51,48 @@ def test_each_token_is_scored_once_given_what_is_before_it(
     scores = judge.score(joined, batch_size)
     assert scores.num_tokens.tolist() == [len(words) for words in texts]
     assert scores.nll == pytest.approx([by_hand(judge, text, 16) for text in joined], abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def mdlm_judge(judge_folder: Path) -> Judge:
+    return load_judge(str(judge_folder), protocol="mdlm")
+
+
+@given(
+    st.lists(st.tuples(st.lists(WORDS, max_size=40), st.sampled_from((True, False, None))), max_size=7),
+    st.integers(1, 8),
+)
+@settings(max_examples=25, deadline=None)
+def test_under_mdlm_the_end_is_scored_instead_of_the_first_token(
+    mdlm_judge: Judge, texts: list[tuple[list[str], bool | None]], batch_size: int
+) -> None:
+    joined, ended = [" ".join(words) for words, _ in texts], [end for _, end in texts]
+    scores = mdlm_judge.score(joined, batch_size, ended)
+    # An end that nobody knows of counts as one; a text cut at the greatest length has none.
+    assert scores.num_tokens.tolist() == [max(0, len(words) - (end is False)) for words, end in texts]
+    wanted = [by_hand(mdlm_judge, text, 16, end) for text, end in zip(joined, ended, strict=True)]
+    assert scores.nll == pytest.approx(wanted, abs=1e-3)
+
+
+def test_protocols_differ_in_their_first_and_last_token_alone(judge: Judge, mdlm_judge: Judge) -> None:
+    texts = ["", "dog", "the cat sat", "the cat[EOS]sat on", "[BOS] the cat [EOS] sat"]
+    ended = mdlm_judge.score(texts)
+    assert ended.num_tokens.tolist() == [0, 1, 3, 2, 2]
+    assert ended.nll[3] == pytest.approx(ended.nll[4])  # cut at the first EOS that is spelled out
+    cut = mdlm_judge.score(texts, ended=[False] * 5)
+    assert cut.num_tokens.tolist() == [0, 0, 2, 1, 1]
+    assert (cut.nll[:2] == 0).all()
+    assert judge.score(texts[:3], ended=[False] * 3).num_tokens.tolist() == [0, 1, 3]
+
+
+def test_numbers_of_two_protocols_never_have_one_name(judge: Judge, mdlm_judge: Judge) -> None:
+    ended = [True, None, False, None, None]
+    one, other = (measure(TEXTS, [[1]] * 5, ended=ended, judge=by).numbers for by in (judge, mdlm_judge))
+    assert set(one) - set(other) == {"judge_perplexity", "judge_nll_per_token"}
+    assert set(other) - set(one) == {"judge_perplexity_mdlm", "judge_nll_per_token_mdlm"}
+    scores = mdlm_judge.score(TEXTS, ended=ended)
+    assert other["judge_nll_per_token_mdlm"].value == pytest.approx(scores.nll.sum() / scores.num_tokens.sum())
+    assert {**judge.describe(), "protocol": "mdlm", "context": None} == mdlm_judge.describe()
 
 
 def test_neighbours_change_nothing(judge: Judge) -> None:
@@ -94,7 +138,8 @@ def test_logits_are_kept_to_a_bound(judge: Judge, monkeypatch: pytest.MonkeyPatc
 def test_it_says_what_it_is(judge: Judge, judge_folder: Path) -> None:
     assert judge.describe() == {
         "name": str(judge_folder), "architecture": "GPT2LMHeadModel", "vocabulary": 14, "context": "[BOS]",
-        "window": 16, "dtype": "float32", "parameters": sum(p.numel() for p in judge.model.parameters()),
+        "protocol": "xlm", "window": 16, "dtype": "float32",
+        "parameters": sum(p.numel() for p in judge.model.parameters()),
     }  # fmt: skip
 
 
@@ -113,6 +158,8 @@ def test_what_cannot_judge_is_refused_in_one_sentence(masked_folder: Path, tmp_p
         load_judge(str(tmp_path))
     with pytest.raises(ConfigError, match="at least 2"):
         load_judge(str(masked_folder), window=1)
+    with pytest.raises(ConfigError, match="judge_protocol is 'mldm', and must be one of: xlm, mdlm"):
+        load_judge(str(masked_folder), protocol="mldm")  # type: ignore[arg-type]
 
 
 def test_a_tokenizer_of_another_model_is_refused(judge: Judge, tmp_path: Path) -> None:

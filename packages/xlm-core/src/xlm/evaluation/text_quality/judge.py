@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xlm.errors import ConfigError
+from xlm.evaluation.text_quality.texts import cut_text
 
+# Which tokens of a text count, see `Judge`.
+Protocol = Literal["xlm", "mdlm"]
+PROTOCOLS: dict[Protocol, str] = {
+    "xlm": "a context token before each text, its first token scored, its end not",
+    "mdlm": "no context token, a text's first token not scored, its EOS scored where it ended",
+}
 # Tokens that the judge sees at once, its context token included, where it could see more.
 WINDOW = 1024
 BATCH_SIZE = 32
@@ -25,7 +32,7 @@ IGNORE = -100
 
 
 class Scores(NamedTuple):
-    """−log p of each text in nats, and the judge's tokens that it is about: (N,) each; 0 and 0 for an empty text."""
+    """−log p of each text in nats, and how many of the judge's tokens were scored, (N,) each; 0 and 0 for none."""
 
     nll: Float64[np.ndarray, " texts"]
     num_tokens: Int64[np.ndarray, " texts"]
@@ -49,6 +56,10 @@ class Judge:
         tokenizer: its own.
         context_id: stands before every text, so that its first token is scored too.
         window: most tokens that it reads at once.
+        protocol: which tokens count. "xlm": all of a text, behind the context token; its end doesn't. "mdlm": as
+            published figures of diffusion models are measured since MDLM (Sahoo et al. 2024, arXiv 2406.07524), all but
+            a text's first token, which nothing stands before, and the EOS that ends it.
+        eos_id: that EOS; for the protocol "mdlm" alone.
     """
 
     name: str
@@ -56,6 +67,12 @@ class Judge:
     tokenizer: Any
     context_id: int
     window: int
+    protocol: Protocol = "xlm"
+    eos_id: int | None = None
+
+    def named(self, number: str) -> str:
+        """The name of a number that depends on the protocol: numbers of two never stand under one name."""
+        return number if self.protocol == "xlm" else f"{number}_{self.protocol}"
 
     @property
     def vocab_size(self) -> int:
@@ -63,13 +80,18 @@ class Judge:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     @torch.no_grad()
-    def score(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> Scores:
-        """Every token of every text, in the order of the texts; nothing is cut off.
+    def score(self, texts: Sequence[str], batch_size: int = BATCH_SIZE, ended: Sequence[bool | None] = ()) -> Scores:
+        """Every token of every text that the protocol counts, in the order of the texts; nothing is cut off.
 
         A text longer than the window is read in windows that overlap by half: each token is scored once, with at least
-        half a window before it. The end of a text is not scored.
+        half a window before it.
+
+        Args:
+            texts: without special tokens, empty ones too. Under "mdlm" one that spells out EOS ends there.
+            batch_size: pieces that are read at once, at most.
+            ended: which of them whoever wrote them ended; True where it isn't known. Looked at under "mdlm" alone.
         """
-        rows = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        rows = [self._read(*row) for row in zip(self._tokens(texts), ended or [None] * len(texts), strict=True)]
         nll = np.zeros(len(rows))
         pieces = [piece for text, ids in enumerate(rows) for piece in self._pieces(text, ids)]
         # Texts of one length together: little is padding, and the longest come first, while memory is fresh.
@@ -80,7 +102,7 @@ class Judge:
             batch, pieces = pieces[: min(batch_size, fitting)], pieces[min(batch_size, fitting) :]
             for piece, value in zip(batch, self._nll(batch), strict=True):
                 nll[piece.text] += value
-        return Scores(nll, np.array([len(ids) for ids in rows], dtype=np.int64))
+        return Scores(nll, np.array([max(0, len(ids) - 1) for ids in rows], dtype=np.int64))
 
     @torch.no_grad()
     def features(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> Float32[np.ndarray, "texts width"]:
@@ -112,19 +134,37 @@ class Judge:
             "architecture": type(self.model).__name__,
             "parameters": sum(weight.numel() for weight in self.model.parameters()),
             "vocabulary": self.vocab_size,
-            "context": self.tokenizer.convert_ids_to_tokens(self.context_id),
+            "context": self.tokenizer.convert_ids_to_tokens(self.context_id) if self.protocol == "xlm" else None,
+            "protocol": self.protocol,
             "window": self.window,
             "dtype": str(self.model.dtype).removeprefix("torch."),
         }
 
-    def _pieces(self, text: int, ids: list[int]) -> Iterator[_Piece]:
-        read = [self.context_id, *ids]
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The judge's tokens of each text."""
+        if self.protocol == "mdlm":
+            texts = [cut_text(text, self.tokenizer) for text in texts]
+        rows: list[list[int]] = []
+        if texts:
+            rows = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return rows
+
+    def _read(self, ids: list[int], ended: bool | None) -> list[int]:
+        """A text as the judge reads it; all of it but the first token counts."""
+        if self.protocol == "xlm":
+            return [self.context_id, *ids]
+        if ended is False or self.eos_id is None:
+            return ids
+        return [*ids, self.eos_id]
+
+    def _pieces(self, text: int, read: list[int]) -> Iterator[_Piece]:
+        goals = read[1:]
         start = scored = 0
-        while scored < len(ids):
-            end = min(start + self.window, len(ids))
-            yield _Piece(text, read[start:end], [IGNORE] * (scored - start) + ids[scored:end])
+        while scored < len(goals):
+            end = min(start + self.window, len(goals))
+            yield _Piece(text, read[start:end], [IGNORE] * (scored - start) + goals[scored:end])
             scored = end
-            start = max(0, min(start + max(1, self.window // 2), len(ids) - self.window))
+            start = max(0, min(start + max(1, self.window // 2), len(goals) - self.window))
 
     def _nll(self, batch: Sequence[_Piece]) -> list[float]:
         """−log p of each piece's scored tokens."""
@@ -138,20 +178,25 @@ class Judge:
         return sums
 
 
-def load_judge(path_or_id: str, device: str | torch.device = "cpu", window: int = WINDOW) -> Judge:
+def load_judge(
+    path_or_id: str, device: str | torch.device = "cpu", window: int = WINDOW, protocol: Protocol = "xlm"
+) -> Judge:
     """The judge in a folder that transformers wrote, in a `.gguf` file, or on the hub, in float32.
 
     Args:
         path_or_id: what lies here goes before the hub.
         window: most tokens that it reads at once; fewer where it knows fewer positions.
+        protocol: which tokens count, see `Judge`.
 
     Raises:
-        ConfigError: there is none, it cannot be loaded, it looks at later tokens, or its tokenizer is another's.
+        ConfigError: there is none, it cannot be loaded, it looks at later tokens, its tokenizer is another's, or the
+            protocol is none or needs an EOS that it hasn't.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if window < 2:
         raise ConfigError(f"The judge's window is {window} tokens; it needs at least 2.")
+    check_protocol(protocol, "judge_protocol")
     place, more = _place(path_or_id)
     try:
         with _quiet_transformers():
@@ -163,14 +208,25 @@ def load_judge(path_or_id: str, device: str | torch.device = "cpu", window: int 
     context = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if context is None:
         raise ConfigError(f"The judge {path_or_id} has neither BOS nor EOS to stand before a text.")
+    eos = tokenizer.eos_token_id
+    if protocol == "mdlm" and eos is None:
+        raise ConfigError(f"The judge {path_or_id} has no EOS to end a text with, which the protocol mdlm scores.")
     positions = getattr(model.config, "max_position_embeddings", None)
-    judge = Judge(path_or_id, model, tokenizer, context, min(window, positions or window))
+    judge = Judge(path_or_id, model, tokenizer, context, min(window, positions or window), protocol, eos)
     if not 2 <= len(tokenizer) <= judge.vocab_size:
         raise ConfigError(
             f"The judge {path_or_id} predicts {judge.vocab_size:,} tokens, and its tokenizer has {len(tokenizer):,}."
         )
     _check_causal(judge)
     return judge
+
+
+def check_protocol(protocol: object, key: str) -> Protocol:
+    """The protocol of this name; ConfigError, naming the option `key`, where there is none."""
+    for known in get_args(Protocol):
+        if protocol == known:
+            return known
+    raise ConfigError(f"{key} is '{protocol}', and must be one of: {', '.join(PROTOCOLS)}.", key=key)
 
 
 def _place(path_or_id: str) -> tuple[str, dict[str, Any]]:

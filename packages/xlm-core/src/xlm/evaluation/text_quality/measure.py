@@ -19,6 +19,7 @@ from xlm.evaluation.text_quality.overlap import Overlap
 # What a table tells, if it is known: in words, the name of the number, its form.
 TOLD = (
     ("judge's perplexity", "judge_perplexity", ".1f"),
+    ("judge's perplexity (mdlm)", "judge_perplexity_mdlm", ".1f"),
     ("entropy of a text", "entropy", ".3f"),
     ("entropy of all", "entropy_pooled", ".3f"),
     ("tokens of a text", "length", ".1f"),
@@ -61,15 +62,16 @@ def measure(
         texts: all of them, empty ones too.
         rows: their tokens, of one tokenizer for all texts that are compared.
         ended: which of them the model ended itself; None where it isn't known.
-        judge: for `judge_perplexity`, exp(Σ NLL / Σ tokens of the judge), and `judge_nll_per_token`.
+        judge: for `judge_perplexity`, exp(Σ NLL / Σ tokens of the judge), and `judge_nll_per_token`; their names say
+            its protocol, unless it is "xlm".
         overlap: of `rows`, with training data that it has been shown.
         batch_size: texts that the judge reads at once, at most.
     """
     numbers: dict[str, Estimate] = {}
     if judge is not None:
-        scores = judge.score(texts, batch_size)
+        scores = judge.score(texts, batch_size, ended)
         nll = ratio_of(scores.nll, scores.num_tokens)
-        numbers = {"judge_perplexity": _exp(nll), "judge_nll_per_token": nll}
+        numbers = {judge.named("judge_perplexity"): _exp(nll), judge.named("judge_nll_per_token"): nll}
     numbers |= diversity(rows, ended)
     if overlap is not None:
         numbers |= overlap.estimates()
