@@ -14,6 +14,7 @@ from xlm.decoding.orders import fill_rates, uniform_order
 from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.decoding.streams import row_seeds
 from xlm.decoding.trace import begin_trace
+from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import CONFIDENCES, Confidence, LogitsSampler
@@ -69,6 +70,7 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         self.suppressed_tokens = suppressed_tokens
         self.block_size = block_size
         self.seed = seed
+        self.unread = say_unread(MLMPredictor, locals(), unread_filters(self.sampler))
 
     @torch.no_grad()
     def predict(
