@@ -120,14 +120,36 @@ def test_a_checkpoint_brings_its_configuration(home: Path, capsys: pytest.Captur
         (["sweep.num_steps=[]"], r"sweep\.num_steps has no values"),
         (["sweep.num_steps=[0]"], r"predictor\.num_steps is 0, and must be at least 1"),
         (["sweep.num_steps=[1]", "sweep.split=train"], r"sweep\.split is 'train', and must be one of: val, test"),
+        (["sweep.remasking=[0.1,0.2]"], r"sweep\.remasking would change nothing: sampler=confidence does not use it"),
+        (
+            ["sweep.sampler=[ancestral,remasking]", "sweep.num_steps=[2]", "sweep.threshold=[0.5]"],
+            r"sweep\.threshold would change nothing: sampler=ancestral does not use it; sampler=remasking does not",
+        ),
         (["sweep.num_steps=[1]", "sweep.num_examples=1"], r"sweep\.num_examples is 1; at least 2"),
         (["sweep.num_steps=[1]", "sweep.metric=exact"], r"no metric 'exact'.*Did you mean 'exact_match'\?"),
     ],
 )
-def test_mistakes_are_a_sentence(home: Path, overrides: list[str], message: str) -> None:
+def test_mistakes_are_a_sentence(
+    home: Path, overrides: list[str], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ConfigError, match=message):
         sweep("sweep.output_path=nothing", *overrides)
     assert not (home / "nothing").exists()
+    assert not [text for text in caplog.messages if "no effect" in text], "said once is enough"
+
+
+def test_what_is_not_read_or_not_there_is_said(
+    home: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = sweep(
+        "sweep.sampler=[confidence,remasking]", "sweep.remasking=[0.125]", "sweep.num_steps=[2]",
+        "sweep.num_examples=70", "sweep.output_path=some",
+    )  # fmt: skip
+    assert [point.n for point in points] == [40, 40]
+    said = "sweep.num_examples is 70, and there are only 40 examples in test/prediction; all of them are used."
+    assert said in capsys.readouterr().out
+    effects = [text for text in caplog.messages if "no effect" in text]
+    assert effects == ["predictor.remasking=0.125 has no effect: sampler=confidence does not use it."]
 
 
 MEASURED = st.builds(

@@ -63,6 +63,12 @@ def answers(doc: Document) -> list[list[str]]:
     return [[sample["text"] for sample in run["samples"]] for run in doc["runs"]]
 
 
+def test_fewer_prompts_than_asked_for_are_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = trace_runs(read_request(["runs/my_arlm", "num_prompts=9"]))["runs"]
+    assert len(run["samples"]) == 7
+    assert "num_prompts is 9, and there are only 7 in the 'test' data; all of them are used." in capsys.readouterr().out
+
+
 def test_options_reach_the_samplers_that_they_are_meant_for(home: Path) -> None:
     both = traced("predictor.temperature=0.5", "mdlm.predictor.num_steps=2", "mdlm.predictor.sampler=ancestral")
     arlm, mdlm = both["runs"]

@@ -12,6 +12,7 @@ from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
 from xlm.data.collate import pad_ids
 from xlm.decoding.streams import draw_tokens, row_seeds
 from xlm.decoding.trace import begin_trace, recording
+from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler
@@ -56,6 +57,7 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         self.repetition_limit = repetition_limit
         self.use_cache = use_cache
         self.seed = seed
+        self.unread = say_unread(ARLMPredictor, locals(), unread_filters(self.sampler))
 
     @torch.no_grad()
     def predict(

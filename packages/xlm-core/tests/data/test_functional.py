@@ -37,7 +37,15 @@ def test_ids_to_example(example: object) -> None:
 
 def test_text() -> None:
     assert text_to_input_ids({"text": "1 2 3"}, TOKENIZER, block_size=2)["input_ids"] == [8, 9]
-    assert text_to_input_ids({"line": "1"}, TOKENIZER, text_column="line") == {"line": "1", "input_ids": [8]}
+    made = text_to_input_ids({"line": "1"}, TOKENIZER, text_column="line")
+    assert made == {"line": "1", "input_ids": [8], "num_bytes": 1}
+
+
+@pytest.mark.parametrize(("block_size", "num_bytes"), [(None, 6), (2, 6), (1, None)])
+def test_bytes_are_those_of_a_whole_text(block_size: int | None, num_bytes: int | None) -> None:
+    """As it was written: the é is unknown to the tokenizer, and one of two blanks is lost."""
+    made = text_to_input_ids({"text": "1  é "}, TOKENIZER, block_size=block_size)
+    assert made["num_bytes"] == num_bytes
 
 
 def test_missing_columns_are_named() -> None:

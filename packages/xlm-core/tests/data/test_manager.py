@@ -77,6 +77,7 @@ def test_everything_that_shapes_the_data_is_in_the_key(tmp_path: Path) -> None:
         folder(dataset_kwargs={"split": "val", "seed": 0, "difficulty": "medium"}),
         folder(num_examples=11),
         folder(columns_to_keep=["input_ids"]),
+        folder(columns_to_keep=["prompt_ids", "input_ids", "num_bytes"]),
         folder(preprocess_function_kwargs={"anything": 1}),
         folder(preprocess_function=None, columns_to_keep=None),
         folder(tokenizer=SimpleSpaceTokenizer.for_numbers(21)),
@@ -122,6 +123,8 @@ def test_packing_takes_the_collators_block_size_unless_told(lines: str, tmp_path
         return [len(e["input_ids"]) for e in examples(manager, tmp_path / "cache")]
 
     assert lengths() == [6] * 5 + [5]  # 28 tokens and 7 EOS
+    # Blocks have no text of their own, so there is no number of bytes to keep.
+    assert lengths(columns_to_keep=["input_ids", "num_bytes"]) == lengths()
     assert lengths(on_the_fly_group_processor_kwargs={"block_size": 10}) == [10, 10, 10, 5]
 
 

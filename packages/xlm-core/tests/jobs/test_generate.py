@@ -128,6 +128,14 @@ def test_from_nothing_and_from_the_data(capsys: pytest.CaptureFixture[str]) -> N
     assert all(row["seed"] == 1234 and row["prediction"] for row in rows)
 
 
+def test_fewer_prompts_than_asked_for_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", STORED, "generation.num_examples=9", "generation.split=val"]) == 0
+    said = "generation.num_examples is 9, and there are only 5 prompts in val/prediction; all of them are used."
+    shown = capsys.readouterr().out
+    assert said in shown
+    assert "5 rows from" in shown
+
+
 def test_batches_change_no_greedy_text(capsys: pytest.CaptureFixture[str]) -> None:
     rows = rows_of(capsys, STORED, "generation.prompts=['1 2','3','4 5 6']")
     assert rows_of(capsys, STORED, "generation.prompts=['1 2','3','4 5 6']", "generation.batch_size=2") == rows

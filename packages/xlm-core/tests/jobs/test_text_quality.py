@@ -73,8 +73,11 @@ def test_a_table_and_a_record_in_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("train.txt").write_text("in the end\nof it\n")
-    assert main(["text_quality", "generations.jsonl", "train=train.txt", "output=out/quality.json"]) == 0
+    asked = ["num_texts=7", "train_examples=9"]
+    assert main(["text_quality", "generations.jsonl", "train=train.txt", "output=out/quality.json", *asked]) == 0
     shown = capsys.readouterr().out
+    assert "num_texts is 7, and there are only 3 texts in generations.jsonl; all of them are used." in shown
+    assert "train_examples is 9, and there are only 2 training texts; all of them are used." in shown
     assert "entropy of a text" in shown
     assert "in words" in shown
     assert "perplexity" not in shown
@@ -86,7 +89,7 @@ def test_a_table_and_a_record_in_words(
     }  # fmt: skip
     assert results["length"]["value"] == pytest.approx(8 / 3)
     assert (record["judge"], record["unit"]) == (None, "words")
-    assert record["training"] == {"source": "train.txt", "examples": 2, "tokens": 5}
+    assert record["training"] == {"source": "train.txt", "examples": 2, "tokens": 5, "asked": 9}
     assert "| generations.jsonl | 3 |" in Path("out/quality.md").read_text()
     assert main(["text_quality", "generations.jsonl", "judge=./nowhere"]) == 1
     assert "There is no folder nowhere to take as judge." in capsys.readouterr().err

@@ -16,6 +16,7 @@ from ilm.types_ilm import REST_TYPE, ILMPredictionBatch, ILMPredictionDict
 from xlm.decoding.output import suppressed_ids
 from xlm.decoding.streams import Stream, derive, row_seeds, uniform
 from xlm.decoding.trace import Recorder, begin_trace, recording
+from xlm.decoding.unread import say_unread
 from xlm.decoding.writing import writing
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
@@ -97,6 +98,23 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         self.parallel_min_prob = parallel_min_prob
         self.suppressed_tokens = suppressed_tokens
         self.seed = seed
+        self.unread = say_unread(ILMPredictor, locals(), self._unread())
+
+    def _unread(self) -> dict[str, str]:
+        """Option → why it has no effect beside the others."""
+        unread: dict[str, str] = {}
+        if self.parallel_slots == 1:
+            unread["parallel_min_prob"] = "parallel_slots=1 inserts one token a step"
+        if self.sampler.top_k == 1:
+            # In "slot_first" the temperature still decides what share of the probability a gap has.
+            names = ["top_p", *(["temperature"] if self.sampling == "joint" else [])]
+            unread |= dict.fromkeys(names, "top_k=1 always takes the most likely token")
+        if self.slot_sampler.top_k == 1:
+            unread["slot_top_p"] = "slot_top_k=1 always takes the best gap"
+        if self.sampler.temperature == 0:
+            filters = ("top_k", "top_p", "slot_top_k", "slot_top_p")
+            unread |= dict.fromkeys(filters, "temperature=0 always takes the best gap and its best token")
+        return unread
 
     @torch.no_grad()
     def predict(

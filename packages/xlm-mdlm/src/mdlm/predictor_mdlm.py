@@ -26,6 +26,7 @@ from xlm.decoding.remask import fill_with_remasking
 from xlm.decoding.streams import row_seeds
 from xlm.decoding.text_length import TextLength, checked, with_drawn_lengths
 from xlm.decoding.trace import begin_trace
+from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import CONFIDENCES, Confidence, LogitsSampler
@@ -96,6 +97,9 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         self.max_length = max_length
         self.context = context
         self.seed = seed
+        self.unread = say_unread(
+            MDLMPredictor, locals(), {**_unread(sampler, max_length), **unread_filters(self.sampler)}
+        )
 
     @torch.no_grad()
     def predict(
@@ -177,3 +181,15 @@ def _check(sampler: str, num_steps: int | None, confidence: str, remasking: floa
         raise ConfigError(f"predictor.confidence is {confidence!r}. Choices: {', '.join(CONFIDENCES)}.")
     if not 0 <= remasking <= 1:
         raise ConfigError(f"predictor.remasking is {remasking}, and must lie between 0 and 1.")
+
+
+def _unread(sampler: str, max_length: int | None) -> dict[str, str]:
+    """Option → why this sampler does not read it."""
+    read = {
+        "confidence": ("num_steps", "confidence", "threshold"),
+        "first_hitting": (),
+        "remasking": ("num_steps", "remasking"),
+    }.get(sampler, ("num_steps",))
+    names = [name for name in ("num_steps", "confidence", "threshold", "remasking") if name not in read]
+    unread = dict.fromkeys(names, f"sampler={sampler} does not use it")
+    return unread if max_length is not None else {**unread, "context": "it needs max_length, which is null"}

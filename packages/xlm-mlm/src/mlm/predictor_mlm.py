@@ -15,6 +15,7 @@ from xlm.decoding.output import as_rows, continue_text, finished, generate, slot
 from xlm.decoding.streams import row_seeds
 from xlm.decoding.text_length import TextLength, checked, with_drawn_lengths
 from xlm.decoding.trace import begin_trace
+from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import CONFIDENCES, Confidence, LogitsSampler
@@ -74,6 +75,7 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         self.block_size = block_size
         self.text_length = checked(text_length)
         self.seed = seed
+        self.unread = say_unread(MLMPredictor, locals(), unread_filters(self.sampler))
 
     @torch.no_grad()
     def predict(

@@ -6,6 +6,9 @@ from typing import Any
 
 from xlm.errors import DataError
 
+# The column with the UTF-8 bytes of a text as it was before it became ids: what bits per byte divide by.
+NUM_BYTES = "num_bytes"
+
 
 def token_ids_to_input_ids(
     example: dict[str, Any], tokenizer: Any = None, *, block_size: int | None = None, **_: Any
@@ -39,9 +42,14 @@ def text_to_input_ids(
     block_size: int | None = None,
     **_: Any,
 ) -> dict[str, Any]:
-    """`input_ids` of a text without special tokens, at most `block_size` of them when it is given."""
-    ids = tokenizer(_first(example, text_column), add_special_tokens=False)["input_ids"]
-    return {**example, "input_ids": ids[:block_size]}
+    """`input_ids` of a text without special tokens, at most `block_size` of them when it is given.
+
+    `num_bytes` is the length of the text in UTF-8, which a tokenizer may lose; None where the ids are not all of it.
+    """
+    text = _first(example, text_column)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    kept = ids[:block_size]
+    return {**example, "input_ids": kept, NUM_BYTES: len(text.encode()) if len(kept) == len(ids) else None}
 
 
 def _without(example: dict[str, Any], *columns: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import noise_levels, noise_seeds
 from xlm.data.rows import Rows
 from xlm.data.samplers import EvalOrder, Key, TrainOrder
@@ -39,7 +40,9 @@ class KeyedExamples:
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
         """A whole batch at once, as torch's loader asks for it."""
         indices = [key.row for key in keys]
-        examples = self._rows.fetch(indices)
+        examples = self.rows_of(keys)
+        for example in examples:
+            example.pop(NUM_BYTES, None)  # for whoever asks the loader; no processor or collator has to know of it
         if self._processor is not None:
             examples = [self._processor(example) for example in examples]
         # A batch never spans epochs.
@@ -50,6 +53,10 @@ class KeyedExamples:
             example["noise_seed"] = seed
             example["noise_level"] = level
         return examples
+
+    def rows_of(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """The rows behind the keys as they are kept, with the number of bytes of a text."""
+        return self._rows.fetch([key.row for key in keys])
 
 
 class _Loader:
@@ -178,6 +185,10 @@ class EvalLoader(_Loader):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._dataloader)
+
+    def rows_of_batch(self, batch_idx: int) -> list[dict[str, Any]]:
+        """The rows that this rank's batch was made of, with the number of bytes that no collator sees."""
+        return self.dataset.rows_of(self._batches[batch_idx])
 
 
 class CombinedTrainLoader:

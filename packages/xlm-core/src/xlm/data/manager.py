@@ -11,6 +11,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from xlm.data.cache import CacheEntry, DataCache
+from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import code_version
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, make_loader
 from xlm.data.locator import FileSource, FirstRows, SavedSource, Source, locate
@@ -248,9 +249,10 @@ class UnconditionalGenerationDatasetManager(EvalDatasetManager):
 
 
 def _keep(columns: list[str], row: dict[str, Any]) -> dict[str, Any]:
-    if missing := [name for name in columns if name not in row]:
+    """Those columns of a row; only the number of bytes may lack: packed rows and other preprocessing have none."""
+    if missing := [name for name in columns if name not in row and name != NUM_BYTES]:
         raise DataError(f"columns_to_keep names {', '.join(missing)}; an example has {', '.join(row)}.")
-    return {name: row[name] for name in columns}
+    return {name: row[name] for name in columns if name in row}
 
 
 def _one_of(what: str, value: str, choices: Sequence[str]) -> str:

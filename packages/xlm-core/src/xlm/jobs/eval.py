@@ -75,6 +75,9 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         print_results(f"{shown(checkpoint)} on {split}", metrics, estimates.counts, session.console, results)
         print_likelihoods(measured, session.console)
+        if (asked := options.get("num_samples")) and measured and all(m.likelihood.exact for m in measured.values()):
+            told = f"eval.num_samples={asked} has no effect: nothing is drawn from an exact likelihood."
+            session.console.print(told, highlight=False, soft_wrap=True)
         quality: dict[str, Any] | None = None
         if texts:
             qualities, quality = judges.measure(texts)

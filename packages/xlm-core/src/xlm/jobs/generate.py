@@ -18,7 +18,7 @@ from xlm.harness import Harness
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.interactive import converse
 from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
-from xlm.jobs.options import options_of
+from xlm.jobs.options import fewer_than_asked, options_of
 from xlm.jobs.prompts import Prompt, read_prompts
 from xlm.jobs.session import Session, shown, start
 from xlm.jobs.tracing import tracing
@@ -150,6 +150,9 @@ def from_data(session: Session, harness: Harness, options: dict[str, Any], seed:
                     rows += _predicted(harness, batch, batch_idx, index, name)
                     if len(rows) >= num_examples:
                         break
+            asked, prompts = options.get("num_examples"), f"prompts in {split}/{name}"
+            if said := fewer_than_asked("generation.num_examples", asked, len(rows), prompts):
+                session.console.print(said, highlight=False, soft_wrap=True)
             return [{**row, "seed": seed} for row in rows[:num_examples]]
     raise ConfigError(
         f"The datamodule has no prediction loader in {', '.join(splits)}. Give generation.prompts=['…'] instead."

@@ -16,6 +16,7 @@ from xlm.evaluation.text_quality.measure import Quality, measure
 from xlm.evaluation.text_quality.overlap import Overlap, add_all
 from xlm.evaluation.text_quality.texts import WrittenText
 from xlm.evaluation.text_quality.units import examples_of
+from xlm.jobs.options import fewer_than_asked
 from xlm.jobs.session import Session
 from xlm.jobs.text_files import texts_rows
 
@@ -60,11 +61,13 @@ class Judging:
     Args:
         judge: None for what needs no judge.
         train_examples: how many training examples texts are compared with; 0: none.
+        asked: the same where somebody said it.
     """
 
     session: Session
     judge: Judge | None
     train_examples: int
+    asked: int | None = None
 
     @classmethod
     def of(cls, session: Session, options: Mapping[str, Any], judge: str | None, device: torch.device) -> Judging:
@@ -74,7 +77,7 @@ class Judging:
         protocol = check_protocol(options.get("judge_protocol") or "xlm", "judge_protocol")
         loaded = load_judge(judge, device, window, protocol) if judge else None
         default = TRAIN_EXAMPLES if judge and session.datamodule.dataset_managers["train"] else 0
-        return cls(session, loaded, default if asked is None else int(asked))
+        return cls(session, loaded, default if asked is None else int(asked), asked)
 
     def measure(self, texts: Mapping[str, Sequence[WrittenText]]) -> tuple[dict[str, Quality], dict[str, Any]]:
         """Quality of each list of texts, and what it depends on.
@@ -88,8 +91,7 @@ class Judging:
         if overlaps:
             train = texts_rows(self.session.datamodule, "train")
             add_all(list(overlaps.values()), examples_of(train, self.session.tokenizer, None, self.train_examples))
-            first = next(iter(overlaps.values()))
-            training = {"examples": first.num_examples, "tokens": first.num_tokens}
+            training = training_of(next(iter(overlaps.values())), self.asked)
         found = {
             name: measure(
                 [text.text for text in written],
@@ -109,6 +111,12 @@ def named(split: str, qualities: Mapping[str, Quality]) -> dict[str, Estimate]:
     return {f"{split}/{name}/{key}": e for name, found in qualities.items() for key, e in found.numbers.items()}
 
 
+def training_of(overlap: Overlap, asked: int | None) -> dict[str, int]:
+    """What texts were compared with, for the record; with what was asked for where there is less."""
+    found = {"examples": overlap.num_examples, "tokens": overlap.num_tokens}
+    return {**found, "asked": asked} if asked is not None and overlap.num_examples < asked else found
+
+
 def caption(record: Mapping[str, Any]) -> str:
     """What the numbers of a table mean, in a line."""
     judge, training = record["judge"], record["training"]
@@ -122,4 +130,5 @@ def caption(record: Mapping[str, Any]) -> str:
         )
     if training:
         parts.append(f"Copied: found in {training['examples']:,} training texts ({training['tokens']:,} tokens).")
-    return " ".join(parts)
+        parts.append(fewer_than_asked("train_examples", training.get("asked"), training["examples"], "training texts"))
+    return " ".join(filter(None, parts))

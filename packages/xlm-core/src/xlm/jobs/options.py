@@ -1,4 +1,4 @@
-"""The optional section of a job in the configuration, with misspelt options refused."""
+"""The optional section of a job in the configuration: misspelt options are refused, numbers that can't be met said."""
 
 from __future__ import annotations
 
@@ -21,3 +21,10 @@ def options_of(cfg: DictConfig, section: str, known: Sequence[str]) -> dict[str,
             there = ", ".join(f"{section}.{option}" for option in known)
             raise ConfigError(f"Unknown option '{section}.{name}'. Options: {there}. {hint}".rstrip(), key=name)
     return found
+
+
+def fewer_than_asked(option: str, asked: int | None, found: int, of: str) -> str:
+    """A sentence for a number of which there are fewer: `of` names them; empty where there are enough."""
+    if asked is None or found >= asked:
+        return ""
+    return f"{option} is {asked:,}, and there are only {found:,} {of}; all of them are used."

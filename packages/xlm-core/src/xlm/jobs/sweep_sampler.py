@@ -15,12 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from xlm.data.rows import SubsetRows
+from xlm.decoding.unread import unsaid
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import Point, draw, qualities, table, write_tables
 from xlm.harness import Harness, num_rows
 from xlm.jobs import judging
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
+from xlm.jobs.options import fewer_than_asked
 from xlm.jobs.session import Session, shown, start
 from xlm.jobs.sweep_scoring import Scoring, scoring_of
 from xlm.training.peak import synchronize
@@ -40,7 +42,8 @@ def run(cfg: DictConfig) -> list[Point]:
     """Measure every combination of the `sweep.<option>=[…]` of the command line that has not been measured yet.
 
     Raises:
-        ConfigError: an option that neither the job nor the predictor has, or a value that the predictor refuses.
+        ConfigError: an option that neither the job nor the predictor has or that the predictor never reads, or a value
+            that the predictor refuses.
         CheckpointError: no checkpoint, or one that cannot be read or does not fit.
     """
     own, grid = _options(cfg)
@@ -51,12 +54,16 @@ def run(cfg: DictConfig) -> list[Point]:
         raise ConfigError(f"sweep.num_examples is {num_examples}; at least 2 are needed to tell an error.")
     session = start(cfg, chosen_weights(cfg, "sweep").tokenizer)
     harness = session.harness()
+    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    _check_read(harness, grid, settings)
     weights = load_chosen(cfg, harness, "sweep")
     trainer = session.trainer([], [])
     harness.to(trainer.strategy.root_device).eval()
-    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     predictors = [harness.predictor_with(options) for options in settings]
-    name, batches = _batches(session, harness, split, num_examples)
+    name, batches, available = _batches(session, harness, split, num_examples)
+    examples = f"examples in {split}/{name}"
+    if said := fewer_than_asked("sweep.num_examples", own.get("num_examples"), available, examples):
+        session.console.print(said, highlight=False, soft_wrap=True)
     scoring = scoring_of(session, harness, split, name, own)
     folder = Path(str(own.get("output_path") or session.run_dir / f"sweep_{split}"))
     key = _key(cfg, weights, own, split, num_examples)
@@ -106,10 +113,21 @@ def _options(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     return {str(n): v for n, v in given.items() if n in OWN}, grid
 
 
+def _check_read(harness: Harness, grid: Mapping[str, list[Any]], settings: list[dict[str, Any]]) -> None:
+    """ConfigError for an option that the sampler of no setting reads; of others, the predictors say where it isn't."""
+    with unsaid():
+        unread = [getattr(harness.predictor_with(options), "unread", None) or {} for options in settings]
+    for name in grid:
+        reasons = [found.get(name) for found in unread]
+        if None not in reasons:
+            why = "; ".join(dict.fromkeys(str(reason) for reason in reasons))
+            raise ConfigError(f"sweep.{name} would change nothing: {why}.", key=f"sweep.{name}")
+
+
 def _batches(
     session: Session, harness: Harness, split: str, num_examples: int
-) -> tuple[str, Callable[[], Iterator[Any]]]:
-    """The name of the split's first prediction loader, and what goes through its first examples."""
+) -> tuple[str, Callable[[], Iterator[Any]], int]:
+    """The name of the split's first prediction loader, what goes through its first examples, how many there are."""
     datamodule = session.datamodule
     managers = datamodule.dataset_managers[split]
     name = next((name for name in managers if datamodule.role(split, name) == "prediction"), None)
@@ -125,7 +143,7 @@ def _batches(
         for batch in loader:
             yield harness.transfer_batch_to_device(batch, harness.device, 0)
 
-    return name, batches
+    return name, batches, len(manager.rows)
 
 
 @torch.no_grad()

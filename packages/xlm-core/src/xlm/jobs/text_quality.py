@@ -99,7 +99,8 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     from xlm.evaluation.text_quality.mauve import check_mauve, mauve
     from xlm.evaluation.text_quality.measure import measure
     from xlm.evaluation.text_quality.overlap import Overlap, add_all
-    from xlm.jobs.judging import TRAIN_EXAMPLES, caption
+    from xlm.jobs.judging import TRAIN_EXAMPLES, caption, training_of
+    from xlm.jobs.options import fewer_than_asked
     from xlm.jobs.text_files import examples, read_texts, texts_to_compare
     from xlm.trained import usable_device
     from xlm.utils.run_record import run_record
@@ -121,6 +122,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     if request.reference:
         most = max(map(len, texts.values()))
         texts[REFERENCE] = texts_to_compare(request.reference, data.get(request.reference), "test", most)
+    there = {name: len(found) for name, found in texts.items()}
     texts = {name: _cut(found, unit)[: numbers["num_texts"]] for name, found in texts.items()}
     rows = {name: unit.encode([text.text for text in found]) for name, found in texts.items()}
     overlaps = {name: Overlap(found) for name, found in rows.items()} if train else {}
@@ -141,7 +143,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     training = None
     if train:
         seen = next(iter(overlaps.values()))
-        training = {"source": train, "examples": seen.num_examples, "tokens": seen.num_tokens}
+        training = {"source": train, **training_of(seen, numbers["train_examples"])}
     record = {
         **run_record("", 0, device.type, Path.cwd()),
         "job_type": JOB,
@@ -150,7 +152,8 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
         "training": training,
         "samples": list(request.samples),
     }
-    return found, record, caption(record)
+    said = [fewer_than_asked("num_texts", numbers["num_texts"], n, f"texts in {name}") for name, n in there.items()]
+    return found, record, " ".join([caption(record), *filter(None, said)])
 
 
 def _train(request: Request, writers: Sequence[str | None]) -> str:

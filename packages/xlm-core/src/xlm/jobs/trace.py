@@ -127,6 +127,9 @@ def _rank(whose: str, runs: dict[str, tuple[str, list[str]]]) -> int:
 
 def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | None], Any]:
     """Prompts, their answers where the data has them, and the drawing function."""
+    from rich.console import Console
+
+    from xlm.jobs.options import fewer_than_asked
     from xlm.jobs.prompts import read_prompts
     from xlm.traces.document import find_view
 
@@ -134,7 +137,10 @@ def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | No
     given = read_prompts("-" if request.prompts == ("-",) else request.prompts, request.prompt_file)
     if given is not None:
         return [prompt.text for prompt in given], [None] * len(given), view
-    return *prompts_of_data(lm, request.split, request.num_prompts), view
+    prompts, truths = prompts_of_data(lm, request.split, request.num_prompts)
+    if said := fewer_than_asked("num_prompts", request.num_prompts, len(prompts), f"in the '{request.split}' data"):
+        Console().print(said, highlight=False, soft_wrap=True)
+    return prompts, truths, view
 
 
 def _traced(

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
+from typing import TypeVar
 
 from xlm.reports.files import Point
+from xlm.reports.quantities import is_loss, kinds_in_words, loss_kind
 from xlm.reports.run import Run
 
+T = TypeVar("T")
 MAX_POINTS = 240
 # A pause this many times the usual one was no training: the run had been stopped.
 _LONG_PAUSE = 20.0
@@ -30,11 +33,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One metric; `averaged` says that points are means over several logged values."""
+    """One metric; `averaged` says that points are means over several logged values.
+
+    `kind`: of a loss, in words, where the runs' losses are different quantities; each then has a panel of its own.
+    """
 
     name: str
     curves: list[Curve]
     averaged: bool
+    kind: str = ""
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
@@ -45,11 +52,23 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
             found[name].append((index, points))
     result = []
     for name in sorted(found, key=lambda name: (_order(name)[0], -len(found[name]), *_order(name))):
-        series = found[name]
-        averaged = any(len(points) > MAX_POINTS for _, points in series)
-        if any(len(points) > 1 for _, points in series):
-            result.append(Panel(name, [_curve(index, thinned(points)) for index, points in series], averaged))
+        for kind, series in _by_kind(runs, name, found[name]).items():
+            averaged = any(len(points) > MAX_POINTS for _, points in series)
+            if any(len(points) > 1 for _, points in series):
+                result.append(Panel(name, [_curve(index, thinned(points)) for index, points in series], averaged, kind))
     return result
+
+
+def _by_kind(runs: Sequence[Run], name: str, series: list[tuple[int, T]]) -> dict[str, list[tuple[int, T]]]:
+    """The series of a metric, those of losses apart that are different quantities; with the kind in words."""
+    kinds = [loss_kind(runs[index], name) if is_loss(name) else () for index, _ in series]
+    if len(set(kinds)) < 2:
+        return {"": series}
+    words = kinds_in_words(kinds)
+    found: dict[str, list[tuple[int, T]]] = {said: [] for said in words.values()}
+    for kind, one in zip(kinds, series, strict=True):
+        found[words[kind]].append(one)
+    return found
 
 
 def by_name(points: Sequence[Point]) -> dict[str, list[tuple[float, float, float]]]:

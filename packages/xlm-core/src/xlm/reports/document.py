@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xlm.reports.curves import Panel, panels
 from xlm.reports.differences import differing_settings
 from xlm.reports.files import number
 from xlm.reports.pairs import Paired, all_pairs, same_examples
 from xlm.reports.predictions import Row, side_by_side
+from xlm.reports.quantities import Kind, is_loss, kinds_in_words, loss_kind, remarks
 from xlm.reports.run import Measured, Run, is_share
 from xlm.reports.statistics import wilson_interval
 
@@ -26,16 +27,21 @@ class Column:
     name: str
     label: str
     better: int  # 1: higher, -1: lower, 0: neither
+    kind: Kind | None = None  # of a loss: the column holds those of this kind alone
 
 
 @dataclass(frozen=True)
 class Values:
-    """The measured values of one split, a row for each run; `best` holds (row, column) of the best of its dataset."""
+    """The measured values of one split, a row for each run; `best` holds (row, column) of the best of its dataset.
+
+    `remarks` are sentences about numbers that are not compared.
+    """
 
     split: str
     columns: list[Column]
     rows: list[list[Measured | None]]
     best: set[tuple[int, int]]
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -146,9 +152,19 @@ def _values(runs: Sequence[Run], split: str) -> Values:
         loader, metric = name.split("/", 1)[1].rpartition("/")[::2]
         label = metric_label(metric) if metrics.count(metric) == 1 else f"{metric_label(metric)} ({loader})"
         better = 1 if metric in _HIGHER else -1 if metric in _LOWER else 0
-        columns.append(Column(name, label, better))
-    rows = [[run.measured.get(column.name) for column in columns] for run in runs]
-    return Values(split, columns, rows, _best(runs, columns, rows))
+        kinds = kinds_in_words(loss_kind(run, name) for run in runs if name in run.measured) if is_loss(name) else {}
+        if len(kinds) > 1:
+            columns += [Column(name, f"{label}, {words}", better, kind) for kind, words in kinds.items()]
+        else:
+            columns.append(Column(name, label, better))
+    rows = [[_value(run, column) for column in columns] for run in runs]
+    return Values(split, columns, rows, _best(runs, columns, rows), remarks(runs, split))
+
+
+def _value(run: Run, column: Column) -> Measured | None:
+    if column.kind is not None and loss_kind(run, column.name) != column.kind:
+        return None
+    return run.measured.get(column.name)
 
 
 def _rank(name: str) -> int:

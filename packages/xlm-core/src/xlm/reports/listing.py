@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from xlm.errors import ConfigError, as_line, did_you_mean, nearest_names
+from xlm.reports.quantities import Kind, loss_kind, losses_remark
 from xlm.reports.run import Measured, Run
 
 SORTS: dict[str, Callable[[Run], Any]] = {
@@ -16,10 +17,11 @@ SORTS: dict[str, Callable[[Run], Any]] = {
     "data": lambda run: (run.data, run.name),
     "step": lambda run: -(run.step or 0),
     "match": lambda run: -_value(main_match(run), -1.0),
-    "loss": lambda run: _value(main_loss(run), float("inf")),
+    "loss": lambda run: _by_kind(run, main_loss(run)),
     "state": lambda run: (run.state(), run.name),
 }
 _MIN_NAME = 12
+_SORTED_APART = "sort=loss sorts each by itself"
 
 
 def main_match(run: Run) -> tuple[str, Measured] | None:
@@ -60,7 +62,7 @@ def as_lines(runs: Sequence[Run], width: int | None = None, now: float | None = 
         lines.append("  ".join(parts).rstrip())
     if any(cell.endswith("*") for row in rows[1:] for cell in row[1:]):
         lines += ["", "* on validation data; the others on test data"]
-    return lines
+    return lines + losses_remark([(run, found[0]) for run in runs if (found := main_loss(run))], _SORTED_APART)
 
 
 def as_object(run: Run) -> dict[str, Any]:
@@ -82,6 +84,11 @@ def as_object(run: Run) -> dict[str, Any]:
         },
         "problems": run.problems,
     }
+
+
+def _by_kind(run: Run, loss: tuple[str, Measured] | None) -> tuple[bool, Kind, float]:
+    """Orders losses, those of each kind by themselves; runs without one come last."""
+    return (False, loss_kind(run, loss[0]), loss[1].value) if loss else (True, (), 0.0)
 
 
 def age(seconds: float) -> str:

@@ -113,6 +113,7 @@ def _curves(report: Report) -> dict[str, Any]:
         split, _, rest = panel.name.partition("/")
         loader, _, metric = rest.rpartition("/")
         label = f"{metric_label(metric)}, {split}" + (f" ({loader})" if loader else "")
+        label += f", {panel.kind}" if panel.kind else ""
         panels.append({**asdict(panel), "label": label, "log": "loss" in metric})
     return {"runs": [run.name for run in report.runs], "colours": NUM_COLOURS, "panels": panels}
 

@@ -82,7 +82,12 @@ def _results(report: Report, values: Values) -> list[str]:
     for i, run in enumerate(report.runs):
         cells = [with_error(m) for m in values.rows[i]]
         rows.append([run.name, *(f"**{c}**" if (i, j) in values.best else c for j, c in enumerate(cells))])
-    return [*_table(["run", *(column.label for column in values.columns)], rows), "", "± is the standard error."]
+    return [
+        *_table(["run", *(column.label for column in values.columns)], rows),
+        "",
+        "± is the standard error.",
+        *(_escaped(remark) for remark in values.remarks),
+    ]
 
 
 def _pairs(report: Report) -> list[str]:

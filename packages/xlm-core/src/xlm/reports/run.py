@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from xlm.reports.files import Point, number, read_mapping, read_points
+from xlm.reports.quantities import as_named_today, name_of
 from xlm.reports.statistics import share_error
 
 # A run that wrote within this many seconds, or within this many of its usual pauses, is taken to be alive.
@@ -43,6 +44,8 @@ class Run:
     points: list[Point]
     problems: list[str] = field(default_factory=list)
     written: float = 0.0  # when the run last wrote something, in seconds since the epoch
+    # `split/loader` → what its likelihood is called, and whose it is
+    likelihoods: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -129,11 +132,32 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     sources = {"results.json": results} if results else {}
     for path in sorted(folder.glob("eval_*.json")):
         if record := read_mapping(path, problems):
-            sources[path.name] = record
+            sources[path.name] = _with_names_of_today(record, config)
     return Run(
         name or folder.resolve().name, folder, config, started, results,
-        {**_last_values(points), **_measured(sources)}, points, problems, _last_write(folder),
+        {**_last_values(points), **_measured(sources)}, points, problems, _last_write(folder), _likelihoods(sources),
     )  # fmt: skip
+
+
+def _with_names_of_today(record: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**record, "likelihood": {place: as_named_today(own, config, place) for place, own in _places(record)}}
+
+
+def _likelihoods(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """The likelihood of each loader: its name and whose it is, as the record started last says."""
+    found = {}
+    for record in sorted(sources.values(), key=_started):
+        for place, own in _places(record):
+            if name := name_of(own):
+                found[place] = name, _text(own.get("of"))
+    return found
+
+
+def _places(record: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each loader of a record with its likelihood."""
+    section = record.get("likelihood")
+    pairs = section.items() if isinstance(section, Mapping) else ()
+    return [(str(place), own) for place, own in pairs if isinstance(own, Mapping)]
 
 
 def _measured(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:

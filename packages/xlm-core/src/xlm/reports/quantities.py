@@ -1,0 +1,124 @@
+"""What a likelihood or a loss of a run is, so that only numbers of one quantity are compared."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xlm.reports.run import Run
+
+# The settings that say what a loss is, as pairs; the family comes first.
+Kind = tuple[tuple[str, str], ...]
+NLL, GIVEN_LENGTH = "nll", "nll_given_length"
+_PER_TOKEN = "_per_token"
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_MAX_REFERENCES, _MAX_KINDS = 10, 6
+# What a loss is attached to, and how it is computed, change nothing about what it is.
+_NOT_ITS_KIND = ("model", "tokenizer", "noise_schedule", "chunk_elements")
+
+
+def name_of(record: Mapping[str, Any]) -> str | None:
+    """What the likelihood of a record is called, `nll` or otherwise; None for no likelihood."""
+    return next((str(key).removesuffix(_PER_TOKEN) for key in record if str(key).endswith(_PER_TOKEN)), None)
+
+
+def as_named_today(record: Mapping[str, Any], config: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A likelihood's record under today's names: an older one that was given the lengths called itself `nll`."""
+    # Records say which bytes they count since likelihoods that are given the length have a name of their own.
+    if "bytes" in record or name_of(record) != NLL or text_length(config, place) != "given":
+        return dict(record)
+    beyond = GIVEN_LENGTH.removeprefix(NLL)
+    names = {f"{NLL}{end}": f"{GIVEN_LENGTH}{end}" for end in (_PER_TOKEN, "_per_sequence")}
+    names |= {name: f"{name}{beyond}" for name in ("perplexity", "bits_per_byte")}
+    return {names.get(key, key): value for key, value in record.items()}
+
+
+def text_length(config: Mapping[str, Any], place: str) -> str | None:
+    """How the loss of a loader (`split/name`) treats the length of a text; None where its collator doesn't say."""
+    split, _, name = place.partition("/")
+    manager = _at(config, f"datamodule.dataset_managers.{split}.{name}")
+    collator = _resolved(config, manager.get("collator")) if isinstance(manager, Mapping) else None
+    if not isinstance(collator, Mapping):
+        return None
+    said, on_padding = (_resolved(config, collator.get(key)) for key in ("text_length", "loss_on_padding"))
+    if isinstance(said, str):
+        return said
+    return {"True": "learnt", "False": "given"}.get(str(on_padding))
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric is a loss, which is a quantity of its own for each family and choice of its options."""
+    return "loss" in name.rpartition("/")[2]
+
+
+def loss_kind(run: Run, name: str) -> Kind:
+    """What the loss behind a metric's full name is: equal for runs whose losses are one quantity."""
+    loss = run.config.get("loss")
+    options = loss if isinstance(loss, Mapping) else {}
+    found = {str(key): _resolved(run.config, value) for key, value in options.items() if key not in _NOT_ITS_KIND}
+    length = text_length(run.config, name.rpartition("/")[0])
+    settings = {
+        key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in found.items()
+    }
+    return (("family", run.model), *sorted(settings.items()), *([("text_length", length)] if length else []))
+
+
+def kinds_in_words(kinds: Iterable[Kind]) -> dict[Kind, str]:
+    """Each kind by its family, and by the settings in which kinds of that family differ."""
+    different = list(dict.fromkeys(kinds))
+    words = {}
+    for kind in different:
+        family, *settings = kind
+        kin = [other for other in different if other[0] == family]
+        own = [f"{key}={value}" for key, value in settings if not all((key, value) in other for other in kin)]
+        words[kind] = ", ".join([family[1], *own])
+    return words
+
+
+def remarks(runs: Sequence[Run], split: str) -> list[str]:
+    """A sentence for each likelihood and for the losses of a split that are not compared with others."""
+    if len(runs) < 2:
+        return []
+    having: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        for place, (name, of) in run.likelihoods.items():
+            if place.startswith(f"{split}/") and name != NLL:
+                having.setdefault((name, "" if name == GIVEN_LENGTH else of), []).append(run.name)
+    said = [f"{', '.join(dict.fromkeys(names))}: {_why(*which)}" for which, names in having.items()]
+    names = [(run, name) for run in runs for name in run.measured if name.startswith(f"{split}/") and is_loss(name)]
+    return said + losses_remark(names)
+
+
+def losses_remark(names: Sequence[tuple[Run, str]], so: str = "each has a column of its own") -> list[str]:
+    """A sentence where the losses of runs are several quantities; none where they are one."""
+    words = list(kinds_in_words(loss_kind(run, name) for run, name in names).values())
+    if len(words) < 2:
+        return []
+    told = [*words[:_MAX_KINDS], *([f"{len(words) - _MAX_KINDS} more"] if len(words) > _MAX_KINDS else [])]
+    return [f"The losses of {' · '.join(told)} are different quantities, so {so} and none is compared with another."]
+
+
+def _why(name: str, of: str) -> str:
+    if name == GIVEN_LENGTH:
+        return f"{name} is given the length of each text, so it is no likelihood of the text and is not compared."
+    return f"{name} is {of or 'a likelihood of another kind'}, so it is not compared with an nll."
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    node: Any = config
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def _resolved(config: Mapping[str, Any], value: Any) -> Any:
+    """A value, or what it refers to where it is only a reference; configurations are stored with theirs."""
+    for _ in range(_MAX_REFERENCES):
+        found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
+            break
+        value = _at(config, found[1])
+    return value
