@@ -267,7 +267,8 @@ class Resumed(Toy):
 
     def on_train_start(self) -> None:
         self.load_state_dict(self.saved["state_dict"])
-        self.optimizers(use_pl_optimizer=False).load_state_dict(self.saved["optimizer_states"][0])
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        optimizer.load_state_dict(self.saved["optimizer_states"][0])
 
 
 class ByHand(Toy):
@@ -277,8 +278,9 @@ class ByHand(Toy):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.manual_backward(super().training_step(batch, batch_idx)["loss"])
+        optimizer: Any = self.optimizers()
         if batch_idx % 2:
-            self.optimizers().step()
+            optimizer.step()
 
 
 def averaged(batches: list[Batch], accumulate: int) -> Tensor:
@@ -298,6 +300,14 @@ def test_a_loss_that_counts_nothing_is_averaged_as_before_and_says_so_once(tmp_p
     # The second step has one micro-batch; Lightning divides its loss by 2 as well.
     assert len(harness.seen) == 2
     assert torch.equal(torch.cat([g.flatten() for g in harness.seen[0].values()]), averaged(batches[:2], 2))
+
+
+def test_a_micro_batch_that_does_not_say_counts_like_an_average_one() -> None:
+    terms, weight = LossTerms(), torch.ones((), requires_grad=True)
+    for number, outputs in enumerate(({"num_loss_terms": 32}, {}, {"num_loss_terms": 64})):
+        terms.weighted(terms.weigh({"loss": weight * (number + 1), **outputs}, number == 0)).backward()
+    terms.divide(torch.optim.SGD([weight]), num_parts=1)
+    assert weight.grad == (1 * 32 + 2 * 32 + 3 * 64) / (32 + 32 + 64)
 
 
 def test_a_training_step_of_its_own_is_averaged_as_before(tmp_path: Path) -> None:
@@ -387,7 +397,8 @@ def test_half_precision_finds_the_same_gradient(tmp_path: Path, precision: Any) 
 
 def test_all_kinds_of_gradients_are_divided() -> None:
     """Of several types and layouts side by side, and parts of distributed tensors."""
-    from torch.distributed.tensor import distribute_tensor, init_device_mesh
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_tensor
 
     table = nn.Embedding(4, 2, sparse=True)
     plain, half = nn.Linear(2, 2), nn.Linear(2, 2).to(torch.bfloat16)
