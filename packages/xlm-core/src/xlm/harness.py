@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -21,7 +20,7 @@ from xlm.log_predictions import LogPredictions
 from xlm.metrics import MetricWrapper
 from xlm.protocols import ChecksTokenizer, LossFunction, Predictor
 from xlm.training.exported import push_folder
-from xlm.training.loss_terms import SEVERAL_LOADERS, LossTerms
+from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
 from xlm.training.resume import load_checkpoint
 from xlm.training.weights import load_weights, save_weights, select_weights
@@ -61,7 +60,7 @@ def _show_nothing(_: Any) -> None:
     """Prints nothing."""
 
 
-class Harness(LightningModule):
+class Harness(TermWeightedModule):
     """Trains, validates, tests and predicts with the four components of one model package.
 
     Args:
@@ -101,7 +100,6 @@ class Harness(LightningModule):
         self.generation_cost = GenerationCost()
         self.log_predictions: LogPredictions | None = self.instantiate_log_predictions(cfg)
         self._configured = False
-        self._loss_terms = LossTerms()
         self._counts: dict[str, int] = {}
         # Examples behind the newest metrics of each loader, on this rank.
         self.last_counts: dict[str, int] = {}
@@ -244,45 +242,13 @@ class Harness(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         names = self.dataloader_names["train"]
-        is_whole_step = self._num_parts == 1
         if len(names) == 1:
-            outputs = self._step(batch, batch_idx, 0, "train")
-            if is_whole_step:
-                return outputs
-            is_first = batch_idx % self.trainer.accumulate_grad_batches == 0
-            return {**outputs, "loss": self._loss_terms.weigh(outputs, is_first)}
-        if not is_whole_step:
+            return self._weigh(self._step(batch, batch_idx, 0, "train"), batch_idx)
+        if self._num_parts > 1:
             warn_once(SEVERAL_LOADERS)
         # One batch per loader: their losses add up.
         outputs = {name: self._step(batch[name], batch_idx, index, "train") for index, name in names.items()}
         return {"loss": torch.stack([out["loss"] for out in outputs.values()]).sum()}
-
-    @property
-    def _num_parts(self) -> int:
-        """Micro-batches times processes that Lightning averages for an optimizer step; 1 where it doesn't."""
-        trainer = self._trainer
-        if trainer is None or not self.automatic_optimization or trainer.strategy.handles_gradient_accumulation:
-            return 1
-        return trainer.accumulate_grad_batches * trainer.world_size
-
-    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        """Back-propagate the loss with its weight in the optimizer step; see `xlm.training.loss_terms`."""
-        super().backward(self._loss_terms.weighted(loss), *args, **kwargs)
-
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
-    ) -> None:
-        """One step. Gradients are put right at the end of the closure, before any hook or clipping sees them."""
-        if optimizer_closure is None or self._num_parts == 1:
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-            return
-
-        def closure() -> Any:
-            result = optimizer_closure()
-            self._loss_terms.divide(optimizer, self._num_parts)
-            return result
-
-        super().optimizer_step(epoch, batch_idx, optimizer, closure)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._run(batch, batch_idx, dataloader_idx, "val")

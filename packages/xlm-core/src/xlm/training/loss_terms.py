@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
@@ -102,6 +103,51 @@ class LossTerms:
             warn_once(NOT_COUNTED)
             return
         self._unit = 2.0 ** round(math.log2(max(1.0, num_terms / num_counting)))
+
+
+class TermWeightedModule(LightningModule):
+    """A Lightning module whose optimizer steps are means over all loss terms, if its `training_step` calls `_weigh`.
+
+    Where a step is one batch of one process, and under manual optimization, it is a Lightning module as any other.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loss_terms = LossTerms()
+
+    def _weigh(self, outputs: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """What `training_step` returns, with the weight of its micro-batch noted."""
+        if self._num_parts == 1:
+            return outputs
+        is_first = batch_idx % self.trainer.accumulate_grad_batches == 0
+        return {**outputs, "loss": self._loss_terms.weigh(outputs, is_first)}
+
+    @property
+    def _num_parts(self) -> int:
+        """Micro-batches times processes that Lightning averages for an optimizer step; 1 where it doesn't."""
+        trainer = self._trainer
+        if trainer is None or not self.automatic_optimization or trainer.strategy.handles_gradient_accumulation:
+            return 1
+        return trainer.accumulate_grad_batches * trainer.world_size
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Back-propagate the loss with its weight in the optimizer step."""
+        super().backward(self._loss_terms.weighted(loss), *args, **kwargs)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """One step. Gradients are put right at the end of the closure, before any hook or clipping sees them."""
+        if optimizer_closure is None or self._num_parts == 1:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            return
+
+        def closure() -> Any:
+            result = optimizer_closure()
+            self._loss_terms.divide(optimizer, self._num_parts)
+            return result
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
 
 
 def _scalar(value: Tensor | float, device: torch.device) -> Tensor:
