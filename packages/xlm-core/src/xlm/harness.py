@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -21,13 +20,14 @@ from xlm.log_predictions import LogPredictions
 from xlm.metrics import MetricWrapper
 from xlm.protocols import ChecksTokenizer, LossFunction, Predictor
 from xlm.training.exported import push_folder
+from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
 from xlm.training.resume import load_checkpoint
 from xlm.training.weights import load_weights, save_weights, select_weights
 from xlm.utils.components import get_component, has_component, set_component
 from xlm.utils.history import PredictorHistoryMixin
 from xlm.utils.instantiate import instantiate
-from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.rank_zero import RankedLogger, warn_once
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -60,7 +60,7 @@ def _show_nothing(_: Any) -> None:
     """Prints nothing."""
 
 
-class Harness(LightningModule):
+class Harness(TermWeightedModule):
     """Trains, validates, tests and predicts with the four components of one model package.
 
     Args:
@@ -243,7 +243,9 @@ class Harness(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         names = self.dataloader_names["train"]
         if len(names) == 1:
-            return self._step(batch, batch_idx, 0, "train")
+            return self._weigh(self._step(batch, batch_idx, 0, "train"), batch_idx)
+        if self._num_parts > 1:
+            warn_once(SEVERAL_LOADERS)
         # One batch per loader: their losses add up.
         outputs = {name: self._step(batch[name], batch_idx, index, "train") for index, name in names.items()}
         return {"loss": torch.stack([out["loss"] for out in outputs.values()]).sum()}
