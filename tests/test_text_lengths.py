@@ -12,7 +12,8 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ from mlm.loss_mlm import MLMLoss
 from mlm.predictor_mlm import MLMPredictor
 from xlm.compose import load_config
 from xlm.datamodule import SimpleSpaceTokenizer
-from xlm.decoding.text_length import TextLength
+from xlm.decoding.collate import MasksInPlace
+from xlm.decoding.text_length import FILLED, TextLength
 from xlm.errors import ConfigError
 from xlm.evaluation.continuations import Span, score_spans, score_whole
 from xlm.evaluation.likelihood import LikelihoodEstimator, description, likelihood_terms
@@ -67,7 +69,7 @@ class Oracle(nn.Module):
         filler = EOS if text_length == "learnt" else PAD
         self.rows = torch.tensor([[*text, EOS, *[filler] * (LONGEST - len(text))] for text in TEXTS])
         # Padding that the network doesn't see is never masked.
-        self.may_be_masked = (self.rows != PAD) | (text_length == "mdlm_lm1b")
+        self.may_be_masked = (self.rows != PAD) | (text_length == "lm1b_protocol")
         self.output_layer = nn.Linear(len(TOKENIZER), len(TOKENIZER), bias=False).double()
         with torch.no_grad():
             self.output_layer.weight.copy_(torch.eye(len(TOKENIZER)))
@@ -76,6 +78,8 @@ class Oracle(nn.Module):
         self.eval()
 
     def features(self, ids: Tensor, mask: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+        width = ids.shape[1]
+        ids = torch.nn.functional.pad(ids, (0, max(0, BLOCK - width)), value=PAD)
         shown = ids[:, -(LONGEST + 1) :]
         agrees = ((shown[:, None] == self.rows) | ((shown[:, None] == MASK) & self.may_be_masked)).all(-1)
         weight = agrees * SOURCE
@@ -83,7 +87,8 @@ class Oracle(nn.Module):
         logits = torch.full((*ids.shape, len(TOKENIZER)), -1e3, dtype=torch.float64)
         known = torch.einsum("bt,tlv->blv", weight, one_hot) / weight.sum(1)[:, None, None]
         logits[:, -(LONGEST + 1) :] = known.nan_to_num(0.0).log().clamp(min=-1e3)
-        return logits
+        logits[:, : -(LONGEST + 1), BOS] = 0.0
+        return logits[:, :width]
 
 
 def examples(texts: Sequence[Sequence[int]], first_seed: int = 0) -> list[dict[str, Any]]:
@@ -123,7 +128,7 @@ def test_a_perfect_networks_likelihoods_are_the_sources(
 
 
 @families
-@pytest.mark.parametrize("text_length", ["given", "mdlm_lm1b"])
+@pytest.mark.parametrize("text_length", ["given", "lm1b_protocol"])
 def test_what_pays_for_no_length_is_no_likelihood_and_says_so(family: str, text_length: TextLength) -> None:
     loss, collate, _ = masked_family(family, text_length)
     batch = collate(examples(TEXTS))
@@ -166,8 +171,9 @@ def test_samples_from_nothing_follow_the_source(family: str, text_length: TextLe
 
 
 @families
-def test_what_follows_a_beginning_ends_as_the_source_does(family: str) -> None:
-    *_, predictor = masked_family(family, "learnt")
+@pytest.mark.parametrize("text_length", ["learnt", "modelled"])  # N does not depend on letters here
+def test_what_follows_a_beginning_ends_as_the_source_does(family: str, text_length: TextLength) -> None:
+    *_, predictor = masked_family(family, text_length)
     begins = torch.tensor([text[:2] == (7, 8) for text in TEXTS])
     conditional = torch.where(begins, SOURCE, 0) / SOURCE[begins].sum()
     assert abs(chi_squared(written(predictor, 2000, given=(7, 8)), conditional)) < 4
@@ -198,10 +204,52 @@ def test_parts_of_texts_are_scored_as_the_sources_conditionals(
     assert (error[found.num_tokens <= 2] < 1e-6).all(), "few masks are gone through one by one"
 
 
+@families
+@pytest.mark.parametrize("text_length", get_args(TextLength))
+def test_texts_with_masks_are_filled_and_shown_without_the_rest_of_the_block(
+    family: str, text_length: TextLength
+) -> None:
+    """One letter is missing, and then one that nothing says: rows, texts and shown prompts have no filling."""
+    *_, predictor = masked_family(family, text_length)
+    collate = MasksInPlace(TOKENIZER, BLOCK, text_length=text_length)
+    asked: Any = [{"prompt_ids": [7, MASK], "input_ids": [7, 8], "noise_seed": n} for n in range(40)]
+    batch = collate(asked)
+    assert batch["input_ids"].shape[1] == (BLOCK if text_length in FILLED else 4)
+    preds = predictor.predict(batch)
+    assert {tuple(row) for row in preds["ids"].tolist()} == {
+        (BOS, 7, letter, EOS, *[PAD] * (batch["input_ids"].shape[1] - 4)) for letter in (7, 8)
+    }
+    rows = predictor.to_dict(batch, preds)
+    assert {(row["prompt"], row["prediction"], row["truth"]) for row in rows} == {
+        ("0 [MASK]", "0 0", "0 1"), ("0 [MASK]", "0 1", "0 1"),
+    }  # fmt: skip
+    long = " ".join(["0"] * 9 + ["[MASK]"])  # longer than a block, which therefore cannot be filled
+    assert set(predictor.generate(["0 [MASK]", "[MASK] 1"] * 4)) <= {"0 0", "0 1", "1 1"}
+    assert len(predictor.generate(["0", "0 [MASK]", long])) == 3
+
+
+def test_the_length_model_travels_with_the_weights(tmp_path: Path) -> None:
+    """Counted in training only, kept in state dicts and by save_pretrained; nothing of it without."""
+    harness, collate, _ = composed("mlm", "lm", SMALL, ["text_length=modelled"])
+    texts = [text for text in TEXTS if text]
+    harness.eval()
+    harness.loss_function(collate(examples(texts)))
+    assert harness.model.length_model.counts.sum() == 0
+    train(harness, collate, SMALL, steps=3)
+    counts = harness.model.length_model.counts
+    assert counts.sum() == 3 * ROWS
+    assert counts[[0, BLOCK - 1]].sum() == 0
+    harness.model.save_pretrained(tmp_path)
+    again = type(harness.model).from_pretrained(tmp_path)
+    assert torch.equal(again.length_model.counts, counts)
+    plain, *_ = composed("mlm", "lm", SMALL, [])
+    assert not [name for name in plain.state_dict() if "length_model" in name]
+
+
 def test_a_length_model_is_needed_and_has_to_be_long_enough() -> None:
     loss, collate, predictor = masked_family("mlm", "modelled")
     loss.model.length_model = LengthModel(2)
-    with pytest.raises(ConfigError, match="has 5 tokens with its end, and the length model knows lengths up to 2"):
+    with pytest.raises(ConfigError, match="has 5 tokens with its end, and the length model knows lengths up to 2: "):
         loss.nll_bound(collate(examples(TEXTS)))
     loss.model.length_model = None
     with pytest.raises(ConfigError, match=r"needs a network with a length model, and Oracle has none"):
@@ -300,7 +348,7 @@ def main(families: Sequence[str]) -> None:
     """What each family and form learns of a larger source in 2,000 steps: NLL per token, lengths of 2,000 samples."""
     source, eight = KnownSource(longest=8, num_letters=3), " | ".join(map(str, range(1, 9)))
     forms: dict[str, list[str]] = {"arlm": [""], "ilm": [""], "mlm": ["learnt", "modelled", "given"]}
-    forms["mdlm"] = [*forms["mlm"], "mdlm_lm1b"]
+    forms["mdlm"] = [*forms["mlm"], "lm1b_protocol"]
     print(f"entropy {source.entropy:.4f}\n\n| family | lengths | name | nats per token ± s.e. | {eight} | χ² (7) |")
     for family in families:
         for form in forms[family]:

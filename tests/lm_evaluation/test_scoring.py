@@ -134,7 +134,8 @@ def test_less_precision_stays_close(family: str, of_texts: Callable[..., XLMForL
     asked = ask("loglikelihood", REQUESTS)
     full, rounded = (values(of_texts(family, precision=p).loglikelihood(asked, True)) for p in ("fp32", "bf16"))
     assert rounded != full
-    # Of all requests together: one token may be anything where weights are random and most of a row is masked.
+    # With random weights and most of a row masked, rounding moves one token more than a row.
+    assert rounded == pytest.approx(full, rel=0.1, abs=2)
     assert sum(rounded) == pytest.approx(sum(full), rel=0.05)
 
 

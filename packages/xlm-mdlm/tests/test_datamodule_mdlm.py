@@ -47,14 +47,14 @@ def test_rows_are_prompt_bos_answer_eos_and_the_rest_of_the_block(
     batch = MDLMSeq2SeqCollator(TOKENIZER, noise_schedule=SCHEDULE, block_size=8, text_length=text_length)(rows)
     for row, one in enumerate(rows):
         real = clean_ids(batch, PAD)[row][batch["attention_mask"][row]].tolist()
-        filler = {"learnt": [EOS], "mdlm_lm1b": [PAD]}.get(text_length, [])
+        filler = {"learnt": [EOS], "lm1b_protocol": [PAD]}.get(text_length, [])
         filling = filler * (8 - len(one["input_ids"]) - 2)
+        # The published protocol noises and counts BOS.
+        num_counted = len(one["input_ids"]) + 1 + (text_length == "lm1b_protocol")
         assert real == [*one["prompt_ids"], BOS, *one["input_ids"], EOS, *filling]
-        assert (
-            coded_ids(batch, PAD)[row].tolist().count(-100) == batch["input_ids"].shape[1] - len(one["input_ids"]) - 1
-        )
-        assert batch["num_tokens"][row] == len(one["input_ids"]) + 1
-        assert int(batch["maskable"][row].sum()) == len(one["input_ids"]) + 1 + len(filling)
+        assert coded_ids(batch, PAD)[row].tolist().count(-100) == batch["input_ids"].shape[1] - num_counted
+        assert batch["num_tokens"][row] == num_counted
+        assert int(batch["maskable"][row].sum()) == num_counted + len(filling)
 
 
 @given(examples)
@@ -123,11 +123,10 @@ def test_lm_rows_begin_with_bos_and_end_with_eos() -> None:
 
 def test_the_older_name_of_text_length_goes_on_working() -> None:
     rows = [{"input_ids": [7, 8], "noise_seed": 1}]
-    for older, now in ((True, "learnt"), (False, "given")):
-        batch = MDLMCollator(
-            TOKENIZER, noise_schedule=SCHEDULE, block_size=5, text_length="modelled", loss_on_padding=older
-        )(rows)
-        assert batch["text_length"] == now
+    for older, now in ((True, "learnt"), (False, "given"), (None, "learnt")):
+        assert MDLMCollator(TOKENIZER, 5, noise_schedule=SCHEDULE, loss_on_padding=older)(rows)["text_length"] == now
+    with pytest.raises(ConfigError, match="loss_on_padding=false is the older name of text_length=given, and text_len"):
+        MDLMCollator(TOKENIZER, 5, noise_schedule=SCHEDULE, text_length="learnt", loss_on_padding=False)(rows)
 
 
 @pytest.mark.parametrize(("truncate", "kept"), [("right", [BOS, 7, 8]), ("left", [8, 9, EOS])])

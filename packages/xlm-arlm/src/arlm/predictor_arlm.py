@@ -10,7 +10,7 @@ from torch import Tensor
 from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
 from xlm.data.collate import pad_ids
-from xlm.decoding.streams import draw_tokens, row_seeds
+from xlm.decoding.streams import draw_tokens, prompt_seeds, row_seeds
 from xlm.decoding.trace import begin_trace, recording
 from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
@@ -154,7 +154,7 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         The n-th prompt draws from the stream of (seed, n); without a seed, from torch's global generator.
         """
         collate = ARLMSeq2SeqPredCollator(self.tokenizer)
-        seeds = self._seeds(len(prompts))
+        seeds = prompt_seeds(len(prompts), self.seed)
         examples = zip(prompts, seeds, strict=True)
         return self._texts(collate([{"prompt_ids": self._encode(p), "noise_seed": seed} for p, seed in examples]))
 
@@ -165,13 +165,8 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         """
         rows = [[self.tokenizer.bos_token_id, *self._encode(prompt)] for prompt in prompts]
         padded = pad_ids(rows, self.tokenizer.pad_token_id, side="left")
-        seeds = torch.tensor(self._seeds(len(rows)), dtype=torch.int64)
+        seeds = torch.tensor(prompt_seeds(len(rows), self.seed), dtype=torch.int64)
         return self._texts({"input_ids": padded.ids, "attention_mask": padded.mask, "noise_seed": seeds})
-
-    def _seeds(self, num_prompts: int) -> range:
-        """What takes the place of an example's own seed where there are no examples."""
-        base = int(torch.randint(2**62, ())) if self.seed is None else 0
-        return range(base, base + num_prompts)
 
     def _encode(self, prompt: str) -> list[int]:
         ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]

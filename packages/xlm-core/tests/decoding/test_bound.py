@@ -142,4 +142,5 @@ def test_an_unknown_method_is_named(oracle: Any) -> None:
 def test_clean_ids_undo_the_masks() -> None:
     batch = {"input_ids": torch.tensor([[MASK, 1]]), "target_ids": torch.tensor([[2, -100]])}
     assert clean_ids(batch, pad_token_id=9).tolist() == [[2, 1]]
-    assert clean_ids({**batch, "free": torch.tensor([[False, True]])}, pad_token_id=9).tolist() == [[2, 9]]
+    rows = {"maskable": torch.tensor([[True, True]]), "num_tokens": torch.tensor([1]), "text_length": "lm1b_protocol"}
+    assert clean_ids({**batch, **rows}, pad_token_id=9).tolist() == [[2, 9]]

@@ -71,19 +71,19 @@ def test_a_likelihood_of_another_name_stands_beside_no_nll(write_run: WriteRun) 
         run_of(write_run, "left", "arlm", "nll", 3.0),
         run_of(write_run, "a", "mdlm", "nll_given_length", 2.0, collator="{text_length: given}"),
         run_of(write_run, "b", "mdlm", "nll_given_length", 1.0, collator="{text_length: given}"),
-        run_of(write_run, "c", "mdlm", "nll_mdlm_lm1b", 0.5, collator="{text_length: mdlm_lm1b}"),
+        run_of(write_run, "c", "mdlm", "nll_lm1b_protocol", 0.5, collator="{text_length: lm1b_protocol}"),
         run_of(write_run, "i", "ilm", "sampler_nll_bound", 0.25),
     ]
     found = columns(runs)
     assert found["nll per token"] == [3.0, None, None, None, None]
     assert found["perplexity"] == [6.0, None, None, None, None]
     assert found["nll given length per token"] == [None, 2.0, 1.0, None, None]
-    assert {"nll mdlm lm1b per token", "sampler nll bound per token", "perplexity given length"} <= set(found)
+    assert {"nll lm1b protocol per token", "sampler nll bound per token", "perplexity given length"} <= set(found)
     assert best(runs) == {("b", "loss, mdlm, text_length=given")}
     report = build_report(runs)
     for text in (as_markdown(report), render_page(report)):
         assert f"a, b: nll_given_length {GIVEN}" in text
-        assert "c: nll_mdlm_lm1b is -log p of the sampler of mdlm, so it is not compared with an nll." in text
+        assert "c: nll_lm1b_protocol is -log p of the sampler of mdlm, so it is not compared with an nll." in text
         assert "i: sampler_nll_bound is -log p of the sampler of ilm, so it is not compared with an nll." in text
         assert "left: " not in as_markdown(report)
 
@@ -95,7 +95,9 @@ def test_a_likelihood_of_another_name_stands_beside_no_nll(write_run: WriteRun) 
         ("{loss_on_padding: true}", True, "nll per token"),
         ("{}", True, "nll per token"),
         ("{loss_on_padding: false}", False, "nll per token"),
-        ("{loss_on_padding: false, text_length: modelled}", True, "nll per token"),
+        ("{loss_on_padding: false, text_length: modelled}", True, "nll given length per token"),
+        ("{loss_on_padding: null, text_length: '${oc.select:text_length,learnt}'}", True, "nll per token"),
+        ("{text_length: '${oc.select:nowhere,given}'}", True, "nll given length per token"),
         ("{loss_on_padding: '${padding}'}", True, "nll per token"),
     ],
 )

@@ -14,7 +14,7 @@ from ilm.rows_ilm import Rows, joined
 from ilm.sampling_ilm import Head, choose, choose_pair, choose_slots
 from ilm.types_ilm import REST_TYPE, ILMPredictionBatch, ILMPredictionDict
 from xlm.decoding.output import suppressed_ids
-from xlm.decoding.streams import Stream, derive, row_seeds, uniform
+from xlm.decoding.streams import Stream, derive, prompt_seeds, row_seeds, uniform
 from xlm.decoding.trace import Recorder, begin_trace, recording
 from xlm.decoding.unread import say_unread
 from xlm.decoding.writing import writing
@@ -259,8 +259,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         """
         texts = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
         examples: list[dict[str, Any]] = [{"prompt_ids": ids} for ids in texts]
-        base = int(torch.randint(2**62, ())) if self.seed is None else 0
-        for example, own in zip(examples, seeds or range(base, base + len(texts)), strict=True):
+        for example, own in zip(examples, seeds or prompt_seeds(len(texts), self.seed), strict=True):
             example["noise_seed"] = own
         filled = [self.tokenizer.mask_token_id in ids for ids in texts]
         answers, asked = [""] * len(prompts), list[int]()
@@ -284,14 +283,14 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         ConfigError for a prompt that is as long as `max_length`, which counts it.
         """
         given = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-        base = int(torch.randint(2**62, ())) if self.seed is None else 0
         if not given:
             return []
         longest = max(map(len, given))
         if longest >= self.max_length:
             raise ConfigError(f"A prompt of {longest} tokens leaves no room within max_length, {self.max_length}.")
         mask = self.tokenizer.mask_token_id
-        examples = [{"prompt_ids": [*ids, mask], "noise_seed": base + number} for number, ids in enumerate(given)]
+        seeds = prompt_seeds(len(given), self.seed)
+        examples = [{"prompt_ids": [*ids, mask], "noise_seed": own} for ids, own in zip(given, seeds, strict=True)]
         device = next(self.model.parameters()).device
         collated = ILMInfillCollator(self.tokenizer)(examples)
         batch: Any = {name: value.to(device) for name, value in collated.items()}  # type: ignore[attr-defined]

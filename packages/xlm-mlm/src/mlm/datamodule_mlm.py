@@ -44,20 +44,20 @@ class MLMCollator(Collator):
         tokenizer: gives BOS, EOS, the mask and the pad id.
         block_size: most tokens of a row, BOS and EOS included; None for no limit.
         noise_schedule, input_block_size: part of every collator's arguments, unused here.
-        text_length: how the length of a text is known: "learnt", "modelled", "given" or "mdlm_lm1b"; see
+        text_length: how the length of a text is known: "learnt" (None), "modelled", "given" or "lm1b_protocol"; see
             `xlm.decoding.text_length`.
         low_variance: t from the example's `noise_level`, evenly spread over an epoch, where it has one; else its seed.
         t_min: smallest t.
         truncate: what a longer row loses ("right": its end, with EOS), or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
-        loss_on_padding: the older name: true is text_length "learnt", false is "given".
+        loss_on_padding: the older name, instead of text_length: true is "learnt", false is "given".
     """
 
     tokenizer: Tokenizer
     block_size: int | None = None
     noise_schedule: Any = None
     input_block_size: int | None = None
-    text_length: TextLength = "learnt"
+    text_length: TextLength | None = None
     low_variance: bool = True
     t_min: float = 0.0
     truncate: Truncate = "right"
@@ -94,14 +94,14 @@ class MLMSeq2SeqCollator(Seq2SeqCollator):
         t_min: smallest t.
         prompt_truncate, answer_truncate: what a longer one loses, or "error".
         pad_to: "longest" prompt of the batch, or always "block" (static shapes, for `compile=true`).
-        loss_on_padding: the older name: true is text_length "learnt", false is "given".
+        loss_on_padding: the older name, instead of text_length: true is "learnt", false is "given".
     """
 
     tokenizer: Tokenizer
     block_size: int | None = None
     input_block_size: int | None = None
     noise_schedule: Any = None
-    text_length: TextLength = "learnt"
+    text_length: TextLength | None = None
     low_variance: bool = True
     t_min: float = 0.0
     prompt_truncate: Truncate = "error"

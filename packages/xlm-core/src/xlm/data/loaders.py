@@ -42,7 +42,7 @@ class KeyedExamples:
         indices = [key.row for key in keys]
         examples = self.rows_of(keys)
         for example in examples:
-            example.pop(NUM_BYTES, None)  # for whoever asks the loader; no processor or collator has to know of it
+            example.pop(NUM_BYTES, None)  # processors and collators don't see it; `rows_of` keeps it
         if self._processor is not None:
             examples = [self._processor(example) for example in examples]
         # A batch never spans epochs.

@@ -249,7 +249,7 @@ class UnconditionalGenerationDatasetManager(EvalDatasetManager):
 
 
 def _keep(columns: list[str], row: dict[str, Any]) -> dict[str, Any]:
-    """Those columns of a row; only the number of bytes may lack: packed rows and other preprocessing have none."""
+    """Those columns of a row; only the number of bytes may be missing, as it is from packed rows."""
     if missing := [name for name in columns if name not in row and name != NUM_BYTES]:
         raise DataError(f"columns_to_keep names {', '.join(missing)}; an example has {', '.join(row)}.")
     return {name: row[name] for name in columns if name in row}

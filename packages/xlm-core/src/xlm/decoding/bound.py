@@ -12,7 +12,7 @@ from torch import Tensor
 from xlm.decoding.masking import IGNORE
 from xlm.decoding.orders import ranks
 from xlm.decoding.streams import Stream, derive, uniform
-from xlm.decoding.text_length import length_nll
+from xlm.decoding.text_length import counted, free, length_nll
 from xlm.modules.attention import positions_from_mask
 from xlm.protocols import Tokenizer
 from xlm.sampling import widest_float
@@ -32,7 +32,7 @@ def nelbo_draws(
     num_samples: int = 1,
     num_points: int = 4,
     method: Method = "counts",
-    free: Bool[Tensor, "batch length"] | None = None,
+    unpaid: Bool[Tensor, "batch length"] | None = None,
     hidden: Bool[Tensor, "batch length"] | None = None,
 ) -> Float[Tensor, "batch samples"]:
     """Independent unbiased draws of each row's NELBO in nats; each is the mean over `num_points` maskings.
@@ -43,8 +43,8 @@ def nelbo_draws(
     Both integrate −α′/(1 − α) · Σ −log p over time exactly, whatever the schedule: the rate is drawn, not t.
 
     Args:
-        free: maskable tokens that cost nothing.
-        hidden: further positions, which `ids` shows as masks and nothing fills; they count in the rate.
+        unpaid: maskable tokens that cost nothing.
+        hidden: further positions, which `ids` shows as masks and nothing fills; they count in the rate of "counts".
     """
     if method not in ("counts", "rates"):
         raise ValueError(f"Unknown method {method!r}. Choices: counts, rates.")
@@ -62,7 +62,7 @@ def nelbo_draws(
             else:
                 rate, weight = even, 1 / even
                 masked = maskable & (times < rate[:, None])
-            draws[:, sample] += weight * _summed_nll(masked_nll, ids, masked, rate, mask_token_id, free) / num_points
+            draws[:, sample] += weight * _summed_nll(masked_nll, ids, masked, rate, mask_token_id, unpaid) / num_points
     return draws
 
 
@@ -106,10 +106,10 @@ def _weight_of_a_set(size: Tensor, n: Tensor) -> Tensor:
 
 
 def _summed_nll(
-    masked_nll: MaskedNLL, ids: Tensor, masked: Tensor, rate: Tensor, mask_token_id: int, free: Tensor | None
+    masked_nll: MaskedNLL, ids: Tensor, masked: Tensor, rate: Tensor, mask_token_id: int, unpaid: Tensor | None
 ) -> Tensor:
-    """Σ −log p over the masked tokens of each row that aren't free, (B,)."""
-    paid = masked if free is None else masked & ~free
+    """Σ −log p over the masked tokens of each row that aren't unpaid, (B,)."""
+    paid = masked if unpaid is None else masked & ~unpaid
     index = paid.reshape(-1).nonzero().squeeze(-1)
     targets = ids.reshape(-1)[index]
     nll = masked_nll(ids.masked_fill(masked, mask_token_id), rate, index, targets)
@@ -120,12 +120,13 @@ def _summed_nll(
 def clean_ids(batch: Mapping[str, Any], pad_token_id: int) -> Integer[Tensor, "batch length"]:
     """A training batch's rows before masking."""
     ids: Tensor = torch.where(batch["target_ids"] != IGNORE, batch["target_ids"], batch["input_ids"])
-    return ids.masked_fill(batch["free"], pad_token_id) if "free" in batch else ids
+    padding = free(batch)
+    return ids if padding is None else ids.masked_fill(padding, pad_token_id)
 
 
 def coded_ids(batch: Mapping[str, Any], pad_token_id: int) -> Integer[Tensor, "batch length"]:
     """The real tokens that may be masked in a training batch, as they were before; -100 elsewhere."""
-    coded = batch["maskable"] & (batch["maskable"].cumsum(dim=1) <= batch["num_tokens"][:, None])
+    coded = counted(batch["maskable"], batch["num_tokens"])
     return clean_ids(batch, pad_token_id).masked_fill(~coded, IGNORE)
 
 
@@ -149,7 +150,7 @@ def batch_bound(
         num_samples,
         num_points,
         method,
-        batch.get("free"),
+        free(batch),
         batch.get("hidden"),
     )
     of_length = length_nll(network, batch)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xlm.data.collate import Truncate, pad_ids, pad_prompt_and_answer, truncate_ids
 from xlm.decoding.masking import IGNORE, mask_tokens
-from xlm.decoding.text_length import FILLED, TextLength
+from xlm.decoding.text_length import FILLED, TextLength, counted
 from xlm.errors import ConfigError, DataError
 from xlm.protocols import Tokenizer
 
@@ -27,7 +27,6 @@ class CleanRows(NamedTuple):
         num_tokens: real tokens among them, EOS included: what a loss per token divides by. The filling of a block is
             learnt, but doesn't count.
         text_length: how the length of the text is known.
-        free: maskable positions that cost nothing: padding, with "mdlm_lm1b". None for none.
     """
 
     ids: Integer[Tensor, "batch length"]
@@ -35,7 +34,6 @@ class CleanRows(NamedTuple):
     maskable: Bool[Tensor, "batch length"]
     num_tokens: Integer[Tensor, " batch"]
     text_length: TextLength = "learnt"
-    free: Bool[Tensor, "batch length"] | None = None
 
 
 class MaskedBatch(TypedDict):
@@ -58,8 +56,6 @@ class MaskedBatch(TypedDict):
     noise_seed: Integer[Tensor, " batch"]
     # How the length of a text is known; "learnt" where it isn't said.
     text_length: NotRequired[TextLength]
-    # Maskable positions that cost nothing.
-    free: NotRequired[Bool[Tensor, "batch length"]]
 
 
 class MaskedPredictionBatch(TypedDict):
@@ -83,7 +79,12 @@ def width(rows: Sequence[Sequence[int]], block_size: int | None, pad_to: PadTo) 
 
 
 def filled(
-    rows: Sequence[list[int]], text_length: TextLength, block_size: int | None, truncate: Truncate, tokenizer: Tokenizer
+    rows: Sequence[list[int]],
+    text_length: TextLength,
+    block_size: int | None,
+    truncate: Truncate,
+    tokenizer: Tokenizer,
+    name: str = "answer",
 ) -> list[list[int]]:
     """The rows, where `text_length` asks for it exactly block_size long: cut, or filled on the right.
 
@@ -99,7 +100,7 @@ def filled(
             "example's loss depend on its neighbours."
         )
     filler = tokenizer.eos_token_id if text_length == "learnt" else tokenizer.pad_token_id
-    kept = [list(truncate_ids(row, block_size, truncate, "answer")) for row in rows]
+    kept = [list(truncate_ids(row, block_size, truncate, name)) for row in rows]
     return [row + [filler] * (block_size - len(row)) for row in kept]
 
 
@@ -117,8 +118,8 @@ def answer_rows(
 ) -> CleanRows:
     """`[pads] prompt [BOS] answer [EOS] [rest]`, all after BOS maskable; without prompts the rows start at BOS.
 
-    The rest of the block is EOS with `text_length` "learnt", padding that the network sees with "mdlm_lm1b", and
-    otherwise padding that it doesn't see.
+    The rest of the block is EOS with `text_length` "learnt", padding that the network sees with "lm1b_protocol" (where
+    BOS is maskable too), and otherwise padding that it doesn't see.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     prompts = [list(example["prompt_ids"]) if with_prompt else [] for example in examples]
@@ -137,13 +138,11 @@ def answer_rows(
     maskable = padded.mask.clone()
     # BOS is given; where it was cut off (truncation on the left), the first token stands in its column.
     maskable[:, :start] = False
-    if maskable.shape[1] > start:
+    if text_length == "lm1b_protocol":
+        lengths += 1
+    elif maskable.shape[1] > start:
         maskable[:, start] &= padded.ids[:, start] != bos
-    num_tokens = torch.minimum(lengths, maskable.sum(dim=1))
-    free = None
-    if text_length == "mdlm_lm1b":
-        free = maskable & (maskable.cumsum(dim=1) > num_tokens[:, None])
-    return CleanRows(padded.ids, padded.mask, maskable, num_tokens, text_length, free)
+    return CleanRows(padded.ids, padded.mask, maskable, torch.minimum(lengths, maskable.sum(dim=1)), text_length)
 
 
 def noise_seeds(examples: Sequence[Any]) -> Integer[Tensor, " batch"]:
@@ -173,10 +172,10 @@ def masked_batch(
     """The batch in which each maskable token of row b is masked with probability rate[b], that of its time t[b]."""
     masked = mask_tokens(rows.ids, rows.maskable, rate, seeds, mask_token_id, rows.attention_mask)
     targets, index = masked.targets, masked.target_index
-    if rows.free is not None:
-        targets = targets.masked_fill(rows.free, IGNORE)
+    if rows.text_length == "lm1b_protocol":
+        targets = targets.masked_fill(~counted(rows.maskable, rows.num_tokens), IGNORE)
         index = index[targets.reshape(-1)[index] != IGNORE]
-    batch: MaskedBatch = {
+    return {
         "input_ids": masked.ids,
         "attention_mask": rows.attention_mask,
         "target_ids": targets,
@@ -188,9 +187,6 @@ def masked_batch(
         "noise_seed": seeds,
         "text_length": rows.text_length,
     }
-    if rows.free is not None:
-        batch["free"] = rows.free
-    return batch
 
 
 def _prediction_batch(
@@ -256,7 +252,7 @@ class MasksInPlace:
         truncate: what a longer row loses, or "error".
         pad_to: "longest" row of the batch, or always "block".
         text_length: as in training. The rest of the block is EOS with "learnt", padding that the network sees with
-            "mdlm_lm1b", else padding that it doesn't see.
+            "lm1b_protocol", else padding that it doesn't see.
     """
 
     tokenizer: Tokenizer
@@ -270,7 +266,7 @@ class MasksInPlace:
     def __call__(self, examples: Sequence[Any]) -> MaskedPredictionBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         texts = [[bos, *example["prompt_ids"], eos] for example in examples]
-        rows = filled(texts, self.text_length, self.block_size, self.truncate, self.tokenizer)
+        rows = filled(texts, self.text_length, self.block_size, self.truncate, self.tokenizer, "text")
         length = width(rows, self.block_size, self.pad_to)
         padded = pad_ids(rows, self.tokenizer.pad_token_id, length=length, truncate=self.truncate)
         return _prediction_batch(padded.ids, padded.mask, 1, examples, self.tokenizer)

@@ -47,8 +47,8 @@ def extended(
     for number in range(num_blocks):
         if number and trace is not None:
             trace.new_block(rows, start, number * (block - keep), block, keep, tokenizer.mask_token_id)
-        block_seeds = derive(seeds[rows], number) if number else seeds[rows]
-        whole.put(rows, number, predict_block(whole.block(rows, number), block_seeds, number == num_blocks - 1))
+        block_seeds = derive(seeds, number) if number else seeds
+        whole.put(number, predict_block(whole.block(number), block_seeds, number == num_blocks - 1))
     if trace is not None:
         trace.shortened(max_length)
     return whole.prediction(max_length)
@@ -73,27 +73,26 @@ class _Answers:
     def _first(self, number: int) -> int:
         return self.start + number * (self.block_size - self.keep)
 
-    def block(self, rows: Tensor, number: int) -> MaskedPredictionBatch:
-        """What the network is asked for these rows: prompt, context, masks."""
-        masks = self.ids.new_full((len(rows), self.block_size), self.tokenizer.mask_token_id)
+    def block(self, number: int) -> MaskedPredictionBatch:
+        """What the network is asked for: prompt, context, masks."""
+        masks = self.ids.new_full((len(self.ids), self.block_size), self.tokenizer.mask_token_id)
         if number:
             first = self._first(number)
-            masks[:, : self.keep] = self.ids[rows, first : first + self.keep]
-        ids = torch.cat([self.prompt[rows], masks], dim=1)
-        mask = torch.cat([self.prompt_mask[rows], torch.ones_like(masks, dtype=torch.bool)], dim=1)
+            masks[:, : self.keep] = self.ids[:, first : first + self.keep]
+        ids = torch.cat([self.prompt, masks], dim=1)
+        mask = torch.cat([self.prompt_mask, torch.ones_like(masks, dtype=torch.bool)], dim=1)
         return {"input_ids": ids, "attention_mask": mask, "output_start_idx": self.start}
 
-    def put(self, rows: Tensor, number: int, preds: MaskedPredictionDict) -> None:
+    def put(self, number: int, preds: MaskedPredictionDict) -> None:
         """Enter a filled block."""
         skip = self.keep if number else 0
-        columns = torch.arange(self._first(number) + skip, self._first(number) + self.block_size, device=rows.device)
-        place = (rows[:, None], columns)
+        columns = slice(self._first(number) + skip, self._first(number) + self.block_size)
         inside = slice(self.start + skip, None)
-        self.ids[place] = preds["ids"][:, inside]
-        self.mask[place] = preds["attention_mask"][:, inside]
+        self.ids[:, columns] = preds["ids"][:, inside]
+        self.mask[:, columns] = preds["attention_mask"][:, inside]
         order = preds["order"][:, inside]
-        self.order[place] = torch.where(order >= 0, order + self.calls[rows, None], -1)
-        self.calls[rows] += preds["network_calls"]
+        self.order[:, columns] = torch.where(order >= 0, order + self.calls[:, None], -1)
+        self.calls += preds["network_calls"]
 
     def prediction(self, max_length: int) -> MaskedPredictionDict:
         """All rows, no wider than asked for."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xlm.decoding.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
 from xlm.decoding.fill import Filled, Slots
+from xlm.decoding.streams import prompt_seeds
 from xlm.decoding.text_length import FILLED, TextLength
 from xlm.decoding.trace import recording
 from xlm.decoding.writing import writing
@@ -62,10 +63,9 @@ def slots_of(batch: MaskedPredictionBatch, mask_token_id: int) -> Slots:
 def finished(batch: MaskedPredictionBatch, slots: Slots, filled: Filled, tokenizer: Tokenizer) -> MaskedPredictionDict:
     """The prediction of a filled batch: whatever was filled behind an answer's first EOS becomes padding."""
     start = batch["output_start_idx"]
-    is_end = filled.ids == tokenizer.eos_token_id
-    ends = slots.masked & is_end
+    ends = slots.masked & (filled.ids == tokenizer.eos_token_id)
     behind = slots.masked & (ends.long().cumsum(dim=1) - ends.long() > 0)
-    behind |= _given_filling(is_end, batch["attention_mask"].bool(), start) & ~slots.masked
+    behind |= _filling(filled.ids, batch["attention_mask"].bool(), start, tokenizer) & ~slots.masked
     if (trace := recording()) is not None:
         trace.removed(behind)
     ids = filled.ids.masked_fill(behind, tokenizer.pad_token_id)
@@ -81,9 +81,10 @@ def finished(batch: MaskedPredictionBatch, slots: Slots, filled: Filled, tokeniz
     }
 
 
-def _given_filling(is_end: Tensor, mask: Tensor, start: int) -> Tensor:
-    """Where a row ends in EOS, all of them but the first: what a block was filled with."""
-    more = (mask & ~is_end).flip(1).long().cumsum(dim=1).flip(1)  # tokens from here on that are no EOS
+def _filling(ids: Tensor, mask: Tensor, start: int, tokenizer: Tokenizer) -> Tensor:
+    """Of the EOS and padding in which a row ends, all but the first: what a block was filled with."""
+    is_end = (ids == tokenizer.eos_token_id) | (ids == tokenizer.pad_token_id)
+    more = (mask & ~is_end).flip(1).long().cumsum(dim=1).flip(1)  # other tokens from here on
     trailing = mask & is_end & (more == 0)
     trailing[:, :start] = False
     return trailing & (trailing.long().cumsum(dim=1) > 1)
@@ -122,7 +123,7 @@ def as_rows(batch: MaskedPredictionBatch, preds: MaskedPredictionDict, tokenizer
 def _with_masks(batch: MaskedPredictionBatch, tokenizer: Tokenizer) -> list[str]:
     """The given rows between BOS and EOS, as text that shows the masks."""
     ids, mask = batch["input_ids"], batch["attention_mask"].bool()
-    shown = mask & ~_given_filling(ids == tokenizer.eos_token_id, mask, 1)
+    shown = mask & ~_filling(ids, mask, 1, tokenizer)
     return [tokenizer.decode(row[keep][1:-1].tolist()) for row, keep in zip(ids, shown, strict=True)]
 
 
@@ -139,18 +140,29 @@ def generate(
 
     The n-th prompt draws from the stream of (seed, n); without a seed, from torch's global generator.
     """
-    base = int(torch.randint(2**62, ())) if seed is None else 0
     examples = [
-        {"prompt_ids": tokenizer(prompt, add_special_tokens=False)["input_ids"], "noise_seed": base + number}
-        for number, prompt in enumerate(prompts)
+        {"prompt_ids": tokenizer(prompt, add_special_tokens=False)["input_ids"], "noise_seed": own}
+        for prompt, own in zip(prompts, prompt_seeds(len(prompts), seed), strict=True)
+    ]
+    # A text that is longer than a block has none to be filled: BOS and EOS go around it.
+    most = -1 if block_size is None or text_length not in FILLED else block_size - 2
+    kinds = [
+        "after"
+        if tokenizer.mask_token_id not in (ids := example["prompt_ids"])
+        else "in"
+        if len(ids) <= most
+        else "long"
+        for example in examples
     ]
     texts = [""] * len(prompts)
     asked: list[int] = []
-    for collate, in_place in (
-        (MasksInPlace(tokenizer, block_size if text_length in FILLED else None, text_length=text_length), True),
-        (MasksAfterPrompt(tokenizer, block_size), False),
-    ):
-        chosen = [n for n, e in enumerate(examples) if (tokenizer.mask_token_id in e["prompt_ids"]) == in_place]
+    collators: dict[str, MasksInPlace | MasksAfterPrompt] = {
+        "in": MasksInPlace(tokenizer, block_size, text_length=text_length),
+        "long": MasksInPlace(tokenizer),
+        "after": MasksAfterPrompt(tokenizer, block_size),
+    }
+    for kind, collate in collators.items():
+        chosen = [n for n, found in enumerate(kinds) if found == kind]
         if not chosen:
             continue
         asked += chosen
@@ -177,7 +189,6 @@ def continue_text(
 
     Draws as `generate` does. ConfigError for a prompt that fills the block.
     """
-    base = int(torch.randint(2**62, ())) if seed is None else 0
     rows = [[tokenizer.bos_token_id, *tokenizer(p, add_special_tokens=False)["input_ids"]] for p in prompts]
     if not rows:
         return []
@@ -189,7 +200,7 @@ def continue_text(
         "input_ids": torch.tensor(ids, device=device),
         "attention_mask": torch.ones(len(ids), block_size, dtype=torch.bool, device=device),
         "output_start_idx": 1,
-        "noise_seed": torch.arange(base, base + len(ids), device=device),
+        "noise_seed": torch.tensor(prompt_seeds(len(ids), seed), device=device),
     }
     filled = predict(batch)["ids"].tolist()
     return [

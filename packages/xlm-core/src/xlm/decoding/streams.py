@@ -110,5 +110,14 @@ def row_seeds(
     return derive(torch.tensor(_as_int64(seed), device=device), torch.arange(num_rows, device=device))
 
 
+def prompt_seeds(num_prompts: int, seed: int | None) -> range:
+    """What takes the place of examples' own seeds for prompts that come without: their numbers.
+
+    Without a `seed`, from a number of torch's global generator on.
+    """
+    base = int(torch.randint(2**62, ())) if seed is None else 0
+    return range(base, base + num_prompts)
+
+
 def _as_int64(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.decoding.streams import Stream, uniform
@@ -14,23 +14,26 @@ from xlm.decoding.trace import recording
 from xlm.errors import ConfigError
 from xlm.modules.length_model import LengthModel
 
-TextLength = Literal["learnt", "modelled", "given", "mdlm_lm1b"]
+TextLength = Literal["learnt", "modelled", "given", "lm1b_protocol"]
 """
 - "learnt": the block behind a text is filled with EOS, which is learnt and paid for as any token, but not counted.
 - "modelled": the network sees the text alone; log p(N) comes from a `LengthModel`, from which the sampler draws, too.
 - "given": the network sees the text alone, and nothing pays for its length: no likelihood of the text.
-- "mdlm_lm1b": the protocol behind the published numbers of MDLM on LM1B (arXiv 2406.07524, table 1). Padding is noised
-  and seen by the network, but costs nothing: no likelihood of the text either.
+- "lm1b_protocol": the protocol behind the published numbers of MDLM on LM1B (arXiv 2406.07524, table 1). BOS is noised
+  and counted like any token. Padding is noised and seen by the network, but costs nothing: no likelihood of the text.
 """
 
 # Where the network sees the whole block, whatever the length of the text in it.
-FILLED: tuple[TextLength, ...] = ("learnt", "mdlm_lm1b")
-# What a likelihood is called, and what is added to whose it is.
+FILLED: tuple[TextLength, ...] = ("learnt", "lm1b_protocol")
+# Name of the likelihood, and what to add to its description.
 _NAMES: dict[TextLength, tuple[str, str]] = {
     "learnt": ("nll", ""),
     "modelled": ("nll", ", the length drawn from the length model first"),
     "given": ("nll_given_length", ", given the length of each text, which is no likelihood of the text"),
-    "mdlm_lm1b": ("nll_mdlm_lm1b", ", by MDLM's protocol for LM1B: padding is seen for free, so no likelihood"),
+    "lm1b_protocol": (
+        "nll_lm1b_protocol",
+        ", by MDLM's protocol for LM1B: the network sees the padding at no cost, so this is no likelihood of the text",
+    ),
 }
 
 
@@ -43,11 +46,21 @@ def checked(text_length: str) -> TextLength:
     return text_length  # type: ignore[return-value]
 
 
-def of_collator(text_length: str, loss_on_padding: bool | None) -> TextLength:
-    """A collator's `text_length`; its older option, where it is set, means "learnt" (true) or "given" (false)."""
-    if loss_on_padding is not None:
-        return "learnt" if loss_on_padding else "given"
-    return checked(text_length)
+def of_collator(text_length: str | None, loss_on_padding: bool | None) -> TextLength:
+    """A collator's `text_length`, "learnt" by default; its older option means "learnt" (true) or "given" (false).
+
+    ConfigError where both are set and disagree: the predictor would read one and the collator the other.
+    """
+    if loss_on_padding is None:
+        return checked("learnt" if text_length is None else text_length)
+    older: TextLength = "learnt" if loss_on_padding else "given"
+    if text_length is not None and checked(text_length) != older:
+        raise ConfigError(
+            f"loss_on_padding={str(loss_on_padding).lower()} is the older name of text_length={older}, and text_length "
+            f"is {text_length}: set text_length={older}, which collators, loss and predictor read.",
+            key="loss_on_padding",
+        )
+    return older
 
 
 def of_batch(batch: Mapping[str, Any]) -> TextLength:
@@ -56,8 +69,22 @@ def of_batch(batch: Mapping[str, Any]) -> TextLength:
     return found
 
 
+def counted(
+    maskable: Bool[Tensor, "batch length"], num_tokens: Integer[Tensor, " batch"]
+) -> Bool[Tensor, "batch length"]:
+    """The real tokens among the maskable ones: the first `num_tokens` of each row, without what fills its block."""
+    return maskable & (maskable.cumsum(dim=1) <= num_tokens[:, None])
+
+
+def free(batch: Mapping[str, Any]) -> Bool[Tensor, "batch length"] | None:
+    """Maskable positions of a batch that cost nothing: padding, with "lm1b_protocol"; None for none."""
+    if of_batch(batch) != "lm1b_protocol":
+        return None
+    return batch["maskable"] & ~counted(batch["maskable"], batch["num_tokens"])
+
+
 def pays_for_length(batch: Mapping[str, Any]) -> bool:
-    """Whether the likelihood of a batch's texts is one of their lengths, too."""
+    """Whether the likelihood of a batch's texts includes that of their lengths."""
     return of_batch(batch) in ("learnt", "modelled")
 
 
@@ -73,7 +100,7 @@ def length_model_of(network: Any) -> LengthModel:
     if not isinstance(found, LengthModel):
         raise ConfigError(
             f"text_length=modelled needs a network with a length model, and {type(network).__name__} has none: "
-            "set model.num_text_lengths to block_size - 1.",
+            "set model.num_text_lengths to block_size.",
             key="model.num_text_lengths",
         )
     return found
@@ -85,10 +112,10 @@ def length_nll(network: Any, batch: Mapping[str, Any], learn: bool = False) -> F
         return None
     model, lengths = length_model_of(network), batch["maskable"].sum(dim=1)
     # Elsewhere reading the lengths would make every step wait.
-    if lengths.device.type == "cpu" and int(lengths.max()) > len(model.counts):
+    if lengths.device.type == "cpu" and bool((lengths > len(model.counts)).any()):
         raise ConfigError(
             f"A text has {int(lengths.max())} tokens with its end, and the length model knows lengths up to "
-            f"{len(model.counts)}: set model.num_text_lengths to block_size - 1.",
+            f"{len(model.counts)}: set model.num_text_lengths to block_size.",
             key="model.num_text_lengths",
         )
     if learn:

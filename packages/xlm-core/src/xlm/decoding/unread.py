@@ -18,7 +18,7 @@ _is_silent: ContextVar[bool] = ContextVar("unread_options_are_not_said", default
 
 
 def say_unread(predictor: type, given: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, str]:
-    """Say once of each option without effect that it has none; one that is as by default is not worth a word.
+    """Say once of each option without effect that it has none; options at their default are not mentioned.
 
     A predictor's constructor keeps the result as `self.unread`: `xlm sweep_sampler` refuses to vary what is in it.
 
@@ -42,7 +42,7 @@ def say_unread(predictor: type, given: Mapping[str, Any], reasons: Mapping[str, 
 
 @contextmanager
 def unsaid() -> Iterator[None]:
-    """Predictors that are made inside say nothing; for who asks them first."""
+    """Silences these messages for predictors made inside the block."""
     token = _is_silent.set(True)
     try:
         yield

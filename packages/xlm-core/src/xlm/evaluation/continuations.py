@@ -64,8 +64,8 @@ def score_spans(
 ) -> Scored:  # fmt: skip
     """A part of each text of a batch of the role `lm`, given what is before it; nothing after it is seen.
 
-    With a bound, the rest of the block stays masked: the part is filled in any order as if the text went on, whatever
-    its length.
+    With a bound, the rest of the block stays masked: the part is filled in any order, and nothing shows where the text
+    ends.
 
     Args:
         loss: exact, with targets in the order of the text, each given the ones before; or bounded, with `maskable` in

@@ -1,4 +1,4 @@
-"""The optional section of a job in the configuration: misspelt options are refused, numbers that can't be met said."""
+"""The optional section of a job: misspelt options are refused, and numbers larger than what exists are reported."""
 
 from __future__ import annotations
 

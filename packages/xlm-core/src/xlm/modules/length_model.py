@@ -19,7 +19,7 @@ class LengthModel(nn.Module):
     holds what the first one saw, a fair sample.
 
     Args:
-        num_lengths: the longest length; for rows behind BOS that is the block without BOS.
+        num_lengths: the longest length, which is that of a block: BOS may have been cut off.
     """
 
     counts: Tensor

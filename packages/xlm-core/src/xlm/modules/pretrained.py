@@ -187,6 +187,7 @@ class PretrainedNetwork(nn.Module, Model):
             "check_vocabulary": False,
             "overrides": None,
             "architecture": {name: value for name, value in architecture.items() if name != "_name_or_path"},
+            "num_text_lengths": None if self.length_model is None else len(self.length_model.counts),
         }
 
     def for_transformers(self) -> Any:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Kind = tuple[tuple[str, str], ...]
 NLL, GIVEN_LENGTH = "nll", "nll_given_length"
 _PER_TOKEN = "_per_token"
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,([\w.]+))?\}")
 _MAX_REFERENCES, _MAX_KINDS = 10, 6
 # What a loss is attached to, and how it is computed, change nothing about what it is.
 _NOT_ITS_KIND = ("model", "tokenizer", "noise_schedule", "chunk_elements")
@@ -44,9 +44,8 @@ def text_length(config: Mapping[str, Any], place: str) -> str | None:
     if not isinstance(collator, Mapping):
         return None
     said, on_padding = (_resolved(config, collator.get(key)) for key in ("text_length", "loss_on_padding"))
-    if isinstance(said, str):
-        return said
-    return {"True": "learnt", "False": "given"}.get(str(on_padding))
+    older = {"True": "learnt", "False": "given"}.get(str(on_padding))
+    return older or (said if isinstance(said, str) else None)
 
 
 def is_loss(name: str) -> bool:
@@ -120,5 +119,7 @@ def _resolved(config: Mapping[str, Any], value: Any) -> Any:
         found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
         if found is None:
             break
-        value = _at(config, found[1])
+        referred = _at(config, found[1])
+        # What `${oc.select:key,default}` gives where the key is missing.
+        value = found[2] if referred is None else referred
     return value
