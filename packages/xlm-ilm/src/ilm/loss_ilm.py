@@ -1,4 +1,4 @@
-"""The insertion loss: mean_b( CE_b + w · CE₂ ), from lists of what is missing."""
+"""The insertion loss: mean_b( CE_b + w · CE₂ ) or the bound per token, from lists of what is missing."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ from xlm.harness import Harness, LossFunction
 from xlm.sampling import widest_float
 
 LENGTH_LOSSES = ("binary_ce", "ce")
+WEIGHTINGS = ("none", "elbo")
 
 
 class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
     """Cross-entropy of the next insertion, and of what CLS says about how much is missing (arXiv 2505.05755).
 
-    The loss is no bound on −log p(x): it averages one step over all degrees of corruption. `nll_bound` is one.
+    `nll_bound` is a bound on −log p(x); the loss is part of one with `weighting="elbo"` only. A sequence of N tokens is
+    written in N + 1 steps, and the loss sees one of them. So with rows of equal weight, as published, short sequences
+    count too much, and CLS learns to end texts too early.
 
     Args:
         model, tokenizer: filled by the harness.
+        weighting: "none" for the mean over rows. "elbo" weights a row by its N + 1 steps and divides by their sum: the
+            bound per token, but for log N!, which nothing can change.
         stopping_class_weight: w, the weight of the head on CLS.
         length_loss: "binary_ce" for complete or not, "ce" for the number of missing tokens; the model's head must
             have 2 classes for the first.
@@ -45,7 +50,10 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
         stopping_class_weight: float = 1.0,
         length_loss: Literal["binary_ce", "ce"] = "binary_ce",
         chunk_elements: int = CHUNK_ELEMENTS,
+        weighting: Literal["none", "elbo"] = "none",
     ) -> None:
+        if weighting not in WEIGHTINGS:
+            raise ConfigError(f"Unknown loss.weighting '{weighting}'. Choices: {', '.join(WEIGHTINGS)}.")
         if length_loss not in LENGTH_LOSSES:
             raise ConfigError(f"Unknown loss.length_loss '{length_loss}'. Choices: {', '.join(LENGTH_LOSSES)}.")
         self.model = model
@@ -53,6 +61,7 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
         self.stopping_class_weight = stopping_class_weight
         self.length_loss = length_loss
         self.chunk_elements = chunk_elements
+        self.weighting = weighting
 
     def configure(self, pl_module: Harness) -> None:
         """Check that the head on CLS has the classes that `length_loss` needs."""
@@ -70,7 +79,7 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
         dataloader_idx: int | None = None,
         dataloader_name: str | None = None,
     ) -> ILMLossDict:
-        """`loss` (nats per row), its two parts per row, and a bound on −log p of every row."""
+        """`loss` (nats per row, or per step with "elbo"), its two parts per row, and a bound on −log p of every row."""
         hidden = self.model.hidden(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
         head = self.model.final_layer
         open_gaps = batch["attention_mask"] & ~batch["constraint"]
@@ -88,9 +97,12 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
         length_logits = self.model.length_logits(hidden, batch["cls_position"])
         length_logits = length_logits.to(torch.promote_types(length_logits.dtype, torch.float32))
         length_loss = F.cross_entropy(length_logits, n.clamp(max=length_logits.shape[-1] - 1), reduction="none")
+        per_row = token_ce + self.stopping_class_weight * length_loss
+        steps = batch["num_tokens"]
+        by_steps = self.weighting == "elbo"
         return {
-            "loss": (token_ce + self.stopping_class_weight * length_loss).mean(),
-            "num_loss_terms": len(n),
+            "loss": (steps * per_row).sum() / steps.sum() if by_steps else per_row.mean(),
+            "num_loss_terms": steps.sum() if by_steps else len(n),
             "token_ce": token_ce.detach(),
             "length_loss": length_loss.detach(),
             "nll_bound": bound_from(token_ce.detach(), length_logits.detach(), n, batch["num_tokens"]),

@@ -60,9 +60,10 @@ class ILMPredictionBatch(ILMRows):
 class ILMLossDict(TypedDict):
     """What the loss returns; per-row values are detached."""
 
-    # Mean over the rows of insertion_ce + stopping_class_weight · length_loss. Not a likelihood, nor a bound on one.
+    # Mean of insertion_ce + stopping_class_weight · length_loss over the rows, or over the steps in which they are
+    # written. Not a likelihood; the bound on one is `nll_bound`.
     loss: Float[Tensor, ""]
-    num_loss_terms: int
+    num_loss_terms: int | Tensor
     # Cross-entropy of the next insertion, 0 where nothing is missing.
     token_ce: Float[Tensor, " batch"]
     # Cross-entropy of the head on CLS.
