@@ -69,9 +69,10 @@ def nelbo_draws(
 def _by_count(
     times: Tensor, maskable: Tensor, hidden: Tensor | None, even: Tensor, point: int, num_points: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k earliest of each row's n tokens, the time of the last of all that is then masked as the rate, and n/k.
+    """The k earliest of each row's n tokens, as the rate the latest time of all that is then masked, and n/k.
 
-    Where the sets of a row are few, the one of this number, with its weight in the NELBO times the number of points.
+    Where a row has few sets of masks, the set with the number of this point, with its weight in the NELBO times the
+    number of points.
     """
     n = maskable.sum(dim=1)
     k = (even * n).long() + 1
@@ -80,7 +81,8 @@ def _by_count(
     num_sets = 2 ** n.clamp(max=62) - 1  # without overflow
     few = num_sets <= num_points
     if bool(few.any()):
-        in_set = (((point + 1) >> _places(maskable).clamp(0, 62)) & 1).bool()
+        place = maskable.long().cumsum(dim=1) - 1  # among the row's maskable tokens
+        in_set = (((point + 1) >> place.clamp(0, 62)) & 1).bool()
         of_set = maskable & in_set & (point < num_sets)[:, None]
         size = of_set.sum(dim=1)
         share = num_points * _weight_of_a_set(size.to(times.dtype), n.to(times.dtype))
@@ -94,11 +96,6 @@ def _by_count(
     return masked, ordered.gather(1, last[:, None]).squeeze(1).clamp(max=1.0), weight
 
 
-def _places(maskable: Tensor) -> Tensor:
-    """Number of each maskable position among those of its row, from 0."""
-    return maskable.long().cumsum(dim=1) - 1
-
-
 def _weight_of_a_set(size: Tensor, n: Tensor) -> Tensor:
     """B(k, n − k + 1) = (k − 1)! (n − k)! / n!, what the NELBO weights a set of k masks with; 0 for no mask."""
     log_weight = torch.lgamma(size) + torch.lgamma(n - size + 1) - torch.lgamma(n + 1)
@@ -108,7 +105,7 @@ def _weight_of_a_set(size: Tensor, n: Tensor) -> Tensor:
 def _summed_nll(
     masked_nll: MaskedNLL, ids: Tensor, masked: Tensor, rate: Tensor, mask_token_id: int, unpaid: Tensor | None
 ) -> Tensor:
-    """Σ −log p over the masked tokens of each row that aren't unpaid, (B,)."""
+    """Σ −log p over the masked tokens of each row that are paid for, (B,)."""
     paid = masked if unpaid is None else masked & ~unpaid
     index = paid.reshape(-1).nonzero().squeeze(-1)
     targets = ids.reshape(-1)[index]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -47,7 +47,7 @@ def score_whole(loss: object, batch: Any, tokenizer: Tokenizer, num_samples: int
 
     ConfigError where the network is told the length and nothing pays for it, so that lengths cannot be compared.
     """
-    if isinstance(batch, Mapping) and not pays_for_length(batch):
+    if not pays_for_length(batch):
         raise ConfigError(
             f"This model was trained with text_length={of_batch(batch)}: it is told how long each text is, so that "
             "texts of different lengths cannot be compared. Train with text_length=learnt or modelled.",
