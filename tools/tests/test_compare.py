@@ -26,8 +26,8 @@ def test_rows_of_two_families_and_then_only_tested_again(tmp_path: Path, capfd: 
     assert results["metrics"]["test/prediction/network_calls"] > 0
     assert compare.main([*families, *small]) == 0
     again = json.loads((tmp_path / "star_easy_arlm" / "results.json").read_text())
-    assert again["training"]["cpu_seconds"] >= results["training"]["cpu_seconds"] > 0, "what was spent stays"
-    assert again["training"]["tokens_per_second"] == results["training"]["tokens_per_second"]
+    assert results["training"]["cpu_seconds"] > 0
+    assert again["training"] == results["training"], "what was spent stays"
 
 
 def test_equal_cpu_time_gives_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

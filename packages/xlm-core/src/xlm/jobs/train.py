@@ -22,7 +22,7 @@ from xlm.training.guard import FiniteLossGuard
 from xlm.training.loggers import LogRewind
 from xlm.training.optim import num_parameters
 from xlm.training.progress import ProgressDisplay
-from xlm.training.results import print_results, write_results
+from xlm.training.results import print_results, results_of, write_results
 from xlm.training.resume import config_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState
 from xlm.training.signals import GracefulSignals
@@ -48,7 +48,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         cost, estimates = TrainingCost(train_log), Estimates()
         trainer = session.trainer([cost, estimates, *callbacks(cfg, signals, train_log)], build_loggers(cfg))
         describe_run(session, harness, trainer)
-        if resume is not None and 0 < trainer.max_steps <= resume[1]["global_step"]:
+        complete = resume is not None and 0 < trainer.max_steps <= resume[1]["global_step"]
+        if resume is not None and complete:
             session.console.print(
                 f"This run is complete at step {resume[1]['global_step']}; it is only tested again. "
                 "A larger trainer.max_steps goes on with it, another job_name starts a new one.",
@@ -60,6 +61,9 @@ def run(cfg: DictConfig) -> dict[str, float]:
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
     record["parameters"] = num_parameters(harness)
     record["training"] = cost.as_dict(trainer.strategy.root_device)
+    if complete:
+        # Nothing was trained: what the first end of the run wrote is the cost, its last checkpoint saved included.
+        record["training"] = results_of(session.run_dir).get("training", record["training"])
     return finish(session, harness, trainer, record, estimates)
 
 
