@@ -14,6 +14,7 @@ from xlm.errors import CheckpointError, ConfigError
 from xlm.evaluation.estimates import Estimates
 from xlm.harness import Harness
 from xlm.jobs.session import Session, build_callbacks, build_loggers, shown, start
+from xlm.reports.files import read_mapping
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
 from xlm.training.cost import TrainingCost
 from xlm.training.curves import draw_curves
@@ -22,7 +23,7 @@ from xlm.training.guard import FiniteLossGuard
 from xlm.training.loggers import LogRewind
 from xlm.training.optim import num_parameters
 from xlm.training.progress import ProgressDisplay
-from xlm.training.results import print_results, results_of, write_results
+from xlm.training.results import print_results, write_results
 from xlm.training.resume import config_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState
 from xlm.training.signals import GracefulSignals
@@ -48,10 +49,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
         cost, estimates = TrainingCost(train_log), Estimates()
         trainer = session.trainer([cost, estimates, *callbacks(cfg, signals, train_log)], build_loggers(cfg))
         describe_run(session, harness, trainer)
-        complete = resume is not None and 0 < trainer.max_steps <= resume[1]["global_step"]
-        if resume is not None and complete:
+        step_before = 0 if resume is None else resume[1]["global_step"]
+        if 0 < trainer.max_steps <= step_before:
             session.console.print(
-                f"This run is complete at step {resume[1]['global_step']}; it is only tested again. "
+                f"This run is complete at step {step_before}; it is only tested again. "
                 "A larger trainer.max_steps goes on with it, another job_name starts a new one.",
                 soft_wrap=True,
             )
@@ -61,9 +62,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
     record["parameters"] = num_parameters(harness)
     record["training"] = cost.as_dict(trainer.strategy.root_device)
-    if complete:
-        # Nothing was trained: what the first end of the run wrote is the cost, its last checkpoint saved included.
-        record["training"] = results_of(session.run_dir).get("training", record["training"])
+    earlier = read_mapping(session.run_dir / "results.json", [])
+    if earlier.get("step") == trainer.global_step == step_before and "training" in earlier:
+        # Nothing was trained: the cost is what the first end wrote, which counts the time behind the last checkpoint.
+        record["training"] = earlier["training"]
     return finish(session, harness, trainer, record, estimates)
 
 

@@ -44,12 +44,3 @@ def print_results(
 def write_results(path: Path, record: Mapping[str, Any]) -> Path:
     """Write a record as JSON, replacing the file in one step."""
     return replace_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def results_of(run_dir: Path) -> dict[str, Any]:
-    """What the last end of a run wrote into its `results.json`; empty where there is none that can be read."""
-    try:
-        found = json.loads((run_dir / "results.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
