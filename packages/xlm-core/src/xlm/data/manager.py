@@ -11,12 +11,13 @@ from typing import Any, cast
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from xlm.data.cache import CacheEntry, DataCache
+from xlm.data.checks import checked_ids, vocabulary_size
 from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import code_version
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, make_loader
 from xlm.data.locator import FileSource, FirstRows, SavedSource, Source, locate
 from xlm.data.packing import process_groups
-from xlm.data.parallel import map_rows
+from xlm.data.parallel import RowError, map_rows
 from xlm.data.rows import ListRows, Rows
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
@@ -52,7 +53,21 @@ class Step:
 def _apply(
     function: Callable[..., Any], tokenizer: Any, kwargs: dict[str, Any], example: dict[str, Any]
 ) -> dict[str, Any]:
-    return {**example, **function(example, tokenizer=tokenizer, **kwargs)}
+    # A generator may give bare lists of ids, which `ids_to_example_fn` makes examples of.
+    own = example if isinstance(example, Mapping) else {}
+    return {**own, **function(example, tokenizer=tokenizer, **kwargs)}
+
+
+def _checked(function: Callable[[Any], Any] | None, vocabulary: int | None, example: Any) -> dict[str, Any]:
+    return checked_ids(example if function is None else function(example), vocabulary)
+
+
+def _named(rows: Iterator[dict[str, Any]], source: Source) -> Iterator[dict[str, Any]]:
+    """The rows; what is wrong with one is said with the place where it stands."""
+    try:
+        yield from rows
+    except RowError as error:
+        raise DataError(f"{source.where(error.row)}: {error}") from error
 
 
 class DatasetManager:
@@ -145,9 +160,10 @@ class DatasetManager:
         }
 
     def _build(self, source: Source, tokenizer: Any, num_workers: int | None) -> Iterator[dict[str, Any]]:
-        rows = source.rows(tokenizer)
-        if self.preprocess is not None:
-            rows = map_rows(self.preprocess.bind(tokenizer), rows, num_workers)
+        preprocess = None if self.preprocess is None else self.preprocess.bind(tokenizer)
+        function = partial(_checked, preprocess, vocabulary_size(tokenizer))
+        rows = map_rows(function, source.rows(tokenizer), num_workers if preprocess else None)
+        rows = _named(rows, source)
         if self.group is not None:
             if self.on_the_fly is not None:
                 rows = map(self.on_the_fly.bind(tokenizer), rows)

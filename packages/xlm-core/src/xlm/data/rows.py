@@ -153,7 +153,10 @@ def write_rows(folder: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
     files: list[Path] = []
     chunks = _chunks(rows)
     while tables := list(islice(chunks, _ROWS_PER_FILE // _ROWS_PER_CHUNK)):
-        table = pa.concat_tables(tables, promote_options="permissive")
+        try:
+            table = pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(f"A column has values of different kinds in different examples: {error}") from error
         path = folder / f"rows-{len(files):05d}.arrow"
         _write_table(path, _narrowed(table))
         files.append(path)
@@ -163,12 +166,33 @@ def write_rows(folder: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
 def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
     iterator = iter(rows)
     columns: list[str] | None = None
+    done = 0
     while chunk := list(islice(iterator, _ROWS_PER_CHUNK)):
         columns = list(chunk[0]) if columns is None else columns
         for row in chunk:
             if row.keys() != set(columns):
                 raise _differing(list(row), columns)
-        yield pa.table({name: [row[name] for row in chunk] for name in columns})
+        yield pa.table({name: _array([row[name] for row in chunk], name, done) for name in columns})
+        done += len(chunk)
+
+
+def _array(values: list[Any], column: str, before: int) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        first = next(n for n in range(1, len(values) + 1) if not _has_array(values[:n]))
+        raise DataError(
+            f"Column {column!r} of prepared example {before + first} cannot be kept: {error}\n"
+            "All values of a column are of one kind; columns_to_keep leaves out a column that nobody needs."
+        ) from error
+
+
+def _has_array(values: list[Any]) -> bool:
+    try:
+        pa.array(values)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _differing(found: list[str], first: list[str]) -> DataError:
