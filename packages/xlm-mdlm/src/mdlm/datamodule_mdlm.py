@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mdlm.types_mdlm import MDLMBatch
-from xlm.data.collate import Truncate
+from xlm.data.collate import Limit, Truncate, limits, room
 from xlm.data.show import print_batch
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
 from xlm.decoding.collate import (
@@ -82,6 +82,9 @@ class MDLMCollator(Collator):
     pad_to: PadTo = "longest"
     loss_on_padding: bool | None = None
 
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(text=room(self.block_size, 2), truncate=self.truncate)
+
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> MDLMBatch:
         rows = answer_rows(
             examples,
@@ -127,6 +130,14 @@ class MDLMSeq2SeqCollator(Seq2SeqCollator):
     answer_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
     loss_on_padding: bool | None = None
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(
+            text=room(self.block_size, 2),
+            prompt=self.input_block_size,
+            truncate=self.answer_truncate,
+            prompt_truncate=self.prompt_truncate,
+        )
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> MDLMBatch:
         rows = answer_rows(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mlm.types_mlm import MLMBatch
-from xlm.data.collate import Truncate
+from xlm.data.collate import Limit, Truncate, limits, room
 from xlm.data.show import print_batch
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
 from xlm.decoding.collate import (
@@ -64,6 +64,9 @@ class MLMCollator(Collator):
     pad_to: PadTo = "longest"
     loss_on_padding: bool | None = None
 
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(text=room(self.block_size, 2), truncate=self.truncate)
+
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> MLMBatch:
         rows = answer_rows(
             examples,
@@ -108,6 +111,14 @@ class MLMSeq2SeqCollator(Seq2SeqCollator):
     answer_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
     loss_on_padding: bool | None = None
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(
+            text=room(self.block_size, 2),
+            prompt=self.input_block_size,
+            truncate=self.answer_truncate,
+            prompt_truncate=self.prompt_truncate,
+        )
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> MLMBatch:
         rows = answer_rows(

@@ -29,12 +29,16 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Prepared data: its rows, its folder, whether this call built it, and how long the call took."""
+    """Prepared data: its rows, its folder, whether this call built it, and how long the call took.
+
+    `content` is a hash of what the rows hold, whichever version of Arrow wrote them.
+    """
 
     rows: ArrowRows
     path: Path
     built: bool
     seconds: float
+    content: str
 
 
 class DataCache:
@@ -71,7 +75,8 @@ class DataCache:
                     self._build(path, key, build)
                     rows = read_checked(path)
                     built = True
-        return CacheEntry(rows, path, built, time.perf_counter() - start)
+        content = str(json.loads((path / _MANIFEST).read_text())["content"])
+        return CacheEntry(rows, path, built, time.perf_counter() - start, content)
 
     def _read(self, path: Path, key: Mapping[str, Any]) -> ArrowRows | None:
         if not path.exists():
@@ -110,7 +115,7 @@ def read_checked(path: Path) -> ArrowRows:
         manifest = json.loads((path / _MANIFEST).read_text())
         files = [path / file["name"] for file in manifest["files"]]
         expected = [(file["bytes"], file["digest"]) for file in manifest["files"]]
-        num_rows = manifest["num_rows"]
+        num_rows, _ = manifest["num_rows"], manifest["content"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheCorruptError(path, f"its manifest is missing or damaged ({type(error).__name__})") from error
     for file, (size, digest) in zip(files, expected, strict=True):
@@ -127,10 +132,12 @@ def read_checked(path: Path) -> ArrowRows:
 
 
 def _write_manifest(folder: Path, files: list[Path], key: Mapping[str, Any]) -> None:
+    rows = ArrowRows(files)
     manifest = {
         "format": FORMAT_VERSION,
         "key": dict(key),
-        "num_rows": len(ArrowRows(files)),
+        "num_rows": len(rows),
+        "content": rows.digest(),
         "files": [{"name": file.name, "bytes": file.stat().st_size, "digest": file_digest(file)} for file in files],
     }
     for file in files:
