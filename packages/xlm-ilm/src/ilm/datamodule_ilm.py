@@ -14,6 +14,7 @@ from ilm.corruption_ilm import Corrupted, corrupt
 from ilm.types_ilm import CLS_TYPE, PROMPT_TYPE, REST_TYPE, ILMBatch, ILMPredictionBatch, ILMRows
 from xlm.data.collate import Limit, Padded, Truncate, limits, pad_ids, room, truncate_ids
 from xlm.data.show import print_batch
+from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import (
     BaseCollatorInput,
     Collator,
@@ -253,6 +254,9 @@ class ILMInfillCollator(Seq2SeqCollatorPrediction):
     input_block_size: int | None = None
     noise_schedule: Any = None
     truncate: Literal["right", "error"] = "error"
+
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
 
     def token_limits(self) -> dict[str, Limit]:
         return limits(prompt=room(self.block_size, 2), prompt_truncate=self.truncate, setting="block_size")

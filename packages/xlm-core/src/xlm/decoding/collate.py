@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.data.collate import Limit, Truncate, limits, pad_ids, pad_prompt_and_answer, room, truncate_ids
+from xlm.data.tokenizers import check_mask_token
 from xlm.decoding.masking import IGNORE, mask_tokens
 from xlm.decoding.text_length import FILLED, TextLength, counted
 from xlm.errors import ConfigError, DataError
@@ -224,6 +225,9 @@ class MasksAfterPrompt:
     prompt_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
 
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
+
     def token_limits(self) -> dict[str, Limit]:
         return limits(prompt=self.input_block_size, prompt_truncate=self.prompt_truncate)
 
@@ -265,6 +269,9 @@ class MasksInPlace:
     truncate: Truncate = "error"
     pad_to: PadTo = "longest"
     text_length: TextLength = "given"
+
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
 
     def token_limits(self) -> dict[str, Limit]:
         return limits(prompt=room(self.block_size, 2), prompt_truncate=self.truncate, setting="block_size")
