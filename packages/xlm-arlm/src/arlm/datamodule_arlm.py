@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from arlm.types_arlm import ARLMBatch, ARLMPredictionBatch
-from xlm.data.collate import Padded, Truncate, pad_ids, pad_prompt_and_answer
+from xlm.data.collate import Limit, Padded, Truncate, limits, pad_ids, pad_prompt_and_answer, room
 from xlm.data.show import print_batch
 from xlm.datamodule import (
     BaseCollatorInput,
@@ -67,6 +67,9 @@ class ARLMCollator(Collator):
     truncate: Truncate = "right"
     pad_to: PadTo = "longest"
 
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(text=room(self.block_size, 2), truncate=self.truncate)
+
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> ARLMBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         rows = [[bos, *example["input_ids"], eos] for example in examples]
@@ -105,6 +108,14 @@ class ARLMSeq2SeqCollator(Seq2SeqCollator):
     answer_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
 
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(
+            text=room(self.block_size, 2),
+            prompt=self.input_block_size,
+            truncate=self.answer_truncate,
+            prompt_truncate=self.prompt_truncate,
+        )
+
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> ARLMBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         prompts = [list(example["prompt_ids"]) for example in examples]
@@ -141,6 +152,9 @@ class ARLMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
     noise_schedule: Any = None
     prompt_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(prompt=self.input_block_size, prompt_truncate=self.prompt_truncate)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> ARLMPredictionBatch:
         pad, bos, eos = (getattr(self.tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos"))

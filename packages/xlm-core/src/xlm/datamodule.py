@@ -113,6 +113,9 @@ class TextDataModule(LightningDataModule):
         self.tokenizer = tokenizer
         self.noise_schedule = noise_schedule
         self.dataset_managers = {split: dict((dataset_managers.get(split) or {}).items()) for split in SPLITS}
+        for split, managers in self.dataset_managers.items():
+            for name, manager in managers.items():
+                manager.label = f"{split}.{name}"  # for messages
         self.print_batch_fn = print_batch_fn
         self.cache_dir = Path(cache_dir)
         self.seed = seed
@@ -123,6 +126,11 @@ class TextDataModule(LightningDataModule):
     def dataloader_names(self) -> dict[str, dict[int, str]]:
         """For each split, the name behind each of Lightning's dataloader indices."""
         return {split: dict(enumerate(managers)) for split, managers in self.dataset_managers.items()}
+
+    def contents(self, split: str) -> dict[str, dict[str, Any]]:
+        """Of each prepared data set of a split that is not generated, by name: source, number of examples, a hash."""
+        managers = self.dataset_managers[split].items()
+        return {name: dict(content) for name, manager in managers if (content := manager.content) is not None}
 
     def role(self, split: str, name: str) -> str:
         """`loss` or `prediction`: what the data set's config says, else what its name says."""

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from xlm.data.progress import settle_progress
+from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.evaluation.cost import GenerationCost
 from xlm.evaluation.post_hoc import PostHocPasses
@@ -338,6 +339,8 @@ class Harness(TermWeightedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["xlm_config"] = OmegaConf.to_yaml(self.config, resolve=False)
+        if isinstance(self.datamodule, TextDataModule):
+            checkpoint["xlm_data"] = self.datamodule.contents("train")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainer = self.trainer

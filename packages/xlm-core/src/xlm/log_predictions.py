@@ -19,6 +19,7 @@ from xlm import flags
 from xlm.decoding.writing import Writing, snapshots
 from xlm.errors import ConfigError
 from xlm.utils.rank_zero import get_rank, warn_once
+from xlm.utils.text_files import read_lines
 
 Row = Mapping[str, Any]
 WRITERS = ("file", "console")
@@ -158,8 +159,8 @@ def _join_ranks(path: Path, max_rows: int | None) -> None:
     others = sorted(found, key=lambda other: int(other.stem.rpartition("rank")[2]))
     if not others:
         return
-    lines = [line for part in (path, *others) for line in part.read_text(encoding="utf-8").splitlines(True)]
-    _part(path).write_text("".join(lines[:max_rows]), encoding="utf-8")
+    lines = [line.text for part in (path, *others) for line in read_lines(part)]
+    _part(path).write_text("".join(f"{line}\n" for line in lines[:max_rows]), encoding="utf-8")
     os.replace(_part(path), path)
     for other in others:
         other.unlink()

@@ -142,7 +142,10 @@ class Seq2SeqCollatorInput(BaseCollatorInput):
 
 
 class Collator(Protocol):
-    """Turns a list of examples into a dict of tensors; must pickle, since workers carry it."""
+    """Turns a list of examples into a dict of tensors; must pickle, since workers carry it.
+
+    One that has `token_limits()` (see `xlm.data.collate.limits`) says what it takes whole, for `too_long`.
+    """
 
     def __call__(self, examples: Sequence[Any]) -> Any: ...
 

@@ -112,8 +112,8 @@ def test_damage_is_named_and_built_again(tmp_path: Path, damage: Any, caplog: py
 
 
 def test_large_files_are_checked_in_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlm.data.cache._WHOLE_DIGEST_BYTES", 1000)
-    monkeypatch.setattr("xlm.data.cache._SAMPLE_BYTES", 64)
+    monkeypatch.setattr("xlm.data.hashing._WHOLE_DIGEST_BYTES", 1000)
+    monkeypatch.setattr("xlm.data.hashing._SAMPLE_BYTES", 64)
     cache = DataCache(tmp_path)
     path = cache.get_or_build("a", KEY, build).path
     assert len(read_checked(path)) == 500

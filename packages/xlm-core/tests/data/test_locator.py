@@ -55,8 +55,10 @@ def test_local_files_of_every_type(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     WRITERS[name](path)
     source = locate(str(path))
-    assert list(source.rows(None)) == ROWS
-    assert list(locate(str(path), num_examples=2).rows(None)) == ROWS[:2]
+    # Cells of a table are text.
+    rows = [{**row, "n": str(row["n"])} for row in ROWS] if name.endswith(("csv", "tsv")) else ROWS
+    assert list(source.rows(None)) == rows
+    assert list(locate(str(path), num_examples=2).rows(None)) == rows[:2]
 
 
 def test_text_files_give_a_row_a_line(tmp_path: Path) -> None:
@@ -179,9 +181,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         locate(str(tmp_path / "x.bin"))
     with pytest.raises(DataError, match="holds no list of objects"):
         list(locate(str(tmp_path / "bad.json")).rows(None))
-    for name in ("broken.jsonl", "broken.parquet"):
-        with pytest.raises(DataError, match=f"{name} cannot be read as"):
-            list(locate(str(tmp_path / name)).rows(None))
+    with pytest.raises(DataError, match=r"broken.jsonl, line 2 is not JSON: Expecting value \(character 6\)"):
+        list(locate(str(tmp_path / "broken.jsonl")).rows(None))
+    with pytest.raises(DataError, match=r"broken\.parquet cannot be read as parquet"):
+        list(locate(str(tmp_path / "broken.parquet")).rows(None))
     with pytest.raises(DataError, match="needs full_name"):
         locate(None)
     with pytest.raises(DataError, match=r"owner/dataset\[/config\]/split is needed"):

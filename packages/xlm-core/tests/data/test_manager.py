@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from omegaconf import OmegaConf
+from pyarrow import parquet
 
 from xlm.data.cache import DataCache
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader
@@ -17,6 +19,7 @@ from xlm.data.manager import (
     LocalDatasetManager,
     UnconditionalGenerationDatasetManager,
 )
+from xlm.data.parallel import map_rows
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import DataError
 
@@ -189,6 +192,101 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         examples(star(dataloader_kwargs={}), tmp_path)
     with pytest.raises(DataError, match="setup comes first"):
         star().get_dataloader("val", TOKENIZER)
+
+
+TEXT = "xlm.data.functional.text_to_input_ids"
+IDS = "xlm.data.functional.token_ids_to_input_ids"
+
+
+@pytest.mark.parametrize(
+    ("function", "row", "message"),
+    [
+        (TEXT, {"text": None}, "column 'text' holds null, not text"),
+        (TEXT, {"text": 3}, "column 'text' holds a number, not text"),
+        (TEXT, {"text": ["a"]}, "column 'text' holds a list, not text"),
+        (TEXT, {"txt": "a"}, "the column 'text' is missing; it has: txt. Did you mean 'txt'"),
+        (IDS, {"token_ids": [27]}, r"column 'input_ids' holds the id 27; the tokenizer's ids go from 0 to 26"),
+        (IDS, {"token_ids": [-1]}, "holds the id -1; the tokenizer's ids go from 0"),
+        (IDS, {"token_ids": [2**70]}, "holds the id 1180591620717411303424"),
+        (IDS, {"token_ids": [1.5]}, r"holds a number \(1.5\) among its ids, which must be whole numbers"),
+        (IDS, {"token_ids": [True]}, r"holds true or false \(True\) among its ids"),
+        (IDS, {"token_ids": [[1]]}, "holds a list among its ids"),
+        (IDS, {"token_ids": [None]}, "holds null among its ids"),
+        (IDS, {"token_ids": None}, "column 'token_ids' holds null, not a list of ids"),
+        (IDS, {"token_ids": "1 2"}, "column 'token_ids' holds a text, not a list of ids"),
+        (None, {"input_ids": [1], "prompt_ids": [99]}, "column 'prompt_ids' holds the id 99"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, function: str | None, row: dict[str, Any], message: str) -> None:
+    good = {"text": "1", "token_ids": [1], "input_ids": [1], "prompt_ids": [1]}
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n\n" for one in (good, row, good)))
+    manager = DatasetManager(full_name=str(path), preprocess_function=function, num_examples=3)
+    with pytest.raises(DataError, match=rf"a\.jsonl, line 3: .*{message}"):
+        manager.prepare(TOKENIZER, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("value", [b"1", None])
+def test_a_bad_cell_of_parquet_is_named(tmp_path: Path, value: bytes | None) -> None:
+    parquet.write_table(pa.table({"text": [None, value]} if value else {"text": ["1", None]}), tmp_path / "a.parquet")
+    manager = DatasetManager(full_name=str(tmp_path / "a.parquet"), preprocess_function=TEXT)
+    with pytest.raises(DataError, match=r"a\.parquet, row \d: column 'text' holds .*, not text"):
+        manager.prepare(TOKENIZER, tmp_path / "cache")
+
+
+def test_rows_that_are_no_objects(tmp_path: Path) -> None:
+    """Bare lists of ids are examples for the one function that says so."""
+    options: dict[str, Any] = {"dataset_constructor_str": "builtins.zip", "dataset_kwargs": {}}
+    for function, message in ((TEXT, "it is tuple, not an object"), (None, "it is tuple, not an object")):
+        manager = DatasetManager(**options, preprocess_function=function)
+        manager.source = lambda: _Lists()  # type: ignore[method-assign]
+        with pytest.raises(DataError, match=f"lists, example 1: {message}"):
+            manager.prepare(TOKENIZER, tmp_path)
+    manager = DatasetManager(**options, preprocess_function="xlm.data.functional.ids_to_example_fn")
+    manager.source = lambda: _Lists()  # type: ignore[method-assign]
+    entry = manager.prepare(TOKENIZER, tmp_path)
+    assert entry is not None
+    assert entry.rows.fetch([1]) == [{"input_ids": [3]}]
+
+
+class _Lists:
+    """A source of bare sequences."""
+
+    name = "lists"
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def rows(self, tokenizer: Any) -> Any:
+        return iter([(1, 2), (3,)])
+
+    def where(self, number: int) -> str:
+        return f"lists, example {number + 1}"
+
+
+def test_columns_of_several_kinds_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"n": 1}\n{"n": "a"}\n')
+    with pytest.raises(DataError, match="Column 'n' of prepared example 2 cannot be kept"):
+        DatasetManager(full_name=str(path)).prepare(TOKENIZER, tmp_path / "cache")
+    path.write_text('{"n": 1}\n' * 1000 + '{"n": "a"}\n')
+    with pytest.raises(DataError, match="values of different kinds in different examples"):
+        DatasetManager(full_name=str(path)).prepare(TOKENIZER, tmp_path / "cache")
+
+
+def test_an_error_of_ones_own_function_notes_the_row() -> None:
+    with pytest.raises(TypeError) as caught:
+        list(map_rows(len, [[], 3], None))  # type: ignore[arg-type, list-item]
+    assert caught.value.__notes__ == ["In row 2 of the data."]
+
+
+@pytest.mark.slow
+def test_several_processes_name_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "1"}\n' * 1500 + '{"text": null}\n')
+    manager = DatasetManager(full_name=str(path), preprocess_function=TEXT)
+    with pytest.raises(DataError, match="line 1501: column 'text' holds null"):
+        manager.prepare(TOKENIZER, tmp_path / "cache", num_workers=2)
 
 
 @pytest.mark.slow

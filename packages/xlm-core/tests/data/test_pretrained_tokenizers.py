@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 import xlm.datamodule
-from xlm.data.pretrained_tokenizers import BertTokenizerFast, GPT2TokenizerFast, check_vocab_size, load_auto_tokenizer
-from xlm.data.tokenizers import fingerprint
-from xlm.errors import DataError
+from xlm.data.pretrained_tokenizers import BertTokenizerFast, GPT2TokenizerFast, check_vocabulary, load_auto_tokenizer
+from xlm.data.tokenizers import check_mask_token, fingerprint
+from xlm.decoding.collate import MasksInPlace
+from xlm.errors import ConfigError, DataError
 from xlm.protocols import Tokenizer as TokenizerProtocol
 
 TEXT = ["In the beginning was the word, and the word was with many others.", "0123456789 abcdefghijklmnopqrstuvwxyz"]
@@ -90,9 +92,46 @@ def test_an_empty_vocabulary_is_an_error(tmp_path: Path) -> None:
     from transformers import GPT2TokenizerFast as Plain
 
     Plain().save_pretrained(tmp_path)
-    with pytest.raises(DataError, match=r"has only \d+ tokens"):
+    with pytest.raises(DataError, match=r"no tokens but special ones \(1\): transformers did not read its vocabulary"):
         load_auto_tokenizer(str(tmp_path))
-    check_vocab_size([0] * 200, "x")
+    for name, text in (("vocab.json", json.dumps({str(i): i for i in range(300)})), ("vocab.txt", "a\n" * 300)):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=r"only \d of the 300 tokens in its files"):
+            check_vocabulary(Plain(), str(tmp_path))
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (models.WordLevel({"A": 0, "C": 1, "G": 2, "T": 3, "[UNK]": 4}, unk_token="[UNK]"), "GATTACA"),
+        (models.BPE({letter: n for n, letter in enumerate("ACGT")}, []), "GATTACA"),
+        (models.WordPiece({"[UNK]": 0, "C": 1, "##C": 2, "##=": 3, "##O": 4}, unk_token="[UNK]"), "CC=O"),
+        (models.Unigram([("[UNK]", 0.0), ("M", -1.0), ("K", -1.0)], unk_id=0), "MKMK"),
+    ],
+    ids=["DNA", "DNA as BPE", "SMILES", "proteins"],
+)
+def test_small_vocabularies_are_as_good_as_others(tmp_path: Path, model: Any, text: str) -> None:
+    backend = Tokenizer(model)
+    if isinstance(model, models.WordLevel):
+        backend.pre_tokenizer = pre_tokenizers.Split("", behavior="isolated")
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]").save_pretrained(tmp_path)
+    tokenizer = load_auto_tokenizer(str(tmp_path))
+    check_complete(tokenizer)
+    assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == len(text)
+    check_mask_token(tokenizer)
+
+
+def test_a_mask_token_that_is_another_is_named(bpe: dict[str, Any]) -> None:
+    tokenizer = GPT2TokenizerFast(vocab=bpe["vocab"], merges=bpe["merges"], mask_token="<|endoftext|>")
+    with pytest.raises(ConfigError, match=r"mask, eos, bos and unk tokens are all '<\|endoftext\|>'") as caught:
+        check_mask_token(tokenizer)
+    assert caught.value.key == "global_components.tokenizer"
+    tokenizer = GPT2TokenizerFast(vocab=bpe["vocab"], merges=bpe["merges"], mask_token="[PAD]", pad_token="[PAD]")
+    with pytest.raises(ConfigError, match=r"mask token and pad token are both '\[PAD\]'"):
+        MasksInPlace(tokenizer)
+    with pytest.raises(ConfigError, match="has no mask token, which this model needs"):
+        check_mask_token(object())
 
 
 def test_reachable_from_the_data_module_without_importing_transformers_first() -> None:

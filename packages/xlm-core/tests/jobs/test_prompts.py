@@ -48,7 +48,6 @@ def test_of_standard_input(monkeypatch: pytest.MonkeyPatch, arguments: tuple[Any
     ("name", "content", "message"),
     [
         ("p.txt", b"\n \n", "There is no prompt in .*p.txt: a prompt is a line that isn't empty"),
-        ("p.txt", b"\xff\xfe", "is no UTF-8 text"),
         ("p.jsonl", b'"a"\nb\n', "p.jsonl, line 2 is not JSON"),
         ("p.jsonl", b'{"text": "a"}\n', 'p.jsonl, line 1 has no text under "prompt"'),
         ("p.jsonl", b"3\n", 'line 1 has no text under "prompt"'),

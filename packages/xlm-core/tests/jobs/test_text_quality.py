@@ -45,7 +45,6 @@ def test_files_of_texts(samples: Path, tmp_path: Path) -> None:
         ("a.jsonl", b"{", "line 1 is not JSON"),
         ("a.jsonl", b'"a"\n{"answer": "b"}\n', "line 2 has no text under 'prediction' or 'text'"),
         ("a.jsonl", b"3", "line 1 has no text"),
-        ("a.txt", b"\xff\xfe\xfa", "no UTF-8"),
     ],
 )
 def test_files_that_are_none(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:

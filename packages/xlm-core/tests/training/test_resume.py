@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from xlm.errors import CheckpointCorruptError, CheckpointError
 from xlm.training.checkpoints import AtomicCheckpointIO, PeriodicCheckpoint
-from xlm.training.resume import config_differences, find_resumable, load_checkpoint
+from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 
 
 def save(path: Path, step: int) -> Path:
@@ -107,3 +107,14 @@ def test_differences_name_key_and_values() -> None:
     cfg = OmegaConf.create({"model": {"d": 1, "n": 3, "w": "${eval:1+1}"}, "seed": "${s}", "s": 1, "trainer": {}})
     assert config_differences(old, cfg) == ["model.n: 2 → 3"]
     assert config_differences(cfg, OmegaConf.create(OmegaConf.to_yaml(cfg))) == []
+
+
+def test_other_training_data_are_named() -> None:
+    def content(digest: str, num_examples: int = 1000) -> dict[str, dict[str, object]]:
+        return {"lm": {"source": "a.txt", "num_examples": num_examples, "digest": digest}}
+
+    assert data_differences(content("x"), content("x")) == []
+    assert data_differences(content("x"), content("y")) == ["train.lm (a.txt): other content"]
+    assert data_differences(content("x"), content("y", 1002)) == ["train.lm (a.txt): 1,000 examples → 1,002"]
+    # Checkpoints from before, and data that are generated, say nothing.
+    assert data_differences({}, content("x")) == data_differences(content("x"), {}) == []

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ilm.corruption_ilm import Corrupted, corrupt
 from ilm.types_ilm import CLS_TYPE, PROMPT_TYPE, REST_TYPE, ILMBatch, ILMPredictionBatch, ILMRows
-from xlm.data.collate import Padded, Truncate, pad_ids, truncate_ids
+from xlm.data.collate import Limit, Padded, Truncate, limits, pad_ids, room, truncate_ids
 from xlm.data.show import print_batch
+from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import (
     BaseCollatorInput,
     Collator,
@@ -134,6 +135,9 @@ class ILMCollator(Collator):
     truncate: Truncate = "right"
     pad_to: PadTo = "longest"
 
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(text=room(self.block_size, 2), truncate=self.truncate)
+
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> ILMBatch:
         limit = None if self.block_size is None else self.block_size - 2
         sequences = _cut([example["input_ids"] for example in examples], limit, self.truncate, "sequence")
@@ -172,6 +176,14 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
     prompt_truncate: Truncate = "error"
     answer_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(
+            text=room(self.block_size, 1),
+            prompt=self.input_block_size,
+            truncate=self.answer_truncate,
+            prompt_truncate=self.prompt_truncate,
+        )
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> ILMBatch:
         limit = None if self.block_size is None else self.block_size - 1
@@ -213,6 +225,9 @@ class ILMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
     prompt_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
 
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(prompt=self.input_block_size, prompt_truncate=self.prompt_truncate)
+
     def __call__(self, examples: Sequence[dict[str, Any]]) -> ILMPredictionBatch:
         prompts: Sequence[Sequence[int]] = [example.get("prompt_ids") or [] for example in examples]
         prompts = _cut(prompts, self.input_block_size, self.prompt_truncate, "prompt")
@@ -239,6 +254,12 @@ class ILMInfillCollator(Seq2SeqCollatorPrediction):
     input_block_size: int | None = None
     noise_schedule: Any = None
     truncate: Literal["right", "error"] = "error"
+
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(prompt=room(self.block_size, 2), prompt_truncate=self.truncate, setting="block_size")
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> ILMPredictionBatch:
         mask_id = self.tokenizer.mask_token_id

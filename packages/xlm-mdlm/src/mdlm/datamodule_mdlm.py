@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from mdlm.types_mdlm import MDLMBatch
-from xlm.data.collate import Truncate
+from xlm.data.collate import Limit, Truncate, limits, room
 from xlm.data.show import print_batch
+from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
 from xlm.decoding.collate import (
     CleanRows,
@@ -82,6 +83,12 @@ class MDLMCollator(Collator):
     pad_to: PadTo = "longest"
     loss_on_padding: bool | None = None
 
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(text=room(self.block_size, 2), truncate=self.truncate)
+
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> MDLMBatch:
         rows = answer_rows(
             examples,
@@ -127,6 +134,17 @@ class MDLMSeq2SeqCollator(Seq2SeqCollator):
     answer_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
     loss_on_padding: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(
+            text=room(self.block_size, 2),
+            prompt=self.input_block_size,
+            truncate=self.answer_truncate,
+            prompt_truncate=self.prompt_truncate,
+        )
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> MDLMBatch:
         rows = answer_rows(

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from mlm.types_mlm import MLMBatch
-from xlm.data.collate import Truncate
+from xlm.data.collate import Limit, Truncate, limits, room
 from xlm.data.show import print_batch
+from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
 from xlm.decoding.collate import (
     CleanRows,
@@ -64,6 +65,12 @@ class MLMCollator(Collator):
     pad_to: PadTo = "longest"
     loss_on_padding: bool | None = None
 
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(text=room(self.block_size, 2), truncate=self.truncate)
+
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> MLMBatch:
         rows = answer_rows(
             examples,
@@ -108,6 +115,17 @@ class MLMSeq2SeqCollator(Seq2SeqCollator):
     answer_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
     loss_on_padding: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(
+            text=room(self.block_size, 2),
+            prompt=self.input_block_size,
+            truncate=self.answer_truncate,
+            prompt_truncate=self.prompt_truncate,
+        )
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> MLMBatch:
         rows = answer_rows(

@@ -18,8 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `xlm <argv>` (by default this process's arguments) and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # As stderr does by itself: a letter that the terminal's encoding lacks is no reason to stop.
-        sys.stdout.reconfigure(errors="backslashreplace")
+        # Rows of text are UTF-8, whatever encoding the terminal or LANG=C asks for; what has no UTF-8 is escaped.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         code = _dispatch(args)
         # What a reader who has gone does not take is met here, not when the interpreter ends.

@@ -10,36 +10,35 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from filelock import FileLock
 
-from xlm.data.hashing import hash_of
+from xlm.data.hashing import file_digest, hash_of
 from xlm.data.rows import ArrowRows, write_rows
 from xlm.errors import CacheCorruptError
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever the layout on disk changes; part of every key.
-FORMAT_VERSION = 1
+# Raised whenever the layout on disk, or how sources are read and checked, changes; part of every key.
+FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
-# Files beyond this size are checked in samples, since start-up must not read a whole corpus.
-_WHOLE_DIGEST_BYTES = 64 * 2**20
-_SAMPLE_BYTES = 2**20
-_NUM_SAMPLES = 16
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Prepared data: its rows, its folder, whether this call built it, and how long the call took."""
+    """Prepared data: its rows, its folder, whether this call built it, and how long the call took.
+
+    `content` is a hash of what the rows hold, whichever version of Arrow wrote them.
+    """
 
     rows: ArrowRows
     path: Path
     built: bool
     seconds: float
+    content: str
 
 
 class DataCache:
@@ -76,7 +75,8 @@ class DataCache:
                     self._build(path, key, build)
                     rows = read_checked(path)
                     built = True
-        return CacheEntry(rows, path, built, time.perf_counter() - start)
+        content = str(json.loads((path / _MANIFEST).read_text())["content"])
+        return CacheEntry(rows, path, built, time.perf_counter() - start, content)
 
     def _read(self, path: Path, key: Mapping[str, Any]) -> ArrowRows | None:
         if not path.exists():
@@ -115,7 +115,7 @@ def read_checked(path: Path) -> ArrowRows:
         manifest = json.loads((path / _MANIFEST).read_text())
         files = [path / file["name"] for file in manifest["files"]]
         expected = [(file["bytes"], file["digest"]) for file in manifest["files"]]
-        num_rows = manifest["num_rows"]
+        num_rows, _ = manifest["num_rows"], manifest["content"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheCorruptError(path, f"its manifest is missing or damaged ({type(error).__name__})") from error
     for file, (size, digest) in zip(files, expected, strict=True):
@@ -123,7 +123,7 @@ def read_checked(path: Path) -> ArrowRows:
             raise CacheCorruptError(path, f"{file.name} is missing")
         if file.stat().st_size != size:
             raise CacheCorruptError(path, f"{file.name} has {file.stat().st_size} bytes, not {size}")
-        if _file_digest(file) != digest:
+        if file_digest(file) != digest:
             raise CacheCorruptError(path, f"{file.name} differs from its checksum")
     rows = ArrowRows(files)
     if len(rows) != num_rows:
@@ -132,11 +132,13 @@ def read_checked(path: Path) -> ArrowRows:
 
 
 def _write_manifest(folder: Path, files: list[Path], key: Mapping[str, Any]) -> None:
+    rows = ArrowRows(files)
     manifest = {
         "format": FORMAT_VERSION,
         "key": dict(key),
-        "num_rows": len(ArrowRows(files)),
-        "files": [{"name": file.name, "bytes": file.stat().st_size, "digest": _file_digest(file)} for file in files],
+        "num_rows": len(rows),
+        "content": rows.digest(),
+        "files": [{"name": file.name, "bytes": file.stat().st_size, "digest": file_digest(file)} for file in files],
     }
     for file in files:
         _flush(file)
@@ -149,18 +151,3 @@ def _flush(path: Path) -> None:
     """Onto the disk, so that a power failure after the rename finds the contents."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _file_digest(path: Path) -> str:
-    """Of the whole file, or of evenly spaced samples of a large one."""
-    digest = blake2b(digest_size=16)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= _WHOLE_DIGEST_BYTES:
-            while block := file.read(_SAMPLE_BYTES):
-                digest.update(block)
-        else:
-            for i in range(_NUM_SAMPLES):
-                file.seek((size - _SAMPLE_BYTES) * i // (_NUM_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()

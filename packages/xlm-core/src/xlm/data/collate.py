@@ -26,6 +26,37 @@ class BaseBatch(TypedDict):
     attention_mask: Bool[Tensor, "batch length"]
 
 
+class Limit(NamedTuple):
+    """How many tokens of a column a collator takes whole, and what it does with more.
+
+    Args:
+        truncate: which end more of them lose, or "error"; None where nobody knows.
+        setting: what sets the limit, where it isn't the usual `block_size` (texts) or `input_block_size` (prompts).
+    """
+
+    tokens: int
+    truncate: Truncate | None
+    setting: str = ""
+
+
+def limits(
+    *,
+    text: int | None = None,
+    prompt: int | None = None,
+    truncate: Truncate = "error",
+    prompt_truncate: Truncate = "error",
+    setting: str = "",
+) -> dict[str, Limit]:
+    """What a collator's `token_limits()` returns, from the most tokens of a text and of a prompt (None: no limit)."""
+    found = {"input_ids": (text, truncate), "prompt_ids": (prompt, prompt_truncate)}
+    return {name: Limit(max(0, size), how, setting) for name, (size, how) in found.items() if size is not None}
+
+
+def room(block_size: int | None, num_special: int) -> int | None:
+    """Tokens that a block leaves beside so many special ones; None for no limit."""
+    return None if block_size is None else block_size - num_special
+
+
 class Padded(NamedTuple):
     """Ids of one rectangular batch, and which of them are real."""
 

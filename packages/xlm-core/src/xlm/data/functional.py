@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from xlm.errors import DataError
+from xlm.errors import DataError, did_you_mean, nearest_names
+from xlm.utils.text_files import checked_text, name_of_kind
 
 # The column with the UTF-8 bytes of a text as it was before it became ids: what bits per byte divide by.
 NUM_BYTES = "num_bytes"
@@ -14,7 +16,7 @@ def token_ids_to_input_ids(
     example: dict[str, Any], tokenizer: Any = None, *, block_size: int | None = None, **_: Any
 ) -> dict[str, Any]:
     """`token_ids` becomes `input_ids`, at most `block_size` of them when it is given."""
-    return {**_without(example, "token_ids"), "input_ids": _first(example, "token_ids", "input_ids")[:block_size]}
+    return {**_without(example, "token_ids"), "input_ids": _ids(example, "token_ids", "input_ids")[:block_size]}
 
 
 def token_ids_to_input_ids_and_prompt_ids(example: dict[str, Any], tokenizer: Any = None, **_: Any) -> dict[str, Any]:
@@ -22,16 +24,15 @@ def token_ids_to_input_ids_and_prompt_ids(example: dict[str, Any], tokenizer: An
     rest = _without(example, "prompt_token_ids", "input_token_ids", "token_ids")
     return {
         **rest,
-        "prompt_ids": _first(example, "prompt_token_ids", "prompt_ids"),
-        "input_ids": _first(example, "input_token_ids", "token_ids", "input_ids"),
+        "prompt_ids": _ids(example, "prompt_token_ids", "prompt_ids"),
+        "input_ids": _ids(example, "input_token_ids", "token_ids", "input_ids"),
     }
 
 
 def ids_to_example_fn(example: Any, tokenizer: Any = None, **_: Any) -> dict[str, Any]:
     """A bare list of ids, or a row with a column of them, becomes `{"input_ids": ids}` and nothing else."""
-    if isinstance(example, dict):
-        example = _first(example, "input_ids", "token_ids", "ids")
-    return {"input_ids": list(example)}
+    row = example if isinstance(example, Mapping) else {"ids": example}
+    return {"input_ids": list(_ids(row, "input_ids", "token_ids", "ids"))}
 
 
 def text_to_input_ids(
@@ -46,7 +47,7 @@ def text_to_input_ids(
 
     `num_bytes` is the length of the text in UTF-8, which a tokenizer may lose; None where the ids are not all of it.
     """
-    text = _first(example, text_column)
+    text = checked_text(_first(example, text_column), text_column)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     kept = ids[:block_size]
     return {**example, "input_ids": kept, NUM_BYTES: len(text.encode()) if len(kept) == len(ids) else None}
@@ -56,8 +57,24 @@ def _without(example: dict[str, Any], *columns: str) -> dict[str, Any]:
     return {name: value for name, value in example.items() if name not in columns}
 
 
-def _first(example: dict[str, Any], *columns: str) -> Any:
+def _ids(example: Any, *columns: str) -> Any:
+    """The first of these columns that there is, a sequence; what is in it is checked where examples are prepared."""
+    value = _first(example, *columns)
+    if isinstance(value, str) or not hasattr(value, "__getitem__"):
+        name = next(name for name in columns if name in example)
+        raise DataError(f"column {name!r} holds {name_of_kind(value)}, not a list of ids.")
+    return value
+
+
+def _first(example: Any, *columns: str) -> Any:
+    if not isinstance(example, Mapping):
+        raise DataError(f"it is {name_of_kind(example)}, not an object with columns.")
     for name in columns:
         if name in example:
             return example[name]
-    raise DataError(f"An example has none of the columns {', '.join(columns)}; it has: {', '.join(example) or 'none'}.")
+    has = f"it has: {', '.join(example) or 'none'}"
+    hint = did_you_mean(nearest_names(columns[0], example))
+    lacks = (
+        f"the column {columns[0]!r} is missing" if len(columns) == 1 else f"none of the columns {', '.join(columns)}"
+    )
+    raise DataError(f"{lacks}; {has}. {hint}".rstrip())

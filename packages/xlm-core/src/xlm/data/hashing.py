@@ -6,7 +6,8 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
-from hashlib import sha256
+from hashlib import blake2b, sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ UInts = npt.NDArray[np.uint64]
 # 2^64 · (√5 − 1)/2, and an index that no example has.
 _GOLDEN = 0x9E3779B97F4A7C15
 _LEVELS = -1
+# Files beyond this size are read in samples, since start-up must not read a whole corpus.
+_WHOLE_DIGEST_BYTES = 64 * 2**20
+_SAMPLE_BYTES = 2**20
+_NUM_SAMPLES = 16
 
 
 def splitmix64(x: UInts) -> UInts:
@@ -67,3 +72,18 @@ def code_version(function: Callable[..., Any]) -> str:
         # No source to read (an interactive session, an extension module): the name has to do.
         source = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
     return sha256(source.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Of the whole file, or of evenly spaced samples of a large one."""
+    digest = blake2b(digest_size=16)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE_DIGEST_BYTES:
+            while block := file.read(_SAMPLE_BYTES):
+                digest.update(block)
+        else:
+            for i in range(_NUM_SAMPLES):
+                file.seek((size - _SAMPLE_BYTES) * i // (_NUM_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

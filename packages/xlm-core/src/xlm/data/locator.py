@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pyarrow as pa
-
-from xlm.data.hashing import code_version
+from xlm.data.files import FILE_TYPES, ROWS_AT_ONCE, rows_of_file
+from xlm.data.hashing import code_version, file_digest
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.imports import get_function
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_ROWS_AT_ONCE = 1000
-# Local files up to this size are recognised by content, larger ones by size and time of change.
+# Local files up to this size are recognised by content, larger ones by size, time of change and samples.
 _CONTENT_BYTES = 64 * 2**20
-FILE_TYPES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".txt")
 
 
 class Source(Protocol):
-    """Raw examples. `identity` is plain data that changes whenever the examples may."""
+    """Raw examples. `identity` is plain data that changes whenever the examples may.
+
+    `where(number)` names the row of that number, from 0, for messages.
+    """
 
     @property
     def name(self) -> str: ...
@@ -34,6 +33,8 @@ class Source(Protocol):
     def identity(self) -> dict[str, Any]: ...
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]: ...
+
+    def where(self, number: int) -> str: ...
 
 
 def locate(
@@ -77,6 +78,9 @@ class FirstRows:
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
         return islice(self.source.rows(tokenizer), self.num_examples)
 
+    def where(self, number: int) -> str:
+        return self.source.where(number)
+
 
 @dataclass(frozen=True)
 class GeneratorSource:
@@ -110,6 +114,9 @@ class GeneratorSource:
         # The constructor is told how many; one that goes on for ever is cut off.
         return islice(examples, self.num_examples)
 
+    def where(self, number: int) -> str:
+        return f"{self.constructor}, example {number + 1}"
+
 
 @dataclass(frozen=True)
 class FileSource:
@@ -125,10 +132,10 @@ class FileSource:
         return {"file": _file_identity(self.path)}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
-        try:
-            yield from _file_rows(self.path)
-        except (pa.ArrowException, ValueError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.path} cannot be read as {self.path.suffix[1:]}: {error}") from error
+        return (row.value for row in rows_of_file(self.path))
+
+    def where(self, number: int) -> str:
+        return next(islice((row.where for row in rows_of_file(self.path)), number, None), str(self.path))
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,9 @@ class SavedSource:
         if isinstance(loaded, DatasetDict):
             loaded = _pick_split(loaded, self.split, str(self.folder))
         return _dataset_rows(loaded)
+
+    def where(self, number: int) -> str:
+        return f"{self.folder}{f' ({self.split})' if self.split else ''}, row {number + 1}"
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,9 @@ class HubSource:
                 "can be named instead: full_name=path/to/mirror/train."
             ) from error
         return _dataset_rows(dataset)
+
+    def where(self, number: int) -> str:
+        return f"{self.path}{f' ({self.split})' if self.split else ''}, row {number + 1}"
 
 
 def _local(full_name: str, split: str | None) -> Source | None:
@@ -240,62 +253,16 @@ def _pick_split(splits: Mapping[str, Dataset], split: str | None, where: str) ->
 
 
 def _dataset_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    for table in dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+    for table in dataset.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
         yield from table.to_pylist()
-
-
-def _file_rows(path: Path) -> Iterable[dict[str, Any]]:
-    """Rows of a local file, by its ending."""
-    from pyarrow import csv, parquet
-
-    if path.suffix == ".parquet":
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=_ROWS_AT_ONCE):
-            yield from batch.to_pylist()
-    elif path.suffix in (".csv", ".tsv"):
-        options = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True)
-        yield from _table_rows(csv.read_csv(path, parse_options=options))
-    elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as lines:
-            yield from (json.loads(line) for line in lines if line.strip())
-    elif path.suffix == ".json":
-        yield from _json_rows(path)
-    elif path.suffix == ".arrow":
-        yield from _table_rows(_arrow_table(path))
-    else:
-        with path.open(encoding="utf-8") as lines:
-            yield from ({"text": line.rstrip("\n")} for line in lines)
-
-
-def _table_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-        yield from batch.to_pylist()
-
-
-def _json_rows(path: Path) -> list[dict[str, Any]]:
-    """A list of objects, or an object with one list of them."""
-    loaded = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(loaded, dict):
-        lists = [value for value in loaded.values() if isinstance(value, list)]
-        loaded = lists[0] if len(lists) == 1 else None
-    if not isinstance(loaded, list) or not all(isinstance(row, dict) for row in loaded):
-        raise DataError(f"{path} holds no list of objects; one object per line needs the ending .jsonl.")
-    return loaded
-
-
-def _arrow_table(path: Path) -> pa.Table:
-    """Arrow's file format, or the stream format that `datasets` writes."""
-    source = pa.memory_map(str(path))
-    try:
-        return pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid:
-        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
 
 
 def _file_identity(path: Path) -> dict[str, Any]:
     status = path.stat()
     if status.st_size <= _CONTENT_BYTES:
         return {"name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
-    return {"name": str(path.resolve()), "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+    changed = {"bytes": status.st_size, "changed_ns": status.st_mtime_ns, "samples": file_digest(path)}
+    return {"name": str(path.resolve()), **changed}
 
 
 def _folder_identity(folder: Path) -> list[dict[str, Any]]:

@@ -11,16 +11,21 @@ from typing import Any, cast
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from xlm.data.cache import CacheEntry, DataCache
+from xlm.data.checks import checked_ids, vocabulary_size
+from xlm.data.fitting import POLICIES, TEXT, fitted, limits_of
 from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import code_version
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, make_loader
-from xlm.data.locator import FileSource, FirstRows, SavedSource, Source, locate
+from xlm.data.locator import FileSource, FirstRows, GeneratorSource, SavedSource, Source, locate
 from xlm.data.packing import process_groups
-from xlm.data.parallel import map_rows
-from xlm.data.rows import ListRows, Rows
+from xlm.data.parallel import RowError, map_rows
+from xlm.data.rows import ArrowRows, ListRows, Rows
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
 from xlm.utils.imports import get_function
+from xlm.utils.rank_zero import RankedLogger
+
+log = RankedLogger(__name__, rank_zero_only=True)
 
 ROLES = ("loss", "prediction")
 STAGES = ("fit", "validate", "test", "predict")
@@ -52,7 +57,21 @@ class Step:
 def _apply(
     function: Callable[..., Any], tokenizer: Any, kwargs: dict[str, Any], example: dict[str, Any]
 ) -> dict[str, Any]:
-    return {**example, **function(example, tokenizer=tokenizer, **kwargs)}
+    # A generator may give bare lists of ids, which `ids_to_example_fn` makes examples of.
+    own = example if isinstance(example, Mapping) else {}
+    return {**own, **function(example, tokenizer=tokenizer, **kwargs)}
+
+
+def _checked(function: Callable[[Any], Any] | None, vocabulary: int | None, example: Any) -> dict[str, Any]:
+    return checked_ids(example if function is None else function(example), vocabulary)
+
+
+def _named(rows: Iterator[dict[str, Any]], source: Source) -> Iterator[dict[str, Any]]:
+    """The rows; what is wrong with one is said with the place where it stands."""
+    try:
+        yield from rows
+    except RowError as error:
+        raise DataError(f"{source.where(error.row)}: {error}") from error
 
 
 class DatasetManager:
@@ -62,8 +81,9 @@ class DatasetManager:
     `dataset_kwargs`); `data_file`, a source with the same columns, takes the place of either. They go through
     `preprocess_function` once and are cached; `on_the_fly_processor` runs whenever an example is fetched;
     `on_the_fly_group_processor` joins or splits examples (packing) and therefore is cached too. `num_examples`
-    keeps the first so many. `role` is "loss" or "prediction"; None leaves it to the name. `stages` limits
-    when it is set up.
+    keeps the first so many. `too_long` says what becomes of examples that don't fit into their block: error, truncate,
+    drop or split; with None, what the collator would refuse is an error, and what it would cut is left to it. `role` is
+    "loss" or "prediction"; None leaves it to the name. `stages` limits when it is set up.
     """
 
     #: Whether `debug=overfit` replaces these examples by the training batch.
@@ -89,6 +109,7 @@ class DatasetManager:
         on_the_fly_group_processor_kwargs: Mapping[str, Any] | None = None,
         columns_to_keep: Sequence[str] | None = None,
         dataloader_kwargs: Mapping[str, Any] | None = None,
+        too_long: str | None = None,
         role: str | None = None,
         stages: Sequence[str] | None = None,
     ) -> None:
@@ -103,9 +124,15 @@ class DatasetManager:
         self.group = Step.of(on_the_fly_group_processor, on_the_fly_group_processor_kwargs)
         self.columns_to_keep = None if columns_to_keep is None else list(columns_to_keep)
         self.dataloader_kwargs = plain(dataloader_kwargs or {})
+        self.too_long = None if too_long is None else _one_of("too_long", too_long, POLICIES)
+        #: `split.name`, which the data module tells.
+        self.label: str | None = None
+        self._said = False
         self.role = _one_of("role", role, ROLES) if role is not None else None
         self.stages = tuple(_one_of("stage", stage, STAGES) for stage in (STAGES if stages is None else stages))
         self.rows: Rows | None = None
+        #: Source, number of examples and a hash of what was prepared; None before that, and for generated data.
+        self.content: dict[str, Any] | None = None
 
     def source(self) -> Source:
         """Where the raw examples come from; `DataError` when the config names nothing usable."""
@@ -117,11 +144,34 @@ class DatasetManager:
         )
 
     def prepare(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> CacheEntry | None:
-        """Build the cached examples unless they are there; None for a data set that needs no cache."""
+        """Build the cached examples unless they are there; None for a data set that needs no cache.
+
+        Raises:
+            DataError: a row cannot be used, or some don't fit into their block and have to.
+        """
         source = self.source()
-        return DataCache(cache_dir).get_or_build(
+        entry = DataCache(cache_dir).get_or_build(
             source.name, self._cache_key(source, tokenizer), lambda: self._build(source, tokenizer, num_workers)
         )
+        self._fitted(source, entry.rows)
+        inner = source.source if isinstance(source, FirstRows) else source
+        if not isinstance(inner, GeneratorSource):
+            place = str(getattr(inner, "path", None) or getattr(inner, "folder", None) or inner.name)
+            self.content = {"source": place, "num_examples": len(entry.rows), "digest": entry.content}
+        return entry
+
+    def _fitted(self, source: Source, rows: ArrowRows) -> Rows:
+        """The rows as `too_long` wants them; what there is to say of them is said the first time."""
+        limits = limits_of(self.collator, rows.column_names, self.on_the_fly is not None)
+        if self.on_the_fly is not None and self.on_the_fly.kwargs.get("block_size") is not None:
+            limits.pop(TEXT, None)  # which cuts it
+        where = source.where if self.group is None else (lambda number: f"block {number + 1} of {source.name}")
+        name = self.label or source.name
+        fit, said = fitted(rows, limits, self.too_long, name, where)
+        for sentence in said if not self._said else ():
+            log.warning(sentence)
+        self._said = True
+        return fit
 
     def setup(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> None:
         """Open the examples (preparing them where nobody has); `DataError` when there are none."""
@@ -130,7 +180,7 @@ class DatasetManager:
         entry = self.prepare(tokenizer, cache_dir, num_workers)
         if entry is None or len(entry.rows) == 0:
             raise DataError(f"The data set {self.source().name} has no examples.")
-        self.rows = entry.rows
+        self.rows = self._fitted(self.source(), entry.rows)
 
     def _cache_key(self, source: Source, tokenizer: Any) -> dict[str, Any]:
         steps = {"preprocess": self.preprocess, "group": self.group}
@@ -145,9 +195,10 @@ class DatasetManager:
         }
 
     def _build(self, source: Source, tokenizer: Any, num_workers: int | None) -> Iterator[dict[str, Any]]:
-        rows = source.rows(tokenizer)
-        if self.preprocess is not None:
-            rows = map_rows(self.preprocess.bind(tokenizer), rows, num_workers)
+        preprocess = None if self.preprocess is None else self.preprocess.bind(tokenizer)
+        function = partial(_checked, preprocess, vocabulary_size(tokenizer))
+        rows = map_rows(function, source.rows(tokenizer), num_workers if preprocess else None)
+        rows = _named(rows, source)
         if self.group is not None:
             if self.on_the_fly is not None:
                 rows = map(self.on_the_fly.bind(tokenizer), rows)

@@ -8,23 +8,42 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
+from xlm.errors import DataError
+
 Function = Callable[[dict[str, Any]], dict[str, Any]]
 
 _ROWS_AT_ONCE = 1000
+
+
+class RowError(DataError):
+    """What is wrong with the row of number `row`, from 0."""
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message)
+        self.row = row
+
+
 _function: Function | None = None
 
 
 def map_rows(function: Function, rows: Iterable[dict[str, Any]], num_workers: int | None) -> Iterator[dict[str, Any]]:
-    """`map(function, rows)` in `num_workers` processes; in this one for none or one."""
+    """`map(function, rows)` in `num_workers` processes; in this one for none or one.
+
+    Raises:
+        RowError: the function refused a row with a DataError. Any other exception notes the number of the row.
+    """
     if num_workers is None or num_workers <= 1:
-        yield from map(function, rows)
+        for number, row in enumerate(rows):
+            yield _applied(function, row, number)
         return
     iterator = iter(rows)
     # Started afresh rather than forked: tokenizers and torch have threads by now.
     with get_context("spawn").Pool(num_workers, initializer=_set_function, initargs=(function,)) as pool:
         pending: deque[Any] = deque()
+        first = 0
         while chunk := list(islice(iterator, _ROWS_AT_ONCE)):
-            pending.append(pool.apply_async(_process, (chunk,)))
+            pending.append(pool.apply_async(_process, (chunk, first)))
+            first += len(chunk)
             if len(pending) > 2 * num_workers:
                 yield from pending.popleft().get()
         while pending:
@@ -36,6 +55,18 @@ def _set_function(function: Function) -> None:
     _function = function
 
 
-def _process(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _process(rows: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
     assert _function is not None
-    return [_function(row) for row in rows]
+    return [_applied(_function, row, first + number) for number, row in enumerate(rows)]
+
+
+def _applied(function: Function, row: dict[str, Any], number: int) -> dict[str, Any]:
+    try:
+        return function(row)
+    except RowError:
+        raise
+    except DataError as error:
+        raise RowError(str(error), number) from error
+    except Exception as error:
+        error.add_note(f"In row {number + 1} of the data.")
+        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -9,9 +11,10 @@ from transformers.models.bert.tokenization_bert import BertTokenizer as _BertTok
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer as _GPT2TokenizerFast
 
 from xlm.errors import DataError
+from xlm.utils.text_files import read_json, read_lines
 
-# Fewer tokens than this means that transformers ignored the vocabulary it was given.
-_MIN_VOCAB_SIZE = 100
+# What is left when transformers ignores a vocabulary is smaller than this.
+_FEW = 100
 
 _ROLES = ("bos", "eos", "mask", "pad", "cls", "sep", "unk")
 
@@ -49,9 +52,9 @@ def complete_special_tokens(tokenizer: Any) -> Any:
 
 
 def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> Any:
-    """`AutoTokenizer.from_pretrained` with every special token and a `full_vocab_size`; `DataError` if it is empty."""
+    """`AutoTokenizer.from_pretrained` with all special tokens and a `full_vocab_size`; `DataError` if it is empty."""
     tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-    check_vocab_size(tokenizer, pretrained_model_name_or_path)
+    check_vocabulary(tokenizer, pretrained_model_name_or_path)
     complete_special_tokens(tokenizer)
     if not isinstance(tokenizer, CompleteTokenizer):
         cls = type(tokenizer)
@@ -60,10 +63,33 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
     return tokenizer
 
 
-def check_vocab_size(tokenizer: Any, name: str, minimum: int = _MIN_VOCAB_SIZE) -> None:
-    """Raise `DataError` when `tokenizer` holds fewer than `minimum` tokens, the sign of files that were not read."""
-    if len(tokenizer) < minimum:
-        raise DataError(
-            f"The tokenizer {name!r} has only {len(tokenizer)} tokens.\n"
-            "Its vocabulary was not read: transformers 5 takes vocab= and merges=, not vocab_file= and merges_file=."
-        )
+def check_vocabulary(tokenizer: Any, name: str) -> None:
+    """Raise `DataError` when transformers read no vocabulary, or only a part of it; small ones are as good as others.
+
+    Args:
+        name: where it came from; a folder's `vocab.txt` or `vocab.json` says how many tokens there should be.
+    """
+    special = set(tokenizer.all_special_tokens)
+    # Of some kinds the mark of a blank is always there.
+    words = [token for token in tokenizer.get_vocab() if token not in special and token.strip("▁Ġ#")]
+    expected = max((count(Path(name, file)) for file, count in _FILES.items()), default=0)
+    if words and len(tokenizer) >= min(expected, _FEW):
+        return
+    has = f"only {len(tokenizer)} of the {expected:,} tokens in its files" if expected else "no tokens but special ones"
+    raise DataError(
+        f"The tokenizer {name!r} has {has} ({len(special)}): transformers did not read its vocabulary.\n"
+        "Save it with save_pretrained(), which writes a tokenizer.json, or give vocab= and merges= rather than "
+        "vocab_file= and merges_file=, which transformers 5 ignores."
+    )
+
+
+def _lines(path: Path) -> int:
+    return sum(1 for _ in read_lines(path)) if path.is_file() else 0
+
+
+def _entries(path: Path) -> int:
+    found = read_json(path) if path.is_file() else {}
+    return len(found) if isinstance(found, dict | list) else 0
+
+
+_FILES: dict[str, Callable[[Path], int]] = {"vocab.txt": _lines, "vocab.json": _entries}

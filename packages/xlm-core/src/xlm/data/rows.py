@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +83,30 @@ class ArrowRows:
     def column_names(self) -> list[str]:
         return list(self._shards[0].columns) if self._shards else []
 
+    def longer_than(self, column: str, num_items: int) -> tuple[Ints, Ints]:
+        """Numbers of the rows whose list in `column` has more items, in order, and how many they have."""
+        rows, lengths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        for shard, end in zip(self._shards, self._ends.tolist(), strict=True):
+            found = shard.columns[column].lengths()
+            places = np.flatnonzero(found > num_items)
+            rows.append(places + end - len(shard))
+            lengths.append(found[places])
+        return np.concatenate(rows), np.concatenate(lengths)
+
+    def num_empty(self, column: str) -> int:
+        """How many rows have an empty list in `column`; 0 where there is no such column."""
+        columns = [shard.columns[column] for shard in self._shards if column in shard.columns]
+        return sum(int((found.lengths() == 0).sum()) for found in columns)
+
+    def digest(self) -> str:
+        """A hash of the columns' names and all their values, the same however they are stored."""
+        digest = blake2b(digest_size=16)
+        for shard in self._shards:
+            for name, column in shard.columns.items():
+                digest.update(f"{name} {len(shard)}\n".encode())
+                column.add_to(digest)
+        return digest.hexdigest()
+
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Fresh dicts for `indices`, in their order; IndexError beyond the end."""
         wanted = np.asarray(indices, dtype=np.int64)
@@ -120,6 +145,10 @@ class _Shard:
 class _Column(Protocol):
     def take(self, indices: Ints) -> list[Any]: ...
 
+    def lengths(self) -> Ints: ...
+
+    def add_to(self, digest: blake2b) -> None: ...
+
 
 class _IntLists:
     """A column of integer lists, as the two flat arrays that Arrow keeps."""
@@ -132,10 +161,28 @@ class _IntLists:
         starts, ends = self._offsets[indices].tolist(), self._offsets[indices + 1].tolist()
         return [self._values[start:end].tolist() for start, end in zip(starts, ends, strict=True)]
 
+    def lengths(self) -> Ints:
+        return np.diff(self._offsets).astype(np.int64)
+
+    def add_to(self, digest: blake2b) -> None:
+        digest.update(self.lengths().tobytes())
+        digest.update(self._values[self._offsets[0] : self._offsets[-1]].astype(np.int64).tobytes())
+
 
 class _AnyColumn:
     def __init__(self, array: pa.Array) -> None:
         self._array = array
+
+    def lengths(self) -> Ints:
+        """Of lists; -1 for what is none."""
+        if not pa.types.is_list(self._array.type):
+            return np.full(len(self._array), -1, dtype=np.int64)
+        found = self._array.value_lengths().fill_null(-1)
+        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def add_to(self, digest: blake2b) -> None:
+        for start in range(0, len(self._array), _ROWS_PER_CHUNK):
+            digest.update(repr(self._array.slice(start, _ROWS_PER_CHUNK).to_pylist()).encode())
 
     def take(self, indices: Ints) -> list[Any]:
         return [self._array[i].as_py() for i in indices.tolist()]
@@ -153,7 +200,10 @@ def write_rows(folder: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
     files: list[Path] = []
     chunks = _chunks(rows)
     while tables := list(islice(chunks, _ROWS_PER_FILE // _ROWS_PER_CHUNK)):
-        table = pa.concat_tables(tables, promote_options="permissive")
+        try:
+            table = pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(f"A column has values of different kinds in different examples: {error}") from error
         path = folder / f"rows-{len(files):05d}.arrow"
         _write_table(path, _narrowed(table))
         files.append(path)
@@ -163,12 +213,33 @@ def write_rows(folder: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
 def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
     iterator = iter(rows)
     columns: list[str] | None = None
+    done = 0
     while chunk := list(islice(iterator, _ROWS_PER_CHUNK)):
         columns = list(chunk[0]) if columns is None else columns
         for row in chunk:
             if row.keys() != set(columns):
                 raise _differing(list(row), columns)
-        yield pa.table({name: [row[name] for row in chunk] for name in columns})
+        yield pa.table({name: _array([row[name] for row in chunk], name, done) for name in columns})
+        done += len(chunk)
+
+
+def _array(values: list[Any], column: str, before: int) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        first = next(n for n in range(1, len(values) + 1) if not _has_array(values[:n]))
+        raise DataError(
+            f"Column {column!r} of prepared example {before + first} cannot be kept: {error}\n"
+            "All values of a column are of one kind; columns_to_keep leaves out a column that nobody needs."
+        ) from error
+
+
+def _has_array(values: list[Any]) -> bool:
+    try:
+        pa.array(values)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _differing(found: list[str], first: list[str]) -> DataError:

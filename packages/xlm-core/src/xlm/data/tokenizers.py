@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any
 
+from xlm.errors import ConfigError
+
+_TOKENIZER = "global_components.tokenizer"
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[MASK]", "[EOS]", "[BOS]", "[SEP]", "[UNK]")
 
 
@@ -105,6 +108,25 @@ class SimpleSpaceTokenizer:
 def _to_list(ids: Any) -> Any:
     # Tensors and arrays both have tolist(); plain lists and ints don't.
     return ids.tolist() if hasattr(ids, "tolist") else ids
+
+
+def check_mask_token(tokenizer: Any) -> None:
+    """ConfigError where masks would be mistaken for something else: the tokenizer has no mask token of its own.
+
+    For whoever replaces tokens by masks; a left-to-right model needs none.
+    """
+    mask = getattr(tokenizer, "mask_token_id", None)
+    if mask is None:
+        raise ConfigError("The tokenizer has no mask token, which this model needs.", key=_TOKENIZER)
+    same = [role for role in ("eos", "bos", "pad", "unk") if getattr(tokenizer, f"{role}_token_id", None) == mask]
+    if same:
+        first = f"mask token and {same[0]} token are both"
+        roles = first if len(same) == 1 else f"mask, {', '.join(same[:-1])} and {same[-1]} tokens are all"
+        raise ConfigError(
+            f"The tokenizer's {roles} {getattr(tokenizer, 'mask_token', mask)!r}: a mask could not be told from text.\n"
+            "Give it a mask token of its own, as global_components.tokenizer.mask_token or in its files.",
+            key=_TOKENIZER,
+        )
 
 
 def fingerprint(tokenizer: Any) -> str:

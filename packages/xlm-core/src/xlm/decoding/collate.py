@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from xlm.data.collate import Truncate, pad_ids, pad_prompt_and_answer, truncate_ids
+from xlm.data.collate import Limit, Truncate, limits, pad_ids, pad_prompt_and_answer, room, truncate_ids
+from xlm.data.tokenizers import check_mask_token
 from xlm.decoding.masking import IGNORE, mask_tokens
 from xlm.decoding.text_length import FILLED, TextLength, counted
 from xlm.errors import ConfigError, DataError
@@ -224,6 +225,12 @@ class MasksAfterPrompt:
     prompt_truncate: Truncate = "error"
     pad_to: PadTo = "longest"
 
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(prompt=self.input_block_size, prompt_truncate=self.prompt_truncate)
+
     def __call__(self, examples: Sequence[Any]) -> MaskedPredictionBatch:
         if self.block_size is None or self.block_size < 2:
             raise ConfigError(f"block_size is {self.block_size}; it must hold BOS and at least one mask.")
@@ -262,6 +269,12 @@ class MasksInPlace:
     truncate: Truncate = "error"
     pad_to: PadTo = "longest"
     text_length: TextLength = "given"
+
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(prompt=room(self.block_size, 2), prompt_truncate=self.truncate, setting="block_size")
 
     def __call__(self, examples: Sequence[Any]) -> MaskedPredictionBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.console import Console
 
 from xlm.errors import XLMError
+from xlm.jobs.prompts import standard_input
 from xlm.jobs.writer import Sample
+from xlm.utils.text_files import read_lines
 
 _PROMPT = "[bold cyan]prompt>[/bold cyan] "
 
@@ -46,14 +48,18 @@ def converse(write: Callable[[str, int], Sequence[Sample]], console: Console, ti
 
 
 def _prompts(console: Console, at_terminal: bool) -> Iterator[str]:
-    while True:
-        try:
-            line = console.input(_PROMPT) if at_terminal else input()
-        except EOFError:
-            return
+    for line in _typed(console) if at_terminal else (line.text for line in read_lines(standard_input(), "the input")):
         if not line.strip():
             return
         yield line
+
+
+def _typed(console: Console) -> Iterator[str]:
+    while True:
+        try:
+            yield console.input(_PROMPT)
+        except EOFError:
+            return
 
 
 def _edit_lines() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from xlm.errors import ConfigError, DataError
+from xlm.utils.text_files import Line, json_value, read_lines
 
 STDIN = "-"
 _JSON = (".jsonl", ".json")
@@ -46,39 +47,28 @@ def read_prompts(prompts: Any, prompt_file: Any) -> list[Prompt] | None:
 
 
 def _from_file(name: str) -> list[Prompt]:
-    path = Path(name)
-    if name == STDIN:
-        text, shown = sys.stdin.read(), "standard input"
-    elif path.is_file():
-        text, shown = _text_of(path), name
-    else:
+    if name != STDIN and not Path(name).is_file():
         raise DataError(f"There is no file of prompts at {name}.")
-    as_json = path.suffix in _JSON or (name == STDIN and text.lstrip().startswith("{"))
-    found = [
-        _of_json(line, f"{shown}, line {number}") if as_json else Prompt(line)
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip()
-    ]
-    if not found:
+    source, shown = (standard_input(), "standard input") if name == STDIN else (name, name)
+    lines = [line for line in read_lines(source, shown) if line.text.strip()]
+    if not lines:
         raise DataError(f"There is no prompt in {shown}: a prompt is a line that isn't empty.")
-    return found
+    if Path(name).suffix in _JSON or (name == STDIN and lines[0].text.lstrip().startswith("{")):
+        return [_of_json(line) for line in lines]
+    return [Prompt(line.text) for line in lines]
 
 
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text.") from error
+def standard_input() -> IO[bytes]:
+    """What comes in, as bytes, whatever encoding Python expects there; a text that replaces it, as UTF-8."""
+    buffer: IO[bytes] | None = getattr(sys.stdin, "buffer", None)
+    return BytesIO(sys.stdin.read().encode()) if buffer is None else buffer
 
 
-def _of_json(line: str, where: str) -> Prompt:
+def _of_json(line: Line) -> Prompt:
     """A JSON string, or an object with `prompt`."""
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f'{where} is not JSON; a line is "text" or {{"prompt": "text", …}}.') from error
+    value = json_value(line.text, line.where, 'A line is "text" or {"prompt": "text", …}.')
     if isinstance(value, str):
         return Prompt(value)
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
-        raise DataError(f'{where} has no text under "prompt".')
+        raise DataError(f'{line.where} has no text under "prompt".')
     return Prompt(value.pop("prompt"), value)

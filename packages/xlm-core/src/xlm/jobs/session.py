@@ -85,7 +85,7 @@ class Session:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             # The run's own config stays what it was trained with.
             name = "config.yaml" if job == "train" else f"config_{job}.yaml"
-            (self.run_dir / name).write_text(self.config_yaml)
+            (self.run_dir / name).write_text(self.config_yaml, encoding="utf-8")
             write_results(self.run_dir / f"record_{job}.json", record)
         return record
 

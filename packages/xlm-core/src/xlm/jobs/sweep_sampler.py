@@ -191,7 +191,7 @@ def _text(options: Mapping[str, Any]) -> str:
 def _read(path: Path, key: str) -> dict[str, Point]:
     """Points of earlier starts, by their options; a line that a kill cut off is passed over."""
     found: dict[str, Point] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from xlm.errors import ConfigError, DataError
 from xlm.evaluation.text_quality.ngrams import Tokens
 from xlm.evaluation.text_quality.texts import WrittenText, cut_text
 from xlm.evaluation.text_quality.units import TokensOf, Unit, examples_of, texts_of
+from xlm.utils.text_files import Line, json_value, read_lines
 
 # Keys under which rows hold what was written, in this order.
 KEYS = ("prediction", "text")
@@ -46,36 +46,29 @@ def read_texts(name: str, key: str | None = None, tokenizer: Any = None) -> tupl
         path = path / GENERATIONS
     if not path.is_file():
         raise DataError(f"There is no file of texts at {path}. `xlm generate` writes one: <run>/{GENERATIONS}.")
-    try:
-        # Not splitlines: texts may hold other separators of lines.
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text.") from error
-    if lines == [""]:
+    lines = list(read_lines(path))
+    if [line.text for line in lines] in ([], [""]):
         raise DataError(f"There are no texts in {path}.")
     if path.suffix not in (".jsonl", ".json"):
-        found: list[tuple[WrittenText, str | None]] = [(WrittenText(line), None) for line in lines]
+        found: list[tuple[WrittenText, str | None]] = [(WrittenText(line.text), None) for line in lines]
     else:
-        found = [_of_json(line, f"{path}, line {number}", key) for number, line in enumerate(lines, 1)]
+        found = [_of_json(line, key) for line in lines if line.text.strip()]
     texts = [text for text, _ in found]
     if tokenizer is not None:
         texts = [replace(text, text=cut_text(text.text, tokenizer)) for text in texts]
     return texts, next((writer for _, writer in found if writer), None)
 
 
-def _of_json(line: str, where: str, key: str | None) -> tuple[WrittenText, str | None]:
+def _of_json(line: Line, key: str | None) -> tuple[WrittenText, str | None]:
     """A row's text, which stands under `key` or the first of KEYS, and the checkpoint that wrote it, if it says so."""
-    try:
-        value: Any = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON.") from error
+    value = json_value(line.text, line.where)
     if isinstance(value, str):
         return WrittenText(value), None
     row: dict[str, Any] = value if isinstance(value, dict) else {}
     wanted = (key,) if key else KEYS
     text = next((row[name] for name in wanted if isinstance(row.get(name), str)), None)
     if text is None:
-        raise DataError(f"{where} has no text under {' or '.join(map(repr, wanted))}. Another key: key=…")
+        raise DataError(f"{line.where} has no text under {' or '.join(map(repr, wanted))}. Another key: key=…")
     ended, writer = row.get("ended"), row.get("checkpoint")
     known = ended if isinstance(ended, bool) else None
     return WrittenText(text, None, known), writer if isinstance(writer, str) else None

@@ -24,7 +24,7 @@ from xlm.training.loggers import LogRewind
 from xlm.training.optim import num_parameters
 from xlm.training.progress import ProgressDisplay
 from xlm.training.results import print_results, write_results
-from xlm.training.resume import config_differences, find_resumable, load_checkpoint
+from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState
 from xlm.training.signals import GracefulSignals
 from xlm.training.train_log import TrainLog
@@ -41,6 +41,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     session = start(cfg)
     # Before anything is written: a source that cannot be read is a mistake like any other.
     session.datamodule.prepare_data()
+    if resume is not None and not cfg.resume_checkpoint_path:
+        refuse_other_data(resume[1], session)
     harness = session.harness()
     if resume is not None:
         check_fits(harness, resume[1]["state_dict"], resume[0])
@@ -98,6 +100,20 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
             + "\nGive another job_name= for a new run, or the old settings to go on with that one."
         )
     return found
+
+
+def refuse_other_data(checkpoint: dict[str, Any], session: Session) -> None:
+    """ConfigError if the run of a checkpoint was trained on other examples; one from before they were recorded passes.
+
+    Files with the same name and other content are no difference of settings.
+    """
+    differences = data_differences(checkpoint.get("xlm_data") or {}, session.datamodule.contents("train"))
+    if differences:
+        raise ConfigError(
+            f"{session.run_dir} holds a run on other training data; nothing was changed. They differ in:\n  "
+            + "\n  ".join(differences)
+            + "\nGive another job_name= for a new run, or the old data to go on with that one."
+        )
 
 
 def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) -> list[Callback]:

@@ -33,7 +33,7 @@ def number(value: Any) -> float | None:
 def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:
     """The object in a JSON or YAML file; empty where there is none or it can't be read, which `problems` then says."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -62,7 +62,7 @@ def read_points(path: Path) -> list[Point]:
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file of JSON lines; lines that hold none are passed over."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
             for line in file:
                 try:
                     row = json.loads(line)

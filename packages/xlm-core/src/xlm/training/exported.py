@@ -67,7 +67,7 @@ def save_folder(
         save_weights(model, folder / WEIGHTS)
     if max_shard_size is not None:
         split_weights(folder / WEIGHTS, max_shard_size)
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=False))
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=False), encoding="utf-8")
     if isinstance(tokenizer, SavedTokenizer):
         tokenizer.save_pretrained(str(folder / TOKENIZER))
     return folder

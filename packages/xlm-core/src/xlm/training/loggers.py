@@ -49,7 +49,7 @@ class CSVMetrics(Logger):
         is_new = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         now = f"{time.time():.3f}"
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(FIELDS)
@@ -65,7 +65,7 @@ class CSVMetrics(Logger):
         again = (step, "val") if validation_too else None
         kept = [row for row in read_metrics(self.path) if row[0] <= step and (row[0], row[1].split("/")[0]) != again]
         temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(FIELDS)
             writer.writerows((s, name, repr(value), when) for s, name, value, when in kept)
@@ -74,7 +74,7 @@ class CSVMetrics(Logger):
 
 def read_metrics(path: Path) -> Iterator[tuple[int, str, float, str]]:
     """The rows of a `metrics.csv`; a last line that a kill cut short is passed over."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.reader(file):
             if len(row) == len(FIELDS) and row[0].isdigit():
                 yield int(row[0]), row[1], float(row[2]), row[3]

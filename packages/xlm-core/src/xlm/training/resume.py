@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,21 @@ def config_differences(old: Any, cfg: DictConfig) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
+
+
+def data_differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines for the training sets of a checkpoint whose examples are others now; of those that both know.
+
+    Both are what `TextDataModule.contents` gives, by name of the data set.
+    """
+    lines = []
+    for name in sorted(old.keys() & new.keys()):
+        before, now = old[name], new[name]
+        if before["digest"] != now["digest"]:
+            counts = f"{before['num_examples']:,} examples → {now['num_examples']:,}"
+            other = counts if before["num_examples"] != now["num_examples"] else "other content"
+            lines.append(f"train.{name} ({now['source']}): {other}")
+    return lines
 
 
 def _identity(cfg: Any) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 from xlm.errors import DataError
+from xlm.utils.text_files import name_of_kind
 
 Edge = Sequence[Any]
 
@@ -36,6 +37,8 @@ def star_preprocess(example: dict[str, Any], tokenizer: Any, **_: Any) -> dict[s
 
 def _as_edges(value: Any, column: str) -> list[tuple[str, str]]:
     """Edges of a list of pairs, a list of nodes (a path), or the text of either."""
+    if not isinstance(value, Iterable):
+        raise DataError(f"The column {column} holds {name_of_kind(value)}, neither pairs nor nodes.")
     items = _parse(value) if isinstance(value, str) else list(value)
     if items and not isinstance(items[0], (list, tuple)) and not hasattr(items[0], "tolist"):
         nodes = [str(item).strip() for item in items]

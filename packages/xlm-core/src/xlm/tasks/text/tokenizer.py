@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from xlm.data.hashing import code_version, hash_of
-from xlm.data.pretrained_tokenizers import CompleteTokenizer, check_vocab_size
+from xlm.data.pretrained_tokenizers import CompleteTokenizer
 from xlm.errors import DataError
 from xlm.tasks.text.corpus import corpus_hash, read_verses
 from xlm.utils.files import replace_text
@@ -77,7 +77,8 @@ def _with_special_tokens(backend: Tokenizer, vocab_size: int) -> KingJamesTokeni
     # "word [MASK]" means a mask in place of the next word, whose blank belongs to it.
     mask = AddedToken("[MASK]", lstrip=True, special=True)
     tokenizer = KingJamesTokenizer(tokenizer_object=backend, mask_token=mask, clean_up_tokenization_spaces=False)
-    check_vocab_size(tokenizer, "kjv", minimum=vocab_size)
+    if len(tokenizer) < vocab_size:
+        raise DataError(f"The King James Bible gives {len(tokenizer):,} tokens at most; vocab_size is {vocab_size:,}.")
     return tokenizer
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from template_model.types_template_model import TemplateModelBatch, TemplateModelPredictionBatch
-from xlm.data.collate import Padded, pad_ids, pad_prompt_and_answer, truncate_ids
+from xlm.data.collate import Limit, Padded, limits, pad_ids, pad_prompt_and_answer, room, truncate_ids
 from xlm.data.show import print_batch
 from xlm.datamodule import (
     BaseCollatorInput,
@@ -57,6 +57,9 @@ class TemplateModelCollator(Collator):
     input_block_size: int | None = None
     noise_schedule: Any = None
 
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(text=room(self.block_size, 2), truncate="right")
+
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> TemplateModelBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         rows = [[bos, *example["input_ids"], eos][: self.block_size] for example in examples]
@@ -78,6 +81,9 @@ class TemplateModelSeq2SeqCollator(Seq2SeqCollator):
     block_size: int | None = None
     input_block_size: int | None = None
     noise_schedule: Any = None
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(text=room(self.block_size, 2), prompt=self.input_block_size)
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> TemplateModelBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
@@ -103,6 +109,9 @@ class TemplateModelSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
     block_size: int | None = None
     input_block_size: int | None = None
     noise_schedule: Any = None
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(prompt=self.input_block_size)
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> TemplateModelPredictionBatch:
         pad, bos, eos = (getattr(self.tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos"))

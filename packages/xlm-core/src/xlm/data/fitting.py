@@ -1,0 +1,187 @@
+"""Examples longer than their block: refused, cut, left out or split, by one rule before any batch is made.
+
+What is too long is found from the lengths that the cache keeps, so one cache serves every block size and every rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xlm.data.collate import Limit, truncate_ids
+from xlm.data.functional import NUM_BYTES
+from xlm.data.rows import ArrowRows, Ints, Rows
+from xlm.errors import DataError
+
+POLICIES = ("error", "truncate", "drop", "split")
+TEXT, PROMPT = "input_ids", "prompt_ids"
+_SETTING = {TEXT: "block_size", PROMPT: "input_block_size"}
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """The rows whose `column` is beyond `limit`, in order, and the length of each."""
+
+    column: str
+    limit: Limit
+    rows: Ints
+    lengths: Ints
+
+
+class TruncatedRows:
+    """Rows of which some columns lose what is beyond a number of tokens: prompts their start, texts their end."""
+
+    def __init__(self, rows: Rows, limits: Mapping[str, int]) -> None:
+        self._rows, self._limits = rows, dict(limits)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        rows = self._rows.fetch(indices)
+        for row in rows:
+            for column, limit in self._limits.items():
+                if len(row[column]) > limit:
+                    row[column] = truncate_ids(row[column], limit, "left" if column == PROMPT else "right")
+                    _forget_bytes(row)
+        return rows
+
+
+class RemainingRows:
+    """Rows without those of the numbers `dropped`, which are in order."""
+
+    def __init__(self, rows: Rows, dropped: Ints) -> None:
+        self._rows = rows
+        self._num_dropped = len(dropped)
+        # How many remain before each dropped one.
+        self._before = dropped - np.arange(len(dropped))
+
+    def __len__(self) -> int:
+        return len(self._rows) - self._num_dropped
+
+    def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        wanted = np.asarray(indices, dtype=np.int64)
+        return self._rows.fetch((wanted + np.searchsorted(self._before, wanted, side="right")).tolist())
+
+
+class SplitRows:
+    """Rows, long texts as several of at most `limit` tokens that stand one after the other."""
+
+    def __init__(self, rows: Rows, long: TooLong) -> None:
+        self._rows, self._limit = rows, long.limit.tokens
+        self._long = long.rows
+        self._pieces = -(-long.lengths // self._limit)
+        # Rows that pieces have added up to and including each long one, and where each long one starts.
+        self._added = np.cumsum(self._pieces - 1)
+        self._starts = self._long + self._added - (self._pieces - 1)
+
+    def __len__(self) -> int:
+        return len(self._rows) + int(self._added[-1])
+
+    def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        wanted = np.asarray(indices, dtype=np.int64)
+        # The last long row that starts at or before each; the first one stands in where there is none.
+        last = np.maximum(np.searchsorted(self._starts, wanted, side="right") - 1, 0)
+        piece = wanted - self._starts[last]
+        is_piece = (piece >= 0) & (piece < self._pieces[last])
+        numbers = np.where(is_piece, self._long[last], np.where(piece < 0, wanted, wanted - self._added[last]))
+        rows = self._rows.fetch(numbers.tolist())
+        for row, number in zip(rows, np.where(is_piece, piece, -1).tolist(), strict=True):
+            if number >= 0:
+                row[TEXT] = row[TEXT][number * self._limit : (number + 1) * self._limit]
+                _forget_bytes(row)
+        return rows
+
+
+def _forget_bytes(row: dict[str, Any]) -> None:
+    if NUM_BYTES in row:
+        row[NUM_BYTES] = None  # that of the whole text
+
+
+def limits_of(collator: Any, columns: Sequence[str], made_on_the_fly: bool) -> dict[str, Limit]:
+    """The limits of a collator for the columns of the rows that it gets.
+
+    A collator without `token_limits()` has at most `block_size` tokens of a text and `input_block_size` of a prompt.
+    A prompt that is made on the fly of a text is as long as the text.
+    """
+    if hasattr(collator, "token_limits"):
+        limits: dict[str, Limit] = dict(collator.token_limits())
+    else:
+        sizes = {column: getattr(collator, name, None) for column, name in _SETTING.items()}
+        limits = {column: Limit(size, None) for column, size in sizes.items() if isinstance(size, int)}
+    if made_on_the_fly and PROMPT in limits and PROMPT not in columns:
+        limits.setdefault(TEXT, limits.pop(PROMPT))
+    return {column: limit for column, limit in limits.items() if column in columns}
+
+
+def fitted(
+    rows: ArrowRows, limits: Mapping[str, Limit], policy: str | None, name: str, where: Callable[[int], str]
+) -> tuple[Rows, list[str]]:
+    """The rows that a run sees, and a sentence for everything that a person should know about them.
+
+    Args:
+        limits: of `limits_of`.
+        policy: one of POLICIES. None: what the collator would refuse is an error, what it would cut is left to it.
+        name: `split.name` of the data set, as its settings begin.
+        where: names the row of a number.
+
+    Raises:
+        DataError: some rows are too long and are not to be; or no row is left, or prompts were to be split.
+    """
+    if policy == "split" and PROMPT in rows.column_names:
+        raise DataError(f"{name}: too_long=split is for texts without prompts. Choose truncate, drop or error.")
+    said = _empty(rows, name)
+    found = [TooLong(column, limit, *rows.longer_than(column, limit.tokens)) for column, limit in limits.items()]
+    found = [long for long in found if len(long.rows)]
+    if not found:
+        return rows, said
+    refused = [long for long in found if policy == "error" or (policy is None and long.limit.truncate == "error")]
+    if refused:
+        raise DataError(_refusal(refused[0], len(rows), name, where))
+    if policy == "drop":
+        dropped = np.unique(np.concatenate([long.rows for long in found]))
+        if len(dropped) == len(rows):
+            raise DataError(f"{name}: too_long=drop leaves nothing; {_sentence(found[0], len(rows))}.")
+        done = f"{len(dropped):,} are left out"
+        said += [f"{name}: {_sentence(long, len(rows))}; {done}." for long in found]
+        return RemainingRows(rows, dropped), said
+    if policy == "split":
+        if found[0].limit.tokens < 1:
+            raise DataError(f"{name}: texts cannot be split into pieces of {found[0].limit.tokens} tokens.")
+        split = SplitRows(rows, found[0])
+        return split, [*said, f"{name}: {_sentence(found[0], len(rows))}; split, they make {len(split):,} examples."]
+    said += [f"{name}: {_sentence(long, len(rows))}; {_cut(long, policy)}" for long in found]
+    cut = {long.column: long.limit.tokens for long in found if long.limit.truncate in ("error", None)}
+    return (TruncatedRows(rows, cut) if policy == "truncate" and cut else rows), said
+
+
+def _empty(rows: ArrowRows, name: str) -> list[str]:
+    count = rows.num_empty(TEXT)
+    return [f"{name}: {count:,} of {len(rows):,} examples are empty."] if count else []
+
+
+def _sentence(long: TooLong, num_rows: int) -> str:
+    what = "prompts" if long.column == PROMPT else "texts"
+    return (
+        f"{len(long.rows):,} of {num_rows:,} {what} have more than the {long.limit.tokens:,} tokens that fit "
+        f"({long.limit.setting or _SETTING[long.column]}), at most {int(long.lengths.max()):,}"
+    )
+
+
+def _cut(long: TooLong, policy: str | None) -> str:
+    if policy is None and long.limit.truncate is None:
+        return "what becomes of them is up to the collator. too_long=truncate, drop, split or error decides it."
+    end = "start" if long.limit.truncate == "left" or long.column == PROMPT else "end"
+    return f"their {end} is cut off." + ("" if policy else " too_long=drop, split or error does otherwise.")
+
+
+def _refusal(long: TooLong, num_rows: int, name: str, where: Callable[[int], str]) -> str:
+    choices = "truncate or drop" if long.column == PROMPT else "truncate, drop or split"
+    return (
+        f"{name}: {_sentence(long, num_rows)}. The first is {where(int(long.rows[0]))}.\n"
+        f"Raise {long.limit.setting or _SETTING[long.column]}, or set too_long to {choices} "
+        f"(too_long=… for all data, or datamodule.dataset_managers.{name}.too_long=…)."
+    )

@@ -1,0 +1,265 @@
+"""Text as its author wrote it: the one reader of everything that users give as text, JSON lines or tables.
+
+UTF-8 with or without a byte order mark, or UTF-16 with one. Lines end at `\\n` or `\\r\\n` and nowhere else: a lone
+`\\r`, U+0085, U+2028 and the like are part of a text. Cells of a table are text. What cannot be read is named by file
+and line, with how to convert it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from shlex import quote
+from typing import IO, Any, NamedTuple
+
+from xlm.errors import DataError, as_line
+
+# Longest first: the mark of UTF-32 begins like that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_LONGEST_CELL = 2**31 - 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHOWN = 80  # characters of a name in a message
+
+
+class Line(NamedTuple):
+    """One line, without what ended it; `where` names it: `file.txt, line 3`."""
+
+    number: int
+    text: str
+    where: str
+
+
+class Row(NamedTuple):
+    """One value of JSON lines, or one row of a table, and where it stands."""
+
+    value: Any
+    where: str
+
+
+def read_lines(source: Path | str | IO[bytes], name: str | None = None) -> Iterator[Line]:
+    """The lines of a file, or of an open binary stream (which is given a `name`), read one by one.
+
+    Raises:
+        DataError: the file cannot be opened, is not UTF-8 (nor UTF-16 with its mark), or holds a NUL byte.
+    """
+    if not isinstance(source, str | Path):
+        yield from _lines(source, name or "the input")
+        return
+    shown = name or str(source)
+    try:
+        file = open(source, "rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise DataError(f"{as_line(shown)} cannot be read: {error.strerror}.") from error
+    with file:
+        yield from _lines(file, shown)
+
+
+def read_text(path: Path | str) -> str:
+    """A whole file, its lines ended by `\\n`; `DataError` as of `read_lines`."""
+    return "\n".join(line.text for line in read_lines(path))
+
+
+def read_json_lines(source: Path | str | IO[bytes], name: str | None = None) -> Iterator[Row]:
+    """The JSON value of each line that isn't blank.
+
+    Raises:
+        DataError: as of `read_lines` and `json_value`.
+    """
+    for line in read_lines(source, name):
+        if line.text.strip():
+            yield Row(json_value(line.text, line.where), line.where)
+
+
+def json_value(text: str, where: str, expected: str = "") -> Any:
+    """The value that `text` holds as JSON.
+
+    Args:
+        where: what messages call the text: `file.jsonl, line 3`.
+        expected: said where the text is no JSON: what it should look like.
+
+    Raises:
+        DataError: it is no JSON, or holds half of a surrogate pair (`"\\ud800"`), which is no text.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            line = f"line {error.lineno}, " if error.lineno > 1 else ""
+            reason = f"{error.msg.removesuffix(' starting at')} ({line}character {error.colno})"
+        raise DataError(f"{where} is not JSON: {reason}." + (f" {expected}" if expected else "")) from error
+    # Only an escape can spell half a pair: UTF-8 has none.
+    if ("\\ud" in text or "\\uD" in text) and (place := _half_pair(value)) is not None:
+        raise DataError(
+            f"{where}{place} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character. "
+            "Remove it, or write both halves."
+        )
+    return value
+
+
+def read_json(path: Path | str) -> Any:
+    """The one value of a JSON file; `DataError` as of `json_value`."""
+    return json_value(read_text(path), str(path))
+
+
+def read_table(path: Path | str, delimiter: str = ",") -> Iterator[Row]:
+    """The rows of a CSV or TSV file as `{column: text}`; a cell is the text that stands there, `""` for none.
+
+    Raises:
+        DataError: as of `read_lines`; no or repeated column names, a row of another width, a quote without end.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    number = 0
+
+    def numbered() -> Iterator[str]:
+        nonlocal number
+        for line in read_lines(path):
+            number = line.number
+            yield line.text + "\n"
+
+    rows = csv.reader(numbered(), delimiter=delimiter, strict=True)
+    columns: list[str] | None = None
+    start = 1
+    while True:
+        start = number + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            raise DataError(f"{path}, line {start} is no row of a table: {_table_reason(error)}.") from error
+        if not cells:
+            continue
+        where = f"{path}, line {start}"
+        if columns is None:
+            columns = _column_names(cells, where)
+        elif len(cells) != len(columns):
+            raise DataError(
+                f"{where} has {len(cells)} cells, and the first line names {len(columns)} columns "
+                f"({', '.join(columns)[:_SHOWN]}). A cell with {delimiter!r} or a line break in it needs quotes."
+            )
+        else:
+            yield Row(dict(zip(columns, cells, strict=True)), where)
+    if columns is None:
+        raise DataError(f"{path} is empty: its first line must name the columns.")
+
+
+def _table_reason(error: csv.Error) -> str:
+    if "new-line" in str(error):
+        return "it has a carriage return in a cell without quotes"
+    return f'{error}. A cell that begins with a quote ends with one, and quotes in it are doubled: "a ""b"" c"'
+
+
+def _column_names(cells: list[str], where: str) -> list[str]:
+    if repeated := sorted({name for name in cells if cells.count(name) > 1}):
+        raise DataError(f"{where} names the column {repeated[0]!r} more than once.")
+    return cells
+
+
+def _lines(file: IO[bytes], name: str) -> Iterator[Line]:
+    name = as_line(name)
+    first = file.readline()
+    for mark, encoding in _MARKS:
+        if first.startswith(mark):
+            # Whole: the bytes of a line end may be part of other characters.
+            yield from _decoded_lines(first + file.read(), encoding, name)
+            return
+    raw, number = first.removeprefix(codecs.BOM_UTF8), 0
+    while raw:
+        number += 1
+        where = f"{name}, line {number}"
+        text = _without_end(_decoded(raw, where, name))
+        if number == 1 and "\r" in text and not raw.endswith(b"\n"):
+            _refuse_old_line_ends(text, name)
+        yield Line(number, text, where)
+        raw = file.readline()
+
+
+def _without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
+
+
+def _decoded(raw: bytes, where: str, name: str) -> str:
+    if b"\0" in raw:
+        raise DataError(
+            f"{where} holds a NUL byte (byte {raw.index(0) + 1} of the line), so it is no text. "
+            f"If it is UTF-16, convert it: {_iconv('utf-16le', name)}"
+        )
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} is not UTF-8: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}. "
+            f"If it is Latin-1, convert it: {_iconv('latin1', name)}"
+        ) from error
+
+
+def _iconv(encoding: str, name: str) -> str:
+    return f"iconv -f {encoding} -t utf-8" + (f" {quote(name)} > new" if Path(name).is_file() else "")
+
+
+def _decoded_lines(raw: bytes, encoding: str, name: str) -> Iterator[Line]:
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name} begins like {encoding.upper()} and is none, from byte {error.start + 1} on."
+        ) from error
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        where = f"{name}, line {number}"
+        if "\0" in line:
+            raise DataError(f"{where} holds a NUL character, so it is no text.")
+        yield Line(number, line.removesuffix("\r"), where)
+
+
+def _refuse_old_line_ends(text: str, name: str) -> None:
+    """A file whose only line ends are `\\r` would be one text."""
+    raise DataError(
+        f"{name} has {text.count(chr(13))} lone carriage returns and no line feed. If these end its lines, convert it: "
+        f"tr '\\r' '\\n' < {quote(name)} > new"
+    )
+
+
+def _half_pair(value: Any, place: str = "") -> str | None:
+    """The place of a string with half of a surrogate pair in a JSON value, as `, column 'text'`; None without one."""
+    if isinstance(value, str):
+        return place if _SURROGATE.search(value) else None
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = [(key, item) for name, inner in value.items() for key, item in ((name, name), (name, inner))]
+    elif isinstance(value, list):
+        items = [(None, item) for item in value]
+    for key, item in items:
+        inside = place or ("" if key is None else f", column {as_line(ascii(key))}")
+        if (found := _half_pair(item, inside)) is not None:
+            return found
+    return None
+
+
+def name_of_kind(value: Any) -> str:
+    """What a value of JSON or of a table is, in words: `a number`, `a list`, `null`."""
+    names = {str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    names |= {dict: "an object", bytes: "bytes", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def checked_text(value: Any, column: str) -> str:
+    """A value that has to be text; `DataError` naming the column for anything else."""
+    if not isinstance(value, str):
+        hint = " Decode them first." if isinstance(value, bytes) else ""
+        raise DataError(f"column {column!r} holds {name_of_kind(value)}, not text.{hint}")
+    if _SURROGATE.search(value):
+        raise DataError(f"column {column!r} holds half of a surrogate pair, which is no character.")
+    return value
