@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -62,7 +63,7 @@ def test_the_second_start_says_who_holds_the_folder(tmp_path: Path) -> None:
     with RunLock(tmp_path), pytest.raises(RunInUseError) as caught, RunLock(tmp_path):
         pass
     text = str(caught.value)
-    assert f"process {os.getpid()} on host {run_lock.socket.gethostname()}, since " in text
+    assert f"process {os.getpid()} on host {socket.gethostname()}, since " in text
     assert "job_name=" in text
     assert "\n" not in text
     assert caught.value.folder == tmp_path
@@ -143,7 +144,7 @@ def no_links(patch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError("no hard links here")
 
-    patch.setattr(run_lock.os, "link", refuse)
+    patch.setattr(os, "link", refuse)
 
 
 @pytest.mark.parametrize("disk", [None, no_flock, no_links])
@@ -191,7 +192,7 @@ def test_a_beat_tells_of_life_and_a_run_that_was_taken_for_dead_stops(
         os.utime(tmp_path / LOCK, (0, 0))
         wait_until(lambda: (tmp_path / LOCK).stat().st_mtime > 0)
         lock.check()
-        leave(tmp_path, **OTHER)
+        leave(tmp_path, host="elsewhere", machine="another")
         wait_until(lambda: lock._lost)
         with pytest.raises(RunInUseError, match=r"was taken over by process .* on host elsewhere"):
             lock.check()
