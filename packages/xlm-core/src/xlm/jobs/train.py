@@ -29,6 +29,7 @@ from xlm.training.rng import RandomState
 from xlm.training.signals import GracefulSignals, ending_in_order
 from xlm.training.train_log import TrainLog
 from xlm.training.weights import check_fits, load_weights, select_weights
+from xlm.utils.outputs import output_folder
 from xlm.utils.rank_zero import is_first_process
 from xlm.utils.run_lock import RunLock
 
@@ -49,7 +50,9 @@ def written_folders(cfg: DictConfig) -> list[Path]:
     run_dir, checkpoints = Path(cfg.paths.run_dir), Path(cfg.checkpointing_dir)
     if not is_first_process():
         return []
-    return [run_dir] if checkpoints.absolute().is_relative_to(run_dir.absolute()) else [run_dir, checkpoints]
+    is_inside = checkpoints.absolute().is_relative_to(run_dir.absolute())
+    elsewhere = [] if is_inside else [output_folder(checkpoints, "checkpointing_dir")]
+    return [output_folder(run_dir, "paths.run_dir"), *elsewhere]
 
 
 def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
