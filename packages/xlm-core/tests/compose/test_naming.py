@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from xlm.compose.naming import MAX_LENGTH, default_job_name
+from xlm.compose.naming import MAX_LENGTH, checked_job_name, default_job_name
+from xlm.errors import ConfigError
 
 STAR = {"experiment": "star_easy_arlm", "datamodule": "star_easy", "model": "tiny_arlm", "model_type": "arlm"}
 
@@ -88,3 +89,18 @@ def test_names_are_folder_names_and_stay_different_when_cut() -> None:
     long = [default_job_name(STAR, [f"a={'x' * 300}{end}"], is_sweep=True) for end in "yz"]
     assert long[0] != long[1]
     assert all(len(name) <= MAX_LENGTH for name in long)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "1e-3", "007", "a,b=1", "é [x]", "..a", "-", 7])
+def test_names_of_folders_below_the_runs(name: object) -> None:
+    assert checked_job_name(name) == str(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", None, "..", ".", "../x", "a/../../x", "/tmp/x", "~/x", "a//b", "a/", " a", "a ", "x" * 256, "a\0b"],
+)
+def test_names_that_lead_elsewhere(name: object) -> None:
+    with pytest.raises(ConfigError, match=r"^job_name=") as caught:
+        checked_job_name(name)
+    assert "\n" not in str(caught.value)

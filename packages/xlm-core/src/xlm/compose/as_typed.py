@@ -1,4 +1,4 @@
-"""Texts and paths of the command line reach the configuration as they were typed, whatever Hydra's grammar means by them.
+"""Texts and paths of the command line reach the configuration as they were typed, past Hydra's grammar.
 
 `job_name=1e-3` is no number, `eval.checkpoint_path=runs/a,seed=1` no sweep, and `~/runs/é` no mistake. The table of
 options that this holds for is here, and nowhere else.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+
+from xlm.errors import ConfigError
+from xlm.utils.text import is_quoted, split
 
 NULL = ("", "null")
 _LOADS = ("checkpoint_path", "ckpt_path")
@@ -24,64 +26,35 @@ PATHS = frozenset(
 )  # fmt: skip
 # Options of models and data that name a file or something on the hub, by the last part of their key.
 _PATH_NAMES = ("data_file", "full_name", "pretrained_model_name_or_path")
+_MANY = frozenset(name for name in PATHS if name.startswith("data_files."))
 TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id"})
+_BRACKETS = (("[", "]"), ("{", "}"))
 TEXT_LISTS = frozenset({"generation.prompts"})
-_QUOTES = "'\""
 _CALL = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*")  # choice(a,b), range(3), glob(*)
 
 
 def as_typed(override: str, multirun: bool = False) -> str:
     """An override with its value quoted if its key names a text, a path or a list of texts; others as they are.
 
-    Values in quotation marks, null and interpolations stay what they are; `~` is the home folder at the beginning of a
-    path. With `multirun` a comma separates values.
+    Values in quotation marks, null, interpolations, and lists where several files may be named stay what they are; `~`
+    is the home folder at the beginning of a path. With `multirun` a comma separates values.
     """
     key, equals, value = override.partition("=")
     name = key.lstrip("+")
     if not equals or name.startswith("~"):
         return override
     if name in TEXT_LISTS:
-        return override if multirun else f"{key}={_texts(value)}"
+        return override if multirun else f"{key}={_texts(name, value)}"
     is_path = name in PATHS or ("." in name and name.rpartition(".")[2] in _PATH_NAMES)
     if not is_path and name not in TEXTS:
         return override
-    if is_path and value.startswith(("[", "{")) and name not in PATHS - _MANY:
+    if (value[:1], value[-1:]) in _BRACKETS and name not in TEXTS | (PATHS - _MANY):
         return override
     if not multirun:
         return f"{key}={_quoted(value, is_path)}"
     if _CALL.fullmatch(value):
         return override
     return f"{key}={','.join(_quoted(part, is_path) for part in split(value))}"
-
-
-_MANY = frozenset(name for name in PATHS if name.startswith("data_files."))
-
-
-def split(text: str) -> list[str]:
-    """The parts of a text between commas that are in no quotation marks; a mark counts at the beginning of a part."""
-    parts, quote, escaped = [""], "", False
-    for c in text:
-        if c == "," and not quote:
-            parts.append("")
-            continue
-        if quote:
-            quote = "" if c == quote and not escaped else quote
-        elif c in _QUOTES and not parts[-1].strip():
-            quote = c
-        escaped = c == "\\" and not escaped
-        parts[-1] += c
-    return parts
-
-
-def unquoted(text: str) -> str:
-    """A text without the quotation marks around it."""
-    text = text.strip()
-    return text[1:-1].replace(f"\\{text[0]}", text[0]) if is_quoted(text) else text
-
-
-def is_quoted(text: str) -> bool:
-    """Whether a text is in quotation marks that end at its end."""
-    return len(text) > 1 and text[0] in _QUOTES and text[-1] == text[0] and len(split(text.replace(",", "."))) == 1
 
 
 def quote(text: str) -> str:
@@ -92,26 +65,28 @@ def quote(text: str) -> str:
     return f"'{inner}'"
 
 
-def without_pluses(override: str, sections: Sequence[str]) -> str:
-    """An override as a person types it: without the `++` that stands for a section that is not there yet."""
-    return override[2:] if override.startswith(tuple(f"++{section}" for section in sections)) else override
-
-
 def _quoted(value: str, is_path: bool) -> str:
     if value in NULL or is_quoted(value):
         return value
     return quote(os.path.expanduser(value) if is_path else value)
 
 
-def _texts(value: str) -> str:
-    """A prompt, or a list of them; what is no text stays for whoever reads prompts to refuse."""
+def _texts(key: str, value: str) -> str:
+    """A text, or a list of them; ConfigError for a part that is no text."""
     text = value.strip()
     if not (text.startswith("[") and text.endswith("]")):
-        return value if text in NULL or is_quoted(text) or text.startswith("{") else quote(_literal(value))
+        return value if text in NULL or is_quoted(text) else quote(_literal(value))
     parts = [part.strip() for part in split(text[1:-1])]
-    if any(part.startswith(("[", "{")) for part in parts) or parts == [""]:
-        return value
-    return f"[{','.join(p if is_quoted(p) or p in NULL else quote(_literal(p)) for p in parts)}]"
+    for part in parts:
+        if part.startswith(("[", "{")):
+            raise ConfigError(
+                f"{key}: {part} is no text; a text with brackets is written in quotes: ['{part}'].", key=key
+            )
+    return (
+        value
+        if parts == [""]
+        else f"[{','.join(p if p in NULL or is_quoted(p) else quote(_literal(p)) for p in parts)}]"
+    )
 
 
 def _literal(text: str) -> str:

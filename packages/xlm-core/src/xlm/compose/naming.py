@@ -9,8 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from xlm.compose.sections import OPTIONAL_SECTIONS, SHORT_FORMS
+from xlm.errors import ConfigError, as_line
 
 MAX_LENGTH = 150
+_MOST_BYTES = 255
 _AS_NAME = re.compile(r"[^A-Za-z0-9_.+=,~\-]+")
 # What these choose is in the name anyway, or says where the run's folder is.
 _NAMED_ANYWAY = ("experiment", "datamodule", "model", "model_type", "job_type", "debug")
@@ -106,6 +108,27 @@ def name_from_hydra(hydra: Any, global_batch_size: Any = None) -> str:
     """The default name for a composed `hydra` node."""
     choices = {str(group): member for group, member in hydra.runtime.choices.items()}
     return default_job_name(choices, [str(text) for text in hydra.overrides.task], _is_sweep(hydra), global_batch_size)
+
+
+def checked_job_name(name: Any) -> str:
+    """`name` as text, if it is that of a folder below the runs' folder.
+
+    Raises:
+        ConfigError: it is empty, or leads elsewhere.
+    """
+    text = "" if name is None else str(name)
+    parts = text.split("/")
+    if not text.strip() or text != text.strip():
+        reason = "is empty (an unset variable of the shell?)" if not text.strip() else "begins or ends with a blank"
+    elif text.startswith(("/", "~")) or ".." in parts or "." in parts or "" in parts or "\0" in text:
+        reason = "is no name of a folder below the folder of runs (paths.run_dir=… puts a run anywhere)"
+    elif max(len(part.encode()) for part in parts) > _MOST_BYTES:
+        reason = f"is longer than the {_MOST_BYTES} bytes of a folder's name"
+    else:
+        return text
+    raise ConfigError(
+        as_line(f"job_name={text} {reason}. Without job_name= a run has a name of its own."), key="job_name"
+    )
 
 
 def _is_sweep(hydra: Any) -> bool:
