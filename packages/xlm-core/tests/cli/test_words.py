@@ -19,12 +19,16 @@ from xlm.cli.words import as_list
         ("runs/a,seed=1", ["runs/a,seed=1"]),
         ("[runs/a,seed=1,b,runs/a,seed=1]", ["runs/a,seed=1", "b", "runs/a,seed=1"]),
         ("['x,y',\"z\"]", ["x,y", "z"]),
+        ("[b, runs/é, x=1 [a], c]", ["b", "runs/é, x=1 [a]", "c"]),
+        ("runs/é, x=1 [a]", ["runs/é, x=1 [a]"]),
+        ("new [b]", ["new [b]"]),
         ("[it's,b]", ["it's", "b"]),
         ("runs/a,seed=2", ["runs/a", "seed=2"]),
     ],
 )
 def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, names: list[str]) -> None:
     (tmp_path / "runs" / "a,seed=1").mkdir(parents=True)
+    (tmp_path / "runs" / "é, x=1 [a]").mkdir()
     monkeypatch.chdir(tmp_path)
     assert as_list(value) == names
 

@@ -46,7 +46,7 @@ def test_names(changes: dict[str, str | None], overrides: list[str], name: str) 
         (["optimizer=muon", "lr_scheduler=cosine"], ",lr_scheduler=cosine,optimizer=muon"),
         (["ema_decay=0.9", "trainer.precision=bf16-mixed"], ",ema_decay=0.9,trainer.precision=bf16-mixed"),
         (["datamodule.dataset_managers.train.lm.num_examples=64"], ",train.lm.num_examples=64"),
-        (["~model.dropout", "~datamodule.dataset_managers.train.extra"], ",~train.extra,~model.dropout"),
+        (["~model.dropout", "~datamodule.dataset_managers.train.extra"], ",~model.dropout,~train.extra"),
         (["collator@collators.lm=my_lm"], ",collator-collators.lm=my_lm"),
         # What is run, watched or used in another way is the same run.
         (["trainer.max_steps=9", "trainer.max_epochs=1", "trainer.val_check_interval=2", "trainer.devices=2"], ""),

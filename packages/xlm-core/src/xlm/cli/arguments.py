@@ -72,7 +72,9 @@ def _apart(args: Sequence[str], parser: ArgumentParser) -> tuple[tuple[str, ...]
     overrides: list[str] = []
     option = None  # the flag just before, which may want a value
     for arg in args:
-        is_value = option is not None and (option.nargs is None or (option.nargs == "?" and arg in option.choices))
+        is_value = option is not None and (
+            option.nargs is None or (option.nargs == "?" and arg in (option.choices or ()))
+        )
         is_flag = not is_value and arg.startswith("-")
         option = parser._option_string_actions.get(arg) if is_flag else None
         (flags if is_flag or is_value else overrides).append(arg)

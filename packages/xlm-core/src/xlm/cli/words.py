@@ -46,17 +46,17 @@ def as_list(value: str) -> list[str]:
     """`[a,b]`, as Hydra writes a list, or `a,b`; a part in quotes, and a path that is there, may hold commas."""
     if value and Path(value).exists():
         return [value]
-    parts = [part.strip() for part in split(value.removeprefix("[").removesuffix("]"))]
-    texts = [part[1:-1] if is_quoted(part) else part for part in parts if part]
-    return [os.path.expanduser(text) for text in _joined(texts)]
+    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    parts = [part.strip() for part in _joined(split(inner))]
+    return [part[1:-1] if is_quoted(part) else os.path.expanduser(part) for part in parts if part]
 
 
 def _joined(parts: Sequence[str]) -> Iterator[str]:
     """The parts of a list, with those put together again that are a path only together: `runs/a,seed=1`."""
     at = 0
     while at < len(parts):
-        ends = range(len(parts), at + 1, -1) if not Path(parts[at]).exists() else ()
-        end = next((end for end in ends if Path(",".join(parts[at:end])).exists()), at + 1)
+        ends = range(len(parts), at + 1, -1) if not Path(parts[at].strip()).exists() else ()
+        end = next((end for end in ends if Path(",".join(parts[at:end]).strip()).exists()), at + 1)
         yield ",".join(parts[at:end])
         at = end
 

@@ -79,7 +79,7 @@ def _settings(overrides: Sequence[str], has_global_batch: bool) -> list[str]:
             continue
         short = key.replace(_DATASETS, "")
         said[key] = f"{short}={_shown(value)}" if equals else short
-    return [said[key] for key in sorted(said)]
+    return sorted(said.values())
 
 
 def _makes_another(key: str) -> bool:
