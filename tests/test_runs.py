@@ -111,10 +111,20 @@ def disturbed(directory: Path, signum: int, after: str, *overrides: str) -> subp
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, uninterrupted: Path, after: str
 ) -> None:
-    process = disturbed(tmp_path, signal.SIGKILL, after)
+    process = disturbed(tmp_path, signal.SIGSTOP, after)
+    # While it is there nobody else may write into its folder, with the same settings or others.
+    for lr in ([], ["optimizer.lr=0.5"]) if after == "step-14.ckpt" else ():
+        second = xlm(tmp_path, *command(*STEPS, "job_name=a", *lr)[1:], ok=False)
+        assert f"is in use by a training run (process {process.pid} on host" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert " running " in xlm(tmp_path, "runs").stdout
+    process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "runs/a/run.lock").exists()
     again = xlm(tmp_path, *command(*STEPS, "job_name=a")[1:])
+    assert "is gone; this start takes its place" in again.stderr
+    assert not (tmp_path / "runs/a/run.lock").exists()
     assert "Going on from step" in again.stdout
     assert_same_weights(tmp_path / "runs/a", uninterrupted)
     steps = [row["step"] for row in rows(tmp_path / "runs/a") if row["name"] == "train/lr"]

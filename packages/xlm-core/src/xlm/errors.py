@@ -19,6 +19,7 @@ XLMError                            exit code 1
 ├── CheckpointError                 saving and loading of runs
 │   ├── CheckpointMismatchError     weights that do not fit the model
 │   └── CheckpointCorruptError      a file that cannot be read
+├── RunInUseError                   another training run writes into the same folder
 ├── NonFiniteLossError              training diverged
 └── TrainingInterrupted             a signal ended the run after a checkpoint; exit code 128 + signal
 """
@@ -284,6 +285,14 @@ class CheckpointCorruptError(CheckpointError):
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"The checkpoint {path} cannot be read: {reason}", path=path)
         self.reason = reason
+
+
+class RunInUseError(XLMError):
+    """Another training run writes into `folder`."""
+
+    def __init__(self, message: str, *, folder: Path | str) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 class NonFiniteLossError(XLMError):

@@ -42,6 +42,15 @@ def test_flags_and_overrides_may_be_mixed() -> None:
     assert parse_arguments(["--cfg", "job", "a=1", "--resolve"]).shows_only
 
 
+def test_the_value_of_a_flag_is_no_override() -> None:
+    for args in (["train", "--config-dir", "train", "a=1"], ["--config-dir", "train", "train", "a=1"]):
+        arguments = parse_arguments(args, JOBS)
+        assert arguments.overrides == ("job_type=train", "a=1")
+        assert arguments.flags == ("--config-dir", "train")
+    assert parse_arguments(["--info", "train", "-cd=conf"], JOBS).overrides == ("job_type=train",)
+    assert parse_arguments(["--info", "defaults", "train"], JOBS).flags == ("--info", "defaults")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -28,7 +28,7 @@ def toy(work_dir: Path, write_model: WriteModel) -> Path:
 @pytest.mark.usefixtures("toy")
 def test_composes_with_a_settled_name() -> None:
     cfg = load_config(["experiment=toy", "seed=7"])
-    assert (cfg.job_name, cfg.seed, cfg.model.width) == ("toy", 7, 4)
+    assert (cfg.job_name, cfg.seed, cfg.model.width) == ("toy,seed=7", 7, 4)
     assert "hydra" not in cfg
     assert OmegaConf.is_struct(cfg)
     assert "job_name: toy" in to_yaml(cfg)

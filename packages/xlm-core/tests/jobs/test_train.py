@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from xlm import flags
 from xlm.compose import load_config
 from xlm.jobs import eval as evaluation
 from xlm.jobs import train
+from xlm.training.signals import ending_in_order
 from xlm.utils.components import clear_components
+from xlm.utils.run_lock import RunLock
 
 MODELS = Path(__file__).parents[1] / "models"
 # The best checkpoint is that of step 3 and the last one that of step 5, each with an average of its own.
@@ -51,3 +54,30 @@ def test_the_test_scores_averaged_weights_whichever_are_tested(configure: Callab
     assert trained("test_weights=last") == last  # complete, and only tested again
     # A debug run keeps no checkpoint, and ends with the same weights.
     assert trained("global_flags.DEBUG=true", "job_name=debugged") == last
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "environ", "folders"),
+    [
+        ("runs/a/checkpoints", {}, ["runs/a"]),
+        ("elsewhere", {}, ["runs/a", "elsewhere"]),  # perhaps shared with another run
+        ("elsewhere", {"LOCAL_RANK": "1"}, []),  # the first process holds both for all
+        ("elsewhere", {"NODE_RANK": "1"}, []),
+    ],
+)
+def test_the_folders_that_a_run_holds(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: str, environ: dict[str, str], folders: list[str]
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    cfg = OmegaConf.create({"paths": {"run_dir": "runs/a"}, "checkpointing_dir": checkpoints})
+    assert train.written_folders(cfg) == [Path(folder) for folder in folders]
+    assert list(work_dir.iterdir()) == []
+
+
+def test_sigterm_before_training_gives_back_what_is_held(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught, ending_in_order(), RunLock(tmp_path / "a"):
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

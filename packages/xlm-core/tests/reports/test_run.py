@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from xlm.reports.differences import differing_settings
 from xlm.reports.finding import distinct_names, named_runs, run_folders
 from xlm.reports.listing import age, as_lines, sort_runs
 from xlm.reports.run import Measured, read_run
+from xlm.utils.run_lock import LOCK, Holder, RunLock
 
 if TYPE_CHECKING:
     from .conftest import WriteRun
@@ -32,6 +34,11 @@ def test_states(write_run: WriteRun) -> None:
     going = write_run("b", ended=False)
     assert read_run(going).state() == "running"
     grow_old(going, 3600)
+    assert read_run(going).state() == "interrupted"
+    with RunLock(going):  # however long it is silent
+        assert read_run(going).state() == "running"
+        dead = replace(Holder.this_process(), process_started="1")
+    (going / LOCK).write_text(json.dumps(asdict(dead)))
     assert read_run(going).state() == "interrupted"
 
 

@@ -22,3 +22,10 @@ def test_what_was_there_stays_when_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         replace_text(path, "\udcff")
     assert path.read_text() == "old"
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("elsewhere/target")
+    replace_text(tmp_path / "link", "one")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere" / "target").read_text() == "one"

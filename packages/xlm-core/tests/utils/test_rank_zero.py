@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from xlm.utils.rank_zero import RankedLogger, get_rank, rank_zero_only, rank_zero_warn, warn_once
+from xlm.utils.rank_zero import RankedLogger, get_rank, is_first_process, rank_zero_only, rank_zero_warn, warn_once
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,25 @@ def test_the_rank_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> 
     assert get_rank() == 1
     monkeypatch.setenv("RANK", "5")
     assert get_rank() == 5
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "0"}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"NODE_RANK": "1"}, False),  # the process that a person starts on the second machine
+        ({"RANK": "0", "GROUP_RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "4", "GROUP_RANK": "1", "LOCAL_RANK": "0"}, False),
+    ],
+)
+def test_one_process_of_all_machines_is_the_first(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], is_first: bool
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() == is_first
 
 
 def test_other_ranks_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,18 +54,31 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
             bare = arg.lstrip("-")
             hint = f"Overrides are written without dashes: {bare}" if "=" in bare else "See xlm --help."
             raise ConfigError(f"Unknown option '{arg}'. {hint}", key=arg)
-    parsed, others = parser.parse_known_args(list(args))
-    # argparse takes overrides on one side of the flags only; the others are left over.
-    overrides = (*parsed.overrides, *others)
+    flags, overrides = _apart(args, parser)
+    parsed = parser.parse_args(list(flags))
     config_dirs = (Path(parsed.config_dir).resolve(),) if parsed.config_dir else ()
-    flags = tuple(arg for arg in args if arg not in overrides)
     return Arguments(
-        with_optional_sections(with_job_type(overrides, jobs)),
+        with_optional_sections(with_job_type(overrides, jobs), bool(parsed.multirun)),
         flags,
         config_dirs,
         bool(parsed.multirun),
         shows_only=parsed.cfg is not None,
     )
+
+
+def _apart(args: Sequence[str], parser: ArgumentParser) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Hydra's flags with their values, and the overrides, which may stand between them."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    option = None  # the flag just before, which may want a value
+    for arg in args:
+        is_value = option is not None and (
+            option.nargs is None or (option.nargs == "?" and arg in (option.choices or ()))
+        )
+        is_flag = not is_value and arg.startswith("-")
+        option = parser._option_string_actions.get(arg) if is_flag else None
+        (flags if is_flag or is_value else overrides).append(arg)
+    return tuple(flags), tuple(overrides)
 
 
 def _refuse(message: str) -> NoReturn:

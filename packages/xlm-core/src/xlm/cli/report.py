@@ -26,6 +26,7 @@ def write_report(args: Sequence[str]) -> int:
     from xlm.reports.page import render_page
     from xlm.reports.plain import as_markdown, pairs_csv, values_csv
     from xlm.utils.files import replace_text
+    from xlm.utils.outputs import output_file
 
     words, options = read_words(JOB, args, OPTIONS)
     names = [*as_list(options["runs"]), *words]
@@ -35,16 +36,15 @@ def write_report(args: Sequence[str]) -> int:
         raise ConfigError(f"split is '{options['split']}', and must be one of: {', '.join(SPLITS)}.", key="split")
     runs = named_runs(names)
     page = output_path(options["output"], [run.name for run in runs])
+    for path in (page, page.with_suffix(".md"), page.with_suffix(".csv"), page.with_name(f"{page.stem}_pairs.csv")):
+        output_file(path, "output")
     report = build_report(runs, options["title"] or None, options["split"] or None)
     texts = {page: render_page(report), page.with_suffix(".md"): as_markdown(report)}
     texts[page.with_suffix(".csv")] = values_csv(report)
     if report.pairs:
         texts[page.with_name(f"{page.stem}_pairs.csv")] = pairs_csv(report)
     for path, text in texts.items():
-        try:
-            replace_text(path, text)
-        except OSError as error:
-            raise ConfigError(as_line(f"{path} cannot be written: {error.strerror or error}."), key="output") from error
+        replace_text(path, text)
     for run in runs:
         for problem in run.problems:
             print(as_line(f"{run.name}: {problem}"))

@@ -16,6 +16,7 @@ from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
 from xlm.compose.messages import FOREIGN_ERRORS, locate_target, translate
+from xlm.compose.naming import checked_job_name
 from xlm.errors import BadTargetError, XLMError
 from xlm.external_models import Discovery, activate, discover
 from xlm.jobs import BUILT_IN_JOBS, Job, custom_jobs, find_job
@@ -109,7 +110,7 @@ class Task:
             raise readable from (None if readable is error else error)
 
     def _run(self, cfg: DictConfig, choices: dict[str, Any]) -> Any:
-        cfg.job_name = cfg.job_name  # from here on text, whatever Hydra still remembers later
+        cfg.job_name = checked_job_name(cfg.job_name)  # from here on text, whatever Hydra still remembers later
         job = find_job(str(cfg.job_type), self.jobs)
         if job.name in BUILT_IN_JOBS and job.name != "name":
             check_config(cfg, choices)

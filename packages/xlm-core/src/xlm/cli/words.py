@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.utils.text import is_quoted, split
 
 
 def is_job(name: str, args: Sequence[str]) -> bool:
@@ -30,7 +33,7 @@ def read_words(name: str, args: Sequence[str], options: Mapping[str, str]) -> tu
         if equals and key in options:
             if options[key] in ("true", "false") and value not in ("true", "false"):
                 raise ConfigError(f"{key} is '{value}', and must be true or false.", key=key)
-            given[key] = value
+            given[key] = os.path.expanduser(value)
         elif equals and key.isidentifier():
             hint = did_you_mean(nearest_names(key, options, 1))
             raise ConfigError(f"xlm {name} has no option '{key}'. {hint or f'Options: {_listed(options)}.'}", key=key)
@@ -40,8 +43,22 @@ def read_words(name: str, args: Sequence[str], options: Mapping[str, str]) -> tu
 
 
 def as_list(value: str) -> list[str]:
-    """`[a,b]`, as Hydra writes a list, or `a,b`."""
-    return [part.strip().strip("'\"") for part in value.removeprefix("[").removesuffix("]").split(",") if part.strip()]
+    """`[a,b]`, as Hydra writes a list, or `a,b`; a part in quotes, and a path that is there, may hold commas."""
+    if value and Path(value).exists():
+        return [value]
+    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    parts = [part.strip() for part in _joined(split(inner))]
+    return [part[1:-1] if is_quoted(part) else os.path.expanduser(part) for part in parts if part]
+
+
+def _joined(parts: Sequence[str]) -> Iterator[str]:
+    """The parts of a list, with those put together again that are a path only together: `runs/a,seed=1`."""
+    at = 0
+    while at < len(parts):
+        ends = range(len(parts), at + 1, -1) if not Path(parts[at].strip()).exists() else ()
+        end = next((end for end in ends if Path(",".join(parts[at:end]).strip()).exists()), at + 1)
+        yield ",".join(parts[at:end])
+        at = end
 
 
 def as_value(text: str) -> Any:

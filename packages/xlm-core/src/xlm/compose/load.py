@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.checks import check_config
 from xlm.compose.messages import readable_errors
+from xlm.compose.naming import checked_job_name
 from xlm.compose.resolvers import late_values_as_text, register_resolvers
 from xlm.compose.sections import with_optional_sections
 from xlm.external_models import activate, discover
@@ -38,7 +39,7 @@ def load_config(
     overrides = with_optional_sections(overrides)
     with readable_errors(found, overrides), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         composed = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
-        job_name, choices = composed.job_name, dict(composed.hydra.runtime.choices)
+        job_name, choices = checked_job_name(composed.job_name), dict(composed.hydra.runtime.choices)
         with open_dict(composed):
             del composed["hydra"]
         composed.job_name = job_name

@@ -17,6 +17,7 @@ from hydra.errors import (
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from xlm.compose.search import config_files, group_members, group_names, nearest_keys, searched_places
+from xlm.compose.sections import without_pluses
 from xlm.errors import BadTargetError, ConfigError, MissingConfigError, XLMError, did_you_mean, nearest_names
 from xlm.external_models import Discovery, active_models
 from xlm.utils.instantiate import explain
@@ -51,10 +52,12 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
         return explain(error)
     if isinstance(error, MissingConfigException):
         return _missing_config(error, found)
-    text = str(error)
+    text = without_pluses(str(error))
+    overrides = [without_pluses(override) for override in overrides]
     if isinstance(error, OverrideParseException):
         detail = [line for line in text.splitlines() if not line.startswith(("See https", "Error parsing"))]
-        return ConfigError("\n".join([f"Error parsing override '{error.override}'", *detail]), key=error.override)
+        typed = without_pluses(str(error.override))
+        return ConfigError("\n".join([f"Error parsing override '{typed}'", *detail]), key=typed)
     if isinstance(error, MissingMandatoryValue):
         return _missing_value(error)
     if isinstance(error, OmegaConfBaseException):

@@ -5,18 +5,50 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from xlm.compose.sections import OPTIONAL_SECTIONS, SHORT_FORMS
+from xlm.errors import ConfigError, as_line
+
 MAX_LENGTH = 150
+_MOST_BYTES = 255
+_AS_NAME = re.compile(r"[^A-Za-z0-9_.+=,~\-]+")
 # What these choose is in the name anyway, or says where the run's folder is.
 _NAMED_ANYWAY = ("experiment", "datamodule", "model", "model_type", "job_type", "debug")
+# With other values of these a run goes on as the same run, or they say only how it is run, watched or used.
+_SAME_RUN = (
+    "job_name", "paths", "hydra", "tags", "trace", "trace_view", "global_flags", "compile", "resume_from_checkpoint",
+    "resume_checkpoint_path", "checkpointing_dir", "loggers", "callbacks", "log_predictions", "post_hoc_evaluator",
+    "metrics", "reported_metrics", "diagnostic_metrics", "metric_inputs", "predictor", "monitored_metric",
+    "monitored_mode", "test_after_training", "test_weights", "per_device_val_batch_size", "num_dataloader_workers",
+    "num_dataset_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
+    "trainer_strategy", "trainer.strategy", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+    "trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "trainer.min_steps", "trainer.min_epochs",
+    "trainer.val_check_interval", "trainer.check_val_every_n_epoch", "trainer.limit_val_batches",
+    "trainer.limit_test_batches", "trainer.limit_predict_batches", "trainer.num_sanity_val_steps",
+    "trainer.log_every_n_steps", "trainer.enable_checkpointing", "trainer.enable_progress_bar",
+    "trainer.enable_model_summary", "trainer.logger", "trainer.profiler", "trainer.detect_anomaly", "trainer.barebones",
+    "datamodule.print_batch_fn", "datamodule.dataset_managers.val", "datamodule.dataset_managers.test",
+    "datamodule.dataset_managers.predict", "data_files.val", "data_files.test", "data_files.predict",
+)  # fmt: skip
+# How batches are fetched, which changes no batch.
+_FETCHING = (".num_workers", ".prefetch_factor", ".persistent_workers", ".pin_memory")
+# The data to train on; evaluation leaves them out as a whole (`~…`).
+_DATASETS, _TRAIN = "datamodule.dataset_managers.", "datamodule.dataset_managers.train"
+_PER_DEVICE, _TOGETHER = "per_device_batch_size", "global_batch_size"
 
 
-def default_job_name(choices: Mapping[str, Any], overrides: Sequence[str] = (), is_sweep: bool = False) -> str:
+def default_job_name(
+    choices: Mapping[str, Any], overrides: Sequence[str] = (), is_sweep: bool = False, global_batch_size: Any = None
+) -> str:
     """The experiments joined by `+`, else the dataset; then a network and a model type that these don't name.
 
-    `choices` are Hydra's (group → member), `overrides` what the command line said. The runs of a sweep
-    carry their overrides, so that no two of them, nor of different sweeps, share a folder.
+    `choices` are Hydra's (group → member), `overrides` what the command line said. Those that make another run follow,
+    in the order of their keys; a run of a sweep carries all that it was given, so that no two share a folder.
+
+    Args:
+        global_batch_size: where it has a value, that of each device changes nothing.
     """
     said = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     # Hydra records a list of experiments only among the overrides.
@@ -28,17 +60,75 @@ def default_job_name(choices: Mapping[str, Any], overrides: Sequence[str] = (), 
     model_type = choices.get("model_type")
     if model_type and not any(_has_word(part, str(model_type)) for part in parts):
         parts.append(str(model_type))
+    name = "+".join(dict.fromkeys(parts))
     if is_sweep:
-        parts = ["+".join(dict.fromkeys(parts))]
-        parts += [text for text in overrides if text.partition("=")[0].lstrip("+") not in _NAMED_ANYWAY]
-        return _as_folder_name(",".join(parts))
-    return _as_folder_name("+".join(dict.fromkeys(parts)) or "run")
+        settings = [text for text in overrides if text.partition("=")[0].lstrip("+") not in _NAMED_ANYWAY]
+    else:
+        name = name or "run"
+        settings = _settings(overrides, has_global_batch=global_batch_size is not None)
+    return _as_folder_name(",".join([name, *settings]))
 
 
-def name_from_hydra(hydra: Any) -> str:
+def _settings(overrides: Sequence[str], has_global_batch: bool) -> list[str]:
+    """The overrides that make another run, each as `key=value`; of one key the last."""
+    said: dict[str, str] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        key = key.lstrip("+")
+        if not _makes_another(key) or (has_global_batch and key == _PER_DEVICE):
+            continue
+        short = key.replace(_DATASETS, "")
+        said[key] = f"{short}={_shown(value)}" if equals else short
+    return sorted(said.values())
+
+
+def _makes_another(key: str) -> bool:
+    if key == f"~{_TRAIN}" or key.endswith(_FETCHING):
+        return False
+    key = key.lstrip("~")
+    group = key.partition("@")[0]
+    same = (*_SAME_RUN, *(section.rstrip(".") for section in OPTIONAL_SECTIONS), *SHORT_FORMS)
+    return group not in _NAMED_ANYWAY and not any(key == one or key.startswith((f"{one}.", f"{one}@")) for one in same)
+
+
+def _shown(value: str) -> str:
+    """A value as short as it can be told from others: `1e-3` is 0.001, quotation marks and brackets are left out."""
+    text = value.strip()
+    with suppress(ValueError):
+        if any(c in text for c in ".eE"):
+            return repr(float(text))
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    plain = re.sub(r"[\[\]'\" ]+", "", text) if text.startswith("[") else text
+    # Another text may look the same once it is part of a name.
+    return plain if _AS_NAME.search(plain) is None else f"{plain}-{_digest(text, 6)}"
+
+
+def name_from_hydra(hydra: Any, global_batch_size: Any = None) -> str:
     """The default name for a composed `hydra` node."""
     choices = {str(group): member for group, member in hydra.runtime.choices.items()}
-    return default_job_name(choices, [str(text) for text in hydra.overrides.task], _is_sweep(hydra))
+    return default_job_name(choices, [str(text) for text in hydra.overrides.task], _is_sweep(hydra), global_batch_size)
+
+
+def checked_job_name(name: Any) -> str:
+    """`name` as text, if it is that of a folder below the runs' folder.
+
+    Raises:
+        ConfigError: it is empty, or leads elsewhere.
+    """
+    text = "" if name is None else str(name)
+    parts = text.split("/")
+    if not text.strip() or text != text.strip():
+        reason = "is empty (an unset variable of the shell?)" if not text.strip() else "begins or ends with a blank"
+    elif text.startswith(("/", "~")) or ".." in parts or "." in parts or "" in parts or "\0" in text:
+        reason = "is no name of a folder below the folder of runs (paths.run_dir=… puts a run anywhere)"
+    elif max(len(part.encode()) for part in parts) > _MOST_BYTES:
+        reason = f"is longer than the {_MOST_BYTES} bytes of a folder's name"
+    else:
+        return text
+    raise ConfigError(
+        as_line(f"job_name={text} {reason}. Without job_name= a run has a name of its own."), key="job_name"
+    )
 
 
 def _is_sweep(hydra: Any) -> bool:
@@ -57,7 +147,9 @@ def _members(choice: Any) -> list[str]:
 
 
 def _as_folder_name(name: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9_.+=,\-]+", "-", name)
-    if len(name) <= MAX_LENGTH:
-        return name
-    return f"{name[: MAX_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    name = _AS_NAME.sub("-", name)
+    return name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 9]}-{_digest(name, 8)}"
+
+
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

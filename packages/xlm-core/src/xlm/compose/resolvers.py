@@ -75,11 +75,12 @@ def _default_job_name(*, _root_: Container) -> str:
     """From Hydra's record of choices: in the tree while it is there, else of the job that runs."""
     from hydra.core.hydra_config import HydraConfig
 
+    together = OmegaConf.select(_root_, "global_batch_size", throw_on_missing=False)
     composed = OmegaConf.select(_root_, "hydra", throw_on_missing=False)
     if isinstance(composed, DictConfig):
-        return name_from_hydra(composed)
+        return name_from_hydra(composed, together)
     if HydraConfig.initialized():
-        return name_from_hydra(HydraConfig.get())
+        return name_from_hydra(HydraConfig.get(), together)
     raise ConfigError("job_name has no default without Hydra's record of choices; set job_name=…", key="job_name")
 
 

@@ -26,6 +26,7 @@ from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results
 from xlm.training.resume import load_checkpoint
 from xlm.training.rng import RandomState
+from xlm.utils.outputs import output_file, output_folder
 from xlm.utils.rank_zero import gathered
 from xlm.utils.weight_files import is_weights_alone
 
@@ -47,6 +48,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     split = str(options.get("split", "test"))
     if split not in SPLITS:
         raise ConfigError(f"eval.split is '{split}', and must be one of: {', '.join(SPLITS)}.", key="eval.split")
+    run_dir = output_folder(cfg.paths.run_dir, "paths.run_dir")
+    written_to = output_file(run_dir / f"eval_{split}.json", "paths.run_dir")
     weights = chosen_weights(cfg, "eval")
     session = start(cfg, weights.tokenizer)
     loaders = judging.loaders_of_texts(session, split)
@@ -86,7 +89,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 if estimate.value is not None:
                     results[name], metrics[name] = estimate.record(), estimate.value
         written = write_results(
-            session.run_dir / f"eval_{split}.json",
+            written_to,
             {
                 **record,
                 "weights": str(checkpoint),

@@ -18,6 +18,7 @@ from xlm.trained import TrainedModel, load_source
 from xlm.training.ema import averaged_state_dict
 from xlm.training.exported import check_new
 from xlm.training.resume import load_checkpoint
+from xlm.utils.outputs import output_folder
 from xlm.utils.weight_files import check_shard_size, is_weights_alone
 
 EXTRACT_OPTIONS = ("output_dir", "format", "max_shard_size", *CHECKPOINT_OPTIONS)
@@ -38,7 +39,9 @@ def extract(cfg: DictConfig) -> Path:
     layout = str(options.get("format", "xlm"))
     if layout not in FORMATS:
         raise ConfigError(f"extract.format is '{layout}'. Choices: {', '.join(FORMATS)}.", key="extract.format")
-    folder = check_new(options.get("output_dir") or Path(cfg.paths.run_dir) / "extracted")
+    asked = options.get("output_dir")
+    default = Path(cfg.paths.run_dir) / "extracted"
+    folder = check_new(output_folder(default if asked is None else asked, "extract.output_dir"))
     size = _shard_size(options, "extract")
     model, what = _loaded(cfg, "extract", options)
     if layout == "transformers":

@@ -26,6 +26,7 @@ from xlm.jobs.writer import Sample, Writer
 from xlm.training.rng import random_state_of
 from xlm.utils.components import current_components
 from xlm.utils.files import replace_text
+from xlm.utils.outputs import output_file, output_folder
 
 OPTIONS = (
     "prompts", "prompt_file", "mode", "num_samples", "num_examples", "split", "batch_size", "output", "output_path",
@@ -53,9 +54,9 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     options = options_of(cfg, "generation", OPTIONS)
     prompts = None if options.get("interactive") else read_prompts(options.get("prompts"), options.get("prompt_file"))
     _check(options, prompts)
+    output = _output(cfg, options)
     weights = chosen_weights(cfg, "generation")
     session = start(cfg, weights.tokenizer)
-    output = str(options.get("output") or options.get("output_path") or session.run_dir / "generations.jsonl")
     if output == STDOUT:
         session.console = Console(stderr=True)
     harness = session.harness()
@@ -79,6 +80,20 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     session.write_record(trainer, "generate")
     _deliver(rows, output, session.console, shown(checkpoint))
     return rows
+
+
+def _output(cfg: DictConfig, options: dict[str, Any]) -> str:
+    """Where rows go; ConfigError where they, or the record in the run's folder, could not be written."""
+    if options.get("interactive"):
+        return ""  # nothing is written
+    run_dir = output_folder(cfg.paths.run_dir, "paths.run_dir")
+    key = next((key for key in ("output", "output_path") if options.get(key) is not None), None)
+    if key is None:
+        return str(output_file(run_dir / "generations.jsonl", "paths.run_dir"))
+    if options[key] == STDOUT:
+        return STDOUT
+    prompts = options.get("prompt_file")
+    return str(output_file(options[key], f"generation.{key}", read=[] if prompts is None else [prompts]))
 
 
 def _check(options: dict[str, Any], prompts: list[Prompt] | None) -> None:

@@ -58,10 +58,13 @@ def _evaluate(checkpoint: str, tasks: list[str], options: dict[str, str], sample
     from xlm.jobs.session import quiet_libraries, shown
     from xlm.lm_eval.model import XLMForLMEval
     from xlm.training.results import write_results
+    from xlm.utils.outputs import output_file
     from xlm.utils.run_record import run_record
 
     quiet_libraries()
     numbers = _numbers(options)
+    if options["output"]:
+        output_file(options["output"], "output")
     lm = XLMForLMEval(
         checkpoint,
         device=options["device"],
@@ -71,6 +74,7 @@ def _evaluate(checkpoint: str, tasks: list[str], options: dict[str, str], sample
         **{name: options[name] == "true" for name in ("score_end", "apply_ema", "trust_remote_code")},
         **sampler,
     )
+    output = output_file(options["output"] or _folder(checkpoint, lm.lm.source) / "lm_eval.json", "output")
     manager = _manager(tasks, options["include_path"])
     results = lm_eval.simple_evaluate(
         lm,
@@ -84,7 +88,6 @@ def _evaluate(checkpoint: str, tasks: list[str], options: dict[str, str], sample
         bootstrap_iters=numbers["bootstrap_iters"],
         log_samples=options["log_samples"] == "true",
     )
-    output = Path(options["output"]) if options["output"] else _folder(checkpoint, lm.lm.source) / "lm_eval.json"
     record = run_record(OmegaConf.to_yaml(lm.lm.config, resolve=False), lm.seed, lm.device.type, Path.cwd())
     plain = json.loads(json.dumps(results, default=handle_non_serializable))
     written = write_results(output, {**record, "job_type": JOB, **plain})

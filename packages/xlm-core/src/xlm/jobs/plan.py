@@ -30,6 +30,7 @@ from xlm.training.optim import build_optimizer
 from xlm.training.peak import matmul_dtype, matmul_peak
 from xlm.training.results import write_results
 from xlm.training.rng import capture, restore
+from xlm.utils.outputs import output_file
 from xlm.utils.run_record import run_record
 
 OPTIONS = ("output_path", "num_steps", "num_warmup_steps")
@@ -50,6 +51,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     options = options_of(cfg, "plan", OPTIONS)
     num_steps = _count(options, "num_steps", NUM_STEPS, least=1)
     num_warmup = _count(options, "num_warmup_steps", NUM_WARMUP_STEPS, least=1)
+    asked = options.get("output_path")
+    path = output_file("plan.json" if asked is None else asked, "plan.output_path")
     before = capture()
     try:
         plan, is_first = _make(cfg, num_steps, num_warmup)
@@ -58,7 +61,6 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if is_first:
         console = Console(width=min(WIDTH, Console().width))
         print_plan(plan, console)
-        path = Path(str(options.get("output_path") or "plan.json"))
         console.print(f"Written to {shown(write_results(path, plan))}.", soft_wrap=True)
     return plan
 

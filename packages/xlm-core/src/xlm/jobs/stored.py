@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE
+from xlm.compose.naming import checked_job_name
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.external_models import active_models
 from xlm.jobs.naming_a_checkpoint import PATH_KEYS, SECTIONS
@@ -69,6 +70,7 @@ def stored_config(overrides: Sequence[str], job: str) -> DictConfig:
     OmegaConf.set_struct(cfg, True)
     ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
     OmegaConf.set_struct(cfg, False)
+    cfg.job_name = checked_job_name(cfg.job_name)
     check_config(cfg, {"model_type": cfg.get("model_name"), "datamodule": "of the checkpoint"})
     return cfg
 

@@ -29,12 +29,14 @@ from xlm.training.peak import synchronize
 from xlm.training.results import write_results
 from xlm.training.rng import random_state_of
 from xlm.utils.imports import get_function
+from xlm.utils.outputs import output_file, output_folder
 from xlm.utils.run_record import config_hash
 
 OWN = ("split", "num_examples", "metric", "output_path", *judging.OPTIONS, *CHECKPOINT_OPTIONS)
 STAGES = {"val": "validate", "test": "test"}
 NUM_EXAMPLES = 500
 POINTS = "points.jsonl"
+FILES = (POINTS, "sweep.csv", "sweep.md", "sweep.json", "sweep.png")
 _FILLED = ("self", "tokenizer", "noise_schedule", "model")
 
 
@@ -52,6 +54,12 @@ def run(cfg: DictConfig) -> list[Point]:
         raise ConfigError(f"sweep.split is '{split}', and must be one of: {', '.join(STAGES)}.", key="sweep.split")
     if not isinstance(num_examples, int) or num_examples < 2:
         raise ConfigError(f"sweep.num_examples is {num_examples}; at least 2 are needed to tell an error.")
+    output_folder(cfg.paths.run_dir, "paths.run_dir")
+    asked = own.get("output_path")
+    default = Path(cfg.paths.run_dir) / f"sweep_{split}"
+    folder = output_folder(default if asked is None else asked, "sweep.output_path")
+    for name in FILES:
+        output_file(folder / name, "sweep.output_path")
     session = start(cfg, chosen_weights(cfg, "sweep").tokenizer)
     harness = session.harness()
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -65,7 +73,6 @@ def run(cfg: DictConfig) -> list[Point]:
     if said := fewer_than_asked("sweep.num_examples", own.get("num_examples"), available, examples):
         session.console.print(said, highlight=False, soft_wrap=True)
     scoring = scoring_of(session, harness, split, name, own)
-    folder = Path(str(own.get("output_path") or session.run_dir / f"sweep_{split}"))
     key = _key(cfg, weights, own, split, num_examples)
     known = _read(folder / POINTS, key)
     points: list[Point] = []

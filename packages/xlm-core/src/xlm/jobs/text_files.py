@@ -11,7 +11,7 @@ from typing import Any
 from xlm.data.manager import UnconditionalGenerationDatasetManager
 from xlm.data.rows import Rows
 from xlm.datamodule import TextDataModule
-from xlm.errors import ConfigError, DataError
+from xlm.errors import DataError
 from xlm.evaluation.text_quality.ngrams import Tokens
 from xlm.evaluation.text_quality.texts import WrittenText, cut_text
 from xlm.evaluation.text_quality.units import TokensOf, Unit, examples_of, texts_of
@@ -109,6 +109,7 @@ def data_of_model(path_or_id: str) -> DataOfModel:
         CheckpointError: there is no such model; ConfigError: its configuration cannot be built here.
     """
     from xlm.compose import register_resolvers
+    from xlm.compose.as_typed import quote
     from xlm.external_models import activate, active_models, discover
     from xlm.jobs.session import start
     from xlm.jobs.sources import find_weights
@@ -118,9 +119,7 @@ def data_of_model(path_or_id: str) -> DataOfModel:
     found.raise_errors()
     activate({**active_models(), **found.models})
     register_resolvers()
-    if "'" in path_or_id:
-        raise ConfigError(f"A path with a quotation mark cannot be used here: {path_or_id}")
-    cfg = stored_config([f"++generation.checkpoint_path='{path_or_id}'"], "generate")
+    cfg = stored_config([f"++generation.checkpoint_path={quote(path_or_id)}"], "generate")
     session = start(cfg, find_weights(path_or_id).tokenizer)
     return DataOfModel(str(cfg.get("job_name") or path_or_id), session.tokenizer, session.datamodule)
 

@@ -75,14 +75,18 @@ def run_text_quality(args: Sequence[str]) -> int:
     from xlm.jobs.session import quiet_libraries, shown
     from xlm.training.results import write_results
     from xlm.utils.files import replace_text
+    from xlm.utils.outputs import output_file
 
     request = read_request(args)
     quiet_libraries()
     console = Console()
+    path = output_file(request.output or _beside(request.samples[0]), "output", read=request.samples)
+    if path.suffix == ".md":
+        raise ConfigError(f"output={path} is where the table goes; the record needs another name.", key="output")
+    output_file(path.with_suffix(".md"), "output", read=request.samples)
     found, record, caption = judged(request)
     title = "Text quality"
     print_quality(found, title, caption, console)
-    path = Path(request.output or _beside(request.samples[0]))
     write_results(path, {**record, "results": {name: quality.record() for name, quality in found.items()}})
     replace_text(path.with_suffix(".md"), as_markdown(found, title, caption))
     console.print(f"Written to {shown(path)}, the table to {shown(path.with_suffix('.md'))}.", soft_wrap=True)

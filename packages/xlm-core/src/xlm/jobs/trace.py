@@ -27,7 +27,7 @@ def run_trace(args: Sequence[str]) -> int:
     from rich.console import Console
 
     from xlm.jobs.session import quiet_libraries, shown
-    from xlm.jobs.tracing import write_trace
+    from xlm.jobs.tracing import check_trace, write_trace
     from xlm.traces.terminal import replay_in_terminal
 
     rest = list(args)
@@ -35,13 +35,18 @@ def run_trace(args: Sequence[str]) -> int:
     request = read_request(rest)
     quiet_libraries()
     console = Console()
-    doc, beside = trace_runs(request), Path("trace.html")
+    page = Path("trace.html")
     if all(name.endswith(".json") for name in request.runs):
-        beside = Path(request.runs[0]).with_suffix(".html")
+        page = Path(request.runs[0]).with_suffix(".html")
+    page = page if request.out is None else Path(request.out)
+    writes = request.out is not None or not request.replay or request.gif or request.png
+    if writes:
+        check_trace(page, "out", gif=request.gif, png=request.png)
+    doc = trace_runs(request)
     if request.replay:
         replay_in_terminal(doc, console)
-    if request.out or not request.replay or request.gif or request.png:
-        page = write_trace(Path(request.out or beside), doc, gif=request.gif, png=request.png)
+    if writes:
+        write_trace(page, doc, gif=request.gif, png=request.png)
         console.print(f"Written to {shown(page)}, to be opened in a browser.", soft_wrap=True)
     return 0
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from xlm.cli.words import as_value
+from xlm.cli.words import as_list, as_value
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 
 STAGES = {"test": "test", "val": "validate"}
 _OF_SAMPLER = "predictor"
+_OPTION = re.compile(r"\+*[\w.+=-]*\.predictor\.\w+|\+*[A-Za-z_][\w.]*")
 # An option of `xlm generate` that has another name here; the others are called the same.
 _GENERATION, _OTHER_NAMES = "generation.", {"num_examples": "num_prompts"}
+_PATHS = ("out", "prompt_file")
 _RUN_KEYS = ("checkpoint_path", "ckpt_path")
 
 
@@ -63,7 +67,7 @@ def read_request(words: Sequence[str]) -> Request:
     runs: list[str] = []
     for text in words:
         key, equals, value = text.partition("=")
-        if not equals:
+        if not equals or not _OPTION.fullmatch(key):  # the name of a run may hold one: runs/a,seed=1
             if text.startswith("-"):
                 raise ConfigError(f"xlm trace takes no {text}. Options are written key=value: {', '.join(known)}.")
             runs.append(text)
@@ -77,17 +81,25 @@ def read_request(words: Sequence[str]) -> Request:
         if name != key:
             name = _OTHER_NAMES.get(name, name)
         if name in _RUN_KEYS:
-            runs.append(value)
+            runs.append(os.path.expanduser(value))
         elif name not in known:
             hint = did_you_mean(nearest_names(name, known, 1))
             options = f"{', '.join(known)}, and {_OF_SAMPLER}.<option> of the samplers"
             raise ConfigError(f"Unknown option '{key}'. Options: {options}. {hint}".rstrip(), key=key)
         else:
-            given[name] = _listed(value, text) if name in ("prompts", "runs") else as_value(text)
+            given[name] = _value(name, value, text)
     runs += given.pop("runs", ())
     if not runs:
         raise ConfigError("Which runs? xlm trace runs/a runs/b, or runs=[runs/a,runs/b], or a trace.json.")
     return _checked(Request(tuple(runs), **given, sampler=sampler))
+
+
+def _value(name: str, value: str, text: str) -> Any:
+    if name == "runs":
+        return as_list(value)
+    if name in _PATHS:
+        return os.path.expanduser(value)
+    return _listed(value, text) if name == "prompts" else as_value(text)
 
 
 def _listed(value: str, text: str) -> tuple[str, ...]:

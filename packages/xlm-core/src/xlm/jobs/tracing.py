@@ -15,6 +15,7 @@ from xlm.harness import Harness
 from xlm.jobs.session import Session, shown
 from xlm.traces.document import Document, View, describe_run, document, find_view, write_document
 from xlm.traces.page import write_page
+from xlm.utils.outputs import output_file
 from xlm.utils.rank_zero import gathered, get_rank
 
 DEFAULTS: dict[str, Any] = {"num_samples": 8, "gif": False, "png": False}
@@ -47,13 +48,14 @@ def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[No
         yield
         return
     view = find_view(session.cfg.get("trace_view"))
+    page = check_trace(session.run_dir / "trace.html", "paths.run_dir", gif=options["gif"], png=options["png"])
     with record(limit=options["num_samples"]) as recorder:
         yield
     # Shares are consecutive: one behind the other, they are in the order of the data.
     traces = [trace for share in gathered(recorder.traces) for trace in share][: options["num_samples"]]
     if get_rank() == 0:
         doc = _document(session.cfg, harness, checkpoint, traces, view)
-        written = write_trace(session.run_dir / "trace.html", doc, gif=options["gif"], png=options["png"])
+        written = write_trace(page, doc, gif=options["gif"], png=options["png"])
         session.console.print(f"How it was written: {shown(written)}, to be opened in a browser.", soft_wrap=True)
 
 
@@ -75,6 +77,15 @@ def sampler_of(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg.predictor, resolve=False) if cfg.get("predictor") else {}
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items() if key not in _NOT_OPTIONS}
+
+
+def check_trace(page: Path, key: str, gif: bool = False, png: bool = False) -> Path:
+    """`page`, once it and what goes beside it could be written; ConfigError, which names `key`, where not."""
+    if page.suffix in (".json", ".gif", ".png"):
+        raise ConfigError(f"{key}: {page} is no name for a page, beside which {page.suffix} stands.", key=key)
+    for suffix in (page.suffix, ".json", *([".gif"] if gif else []), *([".png"] if png else [])):
+        output_file(page.with_suffix(suffix), key)
+    return page
 
 
 def write_trace(page: Path, doc: Document, gif: bool = False, png: bool = False) -> Path:

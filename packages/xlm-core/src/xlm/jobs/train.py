@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,36 @@ from xlm.training.progress import ProgressDisplay
 from xlm.training.results import print_results, write_results
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState
-from xlm.training.signals import GracefulSignals
+from xlm.training.signals import GracefulSignals, ending_in_order
 from xlm.training.train_log import TrainLog
 from xlm.training.weights import check_fits, load_weights, select_weights
+from xlm.utils.outputs import output_folder
+from xlm.utils.rank_zero import is_first_process
+from xlm.utils.run_lock import RunLock
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Train as the config says; returns the final metrics.
 
     Raises:
+        RunInUseError: another training run writes into the same folder.
         XLMError: with one readable sentence, before anything is written where that is possible.
     """
+    with ending_in_order(), contextlib.ExitStack() as stack:
+        return _train(cfg, [stack.enter_context(RunLock(folder)) for folder in written_folders(cfg)])
+
+
+def written_folders(cfg: DictConfig) -> list[Path]:
+    """The run's folder, and that of its checkpoints where it lies elsewhere; none for a process that writes nothing."""
+    run_dir, checkpoints = Path(cfg.paths.run_dir), Path(cfg.checkpointing_dir)
+    if not is_first_process():
+        return []
+    is_inside = checkpoints.absolute().is_relative_to(run_dir.absolute())
+    elsewhere = [] if is_inside else [output_folder(checkpoints, "checkpointing_dir")]
+    return [output_folder(run_dir, "paths.run_dir"), *elsewhere]
+
+
+def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     resume = resume_point(cfg)
     session = start(cfg)
     # Before anything is written: a source that cannot be read is a mistake like any other.
@@ -49,7 +69,9 @@ def run(cfg: DictConfig) -> dict[str, float]:
     with GracefulSignals() as signals:
         train_log = TrainLog()
         cost, estimates = TrainingCost(train_log), Estimates()
-        trainer = session.trainer([cost, estimates, *callbacks(cfg, signals, train_log)], build_loggers(cfg))
+        trainer = session.trainer(
+            [cost, estimates, StillHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
+        )
         describe_run(session, harness, trainer)
         step_before = 0 if resume is None else resume[1]["global_step"]
         if 0 < trainer.max_steps <= step_before:
@@ -114,6 +136,17 @@ def refuse_other_data(checkpoint: dict[str, Any], session: Session) -> None:
             + "\n  ".join(differences)
             + "\nGive another job_name= for a new run, or the old data to go on with that one."
         )
+
+
+class StillHeld(Callback):
+    """Ends a run whose folder another one has taken over."""
+
+    def __init__(self, locks: list[RunLock]) -> None:
+        self.locks = locks
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        for lock in self.locks:
+            lock.check()
 
 
 def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) -> list[Callback]:

@@ -14,6 +14,7 @@ from typing import Any
 from xlm.reports.files import Point, number, read_mapping, read_points
 from xlm.reports.quantities import as_named_today, name_of
 from xlm.reports.statistics import share_error
+from xlm.utils.run_lock import find_holder
 
 # A run that wrote within this many seconds, or within this many of its usual pauses, is taken to be alive.
 QUIET_SECONDS = 120.0
@@ -95,16 +96,21 @@ class Run:
         return number(self.training.get("tokens_per_second")) or (median(logged) if logged else None)
 
     def state(self, now: float | None = None) -> str:
-        """`finished`, `running` or `interrupted`; the last two differ only in when the run wrote last.
+        """`finished`, `running` or `interrupted`: by the run's lock, and without one by when the run wrote last.
 
         `unknown` where nothing was trained or evaluated, but for instance only generated.
         """
+        holder = find_holder(self.folder, now)
+        if holder is not None and holder[0].is_alive(holder[1]):
+            return "running"
         ends = [record for record in (self.results, *self._evaluations()) if record]
         if any(not _later(self.started, record) for record in ends):
             return "finished"
         begun = any((self.folder / f"record_{job}.json").exists() for job in ("train", "eval"))
         if not ends and not begun and not self.points:
             return "unknown"
+        if holder is not None:
+            return "interrupted"
         quiet = (time.time() if now is None else now) - self.written
         return "running" if quiet < max(QUIET_SECONDS, QUIET_PAUSES * self._pause()) else "interrupted"
 

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from xlm.errors import NonFiniteLossError, TrainingInterrupted
+from xlm.errors import NonFiniteLossError, RunInUseError, TrainingInterrupted
 from xlm.training.signals import GracefulSignals
 from xlm.utils.rank_zero import RankedLogger
 
@@ -141,8 +141,11 @@ class LastCheckpoint(Checkpoint):
         raise TrainingInterrupted(signum, self.path if self.keep else None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if not isinstance(exception, Exception) or isinstance(exception, TrainingInterrupted | NonFiniteLossError):
-            return  # saved already, not worth saving, or (a second Ctrl-C) perhaps in the middle of an update
+        # Saved already, not worth saving, or another run's by now.
+        if isinstance(exception, TrainingInterrupted | NonFiniteLossError | RunInUseError):
+            return
+        if not isinstance(exception, Exception):
+            return  # a second Ctrl-C, perhaps in the middle of an update
         if (
             not self.keep or trainer.global_step == 0 or trainer.world_size > 1
         ):  # other ranks may hang where one has failed

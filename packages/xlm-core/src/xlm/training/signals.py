@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 
 class GracefulSignals:
@@ -41,3 +44,21 @@ class GracefulSignals:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before.clear()
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[None]:
+    """While entered, SIGTERM ends the process as an exception does, so that what is held is given back."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)

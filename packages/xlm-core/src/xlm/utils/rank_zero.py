@@ -29,6 +29,12 @@ def get_rank() -> int:
     return 0
 
 
+def is_first_process() -> bool:
+    """Whether this is rank 0 of all machines, also where every machine starts its own processes (NODE_RANK)."""
+    nodes = (os.environ.get(name, "") for name in ("NODE_RANK", "GROUP_RANK"))
+    return get_rank() == 0 and not any(value.isdecimal() and int(value) > 0 for value in nodes)
+
+
 def rank_zero_only(fn: Callable[P, R]) -> Callable[P, R | None]:
     """The function on rank 0; on all others a call does nothing and returns None."""
 

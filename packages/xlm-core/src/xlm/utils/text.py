@@ -1,9 +1,13 @@
-"""Small operations on decoded text."""
+"""Small operations on text: decoded, or as the command line writes it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+_QUOTES = "'\""
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
 
 def remove_trailing_pads(text: str, tokenizer: Any, tokens_to_remove: Sequence[str] | None = None) -> str:
@@ -15,3 +19,24 @@ def remove_trailing_pads(text: str, tokenizer: Any, tokens_to_remove: Sequence[s
         token = max((t for t in removed if text.endswith(t)), key=len)
         text = text[: -len(token)].rstrip()
     return text
+
+
+def split(text: str) -> list[str]:
+    """The parts of a text between commas that are in no quotation marks; a mark counts at the beginning of a part."""
+    parts, quote, escaped = [""], "", False
+    for c in text:
+        if c == "," and not quote:
+            parts.append("")
+            continue
+        if quote:
+            quote = "" if c == quote and not escaped else quote
+        elif c in _QUOTES and not parts[-1].strip():
+            quote = c
+        escaped = c == "\\" and not escaped
+        parts[-1] += c
+    return parts
+
+
+def is_quoted(text: str) -> bool:
+    """Whether a text is in quotation marks that end at its end."""
+    return _QUOTED.fullmatch(text) is not None

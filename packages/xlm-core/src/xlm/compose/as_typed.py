@@ -1,0 +1,94 @@
+"""Texts and paths of the command line reach the configuration as they were typed, past Hydra's grammar.
+
+`job_name=1e-3` is no number, `eval.checkpoint_path=runs/a,seed=1` no sweep, and `~/runs/é` no mistake. The table of
+options that this holds for is here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from xlm.errors import ConfigError
+from xlm.utils.text import is_quoted, split
+
+NULL = ("", "null")
+_LOADS = ("checkpoint_path", "ckpt_path")
+PATHS = frozenset(
+    {
+        *(f"{section}.{key}" for section in ("eval", "extract", "generation", "hub", "sweep") for key in _LOADS),
+        "generation.prompt_file", "generation.output", "generation.output_path", "sweep.output_path",
+        "plan.output_path", "extract.output_dir", "eval.judge", "sweep.judge", "resume_checkpoint_path",
+        "checkpointing_dir", "data_files.train", "data_files.val", "data_files.test", "data_files.predict",
+        *(f"paths.{name}" for name in ("root_dir", "work_dir", "data_dir", "cache_dir", "log_dir", "run_dir",
+                                       "output_dir")),
+    }
+)  # fmt: skip
+# Options of models and data that name a file or something on the hub, by the last part of their key.
+_PATH_NAMES = ("data_file", "full_name", "pretrained_model_name_or_path")
+_MANY = frozenset(name for name in PATHS if name.startswith("data_files."))
+TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id"})
+_BRACKETS = (("[", "]"), ("{", "}"))
+TEXT_LISTS = frozenset({"generation.prompts"})
+_CALL = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*")  # choice(a,b), range(3), glob(*)
+
+
+def as_typed(override: str, multirun: bool = False) -> str:
+    """An override with its value quoted if its key names a text, a path or a list of texts; others as they are.
+
+    Values in quotation marks, null, interpolations, and lists where several files may be named stay what they are; `~`
+    is the home folder at the beginning of a path. With `multirun` a comma separates values.
+    """
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+")
+    if not equals or name.startswith("~"):
+        return override
+    if name in TEXT_LISTS:
+        return override if multirun else f"{key}={_texts(name, value)}"
+    is_path = name in PATHS or ("." in name and name.rpartition(".")[2] in _PATH_NAMES)
+    if not is_path and name not in TEXTS:
+        return override
+    if (value[:1], value[-1:]) in _BRACKETS and name not in TEXTS | (PATHS - _MANY):
+        return override
+    if not multirun:
+        return f"{key}={_quoted(value, is_path)}"
+    if _CALL.fullmatch(value):
+        return override
+    return f"{key}={','.join(_quoted(part, is_path) for part in split(value))}"
+
+
+def quote(text: str) -> str:
+    """A text in Hydra's quotation marks."""
+    # Of backslashes Hydra reads those alone that stand before a mark.
+    inner = re.sub(r"(\\*)'", lambda match: match.group(1) * 2 + r"\'", text)
+    inner = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, inner)
+    return f"'{inner}'"
+
+
+def _quoted(value: str, is_path: bool) -> str:
+    if value in NULL or is_quoted(value):
+        return value
+    return quote(os.path.expanduser(value) if is_path else value)
+
+
+def _texts(key: str, value: str) -> str:
+    """A text, or a list of them; ConfigError for a part that is no text."""
+    text = value.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return value if text in NULL or is_quoted(text) else quote(_literal(value))
+    parts = [part.strip() for part in split(text[1:-1])]
+    for part in parts:
+        if part.startswith(("[", "{")):
+            raise ConfigError(
+                f"{key}: {part} is no text; a text with brackets is written in quotes: ['{part}'].", key=key
+            )
+    return (
+        value
+        if parts == [""]
+        else f"[{','.join(p if p in NULL or is_quoted(p) else quote(_literal(p)) for p in parts)}]"
+    )
+
+
+def _literal(text: str) -> str:
+    """A text in which `${…}` stands for itself."""
+    return text.replace("${", "\\${")
