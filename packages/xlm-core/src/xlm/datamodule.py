@@ -99,7 +99,7 @@ class TextDataModule(LightningDataModule):
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer | None,
         dataset_managers: Mapping[str, Mapping[str, DatasetManager] | None],
         noise_schedule: Any = None,
         print_batch_fn: str | Callable[..., None] | None = None,
@@ -113,6 +113,9 @@ class TextDataModule(LightningDataModule):
         self.tokenizer = tokenizer
         self.noise_schedule = noise_schedule
         self.dataset_managers = {split: dict((dataset_managers.get(split) or {}).items()) for split in SPLITS}
+        for split, name, manager in self._managers(None):
+            if isinstance(manager, DatasetManager):
+                manager.check(f"datamodule.dataset_managers.{split}.{name}")
         self.print_batch_fn = print_batch_fn
         self.cache_dir = Path(cache_dir)
         self.seed = seed

@@ -42,6 +42,13 @@ def readable_errors(found: Discovery | None = None, overrides: Sequence[str] = (
         raise readable from error
 
 
+def is_foreign(error: Exception) -> bool:
+    """Whether an error of a library is about the configuration, whenever it comes; Lightning isn't imported for it."""
+    kind = type(error)
+    from_lightning = kind.__module__.startswith("lightning.") and kind.__name__ == "MisconfigurationException"
+    return from_lightning or isinstance(error, FOREIGN_ERRORS)
+
+
 def translate(error: Exception, found: Discovery | None = None, overrides: Sequence[str] = ()) -> Exception:
     """The XLMError to show instead of `error`; `error` itself when a target failed inside."""
     ours = _ours_in_chain(error)

@@ -41,6 +41,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     # Before anything is written: a source that cannot be read is a mistake like any other.
     session.datamodule.prepare_data()
     harness = session.harness()
+    harness.check_optimizer()
     if resume is not None:
         check_fits(harness, resume[1]["state_dict"], resume[0])
     with GracefulSignals() as signals:
