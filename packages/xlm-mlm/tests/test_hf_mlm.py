@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,24 @@ def test_without_a_tokenizer_beside_it(bert: str, words: SimpleSpaceTokenizer) -
     with pytest.raises(ConfigError, match=r"holds no tokenizer to compare.*model\.check_vocabulary=false"):
         HFMaskedLM(40, bert).check_tokenizer(words)
     HFMaskedLM(40, bert, check_vocabulary=False).check_tokenizer(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b""),
+        ("model.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}"),
+        ("model.safetensors", None),
+        ("config.json", b'{"model_type": "be'),
+        ("config.json", b'{"model_type": 3}'),
+    ],
+)
+def test_files_that_are_cut_short(bert: str, tmp_path: Path, name: str, content: bytes | None) -> None:
+    """To nothing, to a header without tensors, to a half (None); JSON that ends early or means nothing."""
+    path = Path(shutil.copytree(bert, tmp_path / "cut_network")) / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content)
+    with pytest.raises(ConfigError, match="network (cannot be used as AutoModelForMaskedLM: |holds no weight of Bert)"):
+        HFMaskedLM(40, str(path.parent))
 
 
 def test_mistakes(bert: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,6 +26,7 @@ from xlm.jobs.writer import Sample, Writer
 from xlm.training.rng import random_state_of
 from xlm.utils.components import current_components
 from xlm.utils.files import replace_text
+from xlm.utils.rich_utils import plain_console
 
 OPTIONS = (
     "prompts", "prompt_file", "mode", "num_samples", "num_examples", "split", "batch_size", "output", "output_path",
@@ -57,7 +58,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     session = start(cfg, weights.tokenizer)
     output = str(options.get("output") or options.get("output_path") or session.run_dir / "generations.jsonl")
     if output == STDOUT:
-        session.console = Console(stderr=True)
+        session.console = plain_console(stderr=True)
     harness = session.harness()
     checkpoint = load_chosen(cfg, harness, "generation")
     trainer = session.trainer([], [])

@@ -30,6 +30,7 @@ from xlm.training.optim import build_optimizer
 from xlm.training.peak import matmul_dtype, matmul_peak
 from xlm.training.results import write_results
 from xlm.training.rng import capture, restore
+from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 
 OPTIONS = ("output_path", "num_steps", "num_warmup_steps")
@@ -56,7 +57,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     finally:
         restore(before)
     if is_first:
-        console = Console(width=min(WIDTH, Console().width))
+        console = plain_console(width=min(WIDTH, plain_console().width))
         print_plan(plan, console)
         path = Path(str(options.get("output_path") or "plan.json"))
         console.print(f"Written to {shown(write_results(path, plan))}.", soft_wrap=True)

@@ -24,6 +24,7 @@ from xlm.harness import Harness
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.utils.components import clear_components, set_component
 from xlm.utils.instantiate import instantiate
+from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 
 # Advice of Lightning's that does not apply here, one reason each.
@@ -146,7 +147,7 @@ def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
     datamodule = instantiate(cfg.datamodule)
     assert isinstance(datamodule, TextDataModule)
     set_component("datamodule", datamodule)
-    return Session(cfg, tokenizer, datamodule, Console())
+    return Session(cfg, tokenizer, datamodule, plain_console())
 
 
 def build_tokenizer(cfg: DictConfig, folder: Path | None = None) -> Any:

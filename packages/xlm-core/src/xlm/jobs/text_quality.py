@@ -69,16 +69,15 @@ def read_request(args: Sequence[str]) -> Request:
 
 def run_text_quality(args: Sequence[str]) -> int:
     """Measure, print, write the record and the table; 0, since mistakes are raised as XLMError."""
-    from rich.console import Console
-
     from xlm.evaluation.text_quality.measure import as_markdown, print_quality
     from xlm.jobs.session import quiet_libraries, shown
     from xlm.training.results import write_results
     from xlm.utils.files import replace_text
+    from xlm.utils.rich_utils import plain_console
 
     request = read_request(args)
     quiet_libraries()
-    console = Console()
+    console = plain_console()
     found, record, caption = judged(request)
     title = "Text quality"
     print_quality(found, title, caption, console)

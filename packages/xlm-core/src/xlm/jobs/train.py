@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
+from rich.text import Text
 from torch import nn
 
 from xlm import flags
@@ -126,7 +127,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }
     for name, text in lines.items():
-        session.console.print(f"[bold]{name:>7}[/bold]  {text}", highlight=False, soft_wrap=True)
+        session.console.print(Text.assemble((f"{name:>7}", "bold"), f"  {text}"), highlight=False, soft_wrap=True)
 
 
 def shown_parts(harness: Harness) -> list[tuple[str, nn.Module]]:

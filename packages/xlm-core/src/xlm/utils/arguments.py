@@ -8,6 +8,7 @@ import math
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -117,8 +118,8 @@ def _fits(value: Any, kind: Any, strict: bool) -> bool:
     if kind is None or kind is type(None):
         return value is None
     base = origin or kind
-    if not inspect.isclass(base) or base is object:
-        return True  # Any, type variables, NewType, shapes of tensors
+    if not inspect.isclass(base) or base in (Any, object):
+        return True  # type variables, NewType, shapes of tensors
     if value is None:
         return False
     if base in _LISTS:
@@ -151,12 +152,12 @@ def _fits_class(value: Any, base: type, strict: bool) -> bool:
         return base.__module__ in ("typing", "numbers")
     if isinstance(value, str):
         return base not in (bool, int, float) and base.__name__ != "Tensor" and not _is_role(base)
-    # A list or a mapping may be what an object of another class is made from.
-    return base not in (bool, int, float, str, Path, collections.abc.Callable) and not _is_role(base)
+    is_list = isinstance(value, list) or OmegaConf.is_list(value)
+    return issubclass(base, list | tuple | set) if is_list else issubclass(base, dict) or is_dataclass(base)
 
 
 def _is_role(base: type) -> bool:
-    """Whether a class is a protocol of somebody's own, which text, lists and mappings don't follow."""
+    """Whether a class is a protocol of somebody's own, which text doesn't follow."""
     return getattr(base, "_is_protocol", False) and base.__module__ not in ("typing", "collections.abc")
 
 

@@ -22,7 +22,20 @@ _UNEXPECTED = re.compile(r"unexpected keyword argument '([^']+)'")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|\bnan\b|\binf\b")
 # By these Python says that code is wrong, whatever the values are. All others are raised on purpose.
 _BUGS = (TypeError, LookupError, AttributeError, NameError, AssertionError, RecursionError, SyntaxError, SystemError)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _MAX_REASON = 300
+
+
+def is_bug(error: BaseException) -> bool:
+    """Whether an error says that code is wrong; any other is how a library refuses a value, a file or a setting."""
+    return isinstance(error, _BUGS)
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first line of what a library says, without what colours it in a terminal."""
+    lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
+    said = lines[0] if lines else type(error).__name__
+    return said if len(said) <= _MAX_REASON else f"{said[:_MAX_REASON]} …"
 
 
 def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:
@@ -44,7 +57,7 @@ def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return hydra_instantiate(config, *args, **kwargs)
     except InstantiationException as error:
-        if isinstance(error.__cause__, _BUGS):
+        if error.__cause__ is not None and is_bug(error.__cause__):
             _check_types(config, kwargs, recursive, always=True)
         readable = explain(error, config)
         if readable is error.__cause__:
@@ -63,7 +76,7 @@ def building(key: str, function: Callable[..., Any], arguments: Mapping[str, Any
     except Exception as error:
         if isinstance(error, TypeError) and _raised_by_the_call(error):
             raise BadArgumentError(target, str(error), key=key, hint=_argument_hint(target, str(error))) from error
-        if isinstance(error, _BUGS):
+        if is_bug(error):
             check_arguments(function, arguments, key)
             raise
         raise refusal(error, key, target, arguments) from error
@@ -71,19 +84,13 @@ def building(key: str, function: Callable[..., Any], arguments: Mapping[str, Any
 
 def refusal(error: Exception, key: str, target: str, arguments: Mapping[str, Any]) -> ConfigError:
     """The ConfigError for what a library or a model said of its arguments: the key, its own first sentence, by whom."""
-    said = _first_sentence(error)
+    said = first_sentence(error)
     name = _meant(said, arguments)
     path = ".".join(part for part in (key, name) if part)
     return ConfigError(
         f"{path or target}: {said}\nRaised by {target}; HYDRA_FULL_ERROR=1 shows the traceback.",
         key=path or None,
     )
-
-
-def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
-    return said if len(said) <= _MAX_REASON else f"{said[:_MAX_REASON]} …"
 
 
 def _meant(said: str, arguments: Mapping[str, Any]) -> str:
@@ -192,7 +199,7 @@ def explain(error: Exception, config: Any = None) -> Exception:
     if isinstance(cause, TypeError) and _raised_by_the_call(cause):
         return BadArgumentError(target, str(cause), key=key, hint=_argument_hint(target, str(cause)))
     if text.startswith("Error in call to target") and isinstance(cause, Exception):
-        if isinstance(cause, _BUGS):
+        if is_bug(cause):
             return cause
         return refusal(cause, key or "", target, _arguments_at(config, key))
     return ConfigError(_FULL_KEY.sub("", text).strip() + (f"\nKey: {key}" if key else ""), key=key)
