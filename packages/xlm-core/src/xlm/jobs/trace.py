@@ -137,6 +137,8 @@ def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | No
         return [prompt.text for prompt in given], [None] * len(given), view
     prompts, truths = prompts_of_data(lm, request.split, request.num_prompts)
     if said := fewer_than_asked("num_prompts", request.num_prompts, len(prompts), f"in the '{request.split}' data"):
+        from xlm.utils.rich_utils import plain_console
+
         plain_console().print(said, highlight=False, soft_wrap=True)
     return prompts, truths, view
 

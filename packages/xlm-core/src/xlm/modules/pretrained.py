@@ -20,6 +20,7 @@ from xlm.model import Model
 from xlm.modules.attention import positions_from_mask
 from xlm.modules.length_model import LengthModel
 from xlm.utils.instantiate import first_sentence
+from xlm.utils.weight_files import read_weights, weights_in, without_wrappers
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,11 @@ class PretrainedNetwork(nn.Module, Model):
                 f"{path} cannot be used as {self.auto_class.__name__}: {first_sentence(error)}",
                 key="model.pretrained_model_name_or_path",
             ) from error
-        if not {name for name, _ in backbone.named_parameters()} - set(info["missing_keys"]):
+        names = {name for name, _ in backbone.named_parameters()}
+        if names <= info["missing_keys"] and (file := weights_in(Path(path))) is not None:
+            unwrapped = without_wrappers(read_weights(file), backbone.state_dict(), path)
+            info["missing_keys"] = set(backbone.load_state_dict(unwrapped, strict=False).missing_keys)
+        if names <= info["missing_keys"]:
             found = ", ".join(sorted(info["unexpected_keys"])[:3]) or "nothing"
             raise ConfigError(
                 f"{path} holds no weight of {type(backbone).__name__}, but {found}. "
