@@ -187,7 +187,7 @@ def test_files_that_are_cut_short(bert: str, tmp_path: Path, name: str, content:
     """To nothing, to a header without tensors, to a half (None); JSON that ends early or means nothing."""
     path = Path(shutil.copytree(bert, tmp_path / "cut_network")) / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content)
-    with pytest.raises(ConfigError, match=r"network (cannot be used as AutoModelForMaskedLM: |holds no weight of Bert)"):
+    with pytest.raises(ConfigError, match=r"network (cannot be used as AutoModel|holds no weight of Bert)"):
         HFMaskedLM(40, str(path.parent))
 
 

@@ -38,6 +38,8 @@ class Part(Base):
         more: Mapping[str, Any] | None = None,
         role: Role | None = None,
         function: str | Callable[..., Any] | None = None,
+        only: Callable[..., Any] | None = None,
+        inner: Mapping[str, Mapping[str, Any] | None] = {},
         tensor: float | torch.Tensor = 0.0,
         unknown: Unknown | None = None,
         implicit: int = None,  # type: ignore[assignment]  # noqa: RUF013
@@ -68,6 +70,8 @@ class Data:
         ("role", -1, "is -1, and must be a Role or null"),
         ("role", "abc", "is 'abc', and must be a Role or null"),
         ("function", {"a": 1}, "is {'a': 1}, and must be text or a Callable or null"),
+        ("only", "a.b", "is 'a.b', and must be a Callable or null"),
+        ("inner", {"a": 1}, "is {'a': 1}, and must be a mapping"),
         ("tensor", "x", "is 'x', and must be a number or a Tensor"),
         ("width", "wide", "part.width is 'wide', and must be a whole number"),
         ("place", [1], "is [1], and must be a Path or text"),
@@ -88,6 +92,8 @@ def test_refused(name: str, value: Any, says: str) -> None:
     [
         {"rate": 1, "flag": True, "name": None, "kind": "two", "sizes": [1, 2], "pair": [0.9, 1], "more": {"a": 1}},
         {"role": object(), "function": "a.b", "unknown": [1], "implicit": None, "elsewhere": 3},
+        {"inner": {"a": {"b": 1}, "c": None, "d": OmegaConf.create({"_target_": "e.f"})}},
+        {"sizes": [object(), 2], "more": {"a": object()}, "pair": [object(), 1]},
         {"place": "a/b", "tensor": 2, "width": 3, "rate": float("inf")},
     ],
 )

@@ -22,13 +22,15 @@ class Part:
         if fail == "data":
             raise DataError("no data")
         if fail == "bug":
-            raise KeyError("a bug")
+            {}["a bug"]
         if fail == "type":
             len(3)
         if fail == "value":
             raise ValueError("\\x1b[1mwidth must be even\\x1b[0m\\nand more")
         if fail == "os":
             raise OSError("no space left")
+        if fail == "on_purpose":
+            raise TypeError("width has no use")
         if fail == "bare":
             raise Exception("expected value at line 1")
         if fail == "number":
@@ -108,6 +110,7 @@ def test_a_bug_inside_the_target_is_raised_as_it_is() -> None:
     ("fail", "says"),
     [
         ("value", "model.part.width: width must be even\n"),
+        ("on_purpose", "model.part.width: width has no use\n"),
         ("os", "model.part: no space left\n"),
         ("bare", "model.part: expected value at line 1\n"),
         ("number", "model.part.width: 7 is refused\n"),

@@ -97,9 +97,11 @@ def _file_of(target: str, choices: Mapping[str, object]) -> Path | None:
 
 def _ours_in_chain(error: BaseException | None) -> XLMError | None:
     """Our own error that a resolver raised and OmegaConf wrapped."""
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
         if isinstance(error, XLMError):
             return error
+        seen.append(error)  # OmegaConf's errors of its grammar have themselves as context
         error = error.__cause__ or error.__context__
     return None
 

@@ -93,8 +93,8 @@ class DatasetManager:
         role: str | None = None,
         stages: Sequence[str] | None = None,
     ) -> None:
-        if num_examples is not None and num_examples < 1:
-            raise DataError(f"num_examples of a data set is {num_examples}, and must be at least 1 (null: all).")
+        if num_examples is not None and num_examples < 0:
+            raise DataError(f"num_examples of a data set is {num_examples}, and must be positive (null: all).")
         self.collator = collator
         self.full_name = data_file or full_name
         place = {} if data_file else {"name": name, "split": split, "revision": revision}

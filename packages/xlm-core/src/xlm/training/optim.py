@@ -63,9 +63,9 @@ def _check_partition(model: nn.Module, grouped: list[tuple[str, nn.Parameter]]) 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     """The optimizer of `cfg.optimizer` over the model's parameter groups; ConfigError for values that it refuses."""
+    factory = instantiate(cfg, _partial_=True, _convert_="all")
     groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
     former = _former_groups(groups, model)
-    factory = instantiate(cfg, _partial_=True, _convert_="all")
     # An optimizer that treats some parameters in another way says which.
     split = getattr(factory.func, "split_groups", None)
     if split is not None:

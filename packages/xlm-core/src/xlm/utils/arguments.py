@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 
@@ -103,11 +104,24 @@ def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool | list | dict) or OmegaConf.is_config(value)
+    if OmegaConf.is_config(value):
+        return not (OmegaConf.is_dict(value) and "_target_" in value)  # an object, later
+    return value is None or isinstance(value, str | int | float | bool | list | dict)
+
+
+def _items(mapping: Any) -> Iterator[Any]:
+    """The values of a mapping that are there; Hydra complains of the others."""
+    for name in mapping:
+        try:
+            yield mapping[name]
+        except OmegaConfBaseException:
+            continue
 
 
 def _fits(value: Any, kind: Any, strict: bool) -> bool:
-    """Whether a plain value can be of a type; True where that cannot be told."""
+    """Whether a value can be of a type; True where that cannot be told, and for objects."""
+    if not _is_plain(value):
+        return True
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return any(_fits(value, part, strict) for part in get_args(kind))
@@ -125,7 +139,9 @@ def _fits(value: Any, kind: Any, strict: bool) -> bool:
     if base in _LISTS:
         return _fits_list(value, base, get_args(kind), strict)
     if base in _MAPPINGS:
-        return isinstance(value, dict) or OmegaConf.is_dict(value)
+        if not (isinstance(value, dict) or OmegaConf.is_dict(value)):
+            return False
+        return len(get_args(kind)) < 2 or all(_fits(item, get_args(kind)[1], strict) for item in _items(value))
     return _fits_class(value, base, strict)
 
 
@@ -151,7 +167,8 @@ def _fits_class(value: Any, base: type, strict: bool) -> bool:
         # A protocol of `typing`, such as SupportsFloat, says nothing of what it is for.
         return base.__module__ in ("typing", "numbers")
     if isinstance(value, str):
-        return base not in (bool, int, float) and base.__name__ != "Tensor" and not _is_role(base)
+        made_of_text = base not in (bool, int, float, collections.abc.Callable) and base.__name__ != "Tensor"
+        return made_of_text and not _is_role(base)
     is_list = isinstance(value, list) or OmegaConf.is_list(value)
     return issubclass(base, list | tuple | set) if is_list else issubclass(base, dict) or is_dataclass(base)
 

@@ -27,7 +27,13 @@ _MAX_REASON = 300
 
 
 def is_bug(error: BaseException) -> bool:
-    """Whether an error says that code is wrong; any other is how a library refuses a value, a file or a setting."""
+    """Whether an error says that code is wrong; any other is how a library refuses a value, a file or a setting.
+
+    A TypeError or KeyError that a `raise` makes, not Python, is such a refusal too.
+    """
+    if isinstance(error, TypeError | LookupError):
+        frames = traceback.extract_tb(error.__traceback__)
+        return not (frames and (frames[-1].line or "").startswith("raise "))
     return isinstance(error, _BUGS)
 
 
