@@ -10,10 +10,11 @@ import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from torch import nn
 
 from xlm.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
-from xlm.model import Model
+from xlm.model import Model, load_safetensors
 from xlm.modules.rotary_transformer import RotaryEmbedding, RotaryTransformerLayer, RotaryTransformerLayerList
 from xlm.utils.weight_files import split_weights
 
@@ -96,6 +97,35 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert caught.value.unexpected == ("scale",)
     loose = Other.from_pretrained(tmp_path, strict=False)
     assert torch.equal(loose.embed.weight, Net.from_pretrained(tmp_path).embed.weight)
+
+
+PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "module._orig_mod.", "_orig_mod.module.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_names_of_wrappers_are_left_out(tmp_path: Path, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    net = Net(tied=False)
+    inside = {name.replace("layers.", f"layers.{prefix}"): tensor for name, tensor in net.state_dict().items()}
+    path = tmp_path / "model.safetensors"
+    save_file({f"{prefix}{name}": tensor.clone() for name, tensor in inside.items()}, path)
+    other = Net(tied=False)
+    load_safetensors(other, path)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+    assert caplog.text.count("is left out of their names") == 1
+
+
+def test_names_that_a_network_has_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A part of a network may be called `module`; two weights of one name are no match."""
+    net = nn.Sequential()
+    net.add_module("module", nn.Linear(2, 3))
+    save_file({"module.weight": torch.ones(3, 2), "module.bias": torch.ones(3)}, tmp_path / "a.safetensors")
+    load_safetensors(net, tmp_path / "a.safetensors")
+    assert net.state_dict()["module.bias"].tolist() == [1, 1, 1]
+    assert not caplog.text
+    twice = {"_orig_mod.weight": torch.ones(3, 2), "weight": torch.ones(3, 2), "bias": torch.ones(3)}
+    save_file(twice, tmp_path / "b.safetensors")
+    with pytest.raises(CheckpointMismatchError, match=r"_orig_mod\.weight"):
+        load_safetensors(nn.Linear(2, 3), tmp_path / "b.safetensors")
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:

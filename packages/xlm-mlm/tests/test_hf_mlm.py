@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AlbertConfig,
@@ -169,6 +171,31 @@ def test_without_a_tokenizer_beside_it(bert: str, words: SimpleSpaceTokenizer) -
     with pytest.raises(ConfigError, match=r"holds no tokenizer to compare.*model\.check_vocabulary=false"):
         HFMaskedLM(40, bert).check_tokenizer(words)
     HFMaskedLM(40, bert, check_vocabulary=False).check_tokenizer(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b""),
+        ("model.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}"),
+        ("model.safetensors", None),
+        ("config.json", b'{"model_type": "be'),
+        ("config.json", b'{"model_type": 3}'),
+    ],
+)
+def test_files_that_are_cut_short(bert: str, tmp_path: Path, name: str, content: bytes | None) -> None:
+    """To nothing, to a header without tensors, to a half (None); JSON that ends early or means nothing."""
+    path = Path(shutil.copytree(bert, tmp_path / "cut_network")) / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content)
+    with pytest.raises(ConfigError, match=r"network (cannot be used as AutoModel|holds no weight of Bert)"):
+        HFMaskedLM(40, str(path.parent))
+
+
+def test_weights_that_were_saved_from_inside_a_wrapper(bert: str, tmp_path: Path) -> None:
+    file = Path(shutil.copytree(bert, tmp_path / "wrapped")) / "model.safetensors"
+    save_file({f"module._orig_mod.{name}": t for name, t in load_file(file).items()}, file, {"format": "pt"})
+    wrapped, plain = (HFMaskedLM(40, path, check_vocabulary=False) for path in (str(file.parent), bert))
+    assert all(torch.equal(a, b) for a, b in zip(wrapped.parameters(), plain.parameters(), strict=True))
 
 
 def test_mistakes(bert: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

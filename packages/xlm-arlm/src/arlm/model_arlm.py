@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xlm.model import Model
 from xlm.modules.attention import positions_from_mask
 from xlm.modules.kv_cache import KVCache
+from xlm.modules.layers import check_positive, check_vocabulary
 from xlm.modules.rotary_transformer import (
     RotaryEmbedding,
     RotaryTransformerFinalLayer,
@@ -45,6 +46,7 @@ class RotaryARLM(nn.Module, Model):
         rotary_max_frequency: float = 1.0,
     ) -> None:
         super().__init__()
+        check_positive(num_embeddings=num_embeddings, d_model=d_model, nhead=nhead)
         self.embed_tokens = nn.Embedding(num_embeddings, d_model)
         nn.init.normal_(self.embed_tokens.weight, std=0.02)
         layer = RotaryTransformerLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
@@ -53,6 +55,10 @@ class RotaryARLM(nn.Module, Model):
         )
         self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
         self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps)
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """ConfigError if the tokenizer has more ids than are embedded here."""
+        check_vocabulary(self.embed_tokens.num_embeddings, tokenizer)
 
     def for_transformers(self) -> Any:
         """A network of transformers with these weights that computes the same."""

@@ -99,7 +99,7 @@ class TextDataModule(LightningDataModule):
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer | None,
         dataset_managers: Mapping[str, Mapping[str, DatasetManager] | None],
         noise_schedule: Any = None,
         print_batch_fn: str | Callable[..., None] | None = None,
@@ -116,6 +116,9 @@ class TextDataModule(LightningDataModule):
         for split, managers in self.dataset_managers.items():
             for name, manager in managers.items():
                 manager.label = f"{split}.{name}"  # for messages
+        for split, name, manager in self._managers(None):
+            if isinstance(manager, DatasetManager):
+                manager.check(f"datamodule.dataset_managers.{split}.{name}")
         self.print_batch_fn = print_batch_fn
         self.cache_dir = Path(cache_dir)
         self.seed = seed

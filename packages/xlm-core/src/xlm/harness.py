@@ -330,6 +330,14 @@ class Harness(TermWeightedModule):
         scheduler = self.create_lr_scheduler(optimizer, **self.config.lr_scheduler)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def check_optimizer(self) -> None:
+        """Make optimizer and schedule once for nothing, to raise a ConfigError before a run writes anything.
+
+        A `configure_optimizers` of a model's own may need the trainer: it is met when training starts.
+        """
+        if type(self).configure_optimizers is Harness.configure_optimizers:
+            self.configure_optimizers()
+
     @staticmethod
     def create_lr_scheduler(optimizer: Optimizer, name: str, **kwargs: Any) -> LRSchedulerWithConfig:
         """See `xlm.training.optim.create_lr_scheduler`."""

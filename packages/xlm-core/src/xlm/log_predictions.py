@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -19,6 +19,7 @@ from xlm import flags
 from xlm.decoding.writing import Writing, snapshots
 from xlm.errors import ConfigError
 from xlm.utils.rank_zero import get_rank, warn_once
+from xlm.utils.rich_utils import plain_console
 from xlm.utils.text_files import read_lines
 
 Row = Mapping[str, Any]
@@ -97,7 +98,7 @@ class LogPredictions:
         current = self._passes[name]
         kept = [self._chosen(row) for row in rows]
         if flags.DEBUG_PRINT_PREDS and get_rank() == 0:
-            Console().print(*(_table(row) for row in kept))
+            plain_console().print(*(_table(row) for row in kept))
         if self.max_rows is not None:
             kept = kept[: max(0, self.max_rows - current.num_rows)]
         current.num_rows += len(kept)
@@ -119,7 +120,7 @@ class LogPredictions:
                 _join_ranks(path, self.max_rows)
             for done in passes:
                 if done.shown and "console" in self.writers:
-                    (show or Console().print)(_titled(done))
+                    (show or plain_console().print)(_titled(done))
         return written
 
     def write(self, rows: Iterable[Row], split: str, name: str, step: int, directory: str | Path) -> list[Path]:

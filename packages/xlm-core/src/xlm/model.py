@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xlm.errors import CheckpointMismatchError
 from xlm.modules.short_convolution import ShortConvolution
-from xlm.utils.weight_files import INDEX, WEIGHTS, read_index, read_weights, weights_in
+from xlm.utils.weight_files import INDEX, WEIGHTS, read_index, read_weights, weights_in, without_wrappers
 
 # Hydra hands over its own containers; config.json holds what is in them.
 _CODERS = {DictConfig: (OmegaConf.to_container, dict), ListConfig: (OmegaConf.to_container, list)}
@@ -96,7 +96,8 @@ def _undecayed(model: nn.Module) -> set[int]:
 def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cpu", strict: bool = True) -> None:
     """Put safetensors, one file or an index of shards, into a model.
 
-    Tied weights, which a file holds once, count for all their names.
+    Tied weights, which a file holds once, count for all their names. Names of wrappers (DDP, FSDP, torch.compile) are
+    left out.
 
     Raises:
         CheckpointError: there is no such file, or a shard is missing.
@@ -104,8 +105,8 @@ def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cp
         CheckpointMismatchError: keys (unless strict is False) or shapes differ; the model is left half-loaded only
             where keys differ.
     """
-    state_dict = read_weights(path, map_location)
     own = model.state_dict()
+    state_dict = without_wrappers(read_weights(path, map_location), own, path)
     _fill_tied(state_dict, own)
     shapes = {
         name: (tuple(tensor.shape), tuple(own[name].shape))

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from xlm.compose import load_config
+from xlm.compose.messages import translate
 from xlm.errors import BadTargetError, ConfigError, MissingConfigError
 
 if TYPE_CHECKING:
@@ -154,3 +157,10 @@ def test_an_experiment_without_its_header_is_named(toy: Path) -> None:
     assert f"{file} chooses nothing for the whole run: its first line must be '# @package _global_'." in message(
         "experiment=bare"
     )
+
+
+def test_causes_that_go_round_end() -> None:
+    """As OmegaConf's do when what is inside an interpolation is no text: `${sizes.${kind}}` with kind=-1."""
+    with pytest.raises(OmegaConfBaseException) as caught:
+        OmegaConf.create({"sizes": {"a": 1}, "kind": -1, "size": "${sizes.${kind}}"}).size  # noqa: B018
+    assert "should return a string" in str(translate(caught.value))

@@ -21,6 +21,14 @@ TEXT = ["In the beginning was the word, and the word was with many others.", "01
 ROLES = ("pad", "mask", "bos", "eos", "cls", "sep", "unk")
 
 
+@pytest.mark.parametrize("text", ["", "{", '{"version": "1.0"}', "[1]"])
+def test_files_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(DataError, match=f"The tokenizer '{tmp_path}' cannot be read: "):
+        load_auto_tokenizer(str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def bpe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Vocabulary and merges of a small byte-level BPE, with their files."""

@@ -135,6 +135,37 @@ def test_a_listed_directory_against_another_package_that_python_would_import(
         find_models({}, work_dir)
 
 
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+@pytest.mark.parametrize("package", ["random", "json", "sys", "_thread", "this"])
+def test_a_package_that_python_hides_is_left_out(
+    work_dir: Path, write_model: WriteModel, package: str, layout: str
+) -> None:
+    """Modules of the standard library: one file, a package, built in, private, of one statement."""
+    root = package if layout == "flat" else "nested"
+    write_model(work_dir / root, name=package, layout=layout)
+    write_model(work_dir / "toy")
+    list_models(work_dir, hidden=root, toy="toy")
+    found = discover({}, work_dir)
+    assert "toy" in found.models
+    assert "hidden" not in found.models
+    assert isinstance(found.unusable["hidden"].error, ModelLayoutError)
+    assert f"'{package}' is a module of Python's standard library" in str(found.unusable["hidden"].error)
+    assert not found.errors
+
+
+def test_a_listed_directory_against_a_module_of_one_file(
+    work_dir: Path, write_model: WriteModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = work_dir.parent / "site"
+    site.mkdir()
+    (site / "toy_module.py").touch()
+    monkeypatch.syspath_prepend(str(site))
+    write_model(work_dir / "toy_module", name="toy_module")
+    list_models(work_dir, toy_module="toy_module")
+    with pytest.raises(ExternalModelConflictError, match=r"toy_module\.py  \(from what `import toy_module` finds"):
+        find_models({}, work_dir)
+
+
 def test_one_conflict_does_not_stop_the_other_models(work_dir: Path, write_model: WriteModel) -> None:
     for folder in (work_dir, work_dir / "xlm-models"):
         write_model(folder / "toy")

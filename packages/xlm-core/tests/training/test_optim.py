@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -59,6 +60,23 @@ def test_own_groups_win() -> None:
             return [{"params": list(self.parameters()), "lr": 7.0}]
 
     assert build_optimizer(ADAMW, Own()).param_groups[0]["lr"] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"lr": -1}, "optimizer.lr: Invalid learning rate: -1"),
+        ({"lr": "fast"}, "optimizer.lr is 'fast', and must be a number"),
+        ({"lr": float("nan")}, "optimizer.lr is nan, and must be a number"),
+        ({"betas": [0.9, 1.5]}, "optimizer.betas: Invalid beta parameter at index 1: 1.5"),
+        ({"betas": 0.9}, "optimizer.betas is 0.9, and must be a list"),
+        ({"lrr": 1}, "Did you mean 'lr'?"),
+    ],
+)
+def test_values_that_an_optimizer_refuses(options: dict[str, Any], says: str) -> None:
+    config = OmegaConf.create({"optimizer": {**ADAMW, **options}})
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        build_optimizer(config.optimizer, nn.Linear(3, 2))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +168,10 @@ def test_schedules() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"name": "cosin", "num_training_steps": 3}, "lr_scheduler.name=cosin"),
+        ({"name": "cosin", "num_training_steps": 3}, "lr_scheduler.name: cosin is not a valid"),
+        ({"name": "cosine", "interval": "stepp"}, "must be one of: step, epoch. Did you mean 'step'?"),
+        ({"name": "cosine", "num_warmup_steps": "few"}, "lr_scheduler.num_warmup_steps is 'few', and must be a whole"),
+        ({"name": "cosine_with_min_lr", "num_training_steps": 9}, "lr_scheduler: One of min_lr or min_lr_rate"),
         ({"name": "cosine", "fraction_warmup_steps": 0.1}, "needs num_training_steps"),
         ({"name": "cosine", "fraction_warmup_steps": 0.1, "num_warmup_steps": 3, "num_training_steps": 9}, "not both"),
     ],

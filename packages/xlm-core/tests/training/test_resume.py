@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from xlm.errors import CheckpointCorruptError, CheckpointError
 from xlm.training.checkpoints import AtomicCheckpointIO, PeriodicCheckpoint
@@ -47,9 +50,39 @@ def test_damage_is_found_and_named(tmp_path: Path, damage: object) -> None:
 def test_a_missing_file_and_a_foreign_one(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "none.ckpt")
-    torch.save([1, 2], tmp_path / "list.ckpt")
-    with pytest.raises(CheckpointCorruptError, match="holds no 'state_dict'"):
-        load_checkpoint(tmp_path / "list.ckpt")
+    contents = {
+        "but a list": [1, 2],
+        "but weights alone": {"w": torch.ones(2)},
+        "it holds: epoch": {"epoch": 3},
+        "holds no": {"state_dict": 3},
+    }
+    for says, content in contents.items():
+        torch.save(content, tmp_path / "other.ckpt")
+        with pytest.raises(CheckpointCorruptError, match=f"holds no 'state_dict'.*{says}|{says} 'state_dict'"):
+            load_checkpoint(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"state_dict": {"w": torch.ones(2)}, "hyper_parameters": Namespace(lr=1)}, "argparse.Namespace"),
+        (
+            {"state_dict": {"w": torch.ones(2)}, "path": Path("x"), "at": Fraction(1)},
+            r"fractions.Fraction, pathlib.\w+",
+        ),
+        (nn.Linear(2, 1), r"torch.nn.modules.linear.Linear"),
+    ],
+)
+def test_pickled_objects_are_named_and_can_be_left_out(tmp_path: Path, content: object, names: str) -> None:
+    path = tmp_path / "theirs.ckpt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointCorruptError, match=rf"Python objects \({names}\), which are not loaded") as caught:
+        load_checkpoint(path)
+    assert "\x1b" not in str(caught.value)
+    command = str(caught.value).splitlines()[-1].strip()
+    assert command.startswith('python -c "')
+    exec(command.removeprefix('python -c "').removesuffix('"'), {})
+    assert list(load_checkpoint(tmp_path / "theirs_weights.ckpt")) == ["state_dict"]
 
 
 def test_the_most_steps_win_whatever_the_file_times(tmp_path: Path) -> None:

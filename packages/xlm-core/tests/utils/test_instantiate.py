@@ -22,9 +22,19 @@ class Part:
         if fail == "data":
             raise DataError("no data")
         if fail == "bug":
-            raise KeyError("a bug")
+            {}["a bug"]
         if fail == "type":
             len(3)
+        if fail == "value":
+            raise ValueError("\\x1b[1mwidth must be even\\x1b[0m\\nand more")
+        if fail == "os":
+            raise OSError("no space left")
+        if fail == "on_purpose":
+            raise TypeError("width has no use")
+        if fail == "bare":
+            raise Exception("expected value at line 1")
+        if fail == "number":
+            raise RuntimeError(f"{width} is refused")
         self.width = width
         self.child = child
 """
@@ -94,6 +104,44 @@ def test_a_bug_inside_the_target_is_raised_as_it_is() -> None:
     assert frames[-1] == "__init__"
     with pytest.raises(TypeError, match="has no len"):
         instantiate(target(fail="type"))
+
+
+@pytest.mark.parametrize(
+    ("fail", "says"),
+    [
+        ("value", "model.part.width: width must be even\n"),
+        ("on_purpose", "model.part.width: width has no use\n"),
+        ("os", "model.part: no space left\n"),
+        ("bare", "model.part: expected value at line 1\n"),
+        ("number", "model.part.width: 7 is refused\n"),
+    ],
+)
+def test_a_refusal_names_the_key_and_by_whom(fail: str, says: str) -> None:
+    config = OmegaConf.create({"model": {"part": target(fail=fail, width=7)}})
+    with pytest.raises(ConfigError) as caught:
+        instantiate(config.model)
+    assert str(caught.value) == f"{says}Raised by toy_parts.Part; HYDRA_FULL_ERROR=1 shows the traceback."
+    assert caught.value.__cause__ is not None
+
+
+def test_types_are_checked_at_once_where_a_package_promises_them() -> None:
+    node = {"_target_": "xlm.noise.PolynomialSchedule", "power": "high"}
+    for config in (node, OmegaConf.create({"a": {"b": [node]}}).a):
+        with pytest.raises(ConfigError, match="power is 'high', and must be a number"):
+            instantiate(config)
+    with pytest.raises(ConfigError, match=r"^power is null"):
+        instantiate({**node, "power": 1}, power=None)
+
+
+def test_types_of_other_packages_count_when_something_failed(tmp_path: Path) -> None:
+    (tmp_path / "toy_parts.py").write_text(
+        "class Typed:\n    def __init__(self, n: int):\n        self.n = n and [0] * n\n"
+    )
+    sys.modules.pop("toy_parts", None)
+    node = {"_target_": "toy_parts.Typed", "n": None}
+    assert instantiate(node).n is None
+    with pytest.raises(ConfigError, match=r"n is 2\.0, and must be a whole number"):
+        instantiate({**node, "n": 2.0})
 
 
 def test_other_refusals_are_readable() -> None:

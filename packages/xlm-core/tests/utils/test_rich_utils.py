@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from rich.table import Table
 
-from xlm.utils.rich_utils import print_config_tree
+from xlm.utils.rich_utils import plain_console, print_config_tree
 
 
 def test_the_tree_is_printed_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,6 +21,14 @@ def test_the_tree_is_printed_and_saved(tmp_path: Path, capsys: pytest.CaptureFix
         assert all(key in text for key in ("CONFIG", "a", "b", "c: 3", "copy", "${nothing:here}", "???"))
     print_config_tree(cfg, resolve=False)
     assert "c: ${a}" in capsys.readouterr().out
+
+
+def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("runs/a[1]", "[red]x[/red]", "[/bold]", "[PAD] [MASK]", "a:smile:b"):
+        table = Table(title=text)
+        table.add_row(text)
+        plain_console().print(text, table, highlight=False)
+        assert capsys.readouterr().out.count(text) == 3
 
 
 def test_other_ranks_print_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from xlm.model import Model
 from xlm.modules.attention import drop_full_mask, positions_from_mask
-from xlm.modules.layers import init_transformer_weights
+from xlm.modules.layers import check_positive, check_vocabulary, init_transformer_weights
 from xlm.modules.rotary_transformer import (
     RotaryEmbedding,
     RotaryTransformerFinalLayer,
@@ -49,6 +51,7 @@ class RotaryILM(nn.Module, Model):
         rotary_max_frequency: float = 1.0,
     ) -> None:
         super().__init__()
+        check_positive(num_embeddings=num_embeddings, d_model=d_model, nhead=nhead)
         self.embed_tokens = nn.Embedding(num_embeddings, d_model)
         self.embed_types = nn.Embedding(3, d_model)
         layer = RotaryTransformerLayer(
@@ -62,6 +65,10 @@ class RotaryILM(nn.Module, Model):
         self.length_head = RotaryTransformerFinalLayerForClassification(d_model, num_classes, dropout, layer_norm_eps)
         # Vectors of length 1 on average. Narrow networks learn several times faster from it than from GPT-2's 0.02.
         init_transformer_weights(self, std=d_model**-0.5, num_layers=num_layers)
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """ConfigError if the tokenizer has more ids than are embedded here."""
+        check_vocabulary(self.embed_tokens.num_embeddings, tokenizer)
 
     def hidden(
         self,

@@ -93,7 +93,10 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         # The temperature is the head's: a gap's share is that of its tempered tokens.
         self.temperature = 1.0 if greedy else temperature
         self.sampler = LogitsSampler(0.0 if greedy else 1.0, top_k, top_p)
-        self.slot_sampler = LogitsSampler(0.0 if greedy else 1.0, slot_top_k, slot_top_p)
+        try:
+            self.slot_sampler = LogitsSampler(0.0 if greedy else 1.0, slot_top_k, slot_top_p)
+        except ValueError as error:
+            raise ConfigError(f"predictor.slot_{error}.") from error
         self.parallel_slots = parallel_slots
         self.parallel_min_prob = parallel_min_prob
         self.suppressed_tokens = suppressed_tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from xlm.model import Model
 from xlm.modules.attention import drop_full_mask, positions_from_mask
 from xlm.modules.ddit_simple import DDitFinalLayer, DDiTLayer, DDiTLayerList, RotaryEmbedding, TimestepEmbedder
+from xlm.modules.layers import check_positive, check_vocabulary
 from xlm.modules.length_model import LengthModel
 from xlm.modules.rotary_transformer import (
     RotaryTransformerFinalLayer,
@@ -52,6 +55,7 @@ class DiTMDLM(nn.Module, Model):
         num_text_lengths: int | None = None,
     ) -> None:
         super().__init__()
+        check_positive(num_embeddings=num_embeddings, d_model=d_model, nhead=nhead)
         self.length_model = None if num_text_lengths is None else LengthModel(num_text_lengths)
         self.time_conditioning = time_conditioning
         self.embed_tokens = nn.Embedding(num_embeddings, d_model)
@@ -71,6 +75,10 @@ class DiTMDLM(nn.Module, Model):
             layer = RotaryTransformerLayer(*sizes, short_conv=short_conv)
             self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
             self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps, zero_init=True)
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """ConfigError if the tokenizer has more ids than are embedded here."""
+        check_vocabulary(self.embed_tokens.num_embeddings, tokenizer)
 
     @property
     def output_layer(self) -> nn.Linear:

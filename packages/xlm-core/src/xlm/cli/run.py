@@ -15,7 +15,7 @@ from xlm.cli.arguments import check_sweep_names, parse_arguments
 from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
-from xlm.compose.messages import FOREIGN_ERRORS, locate_target, translate
+from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, translate
 from xlm.compose.naming import checked_job_name
 from xlm.errors import BadTargetError, XLMError
 from xlm.external_models import Discovery, activate, discover
@@ -87,7 +87,9 @@ class Task:
         try:
             with _environ(FULL_ERROR, self.full_error):
                 return self._run(cfg, choices)
-        except (XLMError, *FOREIGN_ERRORS) as error:
+        except Exception as error:
+            if not isinstance(error, XLMError) and not is_foreign(error):
+                raise
             readable = translate(error, self.found, self.overrides)
             if isinstance(readable, BadTargetError):
                 readable = locate_target(readable, choices, self.overrides)
@@ -105,7 +107,9 @@ class Task:
 
         try:
             find_job(name, self.jobs).load()(stored_config(self.overrides, name))
-        except (XLMError, *FOREIGN_ERRORS) as error:
+        except Exception as error:
+            if not isinstance(error, XLMError) and not is_foreign(error):
+                raise
             readable = translate(error, self.found, self.overrides)
             raise readable from (None if readable is error else error)
 

@@ -43,6 +43,13 @@ def readable_errors(found: Discovery | None = None, overrides: Sequence[str] = (
         raise readable from error
 
 
+def is_foreign(error: Exception) -> bool:
+    """Whether an error of a library is about the configuration, whenever it comes; Lightning isn't imported for it."""
+    kind = type(error)
+    from_lightning = kind.__module__.startswith("lightning.") and kind.__name__ == "MisconfigurationException"
+    return from_lightning or isinstance(error, FOREIGN_ERRORS)
+
+
 def translate(error: Exception, found: Discovery | None = None, overrides: Sequence[str] = ()) -> Exception:
     """The XLMError to show instead of `error`; `error` itself when a target failed inside."""
     ours = _ours_in_chain(error)
@@ -93,9 +100,11 @@ def _file_of(target: str, choices: Mapping[str, object]) -> Path | None:
 
 def _ours_in_chain(error: BaseException | None) -> XLMError | None:
     """Our own error that a resolver raised and OmegaConf wrapped."""
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
         if isinstance(error, XLMError):
             return error
+        seen.append(error)  # OmegaConf's errors of its grammar have themselves as context
         error = error.__cause__ or error.__context__
     return None
 

@@ -15,11 +15,14 @@ from xlm.data.hashing import noise_levels, noise_seeds
 from xlm.data.rows import Rows
 from xlm.data.samplers import EvalOrder, Key, TrainOrder
 from xlm.errors import DataError
+from xlm.utils.arguments import check_arguments
+from xlm.utils.instantiate import building
 
 logger = logging.getLogger(__name__)
 
 Collate = Callable[[list[dict[str, Any]]], Any]
 Processor = Callable[[dict[str, Any]], dict[str, Any]]
+_OWN_OPTIONS = ("batch_size", "shuffle", "drop_last")
 _DATALOADER_OPTIONS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers", "timeout")
 
 
@@ -256,9 +259,7 @@ def make_loader(
 
     `options` are torch's: num_workers, pin_memory, prefetch_factor, persistent_workers, timeout.
     """
-    if unknown := sorted(options.keys() - set(_DATALOADER_OPTIONS)):
-        known = ("batch_size", "shuffle", "drop_last", *_DATALOADER_OPTIONS)
-        raise DataError(f"Unknown dataloader_kwargs: {', '.join(unknown)}; there are {', '.join(known)}.")
+    _check_known(options)
     if not options.get("num_workers"):
         options |= {"num_workers": 0, "prefetch_factor": None, "persistent_workers": False}
     examples = KeyedExamples(rows, seed, processor)
@@ -277,3 +278,21 @@ def make_loader(
         repeats=repeats,
     )
     return StatefulTrainLoader(examples, collate, order, **options)
+
+
+def check_options(options: Mapping[str, Any], key: str) -> None:
+    """ConfigError if no loader could be made with these arguments of `make_loader`; `key` is above their names."""
+    check_arguments(make_loader, options, key)
+    torchs = {name: value for name, value in options.items() if name in _DATALOADER_OPTIONS}
+    check_arguments(DataLoader, torchs, key)
+    _check_known({name: value for name, value in options.items() if name not in _OWN_OPTIONS})
+    if not torchs.get("num_workers"):
+        torchs = {"num_workers": 0}  # `make_loader` leaves out what is for workers
+    with building(key, DataLoader, options):
+        DataLoader([0], batch_size=options.get("batch_size"), **torchs)  # type: ignore[arg-type]
+
+
+def _check_known(options: Mapping[str, Any]) -> None:
+    if unknown := sorted(options.keys() - set(_DATALOADER_OPTIONS)):
+        known = (*_OWN_OPTIONS, *_DATALOADER_OPTIONS)
+        raise DataError(f"Unknown dataloader_kwargs: {', '.join(unknown)}; there are {', '.join(known)}.")

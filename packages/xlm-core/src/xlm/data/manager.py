@@ -15,13 +15,14 @@ from xlm.data.checks import checked_ids, vocabulary_size
 from xlm.data.fitting import POLICIES, TEXT, fitted, limits_of
 from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import code_version
-from xlm.data.loaders import EvalLoader, StatefulTrainLoader, make_loader
+from xlm.data.loaders import EvalLoader, StatefulTrainLoader, check_options, make_loader
 from xlm.data.locator import FileSource, FirstRows, GeneratorSource, SavedSource, Source, locate
 from xlm.data.packing import process_groups
 from xlm.data.parallel import RowError, map_rows
 from xlm.data.rows import ArrowRows, ListRows, Rows
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
+from xlm.utils.arguments import check_arguments, promises_types
 from xlm.utils.imports import get_function
 from xlm.utils.rank_zero import RankedLogger
 
@@ -113,6 +114,8 @@ class DatasetManager:
         role: str | None = None,
         stages: Sequence[str] | None = None,
     ) -> None:
+        if num_examples is not None and num_examples < 0:
+            raise DataError(f"num_examples of a data set is {num_examples}, and must be positive (null: all).")
         self.collator = collator
         self.full_name = data_file or full_name
         place = {} if data_file else {"name": name, "split": split, "revision": revision}
@@ -133,6 +136,20 @@ class DatasetManager:
         self.rows: Rows | None = None
         #: Source, number of examples and a hash of what was prepared; None before that, and for generated data.
         self.content: dict[str, Any] | None = None
+
+    def check(self, key: str) -> None:
+        """ConfigError for an argument below `key` that the loader or one of the functions named here cannot take."""
+        if self.dataloader_kwargs:
+            check_options(self.dataloader_kwargs, f"{key}.dataloader_kwargs")
+        steps = {
+            "dataset": Step.of(self.dataset_constructor_str, self.dataset_kwargs),
+            "preprocess_function": self.preprocess,
+            "on_the_fly_processor": self.on_the_fly,
+            "on_the_fly_group_processor": self.group,
+        }
+        for name, step in steps.items():
+            if step is not None and step.kwargs and promises_types(function := get_function(step.path)):
+                check_arguments(function, step.kwargs, f"{key}.{name}_kwargs", strict=False)
 
     def source(self) -> Source:
         """Where the raw examples come from; `DataError` when the config names nothing usable."""

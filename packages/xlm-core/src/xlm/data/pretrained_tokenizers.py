@@ -11,6 +11,7 @@ from transformers.models.bert.tokenization_bert import BertTokenizer as _BertTok
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer as _GPT2TokenizerFast
 
 from xlm.errors import DataError
+from xlm.utils.instantiate import first_sentence
 from xlm.utils.text_files import read_json, read_lines
 
 # What is left when transformers ignores a vocabulary is smaller than this.
@@ -52,8 +53,16 @@ def complete_special_tokens(tokenizer: Any) -> Any:
 
 
 def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> Any:
-    """`AutoTokenizer.from_pretrained` with all special tokens and a `full_vocab_size`; `DataError` if it is empty."""
-    tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+    """`AutoTokenizer.from_pretrained` with every special token and a `full_vocab_size`.
+
+    DataError if it is empty, or if its files cannot be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+    except Exception as error:
+        raise DataError(
+            f"The tokenizer {pretrained_model_name_or_path!r} cannot be read: {first_sentence(error)}"
+        ) from error
     check_vocabulary(tokenizer, pretrained_model_name_or_path)
     complete_special_tokens(tokenizer)
     if not isinstance(tokenizer, CompleteTokenizer):

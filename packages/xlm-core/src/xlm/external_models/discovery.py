@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from xlm.external_models.installed import (
     InstalledEntry,
     entry_point_entries,
     listed_entries,
+    locate_import,
     locate_package,
 )
 from xlm.external_models.models_file import FILE_NAME, read_models_file
@@ -102,7 +104,10 @@ def _settle(name: str, claims: list[_Claim], found: Discovery) -> None:
     """One directory: one model, whoever lists it. Several: a conflict, and nobody gets the name."""
     model = next((claim.model for claim in claims if claim.model), None)
     sources = ", ".join(dict.fromkeys(claim.source for claim in claims))
-    other = _other_package(model) if model else None
+    if model and model.import_root is not None and model.import_name in sys.stdlib_module_names:
+        found.leave_out(Unusable(name, sources, str(model.root), _hidden_by_python(model)))
+        return
+    other = _other_import(model) if model else None
     if model and other and other not in {claim.directory for claim in claims}:
         claims = [*claims, _Claim(name, other, f"what `import {model.import_name}` finds in this environment")]
     if len({claim.directory for claim in claims}) > 1:
@@ -112,12 +117,20 @@ def _settle(name: str, claims: list[_Claim], found: Discovery) -> None:
         found.models[name] = replace(model, source=sources)
 
 
-def _other_package(model: ModelPackage) -> Path | None:
-    """The directory that Python would import in place of a listed directory's package, if there is one."""
+def _other_import(model: ModelPackage) -> Path | None:
+    """What Python would import in place of a listed directory's package, if there is such a package or module."""
     if model.import_root is None:
         return None
-    directory = locate_package(model.import_name, regular=True)
-    return directory if directory != model.package_dir.resolve() else None
+    found = locate_import(model.import_name)
+    return found if found != model.package_dir.resolve() else None
+
+
+def _hidden_by_python(model: ModelPackage) -> ModelLayoutError:
+    reason = (
+        f"'{model.import_name}' is a module of Python's standard library, which `import {model.import_name}` finds in "
+        "place of this package. Rename the package."
+    )
+    return ModelLayoutError(model.name, model.root, reason)
 
 
 def _directory_claims(environ: Mapping[str, str], cwd: Path, found: Discovery) -> Iterator[_Claim]:

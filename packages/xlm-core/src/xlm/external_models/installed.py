@@ -60,6 +60,21 @@ def locate_package(package: str, regular: bool = False) -> Path | None:
     return None
 
 
+def locate_import(name: str) -> Path | None:
+    """What `import name` finds: the directory of a package, else the file of a module; None for neither.
+
+    Folders without `__init__.py` don't count: they yield to any package.
+    """
+    directory = locate_package(name, regular=True)
+    if directory is not None or not name.isidentifier():
+        return directory
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin).resolve() if spec is not None and spec.has_location and spec.origin else None
+
+
 def _version_of(package: str) -> str | None:
     for name in (package, f"xlm-{package}"):
         try:

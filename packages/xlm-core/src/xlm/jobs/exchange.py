@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console
 
 from xlm.errors import CheckpointError, ConfigError
 from xlm.jobs.checkpoint_choice import chosen_weights
@@ -19,6 +18,7 @@ from xlm.training.ema import averaged_state_dict
 from xlm.training.exported import check_new
 from xlm.training.resume import load_checkpoint
 from xlm.utils.outputs import output_folder
+from xlm.utils.rich_utils import plain_console
 from xlm.utils.weight_files import check_shard_size, is_weights_alone
 
 EXTRACT_OPTIONS = ("output_dir", "format", "max_shard_size", *CHECKPOINT_OPTIONS)
@@ -49,7 +49,7 @@ def extract(cfg: DictConfig) -> Path:
     else:
         model.save_pretrained(folder, size)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    console = Console()
+    console = plain_console()
     console.print(f"{what} as {len(files)} files in {shown(folder)}:", soft_wrap=True, highlight=False)
     for path in files:
         console.print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes", soft_wrap=True, highlight=False)
@@ -71,7 +71,7 @@ def push(cfg: DictConfig) -> str:
     model, what = _loaded(cfg, "hub", options)
     message = str(options.get("commit_message") or "Upload model")
     answer = model.push_to_hub(str(repo_id), message, options.get("private"), size)
-    Console().print(f"{what}: {answer}", soft_wrap=True, highlight=False)
+    plain_console().print(f"{what}: {answer}", soft_wrap=True, highlight=False)
     return answer
 
 

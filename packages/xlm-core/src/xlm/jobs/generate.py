@@ -27,6 +27,7 @@ from xlm.training.rng import random_state_of
 from xlm.utils.components import current_components
 from xlm.utils.files import replace_text
 from xlm.utils.outputs import output_file, output_folder
+from xlm.utils.rich_utils import plain_console
 
 OPTIONS = (
     "prompts", "prompt_file", "mode", "num_samples", "num_examples", "split", "batch_size", "output", "output_path",
@@ -58,7 +59,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     weights = chosen_weights(cfg, "generation")
     session = start(cfg, weights.tokenizer)
     if output == STDOUT:
-        session.console = Console(stderr=True)
+        session.console = plain_console(stderr=True)
     harness = session.harness()
     checkpoint = load_chosen(cfg, harness, "generation")
     trainer = session.trainer([], [])

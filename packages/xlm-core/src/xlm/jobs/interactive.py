@@ -11,6 +11,7 @@ from rich.console import Console
 from xlm.errors import XLMError
 from xlm.jobs.prompts import standard_input
 from xlm.jobs.writer import Sample
+from xlm.utils.rich_utils import plain_console
 from xlm.utils.text_files import read_lines
 
 _PROMPT = "[bold cyan]prompt>[/bold cyan] "
@@ -33,7 +34,7 @@ def converse(write: Callable[[str, int], Sequence[Sample]], console: Console, ti
             try:
                 samples = write(prompt, count)
             except XLMError as error:
-                Console(stderr=True).print(f"Error: {error}", markup=False, highlight=False, soft_wrap=True)
+                plain_console(stderr=True).print(f"Error: {error}", markup=False, highlight=False, soft_wrap=True)
                 continue
             count += 1
             for sample in samples:

@@ -31,6 +31,7 @@ from xlm.training.peak import matmul_dtype, matmul_peak
 from xlm.training.results import write_results
 from xlm.training.rng import capture, restore
 from xlm.utils.outputs import output_file
+from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 
 OPTIONS = ("output_path", "num_steps", "num_warmup_steps")
@@ -59,7 +60,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     finally:
         restore(before)
     if is_first:
-        console = Console(width=min(WIDTH, Console().width))
+        console = plain_console(width=min(WIDTH, plain_console().width))
         print_plan(plan, console)
         console.print(f"Written to {shown(write_results(path, plan))}.", soft_wrap=True)
     return plan

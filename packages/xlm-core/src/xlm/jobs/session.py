@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers.logger import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +24,7 @@ from xlm.harness import Harness
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.utils.components import clear_components, set_component
 from xlm.utils.instantiate import instantiate
+from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 
 # Advice of Lightning's that does not apply here, one reason each.
@@ -62,13 +67,14 @@ class Session:
         return module
 
     def trainer(self, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
-        """Lightning's Trainer as `cfg.trainer` says."""
+        """Lightning's Trainer as `cfg.trainer` says; ConfigError for what it refuses, also where it would later."""
+        check_trainer(self.cfg.trainer)
         trainer = instantiate(
             self.cfg.trainer,
             callbacks=callbacks,
             logger=loggers or False,
             enable_progress_bar=False,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *own_environment(os.environ)],
             _convert_="all",
         )
         assert isinstance(trainer, Trainer)
@@ -88,6 +94,35 @@ class Session:
             (self.run_dir / name).write_text(self.config_yaml, encoding="utf-8")
             write_results(self.run_dir / f"record_{job}.json", record)
         return record
+
+
+# What Lightning fails with in the middle of training, or does nothing for: key, least, whether that is allowed.
+_LEAST = (
+    ("val_check_interval", 0, False),
+    ("check_val_every_n_epoch", 0, False),
+    ("log_every_n_steps", 0, True),
+    ("gradient_clip_val", 0, True),
+)
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """ConfigError for a length of the Trainer below what means something."""
+    for name, least, allowed in _LEAST:
+        value = trainer.get(name)
+        if isinstance(value, int | float) and (value < least or (value == least and not allowed)):
+            limit = f"at least {least}" if allowed else f"above {least}"
+            raise ConfigError(f"trainer.{name} is {value}, and must be {limit}.", key=f"trainer.{name}")
+
+
+def own_environment(environ: Mapping[str, str]) -> list[LightningEnvironment]:
+    """Lightning's plain environment for a process in an allocation of Slurm that `srun` didn't start as one of several.
+
+    A shell of `salloc` and the script of `sbatch` carry SLURM_NTASKS too. Lightning would take such a process for one
+    of so many, and wait for the others, or miss the variables that only `srun` sets.
+    """
+    num_tasks = environ.get("SLURM_NTASKS")
+    started_by_srun = "SLURM_PROCID" in environ and environ.get("SLURM_STEP_NUM_TASKS", "1") == num_tasks
+    return [] if num_tasks is None or started_by_srun or TorchElasticEnvironment.detect() else [LightningEnvironment()]
 
 
 def quiet_libraries() -> None:
@@ -112,7 +147,7 @@ def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
     datamodule = instantiate(cfg.datamodule)
     assert isinstance(datamodule, TextDataModule)
     set_component("datamodule", datamodule)
-    return Session(cfg, tokenizer, datamodule, Console())
+    return Session(cfg, tokenizer, datamodule, plain_console())
 
 
 def build_tokenizer(cfg: DictConfig, folder: Path | None = None) -> Any:
@@ -125,14 +160,8 @@ def build_tokenizer(cfg: DictConfig, folder: Path | None = None) -> Any:
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
-    """Every logger of `cfg.loggers`; ConfigError for one whose package is not installed."""
-    loggers: list[Logger] = []
-    for name, node in (cfg.get("loggers") or {}).items():
-        try:
-            loggers += [instantiate(node)] if node else []
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"loggers.{name} cannot be used: {error}", key=f"loggers.{name}") from error
-    return loggers
+    """Every logger of `cfg.loggers`; an entry set to null is left out."""
+    return [instantiate(node) for node in (cfg.get("loggers") or {}).values() if node]
 
 
 def shown(path: Path) -> str:

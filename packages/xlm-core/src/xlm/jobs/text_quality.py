@@ -69,17 +69,16 @@ def read_request(args: Sequence[str]) -> Request:
 
 def run_text_quality(args: Sequence[str]) -> int:
     """Measure, print, write the record and the table; 0, since mistakes are raised as XLMError."""
-    from rich.console import Console
-
     from xlm.evaluation.text_quality.measure import as_markdown, print_quality
     from xlm.jobs.session import quiet_libraries, shown
     from xlm.training.results import write_results
     from xlm.utils.files import replace_text
     from xlm.utils.outputs import output_file
+    from xlm.utils.rich_utils import plain_console
 
     request = read_request(args)
     quiet_libraries()
-    console = Console()
+    console = plain_console()
     path = output_file(request.output or _beside(request.samples[0]), "output", read=request.samples)
     if path.suffix == ".md":
         raise ConfigError(f"output={path} is where the table goes; the record needs another name.", key="output")

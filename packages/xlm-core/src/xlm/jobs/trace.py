@@ -24,17 +24,16 @@ def is_trace(args: Sequence[str]) -> bool:
 
 def run_trace(args: Sequence[str]) -> int:
     """Write and show what was asked for; always 0, since mistakes are raised as XLMError."""
-    from rich.console import Console
-
     from xlm.jobs.session import quiet_libraries, shown
     from xlm.jobs.tracing import check_trace, write_trace
     from xlm.traces.terminal import replay_in_terminal
+    from xlm.utils.rich_utils import plain_console
 
     rest = list(args)
     rest.remove(JOB if JOB in rest else f"job_type={JOB}")
     request = read_request(rest)
     quiet_libraries()
-    console = Console()
+    console = plain_console()
     page = Path("trace.html")
     if all(name.endswith(".json") for name in request.runs):
         page = Path(request.runs[0]).with_suffix(".html")
@@ -132,7 +131,6 @@ def _rank(whose: str, runs: dict[str, tuple[str, list[str]]]) -> int:
 
 def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | None], Any]:
     """Prompts, their answers where the data has them, and the drawing function."""
-    from rich.console import Console
 
     from xlm.jobs.options import fewer_than_asked
     from xlm.jobs.prompts import read_prompts
@@ -144,7 +142,9 @@ def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | No
         return [prompt.text for prompt in given], [None] * len(given), view
     prompts, truths = prompts_of_data(lm, request.split, request.num_prompts)
     if said := fewer_than_asked("num_prompts", request.num_prompts, len(prompts), f"in the '{request.split}' data"):
-        Console().print(said, highlight=False, soft_wrap=True)
+        from xlm.utils.rich_utils import plain_console
+
+        plain_console().print(said, highlight=False, soft_wrap=True)
     return prompts, truths, view
 
 

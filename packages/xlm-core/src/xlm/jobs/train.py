@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
+from rich.text import Text
 from torch import nn
 
 from xlm import flags
@@ -64,6 +65,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     if resume is not None and not cfg.resume_checkpoint_path:
         refuse_other_data(resume[1], session)
     harness = session.harness()
+    harness.check_optimizer()
     if resume is not None:
         check_fits(harness, resume[1]["state_dict"], resume[0])
     with GracefulSignals() as signals:
@@ -180,7 +182,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }
     for name, text in lines.items():
-        session.console.print(f"[bold]{name:>7}[/bold]  {text}", highlight=False, soft_wrap=True)
+        session.console.print(Text.assemble((f"{name:>7}", "bold"), f"  {text}"), highlight=False, soft_wrap=True)
 
 
 def shown_parts(harness: Harness) -> list[tuple[str, nn.Module]]:

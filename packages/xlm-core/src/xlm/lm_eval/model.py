@@ -9,7 +9,6 @@ from typing import Any
 
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
-from rich.console import Console
 from rich.progress import Progress
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
@@ -17,6 +16,7 @@ from xlm.lm_eval.record import about
 from xlm.lm_eval.scoring import Pair, Precision, Score, Scorer, windows
 from xlm.lm_eval.writing import Wanted, wanted, write
 from xlm.trained import TrainedModel, load
+from xlm.utils.rich_utils import plain_console
 
 PREDICTOR = "predictor."
 
@@ -185,7 +185,7 @@ class XLMForLMEval(LM):
 @contextmanager
 def _progress(name: str, total: int, disable: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr, and the function that moves it on."""
-    with Progress(console=Console(stderr=True), disable=disable) as progress:
+    with Progress(console=plain_console(stderr=True), disable=disable) as progress:
         task = progress.add_task(name, total=total)
         yield lambda count: progress.advance(task, count)
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor, nn
 
 from xlm.modules.attention import rotary_self_attention
-from xlm.modules.layers import feed_forward, head_dim, replicate, reset_submodules, share_rotary
+from xlm.modules.layers import check_positive, feed_forward, head_dim, replicate, reset_submodules, share_rotary
 from xlm.modules.position import RotaryEmbedding
 from xlm.modules.short_convolution import ShortConvolution
 
@@ -72,6 +72,7 @@ class DDiTLayer(nn.Module):
         short_conv: bool = False,
     ) -> None:
         super().__init__()
+        check_positive(d_model=d_model, nhead=nhead, layer_norm_eps=layer_norm_eps)
         self.nhead = nhead
         self.short_conv = ShortConvolution(d_model) if short_conv else None
         self.force_flash_attn = force_flash_attn

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import torch
 from torch import nn
 
+from xlm.errors import ConfigError
 from xlm.modules.short_convolution import ShortConvolution
 
 if TYPE_CHECKING:
@@ -25,8 +26,25 @@ Layer = TypeVar("Layer", bound=nn.Module)
 _RESIDUAL_OUTPUTS = ("o_proj", "mlp.2")
 
 
+def check_positive(**values: float) -> None:
+    """ValueError for the first of these sizes that is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def check_vocabulary(num_embeddings: int, tokenizer: Any) -> None:
+    """ConfigError if a tokenizer has more ids than a network embeds."""
+    if tokenizer is not None and tokenizer.full_vocab_size > num_embeddings:
+        raise ConfigError(
+            f"model.num_embeddings is {num_embeddings}, and the tokenizer has {tokenizer.full_vocab_size} ids.",
+            key="model.num_embeddings",
+        )
+
+
 def head_dim(d_model: int, nhead: int) -> int:
     """d_model / nhead; ValueError unless it is whole and even, since rotary positions turn pairs."""
+    check_positive(d_model=d_model, nhead=nhead)
     if d_model % nhead or (d_model // nhead) % 2:
         raise ValueError(f"d_model {d_model} over {nhead} heads must give a whole, even head dimension")
     return d_model // nhead
@@ -38,6 +56,7 @@ def feed_forward(d_model: int, dim_feedforward: int | None, activation: str) -> 
     if activation not in activations:
         raise ValueError(f"Unknown activation {activation!r}. Choices: {', '.join(activations)}.")
     hidden = 4 * d_model if dim_feedforward is None else dim_feedforward
+    check_positive(dim_feedforward=hidden)
     return nn.Sequential(nn.Linear(d_model, hidden), activations[activation](), nn.Linear(hidden, d_model))
 
 
@@ -50,6 +69,7 @@ def reset_submodules(module: nn.Module) -> None:
 
 def replicate(layer: Layer, num_layers: int) -> list[Layer]:
     """`layer` and num_layers − 1 of its shape, each with weights of its own, not copies of the first's."""
+    check_positive(num_layers=num_layers)
     layers = [layer]
     for _ in range(num_layers - 1):
         layers.append(copy.deepcopy(layer))

@@ -26,6 +26,8 @@ class LengthModel(nn.Module):
 
     def __init__(self, num_lengths: int) -> None:
         super().__init__()
+        if num_lengths < 1:
+            raise ValueError(f"num_text_lengths must be at least 1, got {num_lengths}")
         self.register_buffer("counts", torch.zeros(num_lengths, dtype=torch.int64))
 
     def count(self, lengths: Integer[Tensor, " batch"]) -> None:

@@ -36,6 +36,11 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         if dim % 2:
             raise ValueError(f"rotary embedding needs an even dimension, got {dim}")
+        if base <= 0 or max_frequency <= 0 or cache_size < 1:
+            raise ValueError(
+                "rotary base, max_frequency and cache_size (max_length) must be above 0, "
+                f"got {base}, {max_frequency} and {cache_size}"
+            )
         self.dim = dim
         self.base = base
         self.max_frequency = max_frequency

@@ -19,6 +19,8 @@ from xlm.errors import ConfigError
 from xlm.model import Model
 from xlm.modules.attention import positions_from_mask
 from xlm.modules.length_model import LengthModel
+from xlm.utils.instantiate import first_sentence
+from xlm.utils.weight_files import read_weights, weights_in, without_wrappers
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +107,22 @@ class PretrainedNetwork(nn.Module, Model):
             backbone, info = self.auto_class.from_pretrained(
                 path, config=config, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:
             raise ConfigError(
-                f"{path} cannot be used as {self.auto_class.__name__}: {reason}",
+                f"{path} cannot be used as {self.auto_class.__name__}: {first_sentence(error)}",
                 key="model.pretrained_model_name_or_path",
             ) from error
+        names = {name for name, _ in backbone.named_parameters()}
+        if names <= info["missing_keys"] and (file := weights_in(Path(path))) is not None:
+            unwrapped = without_wrappers(read_weights(file), backbone.state_dict(), path)
+            info["missing_keys"] = set(backbone.load_state_dict(unwrapped, strict=False).missing_keys)
+        if names <= info["missing_keys"]:
+            found = ", ".join(sorted(info["unexpected_keys"])[:3]) or "nothing"
+            raise ConfigError(
+                f"{path} holds no weight of {type(backbone).__name__}, but {found}. "
+                "To train it from scratch: model.pretrained=false.",
+                key="model.pretrained_model_name_or_path",
+            )
         if info["missing_keys"]:
             logger.warning("%s lacks %s: drawn anew.", path, ", ".join(sorted(info["missing_keys"])))
         self._num_known = backbone.get_input_embeddings().num_embeddings

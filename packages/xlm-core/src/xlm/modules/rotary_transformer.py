@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from xlm.modules.attention import rotary_self_attention
-from xlm.modules.layers import feed_forward, head_dim, replicate, reset_submodules, share_rotary
+from xlm.modules.layers import check_positive, feed_forward, head_dim, replicate, reset_submodules, share_rotary
 from xlm.modules.position import RotaryEmbedding
 from xlm.modules.short_convolution import ShortConvolution
 
@@ -48,6 +48,7 @@ class RotaryTransformerLayer(nn.Module):
         short_conv: bool = False,
     ) -> None:
         super().__init__()
+        check_positive(d_model=d_model, nhead=nhead, layer_norm_eps=layer_norm_eps)
         self.nhead = nhead
         self.short_conv = ShortConvolution(d_model) if short_conv else None
         self.force_flash_attn = force_flash_attn

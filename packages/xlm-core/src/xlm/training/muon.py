@@ -40,6 +40,10 @@ class MuonWithAdamW(AdamW):
         momentum: float = 0.95,
         iterations: int = 5,
     ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"Invalid momentum: {momentum}, and must be in [0, 1)")
+        if iterations < 0:
+            raise ValueError(f"Invalid iterations: {iterations}")
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         # Beside the groups, because it follows from the network: a state has no need of it.
         self._num_maps: dict[Tensor, int] = {}

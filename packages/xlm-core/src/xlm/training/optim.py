@@ -13,7 +13,8 @@ from transformers import get_scheduler
 
 from xlm.errors import ConfigError
 from xlm.modules.short_convolution import ShortConvolution
-from xlm.utils.instantiate import instantiate
+from xlm.utils.arguments import check_arguments
+from xlm.utils.instantiate import building, instantiate
 
 
 class LRSchedulerWithConfig(TypedDict):
@@ -61,15 +62,16 @@ def _check_partition(model: nn.Module, grouped: list[tuple[str, nn.Parameter]]) 
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
-    """The optimizer of `cfg.optimizer` over the model's parameter groups."""
+    """The optimizer of `cfg.optimizer` over the model's parameter groups; ConfigError for values that it refuses."""
+    factory = instantiate(cfg, _partial_=True, _convert_="all")
     groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
     former = _former_groups(groups, model)
-    factory = instantiate(cfg, _partial_=True, _convert_="all")
     # An optimizer that treats some parameters in another way says which.
     split = getattr(factory.func, "split_groups", None)
     if split is not None:
         groups, former = split(groups, model), split(former, model)
-    optimizer = factory(groups)
+    with building("optimizer", factory.func, {str(name): value for name, value in cfg.items()}):
+        optimizer = factory(groups)
     assert isinstance(optimizer, Optimizer)
     optimizer.register_load_state_dict_pre_hook(partial(_regrouped, former=[group["params"] for group in former]))
     return optimizer
@@ -124,15 +126,26 @@ def create_lr_scheduler(
 
     Raises:
         ConfigError: if a fraction of warm-up is asked for without a number of training steps, both kinds of
-            warm-up are given, or the name is unknown.
+            warm-up are given, the name is unknown, or the schedule refuses a value.
     """
+    given = {
+        "name": name,
+        "num_warmup_steps": num_warmup_steps,
+        "fraction_warmup_steps": fraction_warmup_steps,
+        "num_training_steps": num_training_steps,
+        "interval": interval,
+        "frequency": frequency,
+        "monitor": monitor,
+        "strict": strict,
+    }
+    check_arguments(create_lr_scheduler, given, "lr_scheduler", strict=False)
     if fraction_warmup_steps is not None:
         if num_warmup_steps:
             raise ConfigError("lr_scheduler takes num_warmup_steps or fraction_warmup_steps, not both.")
         if num_training_steps is None or num_training_steps < 0:
             raise ConfigError("lr_scheduler.fraction_warmup_steps needs num_training_steps (trainer.max_steps).")
         num_warmup_steps = int(fraction_warmup_steps * num_training_steps)
-    try:
+    with building("lr_scheduler", get_scheduler, {**given, **kwargs}):
         scheduler = get_scheduler(
             name,
             optimizer,
@@ -140,8 +153,6 @@ def create_lr_scheduler(
             num_training_steps=num_training_steps,
             scheduler_specific_kwargs=_plain(kwargs),
         )
-    except ValueError as error:
-        raise ConfigError(f"lr_scheduler.name={name}: {error}") from error
     return {
         "scheduler": scheduler,
         "interval": interval,

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from xlm.training.train_log import TrainLog
+from xlm.utils.rich_utils import plain_console
 
 
 class ProgressDisplay(Callback):
@@ -35,7 +36,7 @@ class ProgressDisplay(Callback):
     ) -> None:
         self.train_log = train_log
         self.seconds_between_lines = seconds_between_lines
-        self.console = console or Console(soft_wrap=not sys.stdout.isatty())
+        self.console = console or plain_console(soft_wrap=not sys.stdout.isatty())
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
@@ -111,7 +112,7 @@ class EvaluationProgress(Callback):
 
     def __init__(self, seconds_between_lines: float = 10.0, console: Console | None = None) -> None:
         self.seconds_between_lines = seconds_between_lines
-        self.console = console or Console(soft_wrap=not sys.stdout.isatty())
+        self.console = console or plain_console(soft_wrap=not sys.stdout.isatty())
         self._last_line = time.monotonic()
 
     def _say(self, trainer: Trainer, batch_idx: int, sizes: Any, dataloader_idx: int) -> None:

@@ -32,6 +32,7 @@ IDENTITY = (
     "data_files.train",
     "datamodule.dataset_managers.train",
 )
+_MOST_NAMES = 8
 # How batches are fetched, which changes no batch.
 IGNORED = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory")
 
@@ -41,7 +42,8 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
 
     Raises:
         CheckpointError: if there is no such file.
-        CheckpointCorruptError: if it is cut short, damaged, or not a checkpoint.
+        CheckpointCorruptError: if it is cut short, damaged, not a checkpoint, or holds Python objects: reading these
+            could run any code.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,11 +54,43 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
         if damaged is not None:
             raise CheckpointCorruptError(path, f"its part {damaged} fails its checksum")
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError, OSError) as error:
+    except pickle.UnpicklingError as error:
+        raise CheckpointCorruptError(path, _pickled_reason(path, error)) from error
+    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
         raise CheckpointCorruptError(path, str(error).splitlines()[0]) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointCorruptError(path, "it holds no 'state_dict'")
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise CheckpointCorruptError(path, f"it holds no 'state_dict'{_what_it_is(checkpoint)}")
     return checkpoint
+
+
+def _pickled_reason(path: Path, error: pickle.UnpicklingError) -> str:
+    """Which classes a file needs beside tensors, and how to keep only its weights."""
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except (pickle.UnpicklingError, RuntimeError, ValueError):
+        names = []
+    if not names:
+        return str(error).splitlines()[0]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    new = path.with_name(f"{path.stem}_weights.ckpt")
+    code = (
+        f"import torch; c = torch.load({str(path)!r}, 'cpu', weights_only=False); "
+        "c = c if isinstance(c, dict) else {'state_dict': c.state_dict()}; "
+        f"torch.save({{k: c[k] for k in ('state_dict', 'xlm_config') if k in c}}, {str(new)!r})"
+    )
+    return (
+        f"besides tensors it holds Python objects ({', '.join(names[:_MOST_NAMES])}{more}), which are not loaded, "
+        "because reading them can run any code.\n"
+        f'If you trust its author, keep its weights alone in a new file:\n  python -c "{code}"'
+    )
+
+
+def _what_it_is(content: Any) -> str:
+    if not isinstance(content, dict):
+        return f" but a {type(content).__name__}"
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return ", but weights alone; these are read as .safetensors (safetensors.torch.save_file)"
+    return f"; it holds: {', '.join(map(str, list(content)[:_MOST_NAMES]))}" if content else ""
 
 
 def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:

@@ -15,7 +15,7 @@ from xlm.model import load_safetensors
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
 from xlm.utils.rank_zero import RankedLogger
-from xlm.utils.weight_files import is_weights_alone
+from xlm.utils.weight_files import is_weights_alone, without_wrappers
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -62,7 +62,8 @@ def _is_derived(name: str) -> bool:
 
 
 def load_weights(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str | Path) -> None:
-    """Put a state dict that fits into a module; nothing is changed if it doesn't."""
+    """Put a state dict that fits, but for names of wrappers, into a module; nothing is changed if it doesn't."""
+    state_dict = without_wrappers(state_dict, module.state_dict(), source)
     check_fits(module, state_dict, source)
     module.load_state_dict(state_dict, strict=False)
 

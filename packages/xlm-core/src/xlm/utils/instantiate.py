@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import BadArgumentError, BadTargetError, ConfigError, XLMError, did_you_mean, nearest_names
+from xlm.utils.arguments import check_arguments, parameter_names, promises_types
 from xlm.utils.imports import get_function, get_object, import_reason
 
 _TARGET = re.compile(r"(?:Error locating target|Error in call to target) '([^']+)'")
 _FULL_KEY = re.compile(r"^full_key: (\S+)$", re.MULTILINE)
 _UNEXPECTED = re.compile(r"unexpected keyword argument '([^']+)'")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|\bnan\b|\binf\b")
+# By these Python says that code is wrong, whatever the values are. All others are raised on purpose.
+_BUGS = (TypeError, LookupError, AttributeError, NameError, AssertionError, RecursionError, SyntaxError, SystemError)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_MAX_REASON = 300
+
+
+def is_bug(error: BaseException) -> bool:
+    """Whether an error says that code is wrong; any other is how a library refuses a value, a file or a setting.
+
+    A TypeError or KeyError that a `raise` makes, not Python, is such a refusal too.
+    """
+    if isinstance(error, TypeError | LookupError):
+        frames = traceback.extract_tb(error.__traceback__)
+        return not (frames and (frames[-1].line or "").startswith("raise "))
+    return isinstance(error, _BUGS)
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first line of what a library says, without what colours it in a terminal."""
+    lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
+    said = lines[0] if lines else type(error).__name__
+    return said if len(said) <= _MAX_REASON else f"{said[:_MAX_REASON]} …"
 
 
 def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:
     """What `hydra.utils.instantiate` gives, or None for None.
 
-    BadTargetError when a `_target_` cannot be imported, BadArgumentError when it doesn't take its arguments;
-    an error from inside the target is raised as it is, with its own traceback.
+    BadTargetError when a `_target_` cannot be imported, BadArgumentError when it doesn't take its arguments,
+    ConfigError when a value has not the type that is written in its signature, or when the target refuses its values,
+    which is anything that it raises but the errors by which Python marks a bug: those keep their own traceback.
     """
     # hydra 1.4 asks for a list of allowed targets here; 1.3 would hand that keyword to the target.
     from hydra.errors import InstantiationException
@@ -30,13 +57,121 @@ def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:
 
     if config is None or (OmegaConf.is_config(config) and config._is_none()):
         return None
+    config = _with_objects_allowed(config)
+    recursive = bool(kwargs.get("_recursive_", True))
+    _check_types(config, kwargs, recursive)
     try:
-        return hydra_instantiate(_with_objects_allowed(config), *args, **kwargs)
+        return hydra_instantiate(config, *args, **kwargs)
     except InstantiationException as error:
-        readable = explain(error)
+        if error.__cause__ is not None and is_bug(error.__cause__):
+            _check_types(config, kwargs, recursive, always=True)
+        readable = explain(error, config)
         if readable is error.__cause__:
             raise readable from readable.__cause__
         raise readable from error
+
+
+@contextmanager
+def building(key: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Iterator[None]:
+    """For a block that calls `function` with these values of the configuration: errors as `instantiate` raises them."""
+    target = f"{function.__module__}.{function.__qualname__}"
+    try:
+        yield
+    except (XLMError, OmegaConfBaseException):
+        raise
+    except Exception as error:
+        if isinstance(error, TypeError) and _raised_by_the_call(error):
+            raise BadArgumentError(target, str(error), key=key, hint=_argument_hint(target, str(error))) from error
+        if is_bug(error):
+            check_arguments(function, arguments, key)
+            raise
+        raise refusal(error, key, target, arguments) from error
+
+
+def refusal(error: Exception, key: str, target: str, arguments: Mapping[str, Any]) -> ConfigError:
+    """The ConfigError for what a library or a model said of its arguments: the key, its own first sentence, by whom."""
+    said = first_sentence(error)
+    name = _meant(said, arguments)
+    path = ".".join(part for part in (key, name) if part)
+    return ConfigError(
+        f"{path or target}: {said}\nRaised by {target}; HYDRA_FULL_ERROR=1 shows the traceback.",
+        key=path or None,
+    )
+
+
+def _meant(said: str, arguments: Mapping[str, Any]) -> str:
+    """The argument that a sentence is about, if its name or its value tell it from the others."""
+    numbers = {float(number) for number in _NUMBER.findall(said)}
+    scores: dict[str, int] = {}
+    for name, value in arguments.items():
+        items = value if isinstance(value, list | tuple | ListConfig) else [value]
+        number = value not in (0, 1) and any(_is_number(item) and item in numbers for item in items)
+        text = isinstance(value, str) and len(value) > 1 and _has_word(said, value)
+        scores[name] = 2 * (f"{name}=" in said) + _has_word(said, name) + number + text
+    best = max(scores.values(), default=0)
+    names = [name for name, score in scores.items() if score == best]
+    return names[0] if best and len(names) == 1 else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _has_word(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+
+
+def _check_types(config: Any, more: Mapping[str, Any], recursive: bool, always: bool = False) -> None:
+    """ConfigError for the first value that doesn't have the type of its parameter, in a node and those inside it.
+
+    By itself, only where the package of a target promises that its annotations are right. `always` is for when a
+    target has failed.
+    """
+    if isinstance(config, dict | list):
+        config = OmegaConf.create(config, flags={"allow_objects": True})
+    outermost = _key(config)
+    for key, function, arguments in _calls(config, recursive):
+        if key == outermost:
+            arguments |= {name: value for name, value in more.items() if not name.startswith("_")}
+        if always or promises_types(function):
+            check_arguments(function, arguments, key, strict=always)
+
+
+def _calls(node: Any, recursive: bool) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Key, target and plain arguments of a node and of all nodes inside it, as far as they can be read."""
+    if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
+        return
+    values: dict[Any, Any] = {}
+    names: Iterable[Any] = range(len(node)) if isinstance(node, ListConfig) else node
+    for name in names:
+        try:
+            values[name] = node[name]
+        except (OmegaConfBaseException, XLMError):
+            continue  # a missing or late value: Hydra says so
+    function = _function_of(node)
+    if function is not None:
+        arguments = {name: value for name, value in values.items() if not _has_target(value)}
+        yield _key(node), function, {str(n): v for n, v in arguments.items() if not str(n).startswith("_")}
+    if recursive and values.get("_recursive_", True) is not False:
+        for value in values.values():
+            yield from _calls(value, recursive)
+
+
+def _key(node: Any) -> str:
+    return str(node._get_full_key(None) or "") if OmegaConf.is_config(node) else ""
+
+
+def _has_target(node: Any) -> bool:
+    return isinstance(node, DictConfig) and not node._is_none() and "_target_" in node
+
+
+def _function_of(node: Any) -> Callable[..., Any] | None:
+    if not _has_target(node):
+        return None
+    try:
+        return get_function(str(node["_target_"]))
+    except (BadTargetError, OmegaConfBaseException):
+        return None  # Hydra finds the same, and says which key
 
 
 def _with_objects_allowed(config: Any) -> Any:
@@ -53,8 +188,11 @@ def _with_objects_allowed(config: Any) -> Any:
     return OmegaConf.select(root, key) if key else root
 
 
-def explain(error: Exception) -> Exception:
-    """What to raise instead of Hydra's InstantiationException: ours for a user's mistake, else the cause itself."""
+def explain(error: Exception, config: Any = None) -> Exception:
+    """What to raise instead of Hydra's InstantiationException: ours for a user's mistake, else the cause itself.
+
+    `config` is the node, of which the message names the value that was refused.
+    """
     text, cause = str(error), error.__cause__
     found = _TARGET.search(text)
     target = found.group(1) if found else ""
@@ -62,13 +200,20 @@ def explain(error: Exception) -> Exception:
     key = key_found.group(1) if key_found else None
     if text.startswith("Error locating target"):
         return BadTargetError(target, _location_reason(target, cause), key=key)
-    if isinstance(cause, XLMError):
+    if isinstance(cause, XLMError | OmegaConfBaseException):
         return cause
     if isinstance(cause, TypeError) and _raised_by_the_call(cause):
         return BadArgumentError(target, str(cause), key=key, hint=_argument_hint(target, str(cause)))
     if text.startswith("Error in call to target") and isinstance(cause, Exception):
-        return cause
+        if is_bug(cause):
+            return cause
+        return refusal(cause, key or "", target, _arguments_at(config, key))
     return ConfigError(_FULL_KEY.sub("", text).strip() + (f"\nKey: {key}" if key else ""), key=key)
+
+
+def _arguments_at(config: Any, key: str | None) -> dict[str, Any]:
+    """The plain arguments of the node at a key, or of `config` itself where it has none."""
+    return next((arguments for found, _, arguments in _calls(config, True) if found == (key or "")), {})
 
 
 def _location_reason(target: str, cause: BaseException | None) -> str:
@@ -88,7 +233,7 @@ def _raised_by_the_call(error: TypeError) -> bool:
 
 def _argument_hint(target: str, reason: str) -> str:
     try:
-        taken = [name for name in inspect.signature(get_function(target)).parameters if name != "self"]
+        taken = parameter_names(get_function(target))
     except (BadTargetError, TypeError, ValueError):
         return ""  # a builtin without a signature; the reason alone must do
     unexpected = _UNEXPECTED.search(reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,12 +36,17 @@ def config_tree(cfg: DictConfig, resolve: bool = True) -> Tree:
     return tree
 
 
+def plain_console(**options: Any) -> Console:
+    """A console that prints text as it is: `[x]` in a path or a message is no markup, `:x:` no emoji."""
+    return Console(markup=False, emoji=False, **options)
+
+
 @rank_zero_only
 def print_config_tree(cfg: DictConfig, resolve: bool = True, save_to_file: bool | str | Path = False) -> None:
     """Print the configuration as a tree; `save_to_file` is a path to write it to as well (True: config_tree.log)."""
     tree = config_tree(cfg, resolve)
-    Console().print(tree)
+    plain_console().print(tree)
     if save_to_file:
         path = Path("config_tree.log" if save_to_file is True else save_to_file)
         with path.open("w", encoding="utf-8") as file:
-            Console(file=file, width=120).print(tree)
+            plain_console(file=file, width=120).print(tree)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -13,6 +15,10 @@ from torch import Tensor
 
 from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError
 
+logger = logging.getLogger(__name__)
+
+# What DDP, torch.compile, FSDP and activation checkpointing put into the names of the weights that they wrap.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 # The names that transformers and the hub give them.
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -86,6 +92,35 @@ def _read(path: Path, device: str) -> dict[str, Tensor]:
         return load_file(path, device=device)
     except SafetensorError as error:
         raise CheckpointCorruptError(path, str(error)) from error
+
+
+def without_wrappers(state_dict: Mapping[str, Tensor], names: Iterable[str], source: str | Path) -> dict[str, Tensor]:
+    """The state dict with the names that a network has, where they differ by the names of wrappers alone; says so.
+
+    Args:
+        state_dict: as it was saved, perhaps from inside DDP, FSDP or torch.compile.
+        names: of the network's own weights; these are never changed.
+        source: for the message.
+    """
+    own = set(names)
+    wanted = {_unwrapped(name): name for name in own}
+    renamed: dict[str, Tensor] = {}
+    left_out: set[str] = set()
+    for name, tensor in state_dict.items():
+        new = name if name in own else wanted.get(_unwrapped(name), name)
+        if new in renamed:
+            return dict(state_dict)  # two weights of one name: the message about what doesn't fit names both
+        renamed[new] = tensor
+        if new != name:
+            left_out |= {f"{part}." for part in WRAPPERS if part in name.split(".")}
+    if left_out:
+        logger.warning("%s: its weights were saved from inside a wrapper; %s is left out of their names.",
+                       source, " and ".join(sorted(left_out)))  # fmt: skip
+    return renamed
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def check_shard_size(size: int | str, key: str = "max_shard_size") -> int | str:

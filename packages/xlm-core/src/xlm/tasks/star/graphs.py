@@ -97,6 +97,8 @@ class StarGraphs:
             raise DataError(f"No star difficulty '{difficulty}'; there are {', '.join(DIFFICULTIES)}. {hint}".rstrip())
         if split not in _SPLIT_PARTS:
             raise DataError(f"No split '{split}' of star graphs; there are {', '.join(_SPLIT_PARTS)}.")
+        if num_examples is None or num_examples < 0 or seed < 0:
+            raise DataError(f"Star graphs need num_examples from 0 and a seed from 0, not {num_examples} and {seed}.")
         self.num_examples = num_examples
         self.split = split
         self.seed = seed
