@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xlm.cli.words import as_list, read_words
+from xlm.compose.schemas import Report
 from xlm.errors import ConfigError, as_line
 from xlm.reports.finding import named_runs
 
 JOB = "report"
-OPTIONS = {"runs": "", "output": "", "title": "", "split": ""}
-SPLITS = ("test", "val")
 FOLDER = Path("reports")
 _MAX_NAME = 80
 
@@ -27,15 +26,13 @@ def write_report(args: Sequence[str]) -> int:
     from xlm.reports.plain import as_markdown, pairs_csv, values_csv
     from xlm.utils.files import replace_text
 
-    words, options = read_words(JOB, args, OPTIONS)
-    names = [*as_list(options["runs"]), *words]
+    words, options = read_words(JOB, args, Report)
+    names = [*as_list(options.runs), *words]
     if not names:
         raise ConfigError("Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them.", key="runs")
-    if options["split"] and options["split"] not in SPLITS:
-        raise ConfigError(f"split is '{options['split']}', and must be one of: {', '.join(SPLITS)}.", key="split")
     runs = named_runs(names)
-    page = output_path(options["output"], [run.name for run in runs])
-    report = build_report(runs, options["title"] or None, options["split"] or None)
+    page = output_path(options.output, [run.name for run in runs])
+    report = build_report(runs, options.title or None, options.split)
     texts = {page: render_page(report), page.with_suffix(".md"): as_markdown(report)}
     texts[page.with_suffix(".csv")] = values_csv(report)
     if report.pairs:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from xlm.compose.schemas import Sweep
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import PERPLEXITY
 from xlm.evaluation.text_quality.texts import WrittenText, written_texts
@@ -32,14 +33,14 @@ class Scoring(Protocol):
         """Value and standard error by name, the quality first; forgets what was counted."""
 
 
-def scoring_of(session: Session, harness: Harness, split: str, name: str, options: Mapping[str, Any]) -> Scoring:
+def scoring_of(session: Session, harness: Harness, split: str, name: str, options: Sweep) -> Scoring:
     """By a judge where one is named, else by the loader's metrics.
 
     Raises:
         ConfigError: a loader without metrics and no judge, no such metric or judge, or both are named.
     """
     texts = [loader for loader in loaders_of_texts(session, split) if loader == name]
-    judge, metric = judge_of(options, "sweep", texts, split), options.get("metric")
+    judge, metric = judge_of(options, "sweep", texts, split), options.metric
     if judge is None:
         return ByMetrics(harness, _metrics(harness, split, name, metric, bool(texts)))
     if metric is not None:

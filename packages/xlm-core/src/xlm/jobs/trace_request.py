@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from xlm.cli.words import as_value
 from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.utils.options import Count, Seed, Text, checked, option, options_in
 
 STAGES = {"test": "test", "val": "validate"}
 _OF_SAMPLER = "predictor"
@@ -23,35 +24,27 @@ class Request:
     Args:
         runs: runs' folders, checkpoints, exported folders or ids of the hub; files that end in .json are traces.
         prompts: None takes `num_prompts` of the first run's `split`.
-        prompt_file: a prompt a line instead, or JSON lines; "-" is standard input.
-        num_samples: of each prompt and run.
-        mode: what prompts are: auto, answer, continue or infill.
-        seed: from which all runs draw.
-        apply_ema, revision, trust_remote_code: as for `xlm.load`.
-        view: dotted name of the function that draws a prompt; None takes the first run's `trace_view`.
-        out: the page; its JSON, GIF and PNG stand beside it. None: trace.html, or beside a trace that was given.
-        gif, png, replay: also an animation, a strip of moments, a replay in the terminal.
         sampler: whose → option → value: "" is everybody's, else a run's name or a family's.
     """
 
     runs: tuple[str, ...]
     prompts: tuple[str, ...] | None = None
-    prompt_file: str | None = None
-    num_prompts: int = 4
-    num_samples: int = 1
-    mode: str = "auto"
-    split: str = "test"
-    seed: int = 0
-    device: str = "cpu"
-    apply_ema: bool = True
-    revision: str | None = None
-    trust_remote_code: bool = False
-    view: str | None = None
-    title: str | None = None
-    out: str | None = None
-    gif: bool = False
-    png: bool = False
-    replay: bool = False
+    prompt_file: Text | None = option(None, "a prompt a line, or JSON lines; - is standard input")
+    num_prompts: Count = option(4, "of the first run's data, where no prompts are given")
+    num_samples: Count = option(1, "of each prompt and run")
+    mode: Literal["auto", "answer", "continue", "infill"] = option("auto", "what prompts are")
+    split: Literal["test", "val"] = option("test", "of the data that prompts are taken from")
+    seed: Seed = option(0, "from which all runs draw")
+    device: Text = option("cpu", "where models run")
+    apply_ema: bool = option(True, "averaged weights where there are some")
+    revision: Text | None = option(None, "branch, tag or commit on the hub")
+    trust_remote_code: bool = option(False, "let a configuration from the hub call any function")
+    view: Text | None = option(None, "dotted name of a function that draws a prompt; the first run's trace_view")
+    title: Text | None = option(None, "of the page")
+    out: Text | None = option(None, "the page, by default trace.html; JSON, GIF and PNG stand beside it")
+    gif: bool = option(False, "an animation too")
+    png: bool = option(False, "a strip of moments too")
+    replay: bool = option(False, "a replay in the terminal")
     sampler: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -83,11 +76,14 @@ def read_request(words: Sequence[str]) -> Request:
             options = f"{', '.join(known)}, and {_OF_SAMPLER}.<option> of the samplers"
             raise ConfigError(f"Unknown option '{key}'. Options: {options}. {hint}".rstrip(), key=key)
         else:
-            given[name] = _listed(value, text) if name in ("prompts", "runs") else as_value(text)
+            if name in ("prompts", "runs"):
+                given[name] = _listed(value, text)
+            else:
+                given[name] = checked(key, as_value(text), options_in(Request)[name].annotation)
     runs += given.pop("runs", ())
     if not runs:
         raise ConfigError("Which runs? xlm trace runs/a runs/b, or runs=[runs/a,runs/b], or a trace.json.")
-    return _checked(Request(tuple(runs), **given, sampler=sampler))
+    return Request(tuple(runs), **given, sampler=sampler)
 
 
 def _listed(value: str, text: str) -> tuple[str, ...]:
@@ -99,18 +95,3 @@ def _listed(value: str, text: str) -> tuple[str, ...]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{text} cannot be read. A list is written [a,b].") from error
     return tuple(str(item) for item in loaded)
-
-
-def _checked(request: Request) -> Request:
-    for name in ("num_prompts", "num_samples"):
-        value = getattr(request, name)
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} is {value}, and must be at least 1.", key=name)
-    if type(request.seed) is not int:
-        raise ConfigError(f"seed is {request.seed}, and must be a whole number.", key="seed")
-    for name in ("gif", "png", "replay", "apply_ema", "trust_remote_code"):
-        if not isinstance(getattr(request, name), bool):
-            raise ConfigError(f"{name} is {getattr(request, name)}, and must be true or false.", key=name)
-    if request.split not in STAGES:
-        raise ConfigError(f"split is '{request.split}', and must be one of: {', '.join(STAGES)}.", key="split")
-    return request
