@@ -9,12 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from xlm.cli.main import main
-from xlm.compose.schemas import Trace
 from xlm.compose.values import trace_options
 from xlm.errors import ConfigError
 from xlm.jobs.trace import is_trace, sampler_options, short_name
 from xlm.jobs.trace_request import Request, read_request
 from xlm.jobs.tracing import sampler_of
+from xlm.schemas import Trace
 
 
 @pytest.mark.parametrize(

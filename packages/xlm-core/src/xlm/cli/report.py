@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xlm.cli.words import as_list, read_words
-from xlm.compose.schemas import Report
 from xlm.errors import ConfigError, as_line
 from xlm.reports.finding import named_runs
+from xlm.schemas import Report
 
 JOB = "report"
 FOLDER = Path("reports")

@@ -10,11 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from xlm.cli.words import read_words
-from xlm.compose.schemas import Runs
 from xlm.errors import as_line
 from xlm.reports.finding import DEFAULT_FOLDER, distinct_names, run_folders
 from xlm.reports.listing import as_lines, as_object, sort_runs
 from xlm.reports.run import Run, read_run
+from xlm.schemas import Runs
 
 JOB = "runs"
 

@@ -49,7 +49,7 @@ def as_list(value: str) -> list[str]:
 
 
 def as_value(text: str) -> Any:
-    """The value of `key=value` as Hydra reads it: as YAML, but 1e-3 is a number and no is text; ConfigError for none."""
+    """The value of `key=value` as Hydra reads it: YAML, but 1e-3 is a number and no is text; ConfigError for none."""
     from omegaconf import OmegaConf
     from yaml import YAMLError
 

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from xlm.compose.schemas import (
+from xlm.errors import ConfigError
+from xlm.schemas import (
     Eval,
     Extract,
     Generation,
@@ -18,7 +19,6 @@ from xlm.compose.schemas import (
     Trace,
     TrainerSection,
 )
-from xlm.errors import ConfigError
 from xlm.utils.options import checked, options_in, read_options, shown
 
 # Whose options are in a section of the configuration; a sweep's section holds options of the sampler too.

@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xlm.compose.schemas import Eval
 from xlm.compose.values import read_section
 from xlm.errors import ConfigError
 from xlm.evaluation.estimates import Estimates
@@ -21,6 +20,7 @@ from xlm.jobs import judging
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.session import shown, start
 from xlm.jobs.tracing import tracing
+from xlm.schemas import Eval
 from xlm.training.ema import averaged_state_dict
 from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results

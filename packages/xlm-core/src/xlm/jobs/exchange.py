@@ -7,13 +7,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from xlm.compose.schemas import Checkpoint, Extract, Hub
 from xlm.compose.values import read_section
 from xlm.errors import CheckpointError, ConfigError
 from xlm.jobs.checkpoint_choice import chosen_weights
 from xlm.jobs.naming_a_checkpoint import SECTIONS
 from xlm.jobs.session import quiet_libraries, shown
 from xlm.jobs.sources import Source
+from xlm.schemas import Checkpoint, Extract, Hub
 from xlm.trained import TrainedModel, load_source
 from xlm.training.ema import averaged_state_dict
 from xlm.training.exported import check_new

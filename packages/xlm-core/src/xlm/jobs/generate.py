@@ -12,7 +12,6 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from xlm.compose.schemas import Generation
 from xlm.compose.values import read_section
 from xlm.errors import ConfigError
 from xlm.evaluation.cost import calls_of_rows
@@ -24,6 +23,7 @@ from xlm.jobs.prompts import Prompt, read_prompts
 from xlm.jobs.session import Session, shown, start
 from xlm.jobs.tracing import tracing
 from xlm.jobs.writer import Sample, Writer
+from xlm.schemas import Generation
 from xlm.training.rng import random_state_of
 from xlm.utils.components import current_components
 from xlm.utils.files import replace_text

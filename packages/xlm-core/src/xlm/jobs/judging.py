@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from xlm.compose.schemas import Judged
 from xlm.data.manager import UnconditionalGenerationDatasetManager
 from xlm.errors import ConfigError
 from xlm.evaluation.text_quality.estimate import Estimate
@@ -20,6 +19,7 @@ from xlm.evaluation.text_quality.units import examples_of
 from xlm.jobs.options import fewer_than_asked
 from xlm.jobs.session import Session
 from xlm.jobs.text_files import texts_rows
+from xlm.schemas import Judged
 
 # Of the training data, so many examples are compared with at most, unless more are asked for.
 TRAIN_EXAMPLES = 100_000

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from xlm.cli.words import as_list, as_value, read_words
-from xlm.compose.schemas import LMEval
 from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.schemas import LMEval
 
 JOB = "lm_eval"
 _OF_SAMPLER = "predictor."

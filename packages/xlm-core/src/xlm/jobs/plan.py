@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
-from xlm.compose.schemas import Plan
 from xlm.compose.values import read_section
 from xlm.errors import DataError
 from xlm.harness import Harness
 from xlm.jobs.session import Session, shown, start
+from xlm.schemas import Plan
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.estimate import (
     Measured,

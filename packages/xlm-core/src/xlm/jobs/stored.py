@@ -10,11 +10,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE
-from xlm.compose.schemas import Checkpoint
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.external_models import active_models
 from xlm.jobs.naming_a_checkpoint import PATH_KEYS, SECTIONS
 from xlm.jobs.sources import check_trusted, find_source
+from xlm.schemas import Checkpoint
 from xlm.trained import BUILT
 from xlm.utils.options import read_options
 

@@ -14,7 +14,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from xlm.compose.schemas import Judged, Sweep
 from xlm.compose.values import read_part
 from xlm.data.rows import SubsetRows
 from xlm.decoding.unread import unsaid
@@ -25,6 +24,7 @@ from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.options import fewer_than_asked
 from xlm.jobs.session import Session, shown, start
 from xlm.jobs.sweep_scoring import Scoring, scoring_of
+from xlm.schemas import Judged, Sweep
 from xlm.training.peak import synchronize
 from xlm.training.results import write_results
 from xlm.training.rng import random_state_of

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import torch
 
-from xlm.compose.schemas import Sweep
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import PERPLEXITY
 from xlm.evaluation.text_quality.texts import WrittenText, written_texts
@@ -16,6 +15,7 @@ from xlm.harness import Harness
 from xlm.jobs.judging import Judging, judge_of, loaders_of_texts
 from xlm.jobs.session import Session
 from xlm.metrics import MetricWrapper
+from xlm.schemas import Sweep
 
 Values = dict[str, tuple[float, float | None]]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlm.cli.words import as_list, is_job, read_words
-from xlm.compose.schemas import TextQuality
 from xlm.errors import ConfigError
+from xlm.schemas import TextQuality
 
 if TYPE_CHECKING:
     from xlm.evaluation.text_quality.measure import Quality

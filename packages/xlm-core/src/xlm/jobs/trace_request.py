@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from xlm.cli.words import as_value
 from xlm.errors import ConfigError, did_you_mean, nearest_names
-from xlm.utils.options import Count, Seed, Text, checked, option, options_in
+from xlm.schemas import TraceRuns
+from xlm.utils.options import checked, options_in
 
 STAGES = {"test": "test", "val": "validate"}
 _OF_SAMPLER = "predictor"
@@ -18,39 +19,20 @@ _RUN_KEYS = ("checkpoint_path", "ckpt_path")
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(TraceRuns):
     """What `xlm trace` is asked for.
 
     Args:
-        runs: runs' folders, checkpoints, exported folders or ids of the hub; files that end in .json are traces.
-        prompts: None takes `num_prompts` of the first run's `split`.
         sampler: whose → option → value: "" is everybody's, else a run's name or a family's.
     """
 
-    runs: tuple[str, ...]
-    prompts: tuple[str, ...] | None = None
-    prompt_file: Text | None = option(None, "a prompt a line, or JSON lines; - is standard input")
-    num_prompts: Count = option(4, "of the first run's data, where no prompts are given")
-    num_samples: Count = option(1, "of each prompt and run")
-    mode: Literal["auto", "answer", "continue", "infill"] = option("auto", "what prompts are")
-    split: Literal["test", "val"] = option("test", "of the data that prompts are taken from")
-    seed: Seed = option(0, "from which all runs draw")
-    device: Text = option("cpu", "where models run")
-    apply_ema: bool = option(True, "averaged weights where there are some")
-    revision: Text | None = option(None, "branch, tag or commit on the hub")
-    trust_remote_code: bool = option(False, "let a configuration from the hub call any function")
-    view: Text | None = option(None, "dotted name of a function that draws a prompt; the first run's trace_view")
-    title: Text | None = option(None, "of the page")
-    out: Text | None = option(None, "the page, by default trace.html; JSON, GIF and PNG stand beside it")
-    gif: bool = option(False, "an animation too")
-    png: bool = option(False, "a strip of moments too")
-    replay: bool = option(False, "a replay in the terminal")
     sampler: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_request(words: Sequence[str]) -> Request:
     """The request of the words behind `xlm trace`: names of runs and `key=value`; ConfigError for anything else."""
-    known = [each.name for each in fields(Request) if each.name != "sampler"]
+    options = options_in(TraceRuns)
+    known = list(options)
     given: dict[str, Any] = {}
     sampler: dict[str, dict[str, Any]] = {}
     runs: list[str] = []
@@ -61,10 +43,10 @@ def read_request(words: Sequence[str]) -> Request:
                 raise ConfigError(f"xlm trace takes no {text}. Options are written key=value: {', '.join(known)}.")
             runs.append(text)
             continue
-        whose, dot, option = key.lstrip("+").rpartition(".")
+        whose, dot, of_sampler = key.lstrip("+").rpartition(".")
         if dot and (whose == _OF_SAMPLER or whose.endswith(f".{_OF_SAMPLER}")):
             name = whose.removesuffix(_OF_SAMPLER).removesuffix(".")
-            sampler.setdefault(name, {})[option] = as_value(text)
+            sampler.setdefault(name, {})[of_sampler] = as_value(text)
             continue
         name = key.removeprefix(_GENERATION)
         if name != key:
@@ -73,13 +55,12 @@ def read_request(words: Sequence[str]) -> Request:
             runs.append(value)
         elif name not in known:
             hint = did_you_mean(nearest_names(name, known, 1))
-            options = f"{', '.join(known)}, and {_OF_SAMPLER}.<option> of the samplers"
-            raise ConfigError(f"Unknown option '{key}'. Options: {options}. {hint}".rstrip(), key=key)
+            there = f"{', '.join(known)}, and {_OF_SAMPLER}.<option> of the samplers"
+            raise ConfigError(f"Unknown option '{key}'. Options: {there}. {hint}".rstrip(), key=key)
+        elif name in ("prompts", "runs"):
+            given[name] = _listed(value, text)
         else:
-            if name in ("prompts", "runs"):
-                given[name] = _listed(value, text)
-            else:
-                given[name] = checked(key, as_value(text), options_in(Request)[name].annotation)
+            given[name] = checked(key, as_value(text), options[name].annotation)
     runs += given.pop("runs", ())
     if not runs:
         raise ConfigError("Which runs? xlm trace runs/a runs/b, or runs=[runs/a,runs/b], or a trace.json.")

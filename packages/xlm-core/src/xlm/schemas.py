@@ -22,7 +22,7 @@ ShardSize = Annotated[str | int, "bytes, or a number with KB, MB, GB or TB"]
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """What jobs read at the top of a configuration."""
+    """Options at the top of a configuration:"""
 
     section: ClassVar[str] = ""
 
@@ -55,7 +55,7 @@ class Root:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """`trace=true`, or some of these."""
+    """Instead of trace=true, trace={…} with some of:"""
 
     section: ClassVar[str] = "trace"
 
@@ -66,7 +66,7 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalFlags:
-    """Switches for debugging."""
+    """Switches for debugging:"""
 
     section: ClassVar[str] = "global_flags"
 
@@ -79,7 +79,7 @@ class GlobalFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSection:
-    """What XLM itself reads of Lightning's options; the others are Lightning's to check."""
+    """What is checked of Lightning's Trainer, whose other options are taken too:"""
 
     section: ClassVar[str] = "trainer"
 
@@ -123,7 +123,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval(Checkpoint, Judged):
-    """`xlm eval`."""
+    """Options, as key=value:"""
 
     section: ClassVar[str] = "eval"
 
@@ -133,7 +133,7 @@ class Eval(Checkpoint, Judged):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation(Checkpoint):
-    """`xlm generate`."""
+    """Options, as key=value:"""
 
     section: ClassVar[str] = "generation"
 
@@ -151,7 +151,7 @@ class Generation(Checkpoint):
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Checkpoint, Judged):
-    """`xlm sweep_sampler`, beside the options of the sampler."""
+    """Options, as key=value:"""
 
     section: ClassVar[str] = "sweep"
 
@@ -163,7 +163,7 @@ class Sweep(Checkpoint, Judged):
 
 @dataclass(frozen=True, kw_only=True)
 class Extract(Checkpoint):
-    """`xlm extract_checkpoint`."""
+    """Options, as key=value:"""
 
     section: ClassVar[str] = "extract"
 
@@ -175,7 +175,7 @@ class Extract(Checkpoint):
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(Checkpoint):
-    """`xlm push_to_hub`."""
+    """Options, as key=value:"""
 
     section: ClassVar[str] = "hub"
 
@@ -187,7 +187,7 @@ class Hub(Checkpoint):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`xlm plan`."""
+    """Options, as key=value:"""
 
     section: ClassVar[str] = "plan"
 
@@ -198,7 +198,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """`xlm runs [folder or filter …]`."""
+    """Options, as key=value:"""
 
     json: bool = option(False, "as JSON instead of a table")
     sort: Literal["age", "name", "model", "data", "step", "match", "loss", "state"] = option("age", "the order")
@@ -206,7 +206,7 @@ class Runs:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """`xlm report RUN RUN …`."""
+    """Options, as key=value:"""
 
     runs: str = option("", "the runs, [a,b]")
     output: str = option("", "the page, by default in reports/")
@@ -216,7 +216,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class TextQuality:
-    """`xlm text_quality FILE …`."""
+    """Options, as key=value:"""
 
     samples: str = option("", "files of texts, [a,b]")
     judge: str = option("", "a causal language model whose perplexity of the texts is told")
@@ -236,7 +236,7 @@ class TextQuality:
 
 @dataclass(frozen=True, kw_only=True)
 class LMEval:
-    """`xlm lm_eval CHECKPOINT`, beside `predictor.<option>=…`."""
+    """Options, as key=value:"""
 
     checkpoint: str = option("", "a run, a checkpoint, an exported folder or an id of the hub")
     tasks: str = option("", "tasks of lm-eval, [a,b]")
@@ -259,10 +259,59 @@ class LMEval:
     output: str = option("", "the record, by default lm_eval.json in the run's folder")
 
 
+@dataclass(frozen=True)
+class TraceRuns:
+    """Options, as key=value:"""
+
+    runs: tuple[str, ...] = option((), "runs, checkpoints, exported folders, ids of the hub, or trace.json files")
+    prompts: tuple[str, ...] | None = option(None, "texts to answer, to go on with or to fill; - reads standard input")
+    prompt_file: Text | None = option(None, "a prompt a line, or JSON lines; - is standard input")
+    num_prompts: Count = option(4, "of the first run's data, where no prompts are given")
+    num_samples: Count = option(1, "of each prompt and run")
+    mode: Literal["auto", "answer", "continue", "infill"] = option("auto", "what prompts are")
+    split: Literal["test", "val"] = option("test", "of the data that prompts are taken from")
+    seed: Seed = option(0, "from which all runs draw")
+    device: Text = option("cpu", "where models run")
+    apply_ema: bool = option(True, "averaged weights where there are some")
+    revision: Text | None = option(None, "branch, tag or commit on the hub")
+    trust_remote_code: bool = option(False, "let a configuration from the hub call any function")
+    view: Text | None = option(None, "dotted name of a function that draws a prompt; the first run's trace_view")
+    title: Text | None = option(None, "of the page")
+    out: Text | None = option(None, "the page, by default trace.html; JSON, GIF and PNG stand beside it")
+    gif: bool = option(False, "an animation too")
+    png: bool = option(False, "a strip of moments too")
+    replay: bool = option(False, "a replay in the terminal")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """`xlm check NAME`, beside overrides of the experiment."""
+    """Options, as key=value:"""
 
     model_name: str = option("", "the model")
     property: str = option("", "some properties only, [a,b]")
     experiment: str | None = option(None, "a choice of data and sizes; the kit's own where nothing is said")
+
+
+# Job → how it is called, the schemas of its options, and what else it takes. None is checked that isn't named here.
+_SAMPLER = "predictor.<option>=… sets an option of the model's sampler."
+JOBS: dict[str, tuple[str, tuple[type, ...], str]] = {
+    "train": ("experiment=… [overrides]", (Root, TrainerSection, GlobalFlags, Trace), ""),
+    "eval": ("eval.checkpoint_path=… [overrides]", (Eval,), _SAMPLER),
+    "generate": ("generation.checkpoint_path=… [overrides]", (Generation,), _SAMPLER),
+    "extract_checkpoint": ("extract.checkpoint_path=… [overrides]", (Extract,), ""),
+    "push_to_hub": ("hub.checkpoint_path=… hub.repo_id=… [overrides]", (Hub,), ""),
+    "plan": ("experiment=… [overrides]", (Plan,), ""),
+    "sweep_sampler": (
+        "sweep.checkpoint_path=… sweep.<option>=[…] [overrides]",
+        (Sweep,),
+        "sweep.<option>=[…] gives the values of an option of the model's sampler, such as sweep.temperature=[0.5,1].",
+    ),
+    "prepare_data": ("experiment=… [overrides]", (), "It has no options of its own; see xlm train --help."),
+    "trace": ("RUN RUN … [options]", (TraceRuns,), f"{_SAMPLER} RUN.predictor.<option>=… that of one run."),
+    "lm_eval": ("checkpoint=… tasks=[…] [options]", (LMEval,), _SAMPLER),
+    "check": ("NAME [overrides]", (Check,), ""),
+    "text_quality": ("FILE … [options]", (TextQuality,), ""),
+    "runs": ("[folders or filters] [options]", (Runs,), ""),
+    "report": ("RUN RUN … [options]", (Report,), ""),
+    "name": ("experiment=… [overrides]", (), "It has no options of its own; see xlm train --help."),
+}
