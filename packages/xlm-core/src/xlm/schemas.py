@@ -16,7 +16,7 @@ Texts = Annotated[Text | list[Text], "a text or a list of texts"]
 Interval = Annotated[Count | Share | str | dict[str, Any], "batches, a share of an epoch above 0, or a time"]
 Batches = Annotated[CountOrZero | Probability, "a number of batches, or a share from 0 to 1"]
 Requests = Annotated[Count | Share, "a number of requests, or a share of them"]
-Tracing = Annotated[bool | dict[str, Any] | None, "true, false or some of num_samples, gif, png"]
+Tracing = Annotated[bool | dict[str, Any] | None, "true, false, null or some of num_samples, gif, png"]
 ShardSize = Annotated[str | int, "bytes, or a number with KB, MB, GB or TB"]
 
 
@@ -40,7 +40,7 @@ class Root:
     dataloader_prefetch_factor: Count | None = option(None, "batches that each worker keeps ready")
     dataloader_persistent_workers: bool = option(False, "keep the workers from epoch to epoch")
     dataloader_pin_memory: bool = option(False, "collate into memory from which a GPU copies faster")
-    monitored_metric: str = option("val/lm/accumulated_loss", "the metric that decides which checkpoint is the best")
+    monitored_metric: Text = option("val/lm/accumulated_loss", "the metric that decides which checkpoint is the best")
     monitored_mode: Literal["min", "max"] = option("min", "whether the lowest or the highest value is the best")
     test_after_training: bool = option(True, "score the test split at the end")
     test_weights: Literal["best", "last"] = option("best", "with which weights")
@@ -50,7 +50,7 @@ class Root:
     skip_init_weights: bool = option(False, "leave the weights as they are made; for published models")
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = option(None, "average the weights: 0.999, 0.9999")
     trace: Tracing = option(False, "record how the first rows are written")
-    trace_view: str | None = option(None, "dotted name of a function that draws a prompt")
+    trace_view: Text | None = option(None, "dotted name of a function that draws a prompt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,9 +208,9 @@ class Runs:
 class Report:
     """Options, as key=value:"""
 
-    runs: str = option("", "the runs, [a,b]")
-    output: str = option("", "the page, by default in reports/")
-    title: str = option("", "its title")
+    runs: Text = option("", "the runs, [a,b]")
+    output: Text = option("", "the page, by default in reports/")
+    title: Text = option("", "its title")
     split: Literal["test", "val"] | None = option(None, "whose figures are compared")
 
 
@@ -218,14 +218,14 @@ class Report:
 class TextQuality:
     """Options, as key=value:"""
 
-    samples: str = option("", "files of texts, [a,b]")
-    judge: str = option("", "a causal language model whose perplexity of the texts is told")
-    train: str = option("", "training data that may have been copied; none: those of the writer neither")
-    reference: str = option("", "texts to compare with")
-    tokenizer: str = option("", "whose tokens are counted; words")
-    key: str = option("", "the column of the texts")
-    output: str = option("", "the record, by default beside the first file")
-    device: str = option("auto", "of the judge")
+    samples: Text = option("", "files of texts, [a,b]")
+    judge: Text = option("", "a causal language model whose perplexity of the texts is told")
+    train: Text = option("", "training data that may have been copied; none: those of the writer neither")
+    reference: Text = option("", "texts to compare with")
+    tokenizer: Text = option("", "whose tokens are counted; words")
+    key: Text = option("", "the column of the texts")
+    output: Text = option("", "the record, by default beside the first file")
+    device: Text = option("auto", "of the judge")
     batch_size: Count = option(32, "texts that the judge reads at once")
     window: Annotated[int, Ge(2), Le(LARGEST)] = option(1024, "tokens that the judge sees at once")
     train_examples: Count | None = option(None, "training examples that texts are compared with")
@@ -238,25 +238,25 @@ class TextQuality:
 class LMEval:
     """Options, as key=value:"""
 
-    checkpoint: str = option("", "a run, a checkpoint, an exported folder or an id of the hub")
-    tasks: str = option("", "tasks of lm-eval, [a,b]")
-    include_path: str = option("", "a folder of tasks of your own")
+    checkpoint: Text = option("", "a run, a checkpoint, an exported folder or an id of the hub")
+    tasks: Text = option("", "tasks of lm-eval, [a,b]")
+    include_path: Text = option("", "a folder of tasks of your own")
     num_fewshot: CountOrZero | None = option(None, "examples before each request; the task's own number")
     limit: Requests | None = option(None, "requests of each task, or a share of them")
     batch_size: Count = option(64, "requests at once")
-    device: str = option("cpu", "where the model runs")
+    device: Text = option("cpu", "where the model runs")
     num_samples: Count = option(8, "draws from a bound for each request")
     seed: Seed = option(0, "of the draws")
     max_gen_toks: Count = option(256, "tokens of an answer")
     precision: Literal["fp32", "bf16"] = option("fp32", "of the network's arithmetic")
     score_end: bool = option(False, "score the end of a continuation too")
     apply_ema: bool = option(True, "averaged weights where there are some")
-    revision: str = option("", "branch, tag or commit on the hub")
+    revision: Text = option("", "branch, tag or commit on the hub")
     trust_remote_code: bool = option(False, "let a configuration from the hub call any function")
     log_samples: bool = option(False, "keep every request in the record")
-    use_cache: str = option("", "a file in which lm-eval keeps answers")
+    use_cache: Text = option("", "a file in which lm-eval keeps answers")
     bootstrap_iters: CountOrZero = option(1000, "resamples of a standard error")
-    output: str = option("", "the record, by default lm_eval.json in the run's folder")
+    output: Text = option("", "the record, by default lm_eval.json in the run's folder")
 
 
 @dataclass(frozen=True)
@@ -287,9 +287,9 @@ class TraceRuns:
 class Check:
     """Options, as key=value:"""
 
-    model_name: str = option("", "the model")
-    property: str = option("", "some properties only, [a,b]")
-    experiment: str | None = option(None, "a choice of data and sizes; the kit's own where nothing is said")
+    model_name: Text = option("", "the model")
+    property: Text = option("", "some properties only, [a,b]")
+    experiment: Text | None = option(None, "a choice of data and sizes; the kit's own where nothing is said")
 
 
 # Job → how it is called, the schemas of its options, and what else it takes. None is checked that isn't named here.
