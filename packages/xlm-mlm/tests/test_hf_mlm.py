@@ -176,7 +176,7 @@ def test_mistakes(bert: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         HFMaskedLM(40)
     with pytest.raises(ConfigError, match="nowhere cannot be used as AutoModelForMaskedLM"):
         HFMaskedLM(40, str(tmp_path / "nowhere"))
-    for option, near in (("hiden_dropout_prob", "hidden_dropout_prob"), ("num_layers_hidden", "num_hidden_layers")):
+    for option, near in (("hiden_dropout_prob", "hidden_dropout_prob"), ("num_hiden_layers", "num_hidden_layers")):
         for key in ("overrides", "architecture"):
             given: dict[str, Any] = {key: {option: 1}}
             given |= {"architecture": {"model_type": "bert", option: 1}} if key == "architecture" else {}
