@@ -5,15 +5,18 @@ A field's annotation says what the option may be, null only where it says None; 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Le, Lt, Predicate
 
 from xlm.utils.options import LARGEST, Count, CountOrZero, NonNegative, Probability, Seed, Share, Text, option
 
 Texts = Annotated[Text | list[Text], "a text or a list of texts"]
-Interval = Annotated[Count | Share | str | dict[str, Any], "batches, a share of an epoch above 0, or a time"]
+Units = Literal["weeks", "days", "hours", "minutes", "seconds"]
+Time = Annotated[str, Predicate(re.compile(r"\d\d:\d\d:\d\d:\d\d").fullmatch)] | dict[Units, NonNegative]
+Interval = Annotated[Count | Share | Time, "batches, a share of an epoch above 0, or a time such as 00:01:00:00"]
 Batches = Annotated[CountOrZero | Probability, "a number of batches, or a share from 0 to 1"]
 Requests = Annotated[Count | Share, "a number of requests, or a share of them"]
 Tracing = Annotated[bool | dict[str, Any] | None, "true, false, null or some of num_samples, gif, png"]
@@ -87,9 +90,7 @@ class TrainerSection:
     max_epochs: Annotated[int, Ge(-1), Le(LARGEST)] | None = option(-1, "passes over the data; -1: no end")
     num_nodes: Count = option(1, "machines")
     accumulate_grad_batches: Count = option(1, "batches of an optimizer step; follows from global_batch_size")
-    val_check_interval: Interval | None = option(
-        250, "batches between validations, a share of an epoch, or a time (00:01:00:00)"
-    )
+    val_check_interval: Interval | None = option(250, "when to validate")
     check_val_every_n_epoch: Count | None = option(None, "validate after so many epochs")
     log_every_n_steps: CountOrZero | None = option(10, "steps between lines of the log")
     num_sanity_val_steps: Annotated[int, Ge(-1), Le(LARGEST)] | None = option(0, "batches of a first validation")

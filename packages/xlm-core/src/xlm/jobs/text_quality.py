@@ -157,7 +157,14 @@ def _unit(tokenizer: str, data: dict[str, DataOfModel]) -> Unit:
     if tokenizer:
         from xlm.data.pretrained_tokenizers import load_auto_tokenizer
 
-        return TokensOf(load_auto_tokenizer(tokenizer), tokenizer)
+        try:
+            return TokensOf(load_auto_tokenizer(tokenizer), tokenizer)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"tokenizer is {tokenizer!r}, a folder or an id of the hub that has none, and not words: {reason}",
+                key="tokenizer",
+            ) from error
     name, first = next(iter(data.items()))
     return TokensOf(first.tokenizer, name)
 
