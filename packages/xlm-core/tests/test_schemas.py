@@ -127,6 +127,9 @@ def test_what_is_not_read_and_what_comes_late_is_passed_over() -> None:
 
 
 def test_digits_are_text_where_text_is_taken() -> None:
+    cfg = OmegaConf.create({"resume_checkpoint_path": 7, "job_name": "7", "trainer": {"max_steps": 7}})
+    check_values(cfg)
+    assert cfg == {"resume_checkpoint_path": "7", "job_name": "7", "trainer": {"max_steps": 7}}
     options = read_section(OmegaConf.create({"eval": {"revision": 1234567, "ckpt_path": 7}}), Eval)
     assert (options.revision, options.ckpt_path, options.split) == ("1234567", "7", "test")
 

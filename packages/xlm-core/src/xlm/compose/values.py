@@ -82,7 +82,10 @@ def _check_present(node: DictConfig, schema: type) -> None:
             continue
         if OmegaConf.is_missing(node, option.name) or (section and OmegaConf.is_interpolation(node, option.name)):
             continue  # the trainer's are worked out when it is made, from the devices there are
-        checked(f"{section}.{option.name}".lstrip("."), plain(node[option.name]), option.annotation)
+        value = plain(node[option.name])
+        taken = checked(f"{section}.{option.name}".lstrip("."), value, option.annotation)
+        if isinstance(taken, str) and not isinstance(value, str):
+            node[option.name] = taken  # digits that are meant as text
 
 
 def _given(cfg: DictConfig, section: str) -> dict[str, Any]:

@@ -47,6 +47,8 @@ def stored_config(overrides: Sequence[str], job: str) -> DictConfig:
     names = (*PATH_KEYS, "revision", "trust_remote_code")
     said = {name: given[key] for name in names if (key := f"{section}.{name}") in given}
     options = read_options(Checkpoint, said, section)
+    if not (options.checkpoint_path or options.ckpt_path):
+        raise ConfigError(f"{section}.checkpoint_path names no checkpoint.", key=f"{section}.checkpoint_path")
     source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
     cfg = source.config
     with open_dict(cfg):
