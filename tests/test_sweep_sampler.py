@@ -119,7 +119,7 @@ def test_a_checkpoint_brings_its_configuration(home: Path, capsys: pytest.Captur
         (["sweep.split=test"], r"Nothing to sweep over: give sweep\.<option>=\[…\], of sampler, num_steps"),
         (["sweep.num_steps=[]"], r"sweep\.num_steps has no values"),
         (["sweep.num_steps=[0]"], r"predictor\.num_steps is 0, and must be at least 1"),
-        (["sweep.num_steps=[1]", "sweep.split=train"], r"sweep\.split is 'train', and must be one of: val, test"),
+        (["sweep.num_steps=[1]", "sweep.split=train"], r"sweep\.split is 'train', and must be val or test"),
         (["sweep.remasking=[0.1,0.2]"], r"sweep\.remasking would change nothing: sampler=confidence does not use it"),
         (
             ["sweep.sampler=[ancestral,remasking]", "sweep.num_steps=[2]", "sweep.threshold=[0.5]"],

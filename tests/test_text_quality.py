@@ -111,7 +111,7 @@ def test_a_protocol_is_named_recorded_and_shown(home: Path, judge: str, capsys: 
 def test_options_that_make_no_sense_are_refused_before_anything_is_written(home: Path, judge: str) -> None:
     with pytest.raises(ConfigError, match="judge_window is 1"):
         evaluate("eval.judge_window=1")
-    with pytest.raises(ConfigError, match=r"eval\.judge_protocol is 'mldm', and must be one of: xlm, mdlm"):
+    with pytest.raises(ConfigError, match=r"eval\.judge_protocol is 'mldm', and must be xlm or mdlm"):
         evaluate(f"eval.judge={judge}", "eval.judge_protocol=mldm")
     with pytest.raises(ConfigError, match="no loader that asks for any"):
         evaluate(f"eval.judge={judge}", f"~{MANAGERS}.test.unconditional_prediction")

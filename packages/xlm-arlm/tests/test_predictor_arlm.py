@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -233,9 +234,21 @@ def test_generate_takes_prompts_of_different_lengths(predictor: ARLMPredictor) -
     assert texts == [predictor.generate(["0 1 2"])[0], predictor.generate(["5"])[0]]
 
 
-def test_a_limit_below_one_is_refused(tokenizer: SimpleSpaceTokenizer) -> None:
-    with pytest.raises(ConfigError, match="max_length is 0"):
-        ARLMPredictor(tokenizer, max_length=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 0}, "max_length is 0, and must be at least 1"),
+        ({"temperature": math.nan}, "temperature is nan, and must be a number, at least 0"),
+        ({"temperature": "hot"}, "temperature is 'hot', and must be a number"),
+        ({"top_p": 0}, "top_p is 0, and must be above 0 and at most 1"),
+        ({"top_k": 2.5}, "top_k is 2.5, and must be a whole number, at least 1, or null"),
+        ({"use_cache": "no"}, "use_cache is 'no', and must be true or false"),
+        ({"seed": -1}, "seed is -1, and must be at least 0"),
+    ],
+)
+def test_impossible_options_are_said(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"predictor.{message}"):
+        ARLMPredictor(**options)
 
 
 def test_texts_go_on_behind_bos_and_their_beginning(predictor: ARLMPredictor, model: RotaryARLM) -> None:

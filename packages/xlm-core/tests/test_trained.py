@@ -16,6 +16,7 @@ import xlm
 from xlm.compose import load_config
 from xlm.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError, ConfigError
 from xlm.jobs import train
+from xlm.trained import usable_device
 from xlm.training.rng import capture
 from xlm.utils import components
 
@@ -292,3 +293,10 @@ def test_a_model_package_that_is_not_here_is_named(run: Path, tmp_path: Path) ->
 def test_unknown_names_of_the_package() -> None:
     with pytest.raises(AttributeError, match="module 'xlm' has no attribute 'laod'"):
         xlm.laod  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["gpu", "cudda:0", "cuda:99", "12"])
+def test_a_device_that_is_not_here(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^device is '{name}', which cannot be used here: auto, cpu"):
+        usable_device(name)
+    assert usable_device("cpu") == torch.device("cpu")

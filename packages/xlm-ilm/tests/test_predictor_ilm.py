@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -280,7 +281,9 @@ def test_to_dict_and_generate(model: RotaryILM, tokenizer: SimpleSpaceTokenizer)
         ({"max_length": 0}, "max_length is 0, and must be at least 1"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"parallel_slots": 0}, "parallel_slots is 0"),
-        ({"sampling": "both"}, "Unknown predictor.sampling 'both'. Choices: slot_first, joint"),
+        ({"sampling": "both"}, "sampling is 'both', and must be slot_first or joint"),
+        ({"temperature": math.nan}, "temperature is nan, and must be a number, at least 0"),
+        ({"slot_top_p": 0}, "slot_top_p is 0, and must be above 0 and at most 1"),
         ({"sampling": "joint", "slot_top_k": 2}, "slot_top_k and slot_top_p must be null"),
         ({"sampling": "joint", "parallel_slots": 2}, "parallel_slots 1"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -281,11 +282,13 @@ def test_answers_longer_than_a_block_go_on_from_its_end(model: DiTMDLM, tokenize
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "euler"}, "sampler is 'euler'. Choices: ancestral, ancestral_every_step, first_hitting, conf"),
+        ({"sampler": "euler"}, "sampler is 'euler', and must be ancestral, ancestral_every_step, first_hitting, conf"),
         ({"num_steps": 0}, "num_steps is 0, and must be at least 1"),
         ({"sampler": "ancestral", "num_steps": None}, "sampler=ancestral needs predictor.num_steps"),
-        ({"confidence": "margin"}, "confidence is 'margin'. Choices: top_prob, prob_diff, entropy"),
-        ({"remasking": 1.5}, "remasking is 1.5, and must lie between 0 and 1"),
+        ({"confidence": "margin"}, "confidence is 'margin', and must be top_prob, prob_diff or entropy"),
+        ({"remasking": 1.5}, "remasking is 1.5, and must be at least 0 and at most 1"),
+        ({"temperature": math.nan}, "temperature is nan, and must be a number, at least 0"),
+        ({"top_p": 0}, "top_p is 0, and must be above 0 and at most 1"),
     ],
 )
 def test_impossible_options_are_said(options: dict[str, Any], message: str) -> None:

@@ -203,6 +203,14 @@ def test_mistakes(bert: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         HFMaskedLM(40)
     with pytest.raises(ConfigError, match="nowhere cannot be used as AutoModelForMaskedLM"):
         HFMaskedLM(40, str(tmp_path / "nowhere"))
+    for option, near in (("hiden_dropout_prob", "hidden_dropout_prob"), ("num_hiden_layers", "num_hidden_layers")):
+        for key in ("overrides", "architecture"):
+            given: dict[str, Any] = {key: {option: 1}}
+            given |= {"architecture": {"model_type": "bert", option: 1}} if key == "architecture" else {}
+            with pytest.raises(ConfigError) as caught:
+                HFMaskedLM(27, bert if key == "overrides" else None, **given)
+            assert f"BertConfig has no option '{option}' (model.{key}.{option})" in str(caught.value)
+            assert f"'model.{key}.{near}'" in str(caught.value)
     with pytest.raises(ConfigError, match=r"model\.architecture cannot be built"):
         HFMaskedLM(40, architecture={"model_type": "none_such"})
     with pytest.raises(ConfigError, match="A row has 33 tokens, and BertForMaskedLM has 32 positions"):

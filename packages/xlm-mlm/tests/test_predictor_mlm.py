@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -196,7 +197,9 @@ def test_rows_hold_prompt_prediction_truth_and_calls(predictor: MLMPredictor) ->
     ("options", "message"),
     [
         ({"max_steps": 0}, "max_steps is 0, and must be at least 1"),
-        ({"confidence": "margin"}, "confidence is 'margin'. Choices: null, top_prob, prob_diff, entropy"),
+        ({"confidence": "margin"}, "confidence is 'margin', and must be top_prob, prob_diff, entropy or null"),
+        ({"temperature": math.nan}, "temperature is nan, and must be a number, at least 0"),
+        ({"suppressed_tokens": "ab"}, "suppressed_tokens is 'ab', and must be a list of texts"),
         ({"threshold": 0.5}, "threshold needs predictor.confidence"),
     ],
 )

@@ -13,9 +13,9 @@ from xlm.data.collate import pad_ids
 from xlm.decoding.streams import draw_tokens, prompt_seeds, row_seeds
 from xlm.decoding.trace import begin_trace, recording
 from xlm.decoding.unread import say_unread, unread_filters
-from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler
+from xlm.utils.options import AnySeed, Count, NonNegative, Probability, Share, check_arguments
 from xlm.utils.text import remove_trailing_pads
 
 
@@ -38,17 +38,16 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         tokenizer: Any = None,
         noise_schedule: Any = None,
         model: Any = None,
-        max_length: int = 128,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_limit: int | None = None,
+        max_length: Count = 128,
+        temperature: NonNegative = 0.0,
+        top_k: Count | None = None,
+        top_p: Share | None = None,
+        min_p: Probability | None = None,
+        repetition_limit: Count | None = None,
         use_cache: bool = True,
-        seed: int | None = None,
+        seed: AnySeed | None = None,
     ) -> None:
-        if max_length < 1:
-            raise ConfigError(f"predictor.max_length is {max_length}, and must be at least 1.")
+        check_arguments(ARLMPredictor, locals(), "predictor")
         self.tokenizer = tokenizer
         self.noise_schedule = noise_schedule
         self.model = model

@@ -38,7 +38,7 @@ def add_gumbel_noise(
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*batch vocab"]:
     """logits / temperature + noise_scale · Gumbel(0, 1) in float64; its argmax is a draw from the softmax."""
-    if temperature <= 0:
+    if not temperature > 0:  # nan neither
         raise ValueError(f"temperature must be above 0, got {temperature}; 0 means greedy: take the argmax")
     gumbel = _exponential(logits, generator).log_().neg_()
     return torch.add(logits.to(gumbel.dtype) / temperature, gumbel, alpha=noise_scale)
@@ -50,7 +50,7 @@ def add_exp_1_noise(
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*batch vocab"]:
     """probs^(1/temperature) / Exp(1) in float64; its argmax is a draw from the unnormalised probabilities."""
-    if temperature <= 0:
+    if not temperature > 0:  # nan neither
         raise ValueError(f"temperature must be above 0, got {temperature}; 0 means greedy: take the argmax")
     noise = _exponential(probs, generator)
     weights = probs.to(noise.dtype)
@@ -124,7 +124,7 @@ def penalize_repetition(
 
     arXiv 1909.05858, section 4.1. Ids where the mask is False don't count as seen.
     """
-    if penalty <= 0:
+    if not penalty > 0:
         raise ValueError(f"repetition penalty must be above 0, got {penalty}")
     counted = torch.ones_like(ids) if attention_mask is None else attention_mask.to(ids.dtype)
     seen = torch.zeros(logits.shape, dtype=ids.dtype, device=ids.device).scatter_add(-1, ids, counted) > 0
@@ -164,7 +164,7 @@ class LogitsSampler:
     min_p: float | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not self.temperature >= 0:  # nan neither
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")

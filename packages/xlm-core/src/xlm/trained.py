@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose import register_resolvers
+from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.external_models import activate, active_models, discover
 from xlm.harness import Harness
 from xlm.jobs.session import build_tokenizer
@@ -281,9 +282,17 @@ def _settle(node: Any) -> None:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """`auto` is the best that is here: CUDA, else MPS, else the CPU."""
+    """`auto` is the best that is here: CUDA, else MPS, else the CPU; ConfigError for a device that isn't."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            here = ["auto", "cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+            here += ["mps"] if torch.backends.mps.is_available() else []
+            hint = did_you_mean(nearest_names(str(name), here, 1))
+            raise ConfigError(
+                f"device is {str(name)!r}, which cannot be used here: {', '.join(here)}. {hint}".rstrip(), key="device"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..conftest import WriteModel
 
 
-@pytest.mark.parametrize("args", [[], ["-h"], ["--help"], ["help"], ["train", "--help"]])
+@pytest.mark.parametrize("args", [[], ["-h"], ["--help"], ["help"], ["mine", "--help"]])
 def test_help(args: list[str], work_dir: Path, write_model: WriteModel, capsys: pytest.CaptureFixture[str]) -> None:
     write_model(work_dir / "toy")
     (work_dir / "xlm_models.json").write_text('{"toy": "toy", "lost": "lost"}')
@@ -28,6 +28,24 @@ def test_help(args: list[str], work_dir: Path, write_model: WriteModel, capsys: 
         assert part in out
     assert "unknown, from xlm_models.json" in out
     assert "model 'lost' is listed" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["generate", "--help"], ("generation.mode", "(auto, answer, continue, infill or null)", "ckpt_path")),
+        (["help", "train"], ("seed  ", "(a whole number, at least 0) [1234]", "trainer.max_steps", "trace.gif")),
+        (["job_type=eval", "-h"], ("eval.split", "(val or test) [test]", "eval.apply_ema", "xlm train --help")),
+        (["lm_eval", "--help"], ("precision", "(fp32 or bf16) [fp32]", "predictor.<option>=")),
+        (["prepare_data", "--help"], ("no options of its own",)),
+    ],
+)
+def test_help_of_a_job(args: list[str], parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    for part in parts:
+        assert part in out
+    assert "Models:" not in out
 
 
 def test_help_never_fails_for_broken_models(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def test_report(runs: Path, args: list[str], capsys: pytest.CaptureFixture[str],
     [
         (["report"], "Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them."),
         (["report", "oen"], "There is no run 'oen', neither as a folder nor in runs. Did you mean 'one'?"),
-        (["report", "one", "split=tset"], "split is 'tset', and must be one of: test, val."),
+        (["report", "one", "split=tset"], "split is 'tset', and must be test, val or null. Did you mean 'test'?"),
         (["report", "one", "ouput=x"], "xlm report has no option 'ouput'. Did you mean 'output'?"),
         (
             ["report", "one", "output=runs/one/results.json/x"],

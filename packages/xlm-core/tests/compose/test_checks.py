@@ -79,8 +79,8 @@ def test_no_global_batch_size_is_one_batch_of_every_device() -> None:
         ({"global_batch_size": 100}, "100 is not divisible by per_device_batch_size 32"),
         ({"global_batch_size": 64, "trainer": {"devices": 4, "num_nodes": 1}}, "32 × 4 devices × 1 nodes = 128"),
         ({"global_batch_size": 64, "trainer": {"devices": "auto", "num_nodes": 3}}, "32 × 3 nodes = 96"),
-        ({"global_batch_size": 0}, "global_batch_size must be a positive whole number, not 0"),
-        ({"per_device_batch_size": "x"}, "per_device_batch_size must be a positive whole number, not 'x'"),
+        ({"global_batch_size": 0}, "global_batch_size is 0, and must be at least 1"),
+        ({"per_device_batch_size": "x"}, "per_device_batch_size is 'x', and must be a whole number, at least 1"),
     ],
 )
 def test_batch_sizes(changes: dict[str, Any], message: str) -> None:

@@ -126,8 +126,8 @@ def test_a_loss_without_likelihood_is_left_out_unless_asked_for(configure: Confi
     [
         ("++eval.num_smaples=3", r"Unknown option 'eval.num_smaples'.*Did you mean 'eval.num_samples'"),
         ("++eval.num_samples=-1", "eval.num_samples is -1"),
-        ("++eval.num_samples=many", "eval.num_samples is many"),
-        ("++eval.split=train", "eval.split is 'train', and must be one of: val, test"),
+        ("++eval.num_samples=many", "eval.num_samples is 'many'"),
+        ("++eval.split=train", "eval.split is 'train', and must be val or test"),
     ],
 )
 def test_options_that_cannot_be(configure: Configure, override: str, message: str) -> None:

@@ -154,7 +154,7 @@ def test_a_plus_is_not_needed(form: str) -> None:
         ((STORED, "generation.promts=['1']"), "Unknown option 'generation.promts'"),
         ((STORED, PROMPTS, "generation.num_samples=0"), "generation.num_samples is 0, and must be at least 1"),
         ((STORED, PROMPTS, "generation.num_examples=2"), "takes prompts from the data, each once"),
-        ((STORED, PROMPTS, "generation.mode=fill"), "The mode is 'fill', and must be one of: auto, answer"),
+        ((STORED, PROMPTS, "generation.mode=fill"), "generation.mode is 'fill', and must be auto, answer"),
         ((STORED, PROMPTS, "generation.mode=continue"), "This bigram learnt answers to prompts, not whole texts"),
         ((STORED, PROMPTS, "generation.mode=infill"), "The text '3 1 19' has no blank to fill: write ___"),
         ((STORED, "generation.prompts='1 ___ 2'"), "has blanks, and bigram cannot fill any: it has no role 'infill'."),

@@ -56,11 +56,11 @@ def test_files_that_are_none(name: str, content: bytes | None, message: str, tmp
 
 def test_requests() -> None:
     request = read_request(["text_quality", "samples=[a,b]", "c", "window=64", "train=none"])
-    assert (request.samples, request.numbers["window"], request.train) == (("a", "b", "c"), 64, "none")
+    assert (request.samples, request.options.window, request.options.train) == (("a", "b", "c"), 64, "none")
     for args, message in (
         (["text_quality"], "Which texts"),
         (["text_quality", "a", "jugde=b"], "Did you mean 'judge'"),
-        (["text_quality", "a", "batch_size=0"], "batch_size is '0'"),
+        (["text_quality", "a", "batch_size=0"], "batch_size is 0, and must be at least 1"),
         (["text_quality", "a", "batch_size=few"], "batch_size is 'few'"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -93,4 +93,4 @@ def test_a_table_and_a_record_in_words(
     assert main(["text_quality", "generations.jsonl", "judge=./nowhere"]) == 1
     assert "There is no folder nowhere to take as judge." in capsys.readouterr().err
     assert main(["text_quality", "generations.jsonl", "judge=./nowhere", "protocol=mldm"]) == 1
-    assert "protocol is 'mldm', and must be one of: xlm, mdlm." in capsys.readouterr().err
+    assert "protocol is 'mldm', and must be xlm or mdlm. Did you mean 'mdlm'?" in capsys.readouterr().err

@@ -9,10 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from xlm.cli.main import main
+from xlm.compose.values import trace_options
 from xlm.errors import ConfigError
 from xlm.jobs.trace import is_trace, sampler_options, short_name
 from xlm.jobs.trace_request import Request, read_request
-from xlm.jobs.tracing import DEFAULTS, sampler_of, trace_options
+from xlm.jobs.tracing import sampler_of
+from xlm.schemas import Trace
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,8 @@ def test_other_jobs(args: list[str]) -> None:
         (["a", "--gif"], "takes no --gif"),
         (["a", "sed=3"], "Did you mean 'seed'?"),
         (["a", "num_samples=0"], "num_samples is 0"),
-        (["a", "num_prompts=x"], "num_prompts is x"),
-        (["a", "replay=maybe"], "replay is maybe"),
+        (["a", "num_prompts=x"], "num_prompts is 'x'"),
+        (["a", "replay=maybe"], "replay is 'maybe'"),
         (["a", "split=train"], "split is 'train'"),
         (["a", "prompts=[a"], "cannot be read"),
         (["a", "predictor.top_p=[1"], "predictor.top_p=.1 cannot be read"),
@@ -132,17 +134,17 @@ def test_names(run: str, name: str) -> None:
     [
         (False, None),
         (None, None),
-        (True, DEFAULTS),
-        ({"num_samples": 2, "gif": True}, {"num_samples": 2, "gif": True, "png": False}),
+        (True, Trace()),
+        ({"num_samples": 2, "gif": True}, Trace(num_samples=2, gif=True)),
     ],
 )
-def test_options(asked: Any, options: dict[str, Any] | None) -> None:
+def test_options(asked: Any, options: Trace | None) -> None:
     assert trace_options(OmegaConf.create({"trace": asked})) == options
 
 
 @pytest.mark.parametrize("asked", ["yes", 3, {"samples": 2}, {"num_samples": 0}, {"num_samples": True}])
 def test_wrong_options(asked: Any) -> None:
-    with pytest.raises(ConfigError, match=r"trace(\.num_samples)? is"):
+    with pytest.raises(ConfigError, match=r"trace(\.num_samples)? is|Unknown option 'trace\.samples'\."):
         trace_options(OmegaConf.create({"trace": asked}))
 
 

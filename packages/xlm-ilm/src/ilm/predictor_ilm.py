@@ -21,9 +21,8 @@ from xlm.decoding.writing import writing
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler, widest_float
+from xlm.utils.options import AnySeed, Count, NonNegative, Probability, Share, check_arguments
 from xlm.utils.text import remove_trailing_pads
-
-SAMPLINGS = ("slot_first", "joint")
 
 
 class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
@@ -58,25 +57,21 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         tokenizer: Any = None,
         noise_schedule: Any = None,
         model: Any = None,
-        max_length: int = 128,
-        max_steps: int | None = None,
-        stopping_threshold: float | None = 0.9,
+        max_length: Count = 128,
+        max_steps: Count | None = None,
+        stopping_threshold: NonNegative | None = 0.9,
         sampling: Literal["slot_first", "joint"] = "slot_first",
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        slot_top_k: int | None = None,
-        slot_top_p: float | None = None,
-        parallel_slots: int = 1,
-        parallel_min_prob: float = 0.1,
+        temperature: NonNegative = 1.0,
+        top_k: Count | None = None,
+        top_p: Share | None = None,
+        slot_top_k: Count | None = None,
+        slot_top_p: Share | None = None,
+        parallel_slots: Count = 1,
+        parallel_min_prob: Probability = 0.1,
         suppressed_tokens: Sequence[str] = (),
-        seed: int | None = None,
+        seed: AnySeed | None = None,
     ) -> None:
-        for name, value in (("max_length", max_length), ("max_steps", max_steps), ("parallel_slots", parallel_slots)):
-            if value is not None and value < 1:
-                raise ConfigError(f"predictor.{name} is {value}, and must be at least 1.")
-        if sampling not in SAMPLINGS:
-            raise ConfigError(f"Unknown predictor.sampling '{sampling}'. Choices: {', '.join(SAMPLINGS)}.")
+        check_arguments(ILMPredictor, locals(), "predictor")
         if sampling == "joint" and (slot_top_k is not None or slot_top_p is not None or parallel_slots > 1):
             raise ConfigError(
                 "predictor.sampling=joint draws gap and token together: slot_top_k and slot_top_p must be null and "

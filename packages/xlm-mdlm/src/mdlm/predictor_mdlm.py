@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,12 +24,13 @@ from xlm.decoding.orders import ancestral, fill_rates, first_hitting
 from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.decoding.remask import fill_with_remasking
 from xlm.decoding.streams import row_seeds
-from xlm.decoding.text_length import TextLength, checked, with_drawn_lengths
+from xlm.decoding.text_length import TextLength, with_drawn_lengths
 from xlm.decoding.trace import begin_trace
 from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
-from xlm.sampling import CONFIDENCES, Confidence, LogitsSampler
+from xlm.sampling import Confidence, LogitsSampler
+from xlm.utils.options import AnySeed, Count, CountOrZero, NonNegative, Probability, Share, check_arguments
 
 Sampler = Literal["ancestral", "ancestral_every_step", "first_hitting", "confidence", "remasking"]
 
@@ -66,22 +67,24 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         noise_schedule: Any = None,
         model: Any = None,
         sampler: Sampler = "first_hitting",
-        num_steps: int | None = 128,
+        num_steps: Count | None = 128,
         confidence: Confidence = "top_prob",
         threshold: float | None = None,
-        remasking: float = 0.05,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
+        remasking: Probability = 0.05,
+        temperature: NonNegative = 1.0,
+        top_k: Count | None = None,
+        top_p: Share | None = None,
+        min_p: Probability | None = None,
         suppressed_tokens: Sequence[str] = (),
-        block_size: int | None = None,
+        block_size: Count | None = None,
         text_length: TextLength = "given",
-        max_length: int | None = None,
-        context: int | None = None,
-        seed: int | None = None,
+        max_length: Count | None = None,
+        context: CountOrZero | None = None,
+        seed: AnySeed | None = None,
     ) -> None:
-        _check(sampler, num_steps, confidence, remasking)
+        check_arguments(MDLMPredictor, locals(), "predictor")
+        if num_steps is None and sampler not in ("first_hitting", "confidence"):
+            raise ConfigError(f"predictor.sampler={sampler} needs predictor.num_steps, the steps of its time grid.")
         self.tokenizer = tokenizer
         self.noise_schedule = noise_schedule
         self.model = model
@@ -93,7 +96,7 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         self.sampler = LogitsSampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         self.suppressed_tokens = suppressed_tokens
         self.block_size = block_size
-        self.text_length = checked(text_length)
+        self.text_length = text_length
         self.max_length = max_length
         self.context = context
         self.seed = seed
@@ -167,20 +170,6 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         """What follows the beginnings of texts, at most a block with them, for a model that learnt whole texts."""
         device: torch.device = next(self.model.parameters()).device
         return continue_text(self.predict, self.tokenizer, prompts, self.block_size, self.seed, device)
-
-
-def _check(sampler: str, num_steps: int | None, confidence: str, remasking: float) -> None:
-    """ConfigError for options that no sampler knows."""
-    if sampler not in get_args(Sampler):
-        raise ConfigError(f"predictor.sampler is {sampler!r}. Choices: {', '.join(get_args(Sampler))}.")
-    if num_steps is None and sampler not in ("first_hitting", "confidence"):
-        raise ConfigError(f"predictor.sampler={sampler} needs predictor.num_steps, the steps of its time grid.")
-    if num_steps is not None and num_steps < 1:
-        raise ConfigError(f"predictor.num_steps is {num_steps}, and must be at least 1.")
-    if confidence not in CONFIDENCES:
-        raise ConfigError(f"predictor.confidence is {confidence!r}. Choices: {', '.join(CONFIDENCES)}.")
-    if not 0 <= remasking <= 1:
-        raise ConfigError(f"predictor.remasking is {remasking}, and must lie between 0 and 1.")
 
 
 def _unread(sampler: str, max_length: int | None) -> dict[str, str]:

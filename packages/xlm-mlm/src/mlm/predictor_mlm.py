@@ -13,12 +13,13 @@ from xlm.decoding.fill import ConfidenceOrder, MaskedNetwork, TokenDraw, fill_by
 from xlm.decoding.orders import fill_rates, uniform_order
 from xlm.decoding.output import as_rows, continue_text, finished, generate, slots_of, suppressed_ids
 from xlm.decoding.streams import row_seeds
-from xlm.decoding.text_length import TextLength, checked, with_drawn_lengths
+from xlm.decoding.text_length import TextLength, with_drawn_lengths
 from xlm.decoding.trace import begin_trace
 from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
-from xlm.sampling import CONFIDENCES, Confidence, LogitsSampler
+from xlm.sampling import Confidence, LogitsSampler
+from xlm.utils.options import AnySeed, Count, NonNegative, Probability, Share, check_arguments
 
 
 class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
@@ -46,22 +47,19 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         tokenizer: Any = None,
         noise_schedule: Any = None,
         model: Any = None,
-        max_steps: int | None = None,
+        max_steps: Count | None = None,
         confidence: Confidence | None = None,
         threshold: float | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
+        temperature: NonNegative = 1.0,
+        top_k: Count | None = None,
+        top_p: Share | None = None,
+        min_p: Probability | None = None,
         suppressed_tokens: Sequence[str] = (),
-        block_size: int | None = None,
+        block_size: Count | None = None,
         text_length: TextLength = "given",
-        seed: int | None = None,
+        seed: AnySeed | None = None,
     ) -> None:
-        if max_steps is not None and max_steps < 1:
-            raise ConfigError(f"predictor.max_steps is {max_steps}, and must be at least 1.")
-        if confidence is not None and confidence not in CONFIDENCES:
-            raise ConfigError(f"predictor.confidence is {confidence!r}. Choices: null, {', '.join(CONFIDENCES)}.")
+        check_arguments(MLMPredictor, locals(), "predictor")
         if threshold is not None and confidence is None:
             raise ConfigError("predictor.threshold needs predictor.confidence: of what should it be the threshold?")
         self.tokenizer = tokenizer
@@ -73,7 +71,7 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         self.sampler = LogitsSampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         self.suppressed_tokens = suppressed_tokens
         self.block_size = block_size
-        self.text_length = checked(text_length)
+        self.text_length = text_length
         self.seed = seed
         self.unread = say_unread(MLMPredictor, locals(), unread_filters(self.sampler))
 

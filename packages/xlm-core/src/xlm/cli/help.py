@@ -1,12 +1,13 @@
-"""`xlm --help`: the jobs, the ways to override a configuration, and where models were found."""
+"""`xlm --help`: the jobs, ways to override a configuration, where models were found; `xlm JOB --help`: its options."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xlm.external_models import Discovery, discover
-from xlm.jobs import BUILT_IN_JOBS, custom_jobs
+from xlm.jobs import BUILT_IN_JOBS, Job, custom_jobs
 
 _OVERRIDES = """\
 A run is a configuration, and every part of it can be named on the command line:
@@ -24,10 +25,47 @@ A run is a configuration, and every part of it can be named on the command line:
   --info defaults                       what it is made of; --hydra-help: Hydra's own options"""
 
 
-def print_help() -> int:
-    """Print the help text; always 0, since problems of discovery are shown in it."""
-    print(help_text(discover(os.environ, Path.cwd())))
+_WIDTH = 34
+
+
+def print_help(words: Sequence[str] = ()) -> int:
+    """Print the help text, or that of the built-in job among the words; 0, since problems of discovery are shown."""
+    names = [name for word in words if (name := word.removeprefix("job_type=")) in BUILT_IN_JOBS]
+    job = BUILT_IN_JOBS[names[0]] if names else None
+    print(help_text(discover(os.environ, Path.cwd())) if job is None else job_help(job))
     return 0
+
+
+def job_help(job: Job) -> str:
+    """Every option of a job: its key, what it is for, what it may be, its default, from the schemas that check it."""
+    from xlm.schemas import JOBS, Root
+    from xlm.utils.options import default_of, describe, options_in
+
+    usage, schemas, note = JOBS[job.name]
+    lines = [f"xlm {job.name}: {job.help}", "", f"Usage: xlm {job.name} {usage}".rstrip()]
+    for schema in schemas:
+        section = getattr(schema, "section", "")
+        lines += ["", f"{schema.__doc__}".splitlines()[0]]
+        # What a schema brings itself comes before what it shares with others.
+        options = sorted(options_in(schema).values(), key=lambda each: each.name not in schema.__annotations__)
+        for each in options:
+            key = f"{section}.{each.name}" if section else each.name
+            allowed = describe(each.annotation)
+            lines += _option_lines(key, each.help, allowed, default_of(each))
+    lines += ["", note] if note else []
+    lines += ["", _OTHERS] if schemas and schemas[0] is not Root and hasattr(schemas[0], "section") else []
+    return "\n".join(lines)
+
+
+_OTHERS = "xlm train --help lists what is at the top of a configuration, xlm --help how to say it."
+
+
+def _option_lines(key: str, purpose: str, allowed: str, default: str) -> Iterator[str]:
+    told = f"{purpose} ({allowed})" if default in ("", "null") else f"{purpose} ({allowed}) [{default}]"
+    if len(key) >= _WIDTH - 3:
+        yield f"  {key}"
+        key = ""
+    yield f"  {key.ljust(_WIDTH - 2)}{told}"
 
 
 def help_text(found: Discovery) -> str:
@@ -44,7 +82,7 @@ def help_text(found: Discovery) -> str:
         "  xlm models                    the models that were found, and their problems",
         "  xlm runs                      the runs in runs/: steps, figures, whether they still run",
         "  xlm report RUN RUN …          compare runs on a page of their own",
-        "  xlm --help | --version",
+        "  xlm --help | --version        this text; xlm JOB --help: the options of a job",
         "",
         "Jobs:",
         *(f"  {job.name.ljust(width)}{job.help}" for job in listed),

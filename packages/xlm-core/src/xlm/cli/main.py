@@ -49,7 +49,7 @@ def _dispatch(args: list[str]) -> int:
     if not args or any(arg in HELP_FLAGS[:2] for arg in args) or args[0] == HELP_FLAGS[2]:
         from xlm.cli.help import print_help
 
-        return print_help()
+        return print_help(args)
     if args == ["--version"]:
         from xlm import __version__
 

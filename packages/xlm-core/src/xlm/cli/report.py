@@ -8,10 +8,9 @@ from pathlib import Path
 from xlm.cli.words import as_list, read_words
 from xlm.errors import ConfigError, as_line
 from xlm.reports.finding import named_runs
+from xlm.schemas import Report
 
 JOB = "report"
-OPTIONS = {"runs": "", "output": "", "title": "", "split": ""}
-SPLITS = ("test", "val")
 FOLDER = Path("reports")
 _MAX_NAME = 80
 
@@ -28,17 +27,15 @@ def write_report(args: Sequence[str]) -> int:
     from xlm.utils.files import replace_text
     from xlm.utils.outputs import output_file
 
-    words, options = read_words(JOB, args, OPTIONS)
-    names = [*as_list(options["runs"]), *words]
+    words, options = read_words(JOB, args, Report)
+    names = [*as_list(options.runs), *words]
     if not names:
         raise ConfigError("Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them.", key="runs")
-    if options["split"] and options["split"] not in SPLITS:
-        raise ConfigError(f"split is '{options['split']}', and must be one of: {', '.join(SPLITS)}.", key="split")
     runs = named_runs(names)
-    page = output_path(options["output"], [run.name for run in runs])
+    page = output_path(options.output, [run.name for run in runs])
     for path in (page, page.with_suffix(".md"), page.with_suffix(".csv"), page.with_name(f"{page.stem}_pairs.csv")):
         output_file(path, "output")
-    report = build_report(runs, options["title"] or None, options["split"] or None)
+    report = build_report(runs, options.title or None, options.split)
     texts = {page: render_page(report), page.with_suffix(".md"): as_markdown(report)}
     texts[page.with_suffix(".csv")] = values_csv(report)
     if report.pairs:

@@ -14,9 +14,9 @@ from xlm.errors import as_line
 from xlm.reports.finding import DEFAULT_FOLDER, distinct_names, run_folders
 from xlm.reports.listing import as_lines, as_object, sort_runs
 from xlm.reports.run import Run, read_run
+from xlm.schemas import Runs
 
 JOB = "runs"
-OPTIONS = {"json": "false", "sort": "age"}
 
 
 def print_runs(args: Sequence[str]) -> int:
@@ -25,14 +25,14 @@ def print_runs(args: Sequence[str]) -> int:
     Raises:
         ConfigError: an option or an order that doesn't exist.
     """
-    words, options = read_words(JOB, args, OPTIONS)
+    words, options = read_words(JOB, args, Runs)
     folders = [Path(word) for word in words if Path(word).is_dir()]
     filters = [word for word in words if not Path(word).is_dir()]
     found = [run for folder in folders or [DEFAULT_FOLDER] for run in run_folders(folder)]
     names = distinct_names(found)
     runs = [read_run(folder, name) for folder, name in zip(found, names, strict=True)]
-    runs = sort_runs([run for run in runs if all(_chosen(run, word) for word in filters)], options["sort"])
-    if options["json"] == "true":
+    runs = sort_runs([run for run in runs if all(_chosen(run, word) for word in filters)], options.sort)
+    if options.json:
         print(json.dumps([as_object(run) for run in runs], indent=2, ensure_ascii=False))
     elif runs:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

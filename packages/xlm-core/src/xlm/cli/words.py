@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.utils.options import options_in, read_options, takes_text
 from xlm.utils.text import is_quoted, split
+
+Schema = TypeVar("Schema")
+_NO_TRUTH_VALUES = ("yes", "no", "on", "off", "y", "n")
 
 
 def is_job(name: str, args: Sequence[str]) -> bool:
@@ -16,30 +20,30 @@ def is_job(name: str, args: Sequence[str]) -> bool:
     return bool(args) and (args[0] == name or f"job_type={name}" in args)
 
 
-def read_words(name: str, args: Sequence[str], options: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """The words and the options behind the job's name; options that aren't given have their default.
+def read_words(name: str, args: Sequence[str], schema: type[Schema]) -> tuple[list[str], Schema]:
+    """The words behind the job's name, and its options; an option without a value (`title=`) has its default.
 
     Raises:
-        ConfigError: a flag, an option that the job doesn't have, or a truth value that is none.
+        ConfigError: a flag, an option that the job doesn't have, or a value outside its type.
     """
     rest = list(args)
     rest.remove(name if name in rest else f"job_type={name}")
-    given = dict(options)
+    options = options_in(schema)
+    given: dict[str, Any] = {}
     words = []
     for text in rest:
         key, equals, value = text.partition("=")
         if text.startswith("-"):
             raise ConfigError(f"xlm {name} takes no {text}. Options: {_listed(options)}.")
         if equals and key in options:
-            if options[key] in ("true", "false") and value not in ("true", "false"):
-                raise ConfigError(f"{key} is '{value}', and must be true or false.", key=key)
-            given[key] = os.path.expanduser(value)
+            if value:
+                given[key] = os.path.expanduser(value) if takes_text(options[key].annotation) else as_value(text)
         elif equals and key.isidentifier():
             hint = did_you_mean(nearest_names(key, options, 1))
             raise ConfigError(f"xlm {name} has no option '{key}'. {hint or f'Options: {_listed(options)}.'}", key=key)
         else:
             words.append(text)
-    return words, given
+    return words, read_options(schema, given)
 
 
 def as_list(value: str) -> list[str]:
@@ -62,16 +66,18 @@ def _joined(parts: Sequence[str]) -> Iterator[str]:
 
 
 def as_value(text: str) -> Any:
-    """The value of `key=value` as YAML, with numbers as Hydra reads them (1e-3); ConfigError where it is none."""
+    """The value of `key=value` as Hydra reads it: YAML, but 1e-3 is a number and no is text; ConfigError for none."""
     from omegaconf import OmegaConf
     from yaml import YAMLError
 
     key, _, value = text.partition("=")
+    if value.lower() in _NO_TRUTH_VALUES:
+        return value
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
     except YAMLError as error:
         raise ConfigError(f"{text} cannot be read. A list is written [a,b].", key=key) from error
 
 
-def _listed(options: Mapping[str, str]) -> str:
+def _listed(options: Iterable[str]) -> str:
     return ", ".join(f"{key}=" for key in options)

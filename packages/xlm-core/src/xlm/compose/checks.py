@@ -1,4 +1,4 @@
-"""What is checked of a composed configuration before anything runs: roles, collators, batch sizes."""
+"""What is checked of a composed configuration before anything runs: values, roles, collators, batch sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xlm.compose.devices import check_divisible, check_positive
+from xlm.compose.devices import check_divisible
+from xlm.compose.values import check_values
 from xlm.errors import ConfigError, MissingRoleError
 
 _ROLE = re.compile(r"\$\{collators\.([A-Za-z0-9_]+)\}")
@@ -17,6 +18,7 @@ _ROLE = re.compile(r"\$\{collators\.([A-Za-z0-9_]+)\}")
 def check_config(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
     """Raise the first ConfigError of a run's configuration; `choices` are Hydra's (group → member)."""
     model_type, datamodule = str(choices.get("model_type")), str(choices.get("datamodule"))
+    check_values(cfg)
     check_roles(cfg, model_type, datamodule)
     check_collators(cfg, model_type)
     check_batch_sizes(cfg)
@@ -46,10 +48,8 @@ def check_collators(cfg: DictConfig, model_type: str) -> None:
 def check_batch_sizes(cfg: DictConfig) -> None:
     """ConfigError if `global_batch_size` cannot be reached, as far as that is known without counting devices."""
     per_device, together = cfg.get("per_device_batch_size"), cfg.get("global_batch_size")
-    check_positive("per_device_batch_size", per_device)
     if together is None:
         return
-    check_positive("global_batch_size", together)
     num_nodes = OmegaConf.select(cfg, "trainer.num_nodes")
     devices = OmegaConf.select(cfg, "trainer.devices")
     known = devices if isinstance(devices, int) and devices > 0 else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from xlm.compose.values import read_section
 from xlm.errors import ConfigError
 from xlm.evaluation.estimates import Estimates
 from xlm.evaluation.likelihood import gives_likelihood
@@ -17,10 +18,9 @@ from xlm.evaluation.text_quality.texts import collecting_texts
 from xlm.harness import Harness
 from xlm.jobs import judging
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
-from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
-from xlm.jobs.options import options_of
 from xlm.jobs.session import shown, start
 from xlm.jobs.tracing import tracing
+from xlm.schemas import Eval
 from xlm.training.ema import averaged_state_dict
 from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results
@@ -30,8 +30,6 @@ from xlm.utils.outputs import output_file, output_folder
 from xlm.utils.rank_zero import gathered
 from xlm.utils.weight_files import is_weights_alone
 
-SPLITS = ("val", "test")
-OPTIONS = ("split", "num_samples", *judging.OPTIONS, *CHECKPOINT_OPTIONS)
 # Draws from a bound for each example: the fewest whose error can be told, as each is the mean over several maskings.
 NUM_SAMPLES = 2
 
@@ -40,14 +38,12 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """Score `eval.split` (default test) of the datamodule; returns the metrics and the likelihood.
 
     Raises:
-        ConfigError: an option that doesn't exist; the split is unknown or has no loader; draws are asked for from a
-            loss without likelihood.
+        ConfigError: an option or a value that isn't one; the split has no loader; draws are asked for from a loss
+            without likelihood.
         CheckpointError: no checkpoint, or one that cannot be read or does not fit.
     """
-    options = options_of(cfg, "eval", OPTIONS)
-    split = str(options.get("split", "test"))
-    if split not in SPLITS:
-        raise ConfigError(f"eval.split is '{split}', and must be one of: {', '.join(SPLITS)}.", key="eval.split")
+    options = read_section(cfg, Eval)
+    split = options.split
     run_dir = output_folder(cfg.paths.run_dir, "paths.run_dir")
     written_to = output_file(run_dir / f"eval_{split}.json", "paths.run_dir")
     weights = chosen_weights(cfg, "eval")
@@ -58,7 +54,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"datamodule.dataset_managers.{split} has no loader, so there is nothing to evaluate on.")
     harness = session.harness()
     checkpoint = load_chosen(cfg, harness, "eval")
-    likelihood = LikelihoodPass(num_samples) if (num_samples := _num_samples(options, harness)) else None
+    likelihood = LikelihoodPass(num_samples) if (num_samples := _num_samples(options.num_samples, harness)) else None
     estimates = Estimates()
     callbacks = [RandomState(cfg.seed), EvaluationProgress(), estimates, *([likelihood] if likelihood else [])]
     trainer = session.trainer(callbacks, [])
@@ -78,7 +74,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         print_results(f"{shown(checkpoint)} on {split}", metrics, estimates.counts, session.console, results)
         print_likelihoods(measured, session.console)
-        if (asked := options.get("num_samples")) and measured and all(m.likelihood.exact for m in measured.values()):
+        if (asked := options.num_samples) and measured and all(m.likelihood.exact for m in measured.values()):
             told = f"eval.num_samples={asked} has no effect: nothing is drawn from an exact likelihood."
             session.console.print(told, highlight=False, soft_wrap=True)
         quality: dict[str, Any] | None = None
@@ -93,7 +89,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
             {
                 **record,
                 "weights": str(checkpoint),
-                "averaged_weights": bool(options.get("apply_ema", True)) and has_averages(checkpoint),
+                "averaged_weights": options.apply_ema and has_averages(checkpoint),
                 "split": split,
                 "sampler": sampler_of(cfg),
                 "batch_size": cfg.per_device_val_batch_size,
@@ -129,11 +125,8 @@ def has_averages(checkpoint: Path) -> bool:
     return not is_weights_alone(checkpoint) and averaged_state_dict(load_checkpoint(checkpoint)) is not None
 
 
-def _num_samples(options: dict[str, Any], harness: Harness) -> int:
+def _num_samples(asked: int | None, harness: Harness) -> int:
     """`eval.num_samples`; 0 for no likelihood, which is also the default where the loss has none."""
-    asked = options.get("num_samples")
-    if asked is not None and (not isinstance(asked, int) or asked < 0):
-        raise ConfigError(f"eval.num_samples is {asked}, and must be a number of draws, or 0 for no likelihood.")
     if not gives_likelihood(harness.loss_function):
         if asked:
             name = type(harness.loss_function).__name__

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from xlm.compose.values import read_section
 from xlm.errors import CheckpointError, ConfigError
 from xlm.jobs.checkpoint_choice import chosen_weights
-from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS, SECTIONS
-from xlm.jobs.options import options_of
+from xlm.jobs.naming_a_checkpoint import SECTIONS
 from xlm.jobs.session import quiet_libraries, shown
 from xlm.jobs.sources import Source
+from xlm.schemas import Checkpoint, Extract, Hub
 from xlm.trained import TrainedModel, load_source
 from xlm.training.ema import averaged_state_dict
 from xlm.training.exported import check_new
@@ -21,30 +21,22 @@ from xlm.utils.outputs import output_folder
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.weight_files import check_shard_size, is_weights_alone
 
-EXTRACT_OPTIONS = ("output_dir", "format", "max_shard_size", *CHECKPOINT_OPTIONS)
-PUSH_OPTIONS = ("repo_id", "commit_message", "private", "max_shard_size", *CHECKPOINT_OPTIONS)
-FORMATS = ("xlm", "transformers")
-# Larger files are awkward to upload; the hub's own clients split there too.
-MAX_SHARD_SIZE = "5GB"
-
 
 def extract(cfg: DictConfig) -> Path:
     """Write the model of `extract.checkpoint_path`, or of the run, into `extract.output_dir`; returns that folder.
 
     Raises:
-        ConfigError: an option that doesn't exist, or a format that this network doesn't have.
+        ConfigError: an option or a value that isn't one, or a format that this network doesn't have.
         CheckpointError: no checkpoint, one that doesn't fit, or a folder with something in it.
     """
-    options = options_of(cfg, "extract", EXTRACT_OPTIONS)
-    layout = str(options.get("format", "xlm"))
-    if layout not in FORMATS:
-        raise ConfigError(f"extract.format is '{layout}'. Choices: {', '.join(FORMATS)}.", key="extract.format")
-    asked = options.get("output_dir")
+    options = read_section(cfg, Extract)
     default = Path(cfg.paths.run_dir) / "extracted"
-    folder = check_new(output_folder(default if asked is None else asked, "extract.output_dir"))
-    size = _shard_size(options, "extract")
+    folder = check_new(
+        output_folder(default if options.output_dir is None else options.output_dir, "extract.output_dir")
+    )
+    size = _shard_size(options)
     model, what = _loaded(cfg, "extract", options)
-    if layout == "transformers":
+    if options.format == "transformers":
         model.save_for_transformers(folder, size)
     else:
         model.save_pretrained(folder, size)
@@ -60,39 +52,42 @@ def push(cfg: DictConfig) -> str:
     """Upload the model of `hub.checkpoint_path`, or of the run, to `hub.repo_id`; returns what the hub answers.
 
     Raises:
-        ConfigError: no repository is named, or an option doesn't exist.
+        ConfigError: no repository is named, or an option or a value isn't one.
         CheckpointError: no checkpoint, one that doesn't fit, or the hub refuses.
     """
-    options = options_of(cfg, "hub", PUSH_OPTIONS)
-    repo_id = options.get("repo_id")
-    if not repo_id:
+    options = read_section(cfg, Hub)
+    if not options.repo_id:
         raise ConfigError("push_to_hub needs the repository: hub.repo_id=owner/name.", key="hub.repo_id")
-    size = _shard_size(options, "hub")
+    size = _shard_size(options)
     model, what = _loaded(cfg, "hub", options)
-    message = str(options.get("commit_message") or "Upload model")
-    answer = model.push_to_hub(str(repo_id), message, options.get("private"), size)
+    message = str(options.commit_message or "Upload model")
+    answer = model.push_to_hub(str(options.repo_id), message, options.private, size)
     plain_console().print(f"{what}: {answer}", soft_wrap=True, highlight=False)
     return answer
 
 
-def _shard_size(options: dict[str, Any], section: str) -> int | str | None:
-    size = options.get("max_shard_size", MAX_SHARD_SIZE)
-    return None if size is None else check_shard_size(size, f"{section}.max_shard_size")
+def _shard_size(options: Extract | Hub) -> int | str | None:
+    size = options.max_shard_size
+    return None if size is None else check_shard_size(size, f"{options.section}.max_shard_size")
 
 
-def _loaded(cfg: DictConfig, section: str, options: dict[str, Any]) -> tuple[TrainedModel, str]:
+def _loaded(cfg: DictConfig, section: str, options: Checkpoint) -> tuple[TrainedModel, str]:
     """The chosen weights in the network of this configuration, and a line that says which they are."""
     quiet_libraries()
     weights = chosen_weights(cfg, section)
     alone = is_weights_alone(weights.path)
-    apply_ema = bool(options.get("apply_ema", True))
     checkpoint = None if alone else load_checkpoint(weights.path)
     averaged = checkpoint is not None and averaged_state_dict(checkpoint) is not None
-    if options.get("apply_ema") and not alone and not averaged:
+    if _asks_for_averages(cfg, section) and not alone and not averaged:
         raise CheckpointError(f"{weights.path} holds no averaged weights: its run had no ema_decay.", path=weights.path)
     source = Source(weights.path, _as_trained(cfg), checkpoint, weights.tokenizer, weights.is_remote)
-    kind = "weights" if alone else "averaged weights" if averaged and apply_ema else "raw weights"
-    return load_source(source, apply_ema=apply_ema), f"The {kind} of {shown(weights.path)}"
+    kind = "weights" if alone else "averaged weights" if averaged and options.apply_ema else "raw weights"
+    return load_source(source, apply_ema=options.apply_ema), f"The {kind} of {shown(weights.path)}"
+
+
+def _asks_for_averages(cfg: DictConfig, section: str) -> bool:
+    """Whether somebody said so, where the default is to take what there is."""
+    return bool((cfg.get(section) or {}).get("apply_ema"))
 
 
 def _as_trained(cfg: DictConfig) -> DictConfig:

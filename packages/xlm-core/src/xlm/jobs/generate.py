@@ -12,27 +12,24 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from xlm.compose.values import read_section
 from xlm.errors import ConfigError
 from xlm.evaluation.cost import calls_of_rows
 from xlm.harness import Harness
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.interactive import converse
-from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
-from xlm.jobs.options import fewer_than_asked, options_of
+from xlm.jobs.options import fewer_than_asked
 from xlm.jobs.prompts import Prompt, read_prompts
 from xlm.jobs.session import Session, shown, start
 from xlm.jobs.tracing import tracing
 from xlm.jobs.writer import Sample, Writer
+from xlm.schemas import Generation
 from xlm.training.rng import random_state_of
 from xlm.utils.components import current_components
 from xlm.utils.files import replace_text
 from xlm.utils.outputs import output_file, output_folder
 from xlm.utils.rich_utils import plain_console
 
-OPTIONS = (
-    "prompts", "prompt_file", "mode", "num_samples", "num_examples", "split", "batch_size", "output", "output_path",
-    "interactive", *CHECKPOINT_OPTIONS,
-)  # fmt: skip
 # Where prompts are taken from when none are given, in this order.
 SPLITS = ("predict", "test", "val")
 # Of each row, on the screen; a published predictor calls what it wrote its text.
@@ -48,12 +45,12 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     Rows go to `generation.output` (default `<run>/generations.jsonl`; "-" is standard output) and to the screen.
 
     Raises:
-        ConfigError: an option that doesn't exist, options that don't go together, or a model that cannot do it.
+        ConfigError: an option or a value that isn't one, options that don't go together, or a model that cannot do it.
         DataError: no prompts where some were promised.
         CheckpointError: no checkpoint, or one that cannot be read or does not fit.
     """
-    options = options_of(cfg, "generation", OPTIONS)
-    prompts = None if options.get("interactive") else read_prompts(options.get("prompts"), options.get("prompt_file"))
+    options = read_section(cfg, Generation)
+    prompts = None if options.interactive else read_prompts(options.prompts, options.prompt_file)
     _check(options, prompts)
     output = _output(cfg, options)
     weights = chosen_weights(cfg, "generation")
@@ -68,11 +65,11 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     writer = Writer(harness, current_components())
     traced = tracing(session, harness, checkpoint)
     with torch.inference_mode(), trainer.precision_plugin.forward_context(), traced:
-        if options.get("interactive"):
+        if options.interactive:
             converse(lambda prompt, number: _samples(writer, [Prompt(prompt)], cfg, options, number), session.console,
                      f"{writer.name} from {shown(checkpoint)}")  # fmt: skip
             return []
-        if prompts is not None or options.get("num_samples"):
+        if prompts is not None or options.num_samples:
             rows = from_prompts(writer, prompts or [Prompt("")], cfg, options)
         else:
             rows = from_data(session, harness, options, _seed(cfg))
@@ -83,33 +80,30 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def _output(cfg: DictConfig, options: dict[str, Any]) -> str:
+def _output(cfg: DictConfig, options: Generation) -> str:
     """Where rows go; ConfigError where they, or the record in the run's folder, could not be written."""
-    if options.get("interactive"):
+    if options.interactive:
         return ""  # nothing is written
     run_dir = output_folder(cfg.paths.run_dir, "paths.run_dir")
-    key = next((key for key in ("output", "output_path") if options.get(key) is not None), None)
-    if key is None:
+    key = "output" if options.output is not None else "output_path"
+    given: str | None = getattr(options, key)
+    if given is None:
         return str(output_file(run_dir / "generations.jsonl", "paths.run_dir"))
-    if options[key] == STDOUT:
+    if given == STDOUT:
         return STDOUT
-    prompts = options.get("prompt_file")
-    return str(output_file(options[key], f"generation.{key}", read=[] if prompts is None else [prompts]))
+    prompts = options.prompt_file
+    return str(output_file(given, f"generation.{key}", read=[] if prompts is None else [prompts]))
 
 
-def _check(options: dict[str, Any], prompts: list[Prompt] | None) -> None:
+def _check(options: Generation, prompts: list[Prompt] | None) -> None:
     """ConfigError for options that don't go together."""
-    of_data = [name for name in ("num_examples", "split") if options.get(name) is not None]
-    of_prompts = [name for name in ("num_samples", "mode") if options.get(name) is not None]
+    of_data = [name for name in ("num_examples", "split") if getattr(options, name) is not None]
+    of_prompts = [name for name in ("num_samples", "mode") if getattr(options, name) is not None]
     if of_data and (prompts is not None or of_prompts):
         other = "prompts" if prompts is not None else of_prompts[0]
         raise ConfigError(
             f"generation.{of_data[0]} takes prompts from the data, each once, and doesn't go with generation.{other}."
         )
-    for name in ("num_samples", "num_examples", "batch_size"):
-        value = options.get(name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"generation.{name} is {value}, and must be at least 1.", key=f"generation.{name}")
 
 
 def _seed(cfg: DictConfig) -> int:
@@ -119,19 +113,19 @@ def _seed(cfg: DictConfig) -> int:
 
 
 def _samples(
-    writer: Writer, prompts: Sequence[Prompt], cfg: DictConfig, options: dict[str, Any], number: int = 0
+    writer: Writer, prompts: Sequence[Prompt], cfg: DictConfig, options: Generation, number: int = 0
 ) -> list[Sample]:
     return writer.write(
         [prompt.text for prompt in prompts],
-        int(options.get("num_samples") or 1),
+        options.num_samples or 1,
         seed=_seed(cfg) + number,
-        mode=str(options.get("mode") or "auto"),
-        batch_size=int(options.get("batch_size") or cfg.per_device_val_batch_size),
+        mode=options.mode or "auto",
+        batch_size=int(options.batch_size or cfg.per_device_val_batch_size),
     )
 
 
 def from_prompts(
-    writer: Writer, prompts: Sequence[Prompt], cfg: DictConfig, options: dict[str, Any]
+    writer: Writer, prompts: Sequence[Prompt], cfg: DictConfig, options: Generation
 ) -> list[dict[str, Any]]:
     """A row for each sample of each prompt, with what else the prompt's line said."""
     samples = _samples(writer, prompts, cfg, options)
@@ -150,11 +144,11 @@ def from_prompts(
     ]
 
 
-def from_data(session: Session, harness: Harness, options: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+def from_data(session: Session, harness: Harness, options: Generation, seed: int) -> list[dict[str, Any]]:
     """Rows for the first prompts of the first prediction loader there is."""
-    num_examples = int(options.get("num_examples") or NUM_EXAMPLES)
+    num_examples = options.num_examples or NUM_EXAMPLES
     datamodule = session.datamodule
-    splits = [str(options["split"])] if options.get("split") else SPLITS
+    splits = [options.split] if options.split else SPLITS
     for split in splits:
         for index, name in datamodule.dataloader_names.get(split, {}).items():
             if datamodule.role(split, name) != "prediction":
@@ -166,7 +160,7 @@ def from_data(session: Session, harness: Harness, options: dict[str, Any], seed:
                     rows += _predicted(harness, batch, batch_idx, index, name)
                     if len(rows) >= num_examples:
                         break
-            asked, prompts = options.get("num_examples"), f"prompts in {split}/{name}"
+            asked, prompts = options.num_examples, f"prompts in {split}/{name}"
             if said := fewer_than_asked("generation.num_examples", asked, len(rows), prompts):
                 session.console.print(said, highlight=False, soft_wrap=True)
             return [{**row, "seed": seed} for row in rows[:num_examples]]

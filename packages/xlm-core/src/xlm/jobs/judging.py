@@ -11,7 +11,7 @@ import torch
 from xlm.data.manager import UnconditionalGenerationDatasetManager
 from xlm.errors import ConfigError
 from xlm.evaluation.text_quality.estimate import Estimate
-from xlm.evaluation.text_quality.judge import PROTOCOLS, WINDOW, Judge, Protocol, check_protocol, load_judge
+from xlm.evaluation.text_quality.judge import PROTOCOLS, WINDOW, Judge, Protocol, load_judge
 from xlm.evaluation.text_quality.measure import Quality, measure
 from xlm.evaluation.text_quality.overlap import Overlap, add_all
 from xlm.evaluation.text_quality.texts import WrittenText
@@ -19,9 +19,8 @@ from xlm.evaluation.text_quality.units import examples_of
 from xlm.jobs.options import fewer_than_asked
 from xlm.jobs.session import Session
 from xlm.jobs.text_files import texts_rows
+from xlm.schemas import Judged
 
-# Options of the jobs that judge texts.
-OPTIONS = ("judge", "judge_window", "judge_protocol", "train_examples")
 # Of the training data, so many examples are compared with at most, unless more are asked for.
 TRAIN_EXAMPLES = 100_000
 
@@ -34,24 +33,19 @@ def loaders_of_texts(session: Session, split: str) -> list[str]:
     return [name for name, manager in managers.items() if isinstance(manager, UnconditionalGenerationDatasetManager)]
 
 
-def judge_of(options: Mapping[str, Any], section: str, loaders: Sequence[str], split: str) -> str | None:
+def judge_of(options: Judged, section: str, loaders: Sequence[str], split: str) -> str | None:
     """The name of the judge that the options ask for.
 
     Raises:
-        ConfigError: there are no texts to judge, a number is none, or the protocol is unknown.
+        ConfigError: there are no texts to judge.
     """
-    check_protocol(options.get("judge_protocol") or "xlm", f"{section}.judge_protocol")
-    for name in ("judge_window", "train_examples"):
-        value = options.get(name)
-        if value is not None and (not isinstance(value, int) or value < (0 if name == "train_examples" else 2)):
-            raise ConfigError(f"{section}.{name} is {value}, and must be a number.", key=f"{section}.{name}")
-    if options.get("judge") and not loaders:
+    if options.judge and not loaders:
         raise ConfigError(
             f"{section}.judge judges texts written from nothing, and datamodule.dataset_managers.{split} has no loader "
             "that asks for any (xlm.datamodule.UnconditionalGenerationDatasetManager).",
             key=f"{section}.judge",
         )
-    return str(options["judge"]) if options.get("judge") else None
+    return str(options.judge) if options.judge else None
 
 
 @dataclass(frozen=True)
@@ -70,14 +64,12 @@ class Judging:
     asked: int | None = None
 
     @classmethod
-    def of(cls, session: Session, options: Mapping[str, Any], judge: str | None, device: torch.device) -> Judging:
+    def of(cls, session: Session, options: Judged, judge: str | None, device: torch.device) -> Judging:
         """As the options of a job say; without a judge, training data are looked at only if they are asked for."""
-        asked = options.get("train_examples")
-        window = int(options.get("judge_window") or WINDOW)
-        protocol = check_protocol(options.get("judge_protocol") or "xlm", "judge_protocol")
-        loaded = load_judge(judge, device, window, protocol) if judge else None
+        asked = options.train_examples
+        loaded = load_judge(judge, device, options.judge_window or WINDOW, options.judge_protocol) if judge else None
         default = TRAIN_EXAMPLES if judge and session.datamodule.dataset_managers["train"] else 0
-        return cls(session, loaded, default if asked is None else int(asked), asked)
+        return cls(session, loaded, default if asked is None else asked, asked)
 
     def measure(self, texts: Mapping[str, Sequence[WrittenText]]) -> tuple[dict[str, Quality], dict[str, Any]]:
         """Quality of each list of texts, and what it depends on.

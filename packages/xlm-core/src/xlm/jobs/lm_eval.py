@@ -10,15 +10,9 @@ from typing import Any
 
 from xlm.cli.words import as_list, as_value, read_words
 from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.schemas import LMEval
 
 JOB = "lm_eval"
-OPTIONS = {
-    "checkpoint": "", "tasks": "", "include_path": "", "num_fewshot": "", "limit": "", "batch_size": "64",
-    "device": "cpu", "num_samples": "8", "seed": "0", "max_gen_toks": "256", "precision": "fp32",
-    "score_end": "false", "apply_ema": "true", "revision": "", "trust_remote_code": "false",
-    "log_samples": "false", "use_cache": "", "bootstrap_iters": "1000", "output": "",
-}  # fmt: skip
-_NUMBERS = ("num_fewshot", "batch_size", "num_samples", "seed", "max_gen_toks", "bootstrap_iters")
 _OF_SAMPLER = "predictor."
 NOT_INSTALLED = 'lm-evaluation-harness is not installed: pip install "xlm-core[lm-eval]".'
 
@@ -30,15 +24,15 @@ def run_lm_eval(args: Sequence[str]) -> int:
         ConfigError: lm-eval isn't installed, an option or a task that isn't one, or a family that cannot do it.
         CheckpointError: there is no such model.
     """
-    words, options = read_words(JOB, args, OPTIONS)
+    words, options = read_words(JOB, args, LMEval)
     sampler = {word.partition("=")[0]: as_value(word) for word in words if word.startswith(_OF_SAMPLER)}
     named = [word for word in words if not word.startswith(_OF_SAMPLER)]
-    checkpoint = options["checkpoint"] or (named.pop(0) if named else "")
+    checkpoint = options.checkpoint or (named.pop(0) if named else "")
     if named:
         raise ConfigError(f"xlm lm_eval takes one checkpoint, and doesn't know what '{named[0]}' is.")
     if not checkpoint:
         raise ConfigError("Which model? xlm lm_eval checkpoint=runs/mine tasks=[…].", key="checkpoint")
-    tasks = as_list(options["tasks"])
+    tasks = as_list(options.tasks)
     if not tasks:
         raise ConfigError(
             "Which tasks? xlm lm_eval checkpoint=… tasks=[a,b], and include_path=… for your own.", key="tasks"
@@ -47,7 +41,7 @@ def run_lm_eval(args: Sequence[str]) -> int:
     return 0
 
 
-def _evaluate(checkpoint: str, tasks: list[str], options: dict[str, str], sampler: dict[str, Any]) -> None:
+def _evaluate(checkpoint: str, tasks: list[str], options: LMEval, sampler: dict[str, Any]) -> None:
     try:
         import lm_eval
         from lm_eval.utils import handle_non_serializable, make_table
@@ -62,31 +56,35 @@ def _evaluate(checkpoint: str, tasks: list[str], options: dict[str, str], sample
     from xlm.utils.run_record import run_record
 
     quiet_libraries()
-    numbers = _numbers(options)
-    if options["output"]:
-        output_file(options["output"], "output")
+    if options.output:
+        output_file(options.output, "output")
     lm = XLMForLMEval(
         checkpoint,
-        device=options["device"],
-        precision=options["precision"],  # type: ignore[arg-type]
-        revision=options["revision"] or None,
-        **{name: numbers[name] for name in ("batch_size", "num_samples", "seed", "max_gen_toks")},
-        **{name: options[name] == "true" for name in ("score_end", "apply_ema", "trust_remote_code")},
+        device=options.device,
+        precision=options.precision,
+        revision=options.revision or None,
+        batch_size=options.batch_size,
+        num_samples=options.num_samples,
+        seed=options.seed,
+        max_gen_toks=options.max_gen_toks,
+        score_end=options.score_end,
+        apply_ema=options.apply_ema,
+        trust_remote_code=options.trust_remote_code,
         **sampler,
     )
-    output = output_file(options["output"] or _folder(checkpoint, lm.lm.source) / "lm_eval.json", "output")
-    manager = _manager(tasks, options["include_path"])
+    output = output_file(options.output or _folder(checkpoint, lm.lm.source) / "lm_eval.json", "output")
+    manager = _manager(tasks, options.include_path)
     results = lm_eval.simple_evaluate(
         lm,
         tasks=tasks,
         task_manager=manager,
-        num_fewshot=numbers["num_fewshot"],
+        num_fewshot=options.num_fewshot,
         batch_size=lm.batch_size,
         device=str(lm.device),
-        limit=numbers["limit"],
-        use_cache=options["use_cache"] or None,
-        bootstrap_iters=numbers["bootstrap_iters"],
-        log_samples=options["log_samples"] == "true",
+        limit=options.limit,
+        use_cache=options.use_cache or None,
+        bootstrap_iters=options.bootstrap_iters,
+        log_samples=options.log_samples,
     )
     record = run_record(OmegaConf.to_yaml(lm.lm.config, resolve=False), lm.seed, lm.device.type, Path.cwd())
     plain = json.loads(json.dumps(results, default=handle_non_serializable))
@@ -132,15 +130,3 @@ def _folder(checkpoint: str, weights: Path) -> Path:
     from xlm.jobs.sources import folder_of
 
     return folder_of(weights) if Path(checkpoint).exists() else Path.cwd()
-
-
-def _numbers(options: dict[str, str]) -> dict[str, Any]:
-    """Options that are whole numbers, and `limit`, which may be a share; None for those that aren't given."""
-    found: dict[str, Any] = {}
-    for name in (*_NUMBERS, "limit"):
-        text = options[name]
-        try:
-            found[name] = None if not text else float(text) if name == "limit" and "." in text else int(text)
-        except ValueError:
-            raise ConfigError(f"{name} is {text}, and must be a whole number.", key=name) from None
-    return found

@@ -10,8 +10,6 @@ SECTIONS = {
     "push_to_hub": "hub",
 }  # fmt: skip
 PATH_KEYS = ("checkpoint_path", "ckpt_path")
-# Options of every job that loads a model.
-CHECKPOINT_OPTIONS = (*PATH_KEYS, "revision", "apply_ema", "trust_remote_code")
 # With one of these the command line composes a configuration of its own.
 _COMPOSES = ("experiment", "model", "model_type")
 

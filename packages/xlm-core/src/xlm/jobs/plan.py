@@ -13,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
-from xlm.errors import ConfigError, DataError
+from xlm.compose.values import read_section
+from xlm.errors import DataError
 from xlm.harness import Harness
-from xlm.jobs.options import options_of
 from xlm.jobs.session import Session, shown, start
+from xlm.schemas import Plan
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.estimate import (
     Measured,
@@ -34,9 +35,6 @@ from xlm.utils.outputs import output_file
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 
-OPTIONS = ("output_path", "num_steps", "num_warmup_steps")
-NUM_STEPS = 5
-NUM_WARMUP_STEPS = 3
 WIDTH = 80
 
 
@@ -47,16 +45,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     training data, only what needs none is told.
 
     Raises:
-        ConfigError: an option that doesn't exist, or too few steps.
+        ConfigError: an option or a value that isn't one.
     """
-    options = options_of(cfg, "plan", OPTIONS)
-    num_steps = _count(options, "num_steps", NUM_STEPS, least=1)
-    num_warmup = _count(options, "num_warmup_steps", NUM_WARMUP_STEPS, least=1)
-    asked = options.get("output_path")
-    path = output_file("plan.json" if asked is None else asked, "plan.output_path")
+    options = read_section(cfg, Plan)
+    path = output_file(options.output_path, "plan.output_path")
     before = capture()
     try:
-        plan, is_first = _make(cfg, num_steps, num_warmup)
+        plan, is_first = _make(cfg, options.num_steps, options.num_warmup_steps)
     finally:
         restore(before)
     if is_first:
@@ -64,13 +59,6 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         print_plan(plan, console)
         console.print(f"Written to {shown(write_results(path, plan))}.", soft_wrap=True)
     return plan
-
-
-def _count(options: Mapping[str, Any], name: str, default: int, least: int) -> int:
-    value = options.get(name, default)
-    if not isinstance(value, int) or value < least:
-        raise ConfigError(f"plan.{name} is {value}, and must be a number of steps, at least {least}.")
-    return value
 
 
 def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, Any], bool]:

@@ -28,7 +28,7 @@ def read_prompts(prompts: Any, prompt_file: Any) -> list[Prompt] | None:
     """The prompts that `generation.prompts` and `generation.prompt_file` ask for; None where neither does.
 
     Raises:
-        ConfigError: both are given, or a prompt is no text.
+        ConfigError: both are given.
         DataError: the file is not there, has no prompt, or has a line that is none.
     """
     if prompts is not None and prompt_file is not None:
@@ -42,17 +42,7 @@ def read_prompts(prompts: Any, prompt_file: Any) -> list[Prompt] | None:
     given = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
     if not given:
         raise ConfigError("generation.prompts is an empty list; [''] is one prompt from nothing.")
-    return [Prompt(_as_text(prompt)) for prompt in given]
-
-
-def _as_text(prompt: Any) -> str:
-    """A prompt of a configuration; a number, which YAML makes of the labels of a graph, is meant as text."""
-    if isinstance(prompt, str | int | float) and not isinstance(prompt, bool):
-        return str(prompt)
-    raise ConfigError(
-        f"generation.prompts: {json.dumps(prompt, default=str)} is no text; if it is meant as one, write it in quotes.",
-        key="generation.prompts",
-    )
+    return [Prompt(str(prompt)) for prompt in given]
 
 
 def _from_file(name: str) -> list[Prompt]:

@@ -15,7 +15,9 @@ from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.external_models import active_models
 from xlm.jobs.naming_a_checkpoint import PATH_KEYS, SECTIONS
 from xlm.jobs.sources import check_trusted, find_source
+from xlm.schemas import Checkpoint
 from xlm.trained import BUILT
+from xlm.utils.options import read_options
 
 _STRATEGY = "trainer_strategy"
 _NEED_NO_DATA = ("prompts", "prompt_file", "num_samples", "interactive")
@@ -43,15 +45,19 @@ def stored_config(overrides: Sequence[str], job: str) -> DictConfig:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     given: dict[str, Any] = {override.key_or_group: override.value() for override in parsed}
     strategy = str(given.get(_STRATEGY, "auto"))
-    options = {name: given.get(f"{section}.{name}") for name in (*PATH_KEYS, "revision", "trust_remote_code")}
-    source = find_source(str(options["checkpoint_path"] or options["ckpt_path"]), revision=options["revision"])
+    names = (*PATH_KEYS, "revision", "trust_remote_code")
+    said = {name: given[key] for name in names if (key := f"{section}.{name}") in given}
+    options = read_options(Checkpoint, said, section)
+    if not (options.checkpoint_path or options.ckpt_path):
+        raise ConfigError(f"{section}.checkpoint_path names no checkpoint.", key=f"{section}.checkpoint_path")
+    source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
     cfg = source.config
     with open_dict(cfg):
         # Keys that came after the checkpoint.
         for key in _file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
             cfg[key] = _file("config.yaml")._get_node(key)
         cfg.paths = _file("paths/default.yaml")
-        if source.is_remote and not options["trust_remote_code"]:
+        if source.is_remote and not options.trust_remote_code:
             _restrict(cfg, job, given)
         cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes = "auto", 1, 1
         cfg.merge_with(_file(f"{_STRATEGY}/{strategy}.yaml"))

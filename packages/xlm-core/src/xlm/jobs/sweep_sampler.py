@@ -14,26 +14,25 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from xlm.compose.values import read_part
 from xlm.data.rows import SubsetRows
 from xlm.decoding.unread import unsaid
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import Point, draw, qualities, table, write_tables
 from xlm.harness import Harness, num_rows
-from xlm.jobs import judging
 from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
-from xlm.jobs.naming_a_checkpoint import CHECKPOINT_OPTIONS
 from xlm.jobs.options import fewer_than_asked
 from xlm.jobs.session import Session, shown, start
 from xlm.jobs.sweep_scoring import Scoring, scoring_of
+from xlm.schemas import Judged, Sweep
 from xlm.training.peak import synchronize
 from xlm.training.results import write_results
 from xlm.training.rng import random_state_of
 from xlm.utils.imports import get_function
+from xlm.utils.options import options_in
 from xlm.utils.outputs import output_file, output_folder
 from xlm.utils.run_record import config_hash
 
-OWN = ("split", "num_examples", "metric", "output_path", *judging.OPTIONS, *CHECKPOINT_OPTIONS)
-STAGES = {"val": "validate", "test": "test"}
 NUM_EXAMPLES = 500
 POINTS = "points.jsonl"
 FILES = (POINTS, "sweep.csv", "sweep.md", "sweep.json", "sweep.png")
@@ -49,15 +48,10 @@ def run(cfg: DictConfig) -> list[Point]:
         CheckpointError: no checkpoint, or one that cannot be read or does not fit.
     """
     own, grid = _options(cfg)
-    split, num_examples = str(own.get("split", "test")), own.get("num_examples", NUM_EXAMPLES)
-    if split not in STAGES:
-        raise ConfigError(f"sweep.split is '{split}', and must be one of: {', '.join(STAGES)}.", key="sweep.split")
-    if not isinstance(num_examples, int) or num_examples < 2:
-        raise ConfigError(f"sweep.num_examples is {num_examples}; at least 2 are needed to tell an error.")
+    split, num_examples = own.split, own.num_examples or NUM_EXAMPLES
     output_folder(cfg.paths.run_dir, "paths.run_dir")
-    asked = own.get("output_path")
     default = Path(cfg.paths.run_dir) / f"sweep_{split}"
-    folder = output_folder(default if asked is None else asked, "sweep.output_path")
+    folder = output_folder(default if own.output_path is None else own.output_path, "sweep.output_path")
     for name in FILES:
         output_file(folder / name, "sweep.output_path")
     session = start(cfg, chosen_weights(cfg, "sweep").tokenizer)
@@ -70,10 +64,10 @@ def run(cfg: DictConfig) -> list[Point]:
     predictors = [harness.predictor_with(options) for options in settings]
     name, batches, available = _batches(session, harness, split, num_examples)
     examples = f"examples in {split}/{name}"
-    if said := fewer_than_asked("sweep.num_examples", own.get("num_examples"), available, examples):
+    if said := fewer_than_asked("sweep.num_examples", own.num_examples, available, examples):
         session.console.print(said, highlight=False, soft_wrap=True)
     scoring = scoring_of(session, harness, split, name, own)
-    key = _key(cfg, weights, own, split, num_examples)
+    key = _key(cfg, weights, own, num_examples)
     known = _read(folder / POINTS, key)
     points: list[Point] = []
     is_warm = False
@@ -96,28 +90,27 @@ def run(cfg: DictConfig) -> list[Point]:
     return points
 
 
-def _options(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def _options(cfg: DictConfig) -> tuple[Sweep, dict[str, list[Any]]]:
     """The job's own options, and the values of each of the predictor's; ConfigError for one that neither has."""
-    node = cfg.get("sweep")
-    given: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}
+    own, others = read_part(cfg, Sweep)
     if not cfg.get("predictor"):
         raise ConfigError("model_type has no predictor (predictor: null), so there is no sampler to sweep over.")
     taken = inspect.signature(get_function(cfg.predictor["_target_"])).parameters
     swept = [name for name in taken if name not in _FILLED]
-    for name in given:
-        if name not in OWN and name not in swept:
-            hint = did_you_mean([f"sweep.{near}" for near in nearest_names(str(name), [*OWN, *swept], 1)])
+    for name in others:
+        if name not in swept:
+            hint = did_you_mean([f"sweep.{near}" for near in nearest_names(name, [*options_in(Sweep), *swept], 1)])
             raise ConfigError(
                 f"Unknown option 'sweep.{name}': neither the job nor its sampler has it "
                 f"({', '.join(swept)}). {hint}".rstrip(),
                 key=f"sweep.{name}",
             )
-    grid = {str(n): v if isinstance(v, list) else [v] for n, v in given.items() if n not in OWN}
+    grid = {name: value if isinstance(value, list) else [value] for name, value in others.items()}
     if empty := [name for name, values in grid.items() if not values]:
         raise ConfigError(f"sweep.{empty[0]} has no values.", key=f"sweep.{empty[0]}")
     if not grid:
         raise ConfigError(f"Nothing to sweep over: give sweep.<option>=[…], of {', '.join(swept)}.")
-    return {str(n): v for n, v in given.items() if n in OWN}, grid
+    return own, grid
 
 
 def _check_read(harness: Harness, grid: Mapping[str, list[Any]], settings: list[dict[str, Any]]) -> None:
@@ -181,14 +174,15 @@ def _measure(
     return Point(options, scoring.finish(), n, calls / n if counts_calls else None, seconds)
 
 
-def _key(cfg: DictConfig, weights: Path, own: Mapping[str, Any], split: str, num_examples: int) -> str:
+def _key(cfg: DictConfig, weights: Path, own: Sweep, num_examples: int) -> str:
     """What has to be the same for a point to be taken over from an earlier start."""
     state = weights.stat()
     parts = {name: cfg.get(name) for name in ("model", "predictor", "datamodule", "collators", "seed")}
     text = OmegaConf.to_yaml(OmegaConf.create(parts), resolve=False)
-    size = [cfg.per_device_val_batch_size, cfg.trainer.get("precision"), own.get("apply_ema", True)]
-    size += [f"{name}={own[name]}" for name in judging.OPTIONS if own.get(name) is not None]
-    return config_hash(f"{text}{weights.resolve()}{state.st_size}{state.st_mtime_ns}{split}{num_examples}{size}")
+    size = [cfg.per_device_val_batch_size, cfg.trainer.get("precision"), own.apply_ema]
+    judged = {name: getattr(own, name) for name in options_in(Judged)}
+    size += [f"{name}={value}" for name, value in judged.items() if value != options_in(Judged)[name].default]
+    return config_hash(f"{text}{weights.resolve()}{state.st_size}{state.st_mtime_ns}{own.split}{num_examples}{size}")
 
 
 def _text(options: Mapping[str, Any]) -> str:

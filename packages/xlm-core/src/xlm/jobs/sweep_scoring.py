@@ -15,6 +15,7 @@ from xlm.harness import Harness
 from xlm.jobs.judging import Judging, judge_of, loaders_of_texts
 from xlm.jobs.session import Session
 from xlm.metrics import MetricWrapper
+from xlm.schemas import Sweep
 
 Values = dict[str, tuple[float, float | None]]
 
@@ -32,14 +33,14 @@ class Scoring(Protocol):
         """Value and standard error by name, the quality first; forgets what was counted."""
 
 
-def scoring_of(session: Session, harness: Harness, split: str, name: str, options: Mapping[str, Any]) -> Scoring:
+def scoring_of(session: Session, harness: Harness, split: str, name: str, options: Sweep) -> Scoring:
     """By a judge where one is named, else by the loader's metrics.
 
     Raises:
         ConfigError: a loader without metrics and no judge, no such metric or judge, or both are named.
     """
     texts = [loader for loader in loaders_of_texts(session, split) if loader == name]
-    judge, metric = judge_of(options, "sweep", texts, split), options.get("metric")
+    judge, metric = judge_of(options, "sweep", texts, split), options.metric
     if judge is None:
         return ByMetrics(harness, _metrics(harness, split, name, metric, bool(texts)))
     if metric is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlm.cli.words import as_list, is_job, read_words
 from xlm.errors import ConfigError
+from xlm.schemas import TextQuality
 
 if TYPE_CHECKING:
     from xlm.evaluation.text_quality.measure import Quality
@@ -17,31 +18,16 @@ if TYPE_CHECKING:
     from xlm.jobs.text_files import DataOfModel
 
 JOB = "text_quality"
-OPTIONS = {
-    "samples": "", "judge": "", "train": "", "reference": "", "tokenizer": "", "key": "", "output": "",
-    "device": "auto", "batch_size": "32", "window": "1024", "train_examples": "", "num_texts": "",
-    "mauve": "false", "protocol": "xlm",
-}  # fmt: skip
-NUMBERS = ("batch_size", "window", "train_examples", "num_texts")
 NONE = "none"
 REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to judge: files of texts, by whom, against which data; see docs/guide/text-quality.md."""
+    """What to judge: files of texts, and how; see docs/guide/text-quality.md."""
 
     samples: tuple[str, ...]
-    judge: str = ""
-    train: str = ""
-    reference: str = ""
-    tokenizer: str = ""
-    key: str = ""
-    output: str = ""
-    device: str = "auto"
-    mauve: bool = False
-    protocol: str = "xlm"
-    numbers: dict[str, int | None] = field(default_factory=dict)
+    options: TextQuality
 
 
 def is_text_quality(args: Sequence[str]) -> bool:
@@ -51,20 +37,13 @@ def is_text_quality(args: Sequence[str]) -> bool:
 
 def read_request(args: Sequence[str]) -> Request:
     """The request of a command line; ConfigError for a mistake in it."""
-    words, options = read_words(JOB, args, OPTIONS)
-    samples = tuple(dict.fromkeys([*as_list(options.pop("samples")), *words]))
+    words, options = read_words(JOB, args, TextQuality)
+    samples = tuple(dict.fromkeys([*as_list(options.samples), *words]))
     if not samples:
         raise ConfigError(f"Which texts? xlm {JOB} samples=runs/mine/generations.jsonl, or several: samples=[a,b].")
-    numbers: dict[str, int | None] = {}
-    for name in NUMBERS:
-        value = options.pop(name)
-        if value and (not value.isdecimal() or int(value) < 1):
-            raise ConfigError(f"{name} is '{value}', and must be a number above 0.", key=name)
-        numbers[name] = int(value) if value else None
-    with_mauve = options.pop("mauve") == "true"
-    if with_mauve and not (options["judge"] and options["reference"]):
+    if options.mauve and not (options.judge and options.reference):
         raise ConfigError("mauve=true compares features of a judge: it needs judge=… and reference=…", key="mauve")
-    return Request(samples, **options, mauve=with_mauve, numbers=numbers)
+    return Request(samples, options)
 
 
 def run_text_quality(args: Sequence[str]) -> int:
@@ -79,7 +58,7 @@ def run_text_quality(args: Sequence[str]) -> int:
     request = read_request(args)
     quiet_libraries()
     console = plain_console()
-    path = output_file(request.output or _beside(request.samples[0]), "output", read=request.samples)
+    path = output_file(request.options.output or _beside(request.samples[0]), "output", read=request.samples)
     if path.suffix == ".md":
         raise ConfigError(f"output={path} is where the table goes; the record needs another name.", key="output")
     output_file(path.with_suffix(".md"), "output", read=request.samples)
@@ -98,7 +77,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     Raises:
         DataError: no texts; ConfigError: no such judge; CheckpointError: no such model to take data from.
     """
-    from xlm.evaluation.text_quality.judge import check_protocol, load_judge
+    from xlm.evaluation.text_quality.judge import load_judge
     from xlm.evaluation.text_quality.mauve import check_mauve, mauve
     from xlm.evaluation.text_quality.measure import measure
     from xlm.evaluation.text_quality.overlap import Overlap, add_all
@@ -108,45 +87,44 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     from xlm.trained import usable_device
     from xlm.utils.run_record import run_record
 
-    protocol = check_protocol(request.protocol, "protocol")
-    if request.mauve:
+    options = request.options
+    if options.mauve:
         check_mauve()
-    numbers = request.numbers
     texts, writers = {}, []
     for name in request.samples:
-        texts[name], writer = read_texts(name, request.key or None)
+        texts[name], writer = read_texts(name, options.key or None)
         writers.append(writer)
     # The judge goes first: data may take minutes to prepare.
-    device = usable_device(request.device)
-    judge = load_judge(request.judge, device, numbers["window"] or 1024, protocol) if request.judge else None
-    train = _train(request, writers)
-    data = _data_of(train, request.reference)
-    unit = _unit(request, data)
-    if request.reference:
+    device = usable_device(options.device)
+    judge = load_judge(options.judge, device, options.window, options.protocol) if options.judge else None
+    train = _train(options.train, writers)
+    data = _data_of(train, options.reference)
+    unit = _unit(options.tokenizer, data)
+    if options.reference:
         most = max(map(len, texts.values()))
-        texts[REFERENCE] = texts_to_compare(request.reference, data.get(request.reference), "test", most)
+        texts[REFERENCE] = texts_to_compare(options.reference, data.get(options.reference), "test", most)
     there = {name: len(found) for name, found in texts.items()}
-    texts = {name: _cut(found, unit)[: numbers["num_texts"]] for name, found in texts.items()}
+    texts = {name: _cut(found, unit)[: options.num_texts] for name, found in texts.items()}
     rows = {name: unit.encode([text.text for text in found]) for name, found in texts.items()}
     overlaps = {name: Overlap(found) for name, found in rows.items()} if train else {}
     if train:
-        most = numbers["train_examples"] or TRAIN_EXAMPLES
+        most = options.train_examples or TRAIN_EXAMPLES
         add_all(list(overlaps.values()), examples(train, unit, most, data.get(train), "train"))
     found = {
         name: measure(
             [text.text for text in texts[name]], rows[name], ended=[text.ended for text in texts[name]], judge=judge,
-            overlap=overlaps.get(name), batch_size=numbers["batch_size"] or 32,
+            overlap=overlaps.get(name), batch_size=options.batch_size,
         )
         for name in texts
     }  # fmt: skip
-    if request.mauve and judge is not None:
+    if options.mauve and judge is not None:
         human = [text.text for text in texts[REFERENCE]]
         for name in request.samples:
             found[name].numbers["mauve"] = mauve([text.text for text in texts[name]], human, judge)
     training = None
     if train:
         seen = next(iter(overlaps.values()))
-        training = {"source": train, **training_of(seen, numbers["train_examples"])}
+        training = {"source": train, **training_of(seen, options.train_examples)}
     record = {
         **run_record("", 0, device.type, Path.cwd()),
         "job_type": JOB,
@@ -155,14 +133,14 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
         "training": training,
         "samples": list(request.samples),
     }
-    said = [fewer_than_asked("num_texts", numbers["num_texts"], n, f"texts in {name}") for name, n in there.items()]
+    said = [fewer_than_asked("num_texts", options.num_texts, n, f"texts in {name}") for name, n in there.items()]
     return found, record, " ".join([caption(record), *filter(None, said)])
 
 
-def _train(request: Request, writers: Sequence[str | None]) -> str:
+def _train(said: str, writers: Sequence[str | None]) -> str:
     """The name of the training data: as said, else the texts' writer, where it is here; empty for none."""
-    if request.train:
-        return "" if request.train == NONE else request.train
+    if said:
+        return "" if said == NONE else said
     return next((writer for writer in writers if writer and Path(writer).exists()), "")
 
 
@@ -173,16 +151,23 @@ def _data_of(*names: str) -> dict[str, DataOfModel]:
     return {name: data_of_model(name) for name in dict.fromkeys(names) if name and not is_file_of_texts(name)}
 
 
-def _unit(request: Request, data: dict[str, DataOfModel]) -> Unit:
+def _unit(tokenizer: str, data: dict[str, DataOfModel]) -> Unit:
     """Tokens of the tokenizer that is named, or of the model whose data are used; else words."""
     from xlm.evaluation.text_quality.units import TokensOf, Words
 
-    if request.tokenizer == "words" or not (request.tokenizer or data):
+    if tokenizer == "words" or not (tokenizer or data):
         return Words()
-    if request.tokenizer:
+    if tokenizer:
         from xlm.data.pretrained_tokenizers import load_auto_tokenizer
 
-        return TokensOf(load_auto_tokenizer(request.tokenizer), request.tokenizer)
+        try:
+            return TokensOf(load_auto_tokenizer(tokenizer), tokenizer)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"tokenizer is {tokenizer!r}, a folder or an id of the hub that has none, and not words: {reason}",
+                key="tokenizer",
+            ) from error
     name, first = next(iter(data.items()))
     return TokensOf(first.tokenizer, name)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from xlm.compose.values import trace_options
 from xlm.decoding.trace import Trace, record
 from xlm.errors import ConfigError
 from xlm.harness import Harness
@@ -18,23 +19,8 @@ from xlm.traces.page import write_page
 from xlm.utils.outputs import output_file
 from xlm.utils.rank_zero import gathered, get_rank
 
-DEFAULTS: dict[str, Any] = {"num_samples": 8, "gif": False, "png": False}
 # What a predictor's configuration says besides its options.
 _NOT_OPTIONS = ("_target_", "tokenizer", "noise_schedule", "model")
-
-
-def trace_options(cfg: DictConfig) -> dict[str, Any] | None:
-    """The options of `trace`, defaults filled in; None when it is off. ConfigError for an option that isn't one."""
-    asked = cfg.get("trace")
-    if asked is None or asked is False:
-        return None
-    given = {} if asked is True else OmegaConf.to_container(asked) if OmegaConf.is_config(asked) else None
-    if not isinstance(given, dict) or not given.keys() <= DEFAULTS.keys():
-        raise ConfigError(f"trace is {asked}, and must be true, false or some of {', '.join(DEFAULTS)}.", key="trace")
-    options = DEFAULTS | {str(name): value for name, value in given.items()}
-    if type(options["num_samples"]) is not int or options["num_samples"] < 1:
-        raise ConfigError(f"trace.num_samples is {options['num_samples']}, and must be at least 1.", key="trace")
-    return options
 
 
 @contextmanager
@@ -48,14 +34,14 @@ def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[No
         yield
         return
     view = find_view(session.cfg.get("trace_view"))
-    page = check_trace(session.run_dir / "trace.html", "paths.run_dir", gif=options["gif"], png=options["png"])
-    with record(limit=options["num_samples"]) as recorder:
+    page = check_trace(session.run_dir / "trace.html", "paths.run_dir", gif=options.gif, png=options.png)
+    with record(limit=options.num_samples) as recorder:
         yield
     # Shares are consecutive: one behind the other, they are in the order of the data.
-    traces = [trace for share in gathered(recorder.traces) for trace in share][: options["num_samples"]]
+    traces = [trace for share in gathered(recorder.traces) for trace in share][: options.num_samples]
     if get_rank() == 0:
         doc = _document(session.cfg, harness, checkpoint, traces, view)
-        written = write_trace(page, doc, gif=options["gif"], png=options["png"])
+        written = write_trace(page, doc, gif=options.gif, png=options.png)
         session.console.print(f"How it was written: {shown(written)}, to be opened in a browser.", soft_wrap=True)
 
 

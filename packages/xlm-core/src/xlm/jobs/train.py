@@ -23,6 +23,7 @@ from xlm.training.curves import draw_curves
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.guard import FiniteLossGuard
 from xlm.training.loggers import LogRewind
+from xlm.training.monitored import MonitoredMetric
 from xlm.training.optim import num_parameters
 from xlm.training.progress import ProgressDisplay
 from xlm.training.results import print_results, write_results
@@ -153,7 +154,7 @@ class StillHeld(Callback):
 
 def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) -> list[Callback]:
     """Core's own callbacks around those of the config."""
-    own: list[Callback] = [RandomState(cfg.seed), LogRewind(), FiniteLossGuard(), train_log]
+    own: list[Callback] = [RandomState(cfg.seed), LogRewind(), FiniteLossGuard(), MonitoredMetric(), train_log]
     if cfg.ema_decay:
         own.append(ExponentialMovingAverage(cfg.ema_decay))
     configured = build_callbacks(cfg)

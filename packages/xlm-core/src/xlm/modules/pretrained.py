@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
-from xlm.errors import ConfigError
+from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.model import Model
 from xlm.modules.attention import positions_from_mask
 from xlm.modules.length_model import LengthModel
@@ -99,6 +99,8 @@ class PretrainedNetwork(nn.Module, Model):
 
     def _from_folder(self, path: str, pretrained: bool, overrides: dict[str, Any]) -> Any:
         try:
+            config = AutoConfig.from_pretrained(path)
+            _check_options(config, overrides, "model.overrides")
             config = AutoConfig.from_pretrained(path, **overrides)
             if not pretrained:
                 config.vocab_size = self.num_embeddings
@@ -133,6 +135,7 @@ class PretrainedNetwork(nn.Module, Model):
     def _from_architecture(self, architecture: dict[str, Any]) -> Any:
         try:
             config = AutoConfig.for_model(**architecture)
+            _check_options(type(config)(), architecture, "model.architecture")
             config.vocab_size = self.num_embeddings
             return self.auto_class.from_config(config, dtype=torch.float32)
         except (TypeError, ValueError) as error:
@@ -237,6 +240,19 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     plain = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else values
     assert isinstance(plain, Mapping)
     return {str(name): value for name, value in plain.items()}
+
+
+def _check_options(config: Any, given: Mapping[str, Any], key: str) -> None:
+    """ConfigError for an option that the network's configuration doesn't have: transformers would keep it unread."""
+    known = {*config.to_dict(), *config.attribute_map, *inspect.signature(type(config)).parameters}
+    for name in given:
+        if name not in known and not hasattr(config, name):
+            hint = did_you_mean([f"{key}.{near}" for near in nearest_names(name, known)])
+            kind = type(config).__name__
+            raise ConfigError(
+                f"{kind} has no option '{name}' ({key}.{name}), so it would change nothing. {hint}".rstrip(),
+                key=f"{key}.{name}",
+            )
 
 
 def _example(backbone: Any) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from template_model.datamodule_template_model import TemplateModelSeq2SeqPredCol
 from template_model.types_template_model import TemplateModelPredictionBatch, TemplateModelPredictionDict
 from xlm.decoding.trace import begin_trace, recording
 from xlm.harness import Predictor
+from xlm.utils.options import Count, check_arguments
 
 
 class TemplateModelPredictor(Predictor[TemplateModelPredictionBatch, TemplateModelPredictionDict]):
@@ -24,8 +25,9 @@ class TemplateModelPredictor(Predictor[TemplateModelPredictionBatch, TemplateMod
     """
 
     def __init__(
-        self, tokenizer: Any = None, noise_schedule: Any = None, model: Any = None, max_length: int = 64
+        self, tokenizer: Any = None, noise_schedule: Any = None, model: Any = None, max_length: Count = 64
     ) -> None:
+        check_arguments(TemplateModelPredictor, locals(), "predictor")  # by the annotations above
         self.tokenizer = tokenizer
         self.noise_schedule = noise_schedule
         self.model = model
