@@ -17,9 +17,10 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.evaluation.cost import GenerationCost
 from xlm.evaluation.post_hoc import PostHocPasses
+from xlm.evaluation.tracked import TrackedScalars, null_metrics
 from xlm.log_predictions import LogPredictions
 from xlm.metrics import MetricWrapper
-from xlm.protocols import ChecksTokenizer, LossFunction, Predictor
+from xlm.protocols import ChecksTokenizer, LossFunction, Predictor, call_at, call_loss
 from xlm.training.exported import push_folder
 from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
@@ -96,6 +97,7 @@ class Harness(TermWeightedModule):
         self.metrics = self.instantiate_metrics(cfg)
         # Registered as modules, so that their states move to the device.
         self.metric_modules = nn.ModuleDict({place: nn.ModuleList(found) for place, found in self.metrics.items()})
+        self.tracked = TrackedScalars(null_metrics(cfg))
         judge = cfg.get("post_hoc_evaluator")
         self.post_hoc = PostHocPasses(instantiate(judge) if judge and judge.get("_target_") else None)
         self.generation_cost = GenerationCost()
@@ -177,8 +179,12 @@ class Harness(TermWeightedModule):
         return self.dataloader_names[stage][dataloader_idx]
 
     def metrics_at(self, stage: str, name: str) -> list[MetricWrapper]:
-        """The metrics of one loader."""
-        return self.metrics.get(f"{stage}/{name}", [])
+        """The metrics of one loader, and the scalars of its loss that are logged beside them.
+
+        Asks all processes for the latter, so all must call it.
+        """
+        place = f"{stage}/{name}"
+        return [*self.metrics.get(place, []), *self.tracked.metrics_at(place, self.device)]
 
     # Set-up.
 
@@ -209,8 +215,10 @@ class Harness(TermWeightedModule):
         name = self._name(stage, dataloader_idx)
         if self.loss_function is None:
             raise ConfigError(f"{stage}/{name} needs a loss, and model_type has none (loss: null).")
-        loss_dict = self.loss_function(batch, batch_idx, dataloader_idx, name)
+        loss_dict = call_loss(self.loss_function, batch, batch_idx, dataloader_idx, name)
         self._update_metrics(batch, loss_dict, stage, name)
+        place = f"{stage}/{name}"
+        self.tracked.update(place, batch, loss_dict, [metric.name for metric in self.metrics.get(place, [])])
         return dict(loss_dict)
 
     def _prediction_step(self, batch: Any, batch_idx: int, dataloader_idx: int, stage: Stage) -> dict[str, Any]:
@@ -219,7 +227,7 @@ class Harness(TermWeightedModule):
         if self.predictor is None:
             raise ConfigError(f"{stage}/{name} needs a predictor, and model_type has none (predictor: null).")
         predictions = self.generation_cost.timed(
-            name, num_rows(batch), self.device, lambda: self.predictor.predict(batch, batch_idx, dataloader_idx, name)
+            name, num_rows(batch), self.device, lambda: self._predict(batch, batch_idx, dataloader_idx, name)
         )
         self._update_metrics(batch, predictions, stage, name)
         if self.log_predictions is not None or self.post_hoc.evaluator is not None:
@@ -229,10 +237,13 @@ class Harness(TermWeightedModule):
                 self.log_predictions.add(name, rows)
         return dict(predictions)
 
+    def _predict(self, batch: Any, *place: Any) -> Any:
+        return call_at(self.predictor.predict, batch, *place)
+
     def _update_metrics(self, batch: Any, outputs: Mapping[str, Any], stage: str, name: str) -> None:
         place = f"{stage}/{name}"
         self._counts[place] = self._counts.get(place, 0) + num_rows(batch)
-        for metric in self.metrics_at(stage, name):
+        for metric in self.metrics.get(place, []):
             metric.update(batch, outputs, self.tokenizer)
 
     def _run(self, batch: Any, batch_idx: int, dataloader_idx: int, stage: Stage) -> dict[str, Any]:
@@ -259,7 +270,7 @@ class Harness(TermWeightedModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         name = self._name("predict", dataloader_idx)
-        predictions = self.predictor.predict(batch, batch_idx, dataloader_idx, name)
+        predictions = self._predict(batch, batch_idx, dataloader_idx, name)
         rows: list[dict[str, Any]] = self.predictor.to_dict(batch, predictions)
         return rows
 
@@ -271,7 +282,7 @@ class Harness(TermWeightedModule):
             wrapper.full_name(place): float(wrapper.compute())
             for place, num_examples in self.counts(stage).items()
             if num_examples
-            for wrapper in self.metrics.get(place, [])
+            for wrapper in self.metrics_at(*place.split("/", 1))
         }
         self._forget(stage)
         return values
@@ -286,6 +297,7 @@ class Harness(TermWeightedModule):
             if _is_of(place, stage):
                 for wrapper in wrappers:
                     wrapper.reset()
+        self.tracked.forget(stage)
         self._counts = {place: n for place, n in self._counts.items() if not _is_of(place, stage)}
 
     def _start_pass(self, stage: str) -> None:

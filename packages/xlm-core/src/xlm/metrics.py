@@ -265,6 +265,13 @@ def _mean_arguments(batch: Mapping[str, Any], outputs: Mapping[str, Any], key: s
     return {"value": value, "weight": _num_rows(batch) if terms is None else terms}
 
 
+def output_mean(
+    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, *, key: str, **_: Any
+) -> dict[str, Any]:
+    """The output `key`: a value per example, or a mean over `num_loss_terms` terms (else the rows of the batch)."""
+    return _mean_arguments(batch, loss_dict, key)
+
+
 def mean_loss_update_fn(
     batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **_: Any
 ) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The contracts between core and a model package: model, loss, predictor, collator, schedule, tokenizer."""
+"""The contracts between core and a model package: model, loss, predictor, collator, schedule, tokenizer; how they are called."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
@@ -13,6 +14,57 @@ if TYPE_CHECKING:
 T_in = TypeVar("T_in", contravariant=True)
 T_out = TypeVar("T_out", covariant=True)
 T_out_pred = TypeVar("T_out_pred")
+
+# What may follow the batch, in the documented order.
+PLACE = ("batch_idx", "dataloader_idx", "dataloader_name")
+
+
+def call_at(function: Callable[..., Any], batch: Any, *place: Any) -> Any:
+    """`function(batch, …)` with as much of `place` (the values of `PLACE`) as the function takes.
+
+    `loss_fn(self, batch)`, `loss_fn(self, batch, dataloader_name)`, `loss_fn(self, batch, **kwargs)` and the whole
+    documented signature are all fine. Arguments of other names that have a default keep it; those without one are
+    filled by their position.
+    """
+    num_positional, names = _taken(function)
+    named = {name: place[PLACE.index(name)] for name in names if PLACE.index(name) < len(place)}
+    return function(batch, *place[:num_positional], **named)
+
+
+def call_loss(loss: Any, batch: Any, *place: Any) -> Any:
+    """The outputs of a loss function for a batch.
+
+    Through `loss_fn` where calling the object would not reach it: it is no callable, or a `torch.nn.Module` that
+    comes before `LossFunction` among its bases and has no `forward`.
+    """
+    call = getattr(type(loss), "__call__", None)  # noqa: B004
+    forward = getattr(type(loss), "forward", None)
+    stops = getattr(call, "__module__", "") == getattr(forward, "__module__", None) == "torch.nn.modules.module"
+    return call_at(loss.loss_fn if call is None or stops else loss, batch, *place)
+
+
+def _taken(function: Callable[..., Any]) -> tuple[int, tuple[str, ...]]:
+    """How many of `PLACE` a function takes by position after the batch, and which of the others by name."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a builtin, which tells nothing
+        return len(PLACE), ()
+    kinds = {parameter.kind for parameter in parameters}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return len(PLACE), ()
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    rest = [parameter for parameter in parameters if parameter.kind in by_position][1:]
+    num_positional = 0
+    for name, parameter in zip(PLACE, rest, strict=False):
+        other = parameter.name not in PLACE and parameter.default is inspect.Parameter.empty
+        if parameter.name != name and not other:
+            break
+        num_positional += 1
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return num_positional, PLACE[num_positional:]
+    by_name = {parameter.name for parameter in rest[num_positional:]}
+    by_name |= {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    return num_positional, tuple(name for name in PLACE[num_positional:] if name in by_name)
 
 
 @runtime_checkable
@@ -104,7 +156,8 @@ class LossFunction(Protocol[T_in, T_out]):
         dataloader_name: str | None = None,
     ) -> T_out:
         # Through the attribute, so that core can put the compiled form in its place.
-        return self.loss_fn(batch, batch_idx, dataloader_idx, dataloader_name)
+        found: T_out = call_at(self.loss_fn, batch, batch_idx, dataloader_idx, dataloader_name)
+        return found
 
 
 class Predictor(Protocol[T_in, T_out_pred]):

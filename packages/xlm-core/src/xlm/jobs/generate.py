@@ -23,6 +23,7 @@ from xlm.jobs.prompts import Prompt, read_prompts
 from xlm.jobs.session import Session, shown, start
 from xlm.jobs.tracing import tracing
 from xlm.jobs.writer import Sample, Writer
+from xlm.protocols import call_at
 from xlm.schemas import Generation
 from xlm.training.rng import random_state_of
 from xlm.utils.components import current_components
@@ -171,7 +172,7 @@ def from_data(session: Session, harness: Harness, options: Generation, seed: int
 
 def _predicted(harness: Harness, batch: Any, batch_idx: int, index: int, name: str) -> list[dict[str, Any]]:
     batch = harness.transfer_batch_to_device(batch, harness.device, index)
-    predictions = harness.predictor.predict(batch, batch_idx, index, name)
+    predictions = call_at(harness.predictor.predict, batch, batch_idx, index, name)
     rows: list[dict[str, Any]] = harness.predictor.to_dict(batch, predictions)
     calls = calls_of_rows(predictions, len(rows))
     if calls is None:

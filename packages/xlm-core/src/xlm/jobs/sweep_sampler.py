@@ -24,6 +24,7 @@ from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.options import fewer_than_asked
 from xlm.jobs.session import Session, shown, start
 from xlm.jobs.sweep_scoring import Scoring, scoring_of
+from xlm.protocols import call_at
 from xlm.schemas import Judged, Sweep
 from xlm.training.peak import synchronize
 from xlm.training.results import write_results
@@ -76,7 +77,7 @@ def run(cfg: DictConfig) -> list[Point]:
         if point is None:
             if not is_warm:
                 # Otherwise the first setting would pay for what is set up once.
-                predictor.predict(next(batches()), 0, 0, name)
+                call_at(predictor.predict, next(batches()), 0, 0, name)
                 is_warm = True
             with random_state_of(cfg.seed):
                 point = _measure(harness, predictor, options, scoring, name, batches)
@@ -161,7 +162,7 @@ def _measure(
     for batch_idx, batch in enumerate(batches()):
         synchronize(harness.device)
         begun = time.perf_counter()
-        predictions = predictor.predict(batch, batch_idx, 0, name)
+        predictions = call_at(predictor.predict, batch, batch_idx, 0, name)
         synchronize(harness.device)
         seconds += time.perf_counter() - begun
         B = num_rows(batch)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xlm.datamodule import TextDataModule
 from xlm.harness import Harness
+from xlm.protocols import call_at, call_loss
 from xlm.testing.prediction import bounded_calls, call_limit
 from xlm.testing.small import BATCH_SIZE
 from xlm.training.rng import random_state_of
@@ -54,9 +55,9 @@ class Sample:
         """
         with random_state_of(seed):
             if self.role == "loss":
-                return dict(harness.loss_function(batch, 0, 0, self.name))
+                return dict(call_loss(harness.loss_function, batch, 0, 0, self.name))
             with bounded_calls(self.max_calls):
-                return dict(harness.predictor.predict(batch, 0, 0, self.name))
+                return dict(call_at(harness.predictor.predict, batch, 0, 0, self.name))
 
 
 def moved(batch: Any, harness: Harness) -> Any:
