@@ -1,4 +1,4 @@
-"""The contracts between core and a model package: model, loss, predictor, collator, schedule, tokenizer; how they are called."""
+"""The contracts between core and a model package: what its components offer, and how they are called."""
 
 from __future__ import annotations
 

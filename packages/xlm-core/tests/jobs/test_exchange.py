@@ -111,7 +111,7 @@ def test_an_option_of_the_sampler_goes_along(home: Path) -> None:
     [
         (["extract.max_shard_size=many"], "extract.max_shard_size is 'many', and must be bytes"),
         (["extract.outptu_dir=x"], "Did you mean 'extract.output_dir'?"),
-        (["extract.format=gguf"], "extract.format is 'gguf'. Choices: xlm, transformers."),
+        (["extract.format=gguf"], "extract.format is 'gguf', and must be xlm or transformers."),
         (["extract.output_dir=runs"], "runs already exists and is not an empty folder. Nothing was written."),
         (["extract.revision=x", "extract.apply_emma=1"], "Did you mean 'extract.apply_ema'?"),
     ],

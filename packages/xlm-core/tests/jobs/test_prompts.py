@@ -19,12 +19,6 @@ def test_of_the_command_line() -> None:
     assert read_prompts([""], None) == [Prompt("")]
 
 
-@pytest.mark.parametrize("prompt", [None, {"a": 1}, ["a"], True])
-def test_what_is_no_text(prompt: object) -> None:
-    with pytest.raises(ConfigError, match=r"generation.prompts: .* is no text"):
-        read_prompts([prompt], None)
-
-
 @pytest.mark.parametrize(
     ("name", "text", "prompts"),
     [
