@@ -167,7 +167,7 @@ def test_everything_at_once(crowded: Place) -> None:
     ]
     assert done.stderr.splitlines() == [
         f"Error: Model 'bare' in {site}/bare: there is no configs/ folder in it; does its wheel contain them?",
-        "Error: Duplicate model name: ilm",
+        "ExternalModelConflictError: Duplicate model name: ilm",
         f"  {work}/ilm/ilm  (from xlm_models.json)",
         f"  {site}/ilm  (from entry point of xlm-ilm)",
         "Each model needs a name of its own: remove or rename the entry in all but one of these places.",

@@ -60,6 +60,8 @@ class XLMError(Exception):
     """Base of all errors here; `str(error)` is the message, its first line stands alone."""
 
     exit_code: int = 1
+    #: What stands before the message on the screen: for errors that people search for by name, that name.
+    label: ClassVar[str] = "Error"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Launchers send errors between processes; subclasses take other arguments than the message.
@@ -76,6 +78,8 @@ class ConfigError(XLMError):
 
 class MissingConfigError(ConfigError):
     """No searched folder holds `name` (`group/member`); `options` are the members there are."""
+
+    label = "hydra.errors.ConfigCompositionException"
 
     def __init__(self, message: str, *, name: str, options: Sequence[str] = ()) -> None:
         super().__init__(message, key=name)
@@ -163,6 +167,8 @@ class ExternalModelError(XLMError):
 
 class ExternalModelConflictError(ExternalModelError):
     """Several directories claim `name`; `claims` are their (directory, source) pairs."""
+
+    label = "ExternalModelConflictError"
 
     def __init__(self, name: str, claims: Sequence[tuple[Path, str]]) -> None:
         lines = [as_line(f"  {directory}  (from {source})") for directory, source in claims]

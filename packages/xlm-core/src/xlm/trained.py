@@ -212,7 +212,7 @@ def load(
     found = discover(os.environ, Path.cwd())
     found.raise_errors()
     # Models that are in use stay usable.
-    activate({**active_models(), **found.models})
+    activate({**active_models(), **found.models}, folders=found.folders)
     register_resolvers()
     if source.is_remote and not trust_remote_code:
         check_trusted(source.config, {"xlm", *(model.import_name for model in active_models().values())}, BUILT)

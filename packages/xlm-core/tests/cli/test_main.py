@@ -86,7 +86,7 @@ def test_a_conflict_stops_every_job(run_xlm: RunXlm, write_model: WriteModel, wo
         (folder / "xlm_models.json").write_text('{"toy": "toy"}')
     done = run_xlm("train", "experiment=toy")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[0] == "Error: Duplicate model name: toy"
+    assert done.stderr.splitlines()[0] == "ExternalModelConflictError: Duplicate model name: toy"
     assert len(done.stderr.splitlines()) == 4
 
 

@@ -61,7 +61,7 @@ def test_conflicts_are_shown_beside_the_others(
         assert f"  directory: {folder / 'toy'} (from " in table(out)["toy"]
     assert "problem" not in table(out)["good"]
     assert out.endswith(" can be used, 1 cannot.\n")
-    assert err.count("Error: Duplicate model name: toy") == 1
+    assert err.count("ExternalModelConflictError: Duplicate model name: toy") == 1
     assert str(work_dir / "xlm-models" / "toy") in err
 
 

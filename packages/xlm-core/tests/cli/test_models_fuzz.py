@@ -103,8 +103,9 @@ def test_xlm_models_lists_and_explains(here: bytes | None, below: bytes | None, 
     assert all(line.isprintable() for line in (out + err).splitlines())
     assert "Traceback" not in err
     lines = err.splitlines()
-    assert all(line.startswith(("Error: ", "Warning: ", "  ", "Each model needs")) for line in lines), lines
-    assert (code == 1) == any(line.startswith("Error: ") for line in lines)
+    errors = ("Error: ", "ExternalModelConflictError: ")
+    assert all(line.startswith((*errors, "Warning: ", "  ", "Each model needs")) for line in lines), lines
+    assert (code == 1) == any(line.startswith(errors) for line in lines)
 
 
 @settings(max_examples=150, deadline=None)

@@ -149,16 +149,6 @@ def test_a_target_is_located_in_the_chosen_file(toy: Path) -> None:
     assert typed.config_file is None
 
 
-def test_an_experiment_without_its_header_is_named(toy: Path) -> None:
-    file = toy / "configs" / "experiment" / "bare.yaml"
-    file.write_text(
-        "# configs/experiment/bare.yaml\ndefaults:\n  - override /model: toy\n  - override /model_type: toy\n"
-    )
-    assert f"{file} chooses nothing for the whole run: its first line must be '# @package _global_'." in message(
-        "experiment=bare"
-    )
-
-
 def test_causes_that_go_round_end() -> None:
     """As OmegaConf's do when what is inside an interpolation is no text: `${sizes.${kind}}` with kind=-1."""
     with pytest.raises(OmegaConfBaseException) as caught:

@@ -11,7 +11,8 @@ import pytest
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 
-from xlm.external_models import activate, active_models, core_config_dir
+from xlm.compose import load_config
+from xlm.external_models import activate, active_models, core_config_dir, discover
 from xlm.external_models.activation import datamodule_aliases
 from xlm.external_models.package import ModelPackage, read_directory
 
@@ -72,3 +73,48 @@ def test_aliases_exist_for_every_core_dataset_and_model_but_never_beside_a_file(
     (models["toy_flat"].config_dir / "datamodule" / "star_easy_toy_flat.yaml").write_text("a: 1\n")
     assert "star_easy_toy_flat" not in datamodule_aliases(models, folders)
     assert "star_easy_toy_deep" in datamodule_aliases(models, folders)
+
+
+def test_modules_beside_a_list_of_models_and_in_the_working_directory_are_found_last(
+    tmp_path: Path, write_model: WriteModel
+) -> None:
+    lists = tmp_path / "work" / "xlm-models"
+    write_model(lists / "toy_flat", "toy_flat")
+    (lists / "xlm_models.json").write_text('{"toy_flat": "toy_flat"}')
+    (lists / "beside_the_list.py").write_text("x = 1\n")
+    (tmp_path / "work" / "beside_me.py").write_text("x = 2\n")
+    (tmp_path / "work" / "toy_flat").mkdir()  # a package of its own in the working directory doesn't hide the model's
+    (tmp_path / "work" / "json.py").write_text("raise RuntimeError\n")
+    found = discover({}, tmp_path / "work")
+    activate(found.models, folders=found.folders)
+    assert found.folders == [lists, tmp_path / "work"]
+    assert [importlib.import_module(name).x for name in ("beside_the_list", "beside_me")] == [1, 2]
+    assert Path(str(importlib.import_module("toy_flat.parts").__file__)).is_relative_to(lists)
+    assert discover({}, tmp_path / "work").errors == []  # a model that is active is not in conflict with itself
+
+
+@pytest.fixture
+def with_toy(work_dir: Path, write_model: WriteModel) -> Path:
+    write_model(work_dir / "toy")
+    (work_dir / "xlm_models.json").write_text('{"toy": "toy"}')
+    return work_dir
+
+
+@pytest.mark.parametrize("folder", ["configs", "configs/lightning_train"])
+@pytest.mark.parametrize("header", ["", "# configs/experiment/mine.yaml\n", "# @package _global_\n"])
+def test_an_experiment_of_the_working_directory(with_toy: Path, folder: str, header: str) -> None:
+    file = with_toy / folder / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{header}defaults:\n  - override /model: toy\n  - override /model_type: toy\nseed: 7\n")
+    cfg = load_config(["experiment=mine"], check=False)
+    assert (cfg.seed, cfg.model._target_) == (7, "toy.parts.Net")
+
+
+def test_a_configuration_that_another_one_hides_is_told(with_toy: Path) -> None:
+    file = with_toy / "configs" / "model" / "toy.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("a: 1\n")
+    (with_toy / "configs" / "config.yaml").write_text("a: 1\n")
+    assert discover({}, with_toy).warnings == [
+        f"{file} is not used: model 'toy' (xlm_models.json) has a configuration of that name. Give it another one."
+    ]

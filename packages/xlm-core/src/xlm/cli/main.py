@@ -41,7 +41,7 @@ def report(error: XLMError) -> None:
     """Print the message on stderr, and before it the traceback if HYDRA_FULL_ERROR=1."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
-    prefix = "" if isinstance(error, TrainingInterrupted) else "Error: "
+    prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
     print(f"{prefix}{error}", file=sys.stderr)
 
 

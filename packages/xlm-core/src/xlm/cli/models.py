@@ -43,7 +43,7 @@ def print_models(args: Sequence[str] = ()) -> int:
     broken = [left.error for left in found.unusable.values() if not left.tolerated]
     broken += [error for error in found.errors if error not in broken]
     for error in broken:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"{error.label}: {error}", file=sys.stderr)
     told = [str(error) for error in broken]
     for warning in [*found.warnings, *custom_jobs(found.models)[1]]:
         if warning not in told:

@@ -73,7 +73,7 @@ class Task:
 
     def prepare(self) -> None:
         """Make models and resolvers known to this process."""
-        activate(self.found.models, self.config_dirs)
+        activate(self.found.models, self.config_dirs, self.found.folders)
         register_resolvers()
 
     def __call__(self, cfg: DictConfig) -> Any:

@@ -34,7 +34,7 @@ def load_config(
 
     found = discover(os.environ if environ is None else environ, cwd or Path.cwd())
     found.raise_errors()
-    activate(found.models)
+    activate(found.models, folders=found.folders)
     register_resolvers()
     overrides = with_optional_sections(overrides)
     with readable_errors(found, overrides), initialize_config_module(CONFIG_MODULE, version_base="1.3"):

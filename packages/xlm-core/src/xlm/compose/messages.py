@@ -153,22 +153,8 @@ def _unusable_reasons(name: str, found: Discovery | None) -> list[str]:
 def _not_chosen(group: str, overrides: Sequence[str]) -> ConfigError:
     chosen = ", ".join(overrides) or "nothing"
     lines = [f"No {group} is chosen: say {group}=… or experiment=… (so far: {chosen})"]
-    lines += _without_header(overrides)
     lines += [f"{name}: {_listed(group_members(name))}" for name in (group, "experiment")]
     return ConfigError("\n".join(lines), key=group)
-
-
-def _without_header(overrides: Sequence[str]) -> list[str]:
-    """A chosen experiment's file whose choices stay inside `experiment`, for want of one line."""
-    said = dict(text.partition("=")[::2] for text in overrides)
-    names = [name.strip() for name in said.get("experiment", "").strip("[]").split(",")]
-    return [
-        f"{path} chooses nothing for the whole run: its first line must be '# @package _global_'."
-        for path in config_files()
-        if path.parent.name == "experiment"
-        and path.stem in names
-        and "@package" not in path.read_text("utf-8", errors="replace")
-    ]
 
 
 def _no_key(key: str, overrides: Sequence[str]) -> ConfigError:

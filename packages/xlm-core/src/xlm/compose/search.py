@@ -9,12 +9,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from xlm.errors import nearest_names
-from xlm.external_models import active_models, core_config_dir
+from xlm.external_models import active_config_dirs, active_models, core_config_dir
 
 
 def config_folders() -> list[Path]:
-    """Core's configs, then those of the active models."""
-    return list(dict.fromkeys([core_config_dir(), *(model.config_dir for model in active_models().values())]))
+    """Core's configs, then those of the active models and of the user's own folders."""
+    return list(dict.fromkeys([core_config_dir(), *active_config_dirs()]))
 
 
 def config_files() -> Iterator[Path]:
@@ -35,7 +35,9 @@ def group_names() -> list[str]:
 
 def searched_places() -> list[str]:
     """Whose folders were searched, in order."""
-    return ["xlm-core", *(model.provider for model in active_models().values())]
+    models = active_models().values()
+    own = [folder for folder in active_config_dirs() if folder not in {model.config_dir for model in models}]
+    return ["xlm-core", *(model.provider for model in models), *map(str, own)]
 
 
 def nearest_keys(key: str, overrides: Sequence[str]) -> tuple[str, list[str]]:

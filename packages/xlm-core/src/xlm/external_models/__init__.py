@@ -1,7 +1,7 @@
 """Model packages that live outside core: where they are found, and how they become usable."""
 
 from xlm.errors import ExternalModelConflictError, ExternalModelError
-from xlm.external_models.activation import activate, active_models, core_config_dir
+from xlm.external_models.activation import activate, active_config_dirs, active_models, core_config_dir
 from xlm.external_models.commands import load_commands
 from xlm.external_models.discovery import Discovery, Unusable, discover, find_models
 from xlm.external_models.package import ModelPackage
@@ -13,6 +13,7 @@ __all__ = [
     "ModelPackage",
     "Unusable",
     "activate",
+    "active_config_dirs",
     "active_models",
     "core_config_dir",
     "discover",

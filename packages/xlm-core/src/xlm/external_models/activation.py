@@ -11,6 +11,7 @@ from xlm.external_models.package import ModelPackage
 _active: dict[str, ModelPackage] = {}
 _aliases: set[str] = set()
 _added_paths: list[str] = []
+_config_dirs: list[Path] = []
 
 
 def core_config_dir() -> Path:
@@ -23,16 +24,34 @@ def active_models() -> dict[str, ModelPackage]:
     return dict(_active)
 
 
-def activate(models: Mapping[str, ModelPackage], extra_config_dirs: Iterable[Path] = ()) -> None:
+def active_config_dirs() -> list[Path]:
+    """Where Hydra searches after core: the configurations of active models, then those of the user's own folders."""
+    return list(_config_dirs)
+
+
+def activate(
+    models: Mapping[str, ModelPackage], extra_config_dirs: Iterable[Path] = (), folders: Iterable[Path] = ()
+) -> None:
     """Make exactly these `models` usable by Python and Hydra in this process; repeating it changes nothing.
 
-    `extra_config_dirs` are further folders that Hydra will search (`--config-dir`).
+    Args:
+        extra_config_dirs: further folders that Hydra will search (`--config-dir`).
+        folders: the user's own (`Discovery.folders`); their modules can be imported and their `configs` are searched,
+            where no model and no installed package has the name.
     """
+    folders = list(folders)
+    own = [path for folder in folders for path in config_dirs_of(folder)]
     _active.clear()
     _active.update(models)
-    _extend_sys_path(models)
-    _register_search_path()
-    _register_aliases(models, extra_config_dirs)
+    _config_dirs[:] = dict.fromkeys([*(model.config_dir for model in models.values()), *own])
+    _extend_sys_path(models, folders)
+    _register_with_hydra()
+    _register_aliases(models, [*extra_config_dirs, *own])
+
+
+def config_dirs_of(folder: Path) -> list[Path]:
+    """The folders of configurations in a user's own folder: `configs`, or in it what mirrors core's tree."""
+    return [path for path in (folder / "configs", folder / "configs" / "lightning_train") if path.is_dir()]
 
 
 def datamodule_aliases(models: Mapping[str, ModelPackage], config_dirs: Iterable[Path]) -> dict[str, str]:
@@ -44,23 +63,28 @@ def datamodule_aliases(models: Mapping[str, ModelPackage], config_dirs: Iterable
     return {alias: dataset for alias, dataset in names.items() if alias not in taken}
 
 
-def _extend_sys_path(models: Mapping[str, ModelPackage]) -> None:
-    """Swap the entries of an earlier activation for those of `models`."""
+def _extend_sys_path(models: Mapping[str, ModelPackage], folders: Iterable[Path]) -> None:
+    """Swap the entries of an earlier activation for those of `models`, and behind them `folders`."""
     sys.path[:] = [entry for entry in sys.path if entry not in _added_paths]
     _added_paths.clear()
-    for model in models.values():
+    for root in (*(model.import_root for model in models.values()), *folders):
         # At the end, so that a model's neighbours never hide an installed library.
-        if model.import_root and str(model.import_root) not in sys.path:
-            sys.path.append(str(model.import_root))
-            _added_paths.append(str(model.import_root))
+        if root and str(root) not in sys.path:
+            sys.path.append(str(root))
+            _added_paths.append(str(root))
 
 
-def _register_search_path() -> None:
+def _register_with_hydra() -> None:
+    from hydra._internal.sources_registry import SourcesRegistry
     from hydra.core.plugins import Plugins
+    from hydra.plugins.config_source import ConfigSource
 
-    from xlm.external_models.search_path import ModelsSearchPath
+    from xlm.external_models.search_path import ExperimentsAreGlobal, ModelsSearchPath
 
     Plugins.instance().register(ModelsSearchPath)
+    # Hydra keeps the first source of a scheme, so it has to be put in its place.
+    sources: dict[str, type[ConfigSource]] = SourcesRegistry.instance().types
+    sources[ExperimentsAreGlobal.scheme()] = ExperimentsAreGlobal
 
 
 def _register_aliases(models: Mapping[str, ModelPackage], extra_config_dirs: Iterable[Path]) -> None:

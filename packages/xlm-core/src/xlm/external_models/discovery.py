@@ -16,6 +16,7 @@ from xlm.errors import (
     ModelsFileError,
     as_line,
 )
+from xlm.external_models.activation import config_dirs_of, core_config_dir
 from xlm.external_models.installed import (
     PACKAGES_VARIABLE,
     InstalledEntry,
@@ -47,7 +48,8 @@ class Discovery:
 
     `errors` must be mended before any job runs (conflicts, broken files, packages that are not installed).
     `unusable` models are left out, and why is said again when one is asked for; `warnings` is what to say
-    at once. `places` are the files, groups and variables that were looked at.
+    at once. `places` are the files, groups and variables that were looked at. `folders` are the user's own: those of
+    the lists of models that were read, then the working directory.
     """
 
     models: dict[str, ModelPackage] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Discovery:
     unusable: dict[str, Unusable] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
 
     def raise_errors(self) -> None:
         """Raise the first error, if there is one."""
@@ -97,7 +100,23 @@ def discover(environ: Mapping[str, str], cwd: Path) -> Discovery:
         _settle(name, claims, found)
     for name in found.models:
         found.unusable.pop(name, None)
+    found.folders = list(dict.fromkeys([*found.folders, cwd.resolve()]))
+    found.warnings += _hidden_configs(found)
     return found
+
+
+def _hidden_configs(found: Discovery) -> Iterator[str]:
+    """A warning for each configuration in a folder of the user's own that core or a model has by the same name."""
+    searched = {core_config_dir(): "xlm-core"} | {m.config_dir: m.provider for m in found.models.values()}
+    for folder in found.folders:
+        for own in config_dirs_of(folder):
+            if own in searched:
+                continue
+            for file in sorted(own.glob("*/**/*.yaml")):
+                name = file.relative_to(own)
+                owner = next((owner for place, owner in searched.items() if (place / name).is_file()), None)
+                if owner:
+                    yield as_line(f"{file} is not used: {owner} has a configuration of that name. Give it another one.")
 
 
 def _settle(name: str, claims: list[_Claim], found: Discovery) -> None:
@@ -172,6 +191,7 @@ def _models_files(environ: Mapping[str, str], cwd: Path, found: Discovery) -> It
         seen.add(models_file)
         found.places.append(_label(models_file, cwd))
         if exists:
+            found.folders.append(models_file.parent)
             yield models_file
         elif variable:
             found.warnings.append(as_line(f"{variable} lists {directory}, but {models_file} does not exist."))

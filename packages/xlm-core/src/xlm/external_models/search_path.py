@@ -1,19 +1,31 @@
-"""The Hydra plugin that adds each active model's configs to the search path, under the model's own label."""
+"""How Hydra finds and reads the configurations of models: a plugin of its search path, and a reader of files."""
 
 from __future__ import annotations
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from xlm.external_models.activation import active_models
+from xlm.external_models.activation import active_config_dirs, active_models
+
+OWN = "own configs"
 
 
 class ModelsSearchPath(SearchPathPlugin):
-    """Core first, then the models in the order in which they were found."""
+    """Core first, then the models in the order in which they were found, then folders of the user's own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        seen = set()
-        for model in active_models().values():
-            if model.config_dir not in seen:
-                seen.add(model.config_dir)
-                search_path.append(provider=model.provider, path=f"file://{model.config_dir}")
+        providers = {model.config_dir: model.provider for model in reversed(active_models().values())}
+        for folder in active_config_dirs():
+            search_path.append(provider=providers.get(folder, OWN), path=f"file://{folder}")
+
+
+class ExperimentsAreGlobal(FileConfigSource):
+    """Files, of which an experiment speaks of the whole configuration, also without `# @package _global_`."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        loaded = super().load_config(config_path)
+        if config_path.startswith("experiment/") and loaded.header.get("package") is None:
+            loaded.header["package"] = "_global_"
+        return loaded

@@ -117,7 +117,7 @@ def data_of_model(path_or_id: str) -> DataOfModel:
 
     found = discover(os.environ, Path.cwd())
     found.raise_errors()
-    activate({**active_models(), **found.models})
+    activate({**active_models(), **found.models}, folders=found.folders)
     register_resolvers()
     cfg = stored_config([f"++generation.checkpoint_path={quote(path_or_id)}"], "generate")
     session = start(cfg, find_weights(path_or_id).tokenizer)

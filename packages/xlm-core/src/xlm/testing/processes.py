@@ -132,7 +132,8 @@ def second(folder: Path) -> None:
     from xlm.training.rng import random_state_of
 
     task = torch.load(folder / TASK, weights_only=False)
-    activate(discover({**os.environ, **task["environ"]}, Path(task["cwd"])).models)
+    found = discover({**os.environ, **task["environ"]}, Path(task["cwd"]))
+    activate(found.models, folders=found.folders)
     register_resolvers()
     session = start(OmegaConf.create(task["cfg"]))
     with random_state_of(task["seed"]):

@@ -110,7 +110,7 @@ class Subject:
         seed = os.environ.get("PL_GLOBAL_SEED")
         with components(**self._live), random_state_of(SEED), warnings.catch_warnings():
             quiet_libraries()
-            activate(self.found.models)
+            activate(self.found.models, folders=self.found.folders)
             try:
                 yield
             finally:
