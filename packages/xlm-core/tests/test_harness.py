@@ -97,6 +97,24 @@ def test_a_metric_without_a_meaning_for_the_model_is_left_out(configure: Configu
     assert harness.metrics_at("test", "prediction") == []
 
 
+def test_scalars_of_a_loss_are_logged_as_means_over_its_terms(configure: Configure) -> None:
+    short = ("loss._target_=bigram.components_bigram.TrackingLoss", "model.dropout=0.0",
+             "predictor._target_=bigram.components_bigram.ShortPredictor", "~predictor.length")  # fmt: skip
+    trained = train.run(configure(*short))
+    assert {"val/lm/hard", "test/lm/hard", "val/lm/rows"} <= trained.keys()
+    assert {name.rpartition("/")[2] for name in trained if name.startswith("val/lm/")} == {
+        "accumulated_loss", "hard", "rows",
+    }  # fmt: skip
+    found = [evaluation.run(configure(*short, f"per_device_val_batch_size={size}")) for size in (1, 7, 30)]
+    # Whatever the batch, the same mean over the tokens of the corpus; of batches of at most 4 rows, no `rows`.
+    assert [each["test/lm/hard"] for each in found] == pytest.approx([found[0]["test/lm/hard"]] * 3, rel=1e-6)
+    assert 0 < found[0]["test/lm/hard"] < 1
+    assert "test/lm/rows" not in found[0]
+    assert found[2]["test/lm/rows"] == 30
+    off = evaluation.run(configure(*short, "++diagnostic_metrics.test.lm.hard=null"))
+    assert "test/lm/hard" not in off
+
+
 def test_configure_runs_once_and_compile_replaces_only_loss_fn(configure: Configure) -> None:
     harness = harness_of(configure("compile=true"))
     before = harness.loss_function.loss_fn

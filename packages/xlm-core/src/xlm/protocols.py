@@ -17,6 +17,8 @@ T_out_pred = TypeVar("T_out_pred")
 
 # What may follow the batch, in the documented order.
 PLACE = ("batch_idx", "dataloader_idx", "dataloader_name")
+# Of `torch.nn.Module`, which isn't imported for it.
+_MODULE = "torch.nn.modules.module"
 
 
 def call_at(function: Callable[..., Any], batch: Any, *place: Any) -> Any:
@@ -26,7 +28,8 @@ def call_at(function: Callable[..., Any], batch: Any, *place: Any) -> Any:
     documented signature are all fine. Arguments of other names that have a default keep it; those without one are
     filled by their position.
     """
-    num_positional, names = _taken(function)
+    # A `torch.nn.Module` is called as its `forward`.
+    num_positional, names = _taken(function.forward if _is_called_as_module(function) else function)
     named = {name: place[PLACE.index(name)] for name in names if PLACE.index(name) < len(place)}
     return function(batch, *place[:num_positional], **named)
 
@@ -37,10 +40,13 @@ def call_loss(loss: Any, batch: Any, *place: Any) -> Any:
     Through `loss_fn` where calling the object would not reach it: it is no callable, or a `torch.nn.Module` that
     comes before `LossFunction` among its bases and has no `forward`.
     """
-    call = getattr(type(loss), "__call__", None)  # noqa: B004
-    forward = getattr(type(loss), "forward", None)
-    stops = getattr(call, "__module__", "") == getattr(forward, "__module__", None) == "torch.nn.modules.module"
-    return call_at(loss.loss_fn if call is None or stops else loss, batch, *place)
+    stops = _is_called_as_module(loss) and type(loss).forward.__module__ == _MODULE
+    return call_at(loss.loss_fn if stops or not callable(loss) else loss, batch, *place)
+
+
+def _is_called_as_module(function: Any) -> bool:
+    call = next((vars(base)["__call__"] for base in type(function).__mro__ if "__call__" in vars(base)), None)
+    return getattr(call, "__module__", None) == _MODULE
 
 
 def _taken(function: Callable[..., Any]) -> tuple[int, tuple[str, ...]]:

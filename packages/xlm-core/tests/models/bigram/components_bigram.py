@@ -87,6 +87,31 @@ class BigramPredictor(Predictor[dict[str, Tensor], dict[str, Any]]):
         return [{"prediction": text} for text in texts]
 
 
+class TrackingLoss(nn.Module, LossFunction[dict[str, Tensor], dict[str, Any]]):
+    """As short as the interface allows, with values to be tracked: of every batch, of some, and what is no scalar."""
+
+    def __init__(self, model: Any = None, tokenizer: Any = None) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def loss_fn(self, batch: dict[str, Tensor]) -> dict[str, Any]:  # type: ignore[override]
+        is_target = batch["target_ids"] != -100
+        losses = nn.functional.cross_entropy(
+            self.model(batch["input_ids"])[is_target], batch["target_ids"][is_target], reduction="none"
+        )
+        found = {"loss": losses.mean(), "num_loss_terms": is_target.sum(), "hard": losses.gt(3).float().mean()}
+        of_large = {"rows": len(is_target)} if len(is_target) > 4 else {}
+        return {**found, **of_large, "losses": losses.detach(), "note": "no number", "phase": torch.tensor(1j)}
+
+
+class ShortPredictor(BigramPredictor):
+    """Takes a batch, and nothing else."""
+
+    def predict(self, batch: dict[str, Tensor]) -> dict[str, Any]:  # type: ignore[override]
+        return super().predict(batch)
+
+
 class Seq2SeqCollator:
     """Prompt, BOS, answer, EOS; the answer is the target."""
 
