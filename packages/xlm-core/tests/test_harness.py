@@ -17,6 +17,7 @@ from xlm.errors import CheckpointMismatchError, ConfigError
 from xlm.harness import Harness
 from xlm.jobs import eval as evaluation
 from xlm.jobs import session, train
+from xlm.jobs.length import settle_length
 from xlm.reports.run import read_run
 from xlm.utils.components import clear_components
 from xlm.utils.instantiate import instantiate
@@ -32,6 +33,7 @@ BIGRAM = (
     "trainer.log_every_n_steps=2", "loggers=debug", "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
 )  # fmt: skip
 
+TRAIN = "datamodule.dataset_managers.train"
 Configure = Callable[..., DictConfig]
 
 
@@ -113,6 +115,44 @@ def test_scalars_of_a_loss_are_logged_as_means_over_its_terms(configure: Configu
     assert found[2]["test/lm/rows"] == 30
     off = evaluation.run(configure(*short, "++diagnostic_metrics.test.lm.hard=null"))
     assert "test/lm/hard" not in off
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "reason"),
+    [
+        (["trainer.max_epochs=2", "trainer.max_steps=50"], 8, "2 epochs of 4 steps; trainer.max_steps: 50"),
+        (["trainer.max_epochs=2"], 6, "trainer.max_steps; 2 epochs of 4 steps: 8"),
+        (["trainer.max_epochs=1", "trainer.max_steps=-1"], 4, "1 epoch of 4 steps"),
+        (["trainer.max_epochs=1", "per_device_batch_size=15"], 4, "1 epoch of 4 steps; trainer.max_steps: 6"),
+        (["trainer.max_epochs=3", "trainer.limit_train_batches=3", "global_batch_size=32"], 6, None),
+        (["trainer.max_epochs=4", "trainer.limit_train_batches=0.5", "trainer.max_steps=50"], 8, None),
+        (["trainer.max_epochs=4", "trainer.devices=2", "trainer.max_steps=50"], 8, None),
+        (["trainer.max_epochs=4", "trainer.devices=2", "trainer.num_nodes=2", "trainer.max_steps=50"], 4, None),
+        (["max_tokens=1"], 1, None),
+        (["max_tokens=2.2e3"], 4, None),
+        (["max_tokens=2200", "trainer.devices=2"], 2, None),
+        (["max_tokens=9999", "trainer.max_epochs=1"], 4, None),
+        (["max_tokens=2200", f"+{TRAIN}.more=${{{TRAIN}.lm}}"], 2, None),
+        ([], 6, ""),
+    ],
+)  # fmt: skip
+def test_epochs_and_tokens_are_steps(
+    configure: Configure, overrides: list[str], steps: int, reason: str | None
+) -> None:
+    cfg = configure(*overrides)
+    length = settle_length(cfg, session.start(cfg).datamodule)
+    assert cfg.trainer.max_steps == steps
+    assert reason is None or (length.reason if length else "") == reason
+
+
+def test_a_schedule_ends_with_the_last_epoch(configure: Configure, work_dir: Path) -> None:
+    cosine = ("lr_scheduler=cosine", "trainer.max_steps=50", "test_after_training=false", "loggers=default")
+    train.run(configure(*cosine, "trainer.max_epochs=2"))
+    lines = (work_dir / "runs/t/metrics.csv").read_text().splitlines()
+    rates = [line.split(",") for line in lines if "train/lr" in line]
+    assert [int(rate[0]) for rate in rates] == [2, 4, 6, 8]
+    assert float(rates[0][2]) > 5e-5
+    assert float(rates[-1][2]) == pytest.approx(0, abs=1e-8)
 
 
 def test_configure_runs_once_and_compile_replaces_only_loss_fn(configure: Configure) -> None:

@@ -168,24 +168,30 @@ class TextDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StatefulTrainLoader | CombinedTrainLoader:
         """One loader, or several side by side with batches `{name: batch}`; `DataError` without any."""
-        loaders = self._loaders("train")
+        return self.train_loader_of(*reversed(self._rank_and_world_size()))
+
+    def train_loader_of(self, world_size: int, rank: int = 0) -> StatefulTrainLoader | CombinedTrainLoader:
+        """What one of `world_size` processes trains on; `setup("fit")` comes first."""
+        loaders = self._loaders("train", rank, world_size)
         if len(loaders) == 1:
             return next(iter(loaders.values()))
         return CombinedTrainLoader(loaders)
 
     def val_dataloader(self) -> list[EvalLoader]:
-        return list(self._loaders("val").values())
+        return self._eval_loaders("val")
 
     def test_dataloader(self) -> list[EvalLoader]:
-        return list(self._loaders("test").values())
+        return self._eval_loaders("test")
 
     def predict_dataloader(self) -> list[EvalLoader]:
-        return list(self._loaders("predict").values())
+        return self._eval_loaders("predict")
 
-    def _loaders(self, split: str) -> dict[str, Any]:
+    def _eval_loaders(self, split: str) -> list[EvalLoader]:
+        return list(self._loaders(split, *self._rank_and_world_size()).values())
+
+    def _loaders(self, split: str, rank: int, world_size: int) -> dict[str, Any]:
         if not self.dataset_managers[split]:
             raise DataError(f"There are no data for {split}: datamodule.dataset_managers.{split} is empty.")
-        rank, world_size = self._rank_and_world_size()
         overfit = self._overfit_rows(world_size) if flags.DEBUG_OVERFIT else None
         loaders = {}
         for name, manager in self.dataset_managers[split].items():

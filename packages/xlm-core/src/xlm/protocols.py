@@ -29,7 +29,8 @@ def call_at(function: Callable[..., Any], batch: Any, *place: Any) -> Any:
     filled by their position.
     """
     # A `torch.nn.Module` is called as its `forward`.
-    num_positional, names = _taken(function.forward if _is_called_as_module(function) else function)
+    module: Any = function
+    num_positional, names = _taken(module.forward if _is_called_as_module(module) else function)
     named = {name: place[PLACE.index(name)] for name in names if PLACE.index(name) < len(place)}
     return function(batch, *place[:num_positional], **named)
 

@@ -18,6 +18,7 @@ Units = Literal["weeks", "days", "hours", "minutes", "seconds"]
 Time = Annotated[str, Predicate(re.compile(r"\d\d:\d\d:\d\d:\d\d").fullmatch)] | dict[Units, NonNegative]
 Interval = Annotated[Count | Share | Time, "batches, a share of an epoch above 0, or a time such as 00:01:00:00"]
 Batches = Annotated[CountOrZero | Probability, "a number of batches, or a share from 0 to 1"]
+Tokens = Annotated[Annotated[int | float, Ge(1), Le(2**63 - 1)], "a number of tokens, at least 1, such as 1e9"]
 Requests = Annotated[Count | Share, "a number of requests, or a share of them"]
 Tracing = Annotated[bool | dict[str, Any] | None, "true, false, null or some of num_samples, gif, png"]
 ShardSize = Annotated[str | int, "bytes, or a number with KB, MB, GB or TB"]
@@ -36,6 +37,7 @@ class Root:
     per_device_batch_size: Count = option(64, "examples of one forward pass on one device")
     per_device_val_batch_size: Count = option(64, "the same for validation, test and generation")
     global_batch_size: Count | None = option(None, "examples of an optimizer step, reached by accumulation")
+    max_tokens: Tokens | None = option(None, "length of the run in tokens, in place of trainer.max_steps")
     block_size: Count | None = option(None, "tokens of an answer, or of a whole sequence")
     input_block_size: Count | None = option(None, "tokens of a prompt")
     num_dataloader_workers: CountOrZero = option(0, "processes that collate batches; 0: in the training process")

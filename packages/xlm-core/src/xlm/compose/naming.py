@@ -23,7 +23,7 @@ _SAME_RUN = (
     "metrics", "reported_metrics", "diagnostic_metrics", "metric_inputs", "predictor", "monitored_metric",
     "monitored_mode", "test_after_training", "test_weights", "per_device_val_batch_size", "num_dataloader_workers",
     "num_dataset_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
-    "trainer_strategy", "trainer.strategy", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+    "max_tokens", "trainer_strategy", "trainer.strategy", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "trainer.min_steps", "trainer.min_epochs",
     "trainer.val_check_interval", "trainer.check_val_every_n_epoch", "trainer.limit_val_batches",
     "trainer.limit_test_batches", "trainer.limit_predict_batches", "trainer.num_sanity_val_steps",

@@ -16,6 +16,7 @@ from rich.table import Table
 from xlm.compose.values import read_section
 from xlm.errors import DataError
 from xlm.harness import Harness
+from xlm.jobs.length import settle_length
 from xlm.jobs.session import Session, shown, start
 from xlm.schemas import Plan
 from xlm.training.ema import ExponentialMovingAverage
@@ -80,6 +81,7 @@ def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, A
     }
     why_not = _why_no_steps(session, harness)
     if why_not is None:
+        settle_length(cfg, session.datamodule)
         trainer.fit(harness, datamodule=session.datamodule)
         found = measure.measured
         peak = matmul_peak(device, matmul_dtype(str(trainer.precision)))

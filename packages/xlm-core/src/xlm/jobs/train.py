@@ -15,6 +15,7 @@ from xlm import flags
 from xlm.errors import CheckpointError, ConfigError
 from xlm.evaluation.estimates import Estimates
 from xlm.harness import Harness
+from xlm.jobs.length import Length, settle_length
 from xlm.jobs.session import Session, build_callbacks, build_loggers, shown, start
 from xlm.reports.files import read_mapping
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
@@ -65,6 +66,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     session.datamodule.prepare_data()
     if resume is not None and not cfg.resume_checkpoint_path:
         refuse_other_data(resume[1], session)
+    length = settle_length(cfg, session.datamodule)
     harness = session.harness()
     harness.check_optimizer()
     if resume is not None:
@@ -75,7 +77,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         trainer = session.trainer(
             [cost, estimates, StillHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
         )
-        describe_run(session, harness, trainer)
+        describe_run(session, harness, trainer, length)
         step_before = 0 if resume is None else resume[1]["global_step"]
         if 0 < trainer.max_steps <= step_before:
             session.console.print(
@@ -164,13 +166,14 @@ def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) ->
     return [*own, *configured, ProgressDisplay(train_log), last]
 
 
-def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
+def describe_run(session: Session, harness: Harness, trainer: Trainer, length: Length | None = None) -> None:
     """Say what is about to run: choices, sizes, device, folder."""
     if not trainer.is_global_zero:
         return
     cfg = session.cfg
     total = num_parameters(harness)
     parts = ", ".join(f"{name} {num_parameters(m):,}" for name, m in shown_parts(harness))
+    steps = f"{trainer.max_steps} ({length.reason})" if length else str(trainer.max_steps)
     global_batch = cfg.per_device_batch_size * trainer.world_size * trainer.accumulate_grad_batches
     lines = {
         "run": shown(session.run_dir),
@@ -178,7 +181,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer) -> None:
         "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
         "batch": f"{global_batch} ({cfg.per_device_batch_size} per device × {trainer.world_size} × "
         f"{trainer.accumulate_grad_batches} accumulated)",
-        "steps": f"{trainer.max_steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'of its own')}, "
+        "steps": f"{steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'of its own')}, "
         f"{short_name(cfg.lr_scheduler) if cfg.lr_scheduler else 'no schedule'}",
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }

@@ -89,10 +89,9 @@ class TrainLog(Callback):
     ) -> None:
         parts = list(batches_of(batch))
         for part in parts:
-            ids, mask = part["input_ids"], part.get("attention_mask")
-            self._tokens = self._tokens + (ids.numel() if mask is None else (mask != 0).sum())
-            self._has_masks &= mask is not None
-            self._examples += ids.shape[0]
+            self._tokens = self._tokens + _tokens_of(part)
+            self._has_masks &= part.get("attention_mask") is not None
+            self._examples += part["input_ids"].shape[0]
         shape = Shape.of(parts)
         self._shape += shape
         if self._forward is not None:
@@ -125,6 +124,16 @@ class TrainLog(Callback):
         if flops is not None and self._seconds > 0:
             values["train/mfu"] = flops.of(self._shape) / self._seconds / self._peak
         return values
+
+
+def num_tokens(batch: Any) -> int:
+    """The tokens of a training batch, padding left out; 0 if it has no `input_ids`."""
+    return sum(int(_tokens_of(part)) for part in batches_of(batch))
+
+
+def _tokens_of(part: dict[str, Any]) -> torch.Tensor | int:
+    ids, mask = part["input_ids"], part.get("attention_mask")
+    return ids.numel() if mask is None else (mask != 0).sum()
 
 
 def batches_of(batch: Any) -> Iterator[dict[str, Any]]:
