@@ -72,7 +72,11 @@ def mdlm() -> DictConfig:
         ("predictor.top_p", 0, "predictor.top_p is 0, and must be above 0 and at most 1"),
         ("predictor.temperature", math.nan, "predictor.temperature is nan, and must be a number"),
         ("collators.lm.loss_on_padding", "yes", "collators.lm.loss_on_padding is 'yes', and must be true or false"),
-        ("global_components.noise_schedule", [1], r"noise_schedule is \[1\], and must be a mapping with a _target_, or"),
+        (
+            "global_components.noise_schedule",
+            [1],
+            r"noise_schedule is \[1\], and must be a mapping with a _target_, or",
+        ),
         ("noise_schedule.eps", 1, r"noise_schedule.eps: eps must be in \(0, 1\)"),
         ("datamodule.dataset_managers.val.lm.data_file", ["a"], r"lm.data_file is \['a'\], and must be text or null"),
         ("datamodule.dataset_managers.test.lm.dataloader_kwargs.num_workers", -1, "test.lm.dataloader_kwargs.num_work"),

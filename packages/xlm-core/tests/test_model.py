@@ -99,7 +99,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert torch.equal(loose.embed.weight, Net.from_pretrained(tmp_path).embed.weight)
 
 
-PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "module._orig_mod.", "_orig_mod.module.", "model.", "module.model.")
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "model.",
+    "module.model.",
+)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

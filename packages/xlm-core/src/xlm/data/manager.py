@@ -59,7 +59,7 @@ def _apply(
     function: Callable[..., Any], tokenizer: Any, kwargs: dict[str, Any], example: dict[str, Any]
 ) -> dict[str, Any]:
     # A generator may give bare lists of ids, which `ids_to_example_fn` makes examples of.
-    own = example if isinstance(example, Mapping) else {}
+    own = example if type(example) is dict or isinstance(example, Mapping) else {}
     return {**own, **function(example, tokenizer=tokenizer, **kwargs)}
 
 
