@@ -39,9 +39,9 @@ def checked_ids(example: Any, vocabulary: int | None) -> dict[str, Any]:
 
 
 def _ids(value: Any, column: str, vocabulary: int | None) -> list[int]:
-    if type(value) is list and set(map(type, value)) == _WHOLE and min(value) >= 0:  # as they are nearly always
-        if vocabulary is None or max(value) < vocabulary:
-            return value
+    is_whole = type(value) is list and set(map(type, value)) == _WHOLE
+    if is_whole and min(value) >= 0 and (vocabulary is None or max(value) < vocabulary):
+        return list(value)  # as it is nearly always
     if hasattr(value, "tolist"):  # an array or a tensor
         value = value.tolist()
     if not isinstance(value, list | tuple):

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from xlm import flags
+from xlm.data.manager import plain
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
@@ -154,11 +155,8 @@ def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
 
 def _component(name: str, node: Any) -> Any:
     if node and not isinstance(node, DictConfig):
-        key = f"global_components.{name}"
-        raise ConfigError(
-            f"{key} is {shown_value(OmegaConf.to_container(node) if OmegaConf.is_config(node) else node)}, and must be a mapping with a _target_, or null.",
-            key=key,
-        )
+        key, value = f"global_components.{name}", plain({name: node})[name]
+        raise ConfigError(f"{key} is {shown_value(value)}, and must be a mapping with a _target_, or null.", key=key)
     return node or None
 
 
