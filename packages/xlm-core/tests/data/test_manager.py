@@ -217,6 +217,7 @@ IDS = "xlm.data.functional.token_ids_to_input_ids"
         (IDS, {"token_ids": [[1]]}, "holds a list among its ids"),
         (IDS, {"token_ids": [None]}, "holds null among its ids"),
         (IDS, {"token_ids": None}, "column 'token_ids' holds null, not a list of ids"),
+        (IDS, {"token_ids": {"a": 1}}, "column 'token_ids' holds an object, not a list of ids"),
         (IDS, {"token_ids": "1 2"}, "column 'token_ids' holds a text, not a list of ids"),
         (None, {"input_ids": [1], "prompt_ids": [99]}, "column 'prompt_ids' holds the id 99"),
     ],
