@@ -56,7 +56,7 @@ def mdlm() -> DictConfig:
     ("key", "value", "says"),
     [
         ("trainer.accelerator", "tpu", "trainer.accelerator: .*can not run on your system"),
-        ("trainer.precision", "bf17", "trainer.precision is 'bf17', and must be one of: .*Did you mean 'bf16'"),
+        ("trainer.precision", "bf17", "trainer.precision is 'bf17', and must be .*Did you mean 'bf16'"),
         ("trainer.devices", 0, r"trainer.devices: .Trainer\(devices=0\). value is not a valid input"),
         ("trainer.strategy", "ddpp", "trainer.strategy: You selected an invalid strategy name"),
         ("trainer.val_check_interval", 0, "trainer.val_check_interval is 0, and must be above 0"),
@@ -72,7 +72,7 @@ def mdlm() -> DictConfig:
         ("predictor.top_p", 0, r"predictor.top_p: top_p must be in \(0, 1\], got 0"),
         ("predictor.temperature", math.nan, "predictor.temperature is nan, and must be a number"),
         ("noise_schedule.eps", 1, r"noise_schedule.eps: eps must be in \(0, 1\)"),
-        ("datamodule.dataset_managers.val.lm.data_file", ["a"], r"lm.data_file is \['a'\], and must be text or null"),
+        ("datamodule.dataset_managers.val.lm.data_file", ["a"], r'lm.data_file is \["a"\], and must be a text or null'),
         ("datamodule.dataset_managers.test.lm.dataloader_kwargs.num_workers", -1, "test.lm.dataloader_kwargs.num_work"),
     ],
 )

@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, Lt, Predicate
 
-from xlm.utils.options import LARGEST, Count, CountOrZero, NonNegative, Probability, Seed, Share, Text, option
+from xlm.utils.annotations import LARGEST, Count, CountOrZero, NonNegative, Probability, Seed, Share, Text
+from xlm.utils.options import option
 
 Texts = Annotated[Text | list[Text], "a text or a list of texts"]
 Units = Literal["weeks", "days", "hours", "minutes", "seconds"]
