@@ -29,11 +29,11 @@ _LEFT_OUT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def stored_config(overrides: Sequence[str], job: str) -> DictConfig:
+def stored_config(overrides: Sequence[str], job: str, option: str | None = None) -> DictConfig:
     """The configuration that a checkpoint was trained with, with overrides of its values.
 
     Where it ran stays behind: paths are those of here, and the devices one of whatever there is, unless
-    `trainer_strategy=…` says otherwise.
+    `trainer_strategy=…` says otherwise. Errors of the checkpoint name the `option`, by default that of the job.
 
     Raises:
         CheckpointError: the checkpoint isn't there or comes without its configuration.
@@ -51,7 +51,7 @@ def stored_config(overrides: Sequence[str], job: str) -> DictConfig:
     options = read_options(Checkpoint, said, section)
     if not (options.checkpoint_path or options.ckpt_path):
         raise ConfigError(f"{section}.checkpoint_path names no checkpoint.", key=f"{section}.checkpoint_path")
-    with of_option(f"{section}.{PATH_KEYS[0] if options.checkpoint_path else PATH_KEYS[1]}"):
+    with of_option(option or f"{section}.{PATH_KEYS[0] if options.checkpoint_path else PATH_KEYS[1]}"):
         source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
     cfg = source.config
     with open_dict(cfg):
