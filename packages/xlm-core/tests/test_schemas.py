@@ -14,7 +14,8 @@ from xlm.compose.values import SECTIONS_OF_JOBS, check_values, read_section
 from xlm.errors import ConfigError
 from xlm.jobs import BUILT_IN_JOBS
 from xlm.schemas import JOBS, Checkpoint, Eval, GlobalFlags, Root, Trace, TrainerSection
-from xlm.utils.options import Option, checked, describe, options_in
+from xlm.utils.annotations import checked, describe
+from xlm.utils.options import Option, options_in
 
 ALL = {schema for _, found, _ in JOBS.values() for schema in found}
 OPTIONS = [

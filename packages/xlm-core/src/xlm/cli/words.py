@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
-from xlm.utils.options import options_in, read_options, takes_text
+from xlm.utils.annotations import takes_text
+from xlm.utils.options import options_in, read_options
 from xlm.utils.text import is_quoted, split
 
 Schema = TypeVar("Schema")

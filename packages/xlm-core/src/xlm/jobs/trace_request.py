@@ -11,7 +11,8 @@ from typing import Any
 from xlm.cli.words import as_list, as_value
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.schemas import TraceRuns
-from xlm.utils.options import checked, options_in
+from xlm.utils.annotations import checked
+from xlm.utils.options import options_in
 
 STAGES = {"test": "test", "val": "validate"}
 _OF_SAMPLER = "predictor"
