@@ -13,10 +13,10 @@ from xlm import schemas
 from xlm.compose.values import SECTIONS_OF_JOBS, check_values, read_section
 from xlm.errors import ConfigError
 from xlm.jobs import BUILT_IN_JOBS
-from xlm.schemas import JOBS, Checkpoint, Eval, GlobalFlags, Root, Trace, TrainerSection
+from xlm.schemas import Checkpoint, Eval, GlobalFlags, Root, Trace, TrainerSection
 from xlm.utils.options import Option, checked, describe, options_in
 
-ALL = {schema for _, found, _ in JOBS.values() for schema in found}
+ALL = {schema for job in BUILT_IN_JOBS.values() for schema in job.schemas}
 OPTIONS = [
     pytest.param(schema, option, id=f"{schema.__name__}.{option.name}")
     for schema in sorted(ALL, key=lambda each: each.__name__)

@@ -30,7 +30,16 @@ def test_built_in_jobs_are_those_of_the_interface_and_exist() -> None:
     works = {
         "train", "eval", "generate", "plan", "prepare_data", "sweep_sampler", "extract_checkpoint", "push_to_hub",
     }  # fmt: skip
-    assert set(BUILT_IN_JOBS) == works | {"check", "lm_eval", "name", "report", "runs", "text_quality", "trace"}
+    assert set(BUILT_IN_JOBS) == works | {
+        "check",
+        "lm_eval",
+        "models",
+        "name",
+        "report",
+        "runs",
+        "text_quality",
+        "trace",
+    }
     for job in BUILT_IN_JOBS.values():
         module, _, function = job.target.rpartition(".")
         spec = importlib.util.find_spec(module)  # read, since importing a job imports torch
@@ -78,7 +87,7 @@ def test_unknown_jobs_list_the_known_ones_and_the_nearest() -> None:
         find_job("trian", [Job("draw", "a.draw", "", "a")])
     assert str(caught.value) == (
         "Unknown job_type 'trian'. Jobs: "
-        "check, draw, eval, extract_checkpoint, generate, lm_eval, name, plan, prepare_data, push_to_hub, report, runs,"
+        "check, draw, eval, extract_checkpoint, generate, lm_eval, models, name, plan, prepare_data, push_to_hub, report, runs,"
         " sweep_sampler, text_quality, trace, train. "
         "Did you mean 'train'?"
     )
