@@ -55,7 +55,7 @@ def mdlm() -> DictConfig:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("trainer.accelerator", "tpu", "trainer.accelerator: .*can not run on your system"),
+        ("trainer.accelerator", "gpus", "trainer.accelerator: You selected an invalid accelerator name"),
         ("trainer.precision", "bf17", "trainer.precision is 'bf17', and must be one of: .*Did you mean 'bf16'"),
         ("trainer.devices", 0, r"trainer.devices: .Trainer\(devices=0\). value is not a valid input"),
         ("trainer.strategy", "ddpp", "trainer.strategy: You selected an invalid strategy name"),
@@ -69,8 +69,14 @@ def mdlm() -> DictConfig:
         ("model.num_layers", -1, "model.num_layers: num_layers must be above 0, got -1"),
         ("model.nhead", 0, "model.nhead: nhead must be above 0, got 0"),
         ("model.num_embeddings", 5, "model.num_embeddings is 5, and the tokenizer has .. ids"),
-        ("predictor.top_p", 0, r"predictor.top_p: top_p must be in \(0, 1\], got 0"),
+        ("predictor.top_p", 0, "predictor.top_p is 0, and must be above 0 and at most 1"),
         ("predictor.temperature", math.nan, "predictor.temperature is nan, and must be a number"),
+        ("collators.lm.loss_on_padding", "yes", "collators.lm.loss_on_padding is 'yes', and must be true or false"),
+        (
+            "global_components.noise_schedule",
+            [1],
+            r"noise_schedule is \[1\], and must be a mapping with a _target_, or",
+        ),
         ("noise_schedule.eps", 1, r"noise_schedule.eps: eps must be in \(0, 1\)"),
         ("datamodule.dataset_managers.val.lm.data_file", ["a"], r"lm.data_file is \['a'\], and must be text or null"),
         ("datamodule.dataset_managers.test.lm.dataloader_kwargs.num_workers", -1, "test.lm.dataloader_kwargs.num_work"),

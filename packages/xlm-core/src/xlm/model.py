@@ -106,7 +106,7 @@ def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cp
             where keys differ.
     """
     own = model.state_dict()
-    state_dict = without_wrappers(read_weights(path, map_location), own, path)
+    state_dict = without_wrappers(read_weights(path, map_location), own, path, owner="model.")
     _fill_tied(state_dict, own)
     shapes = {
         name: (tuple(tensor.shape), tuple(own[name].shape))

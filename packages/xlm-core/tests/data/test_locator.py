@@ -110,11 +110,33 @@ def test_a_name_on_the_hub_or_its_local_mirror(
     assert list(locate("owner/data/train").rows(None)) == ROWS
     assert list(locate("owner/data", split="test").rows(None)) == ROWS[:2]
     assert list(locate(str(folder), split="train[1:3]").rows(None)) == ROWS[1:3]
+    assert list(locate(str(folder), split="test+train[:40%]").rows(None)) == ROWS[:2] * 2
     before = locate("owner/data/train").identity()
     parquet.write_table(TABLE.slice(0, 1), folder / "train-0.parquet")
     assert locate("owner/data/train").identity() != before
-    with pytest.raises(DataError, match=r"Which split of .*owner/data"):
-        list(locate("owner/data").rows(None))
+    for asked, says in (
+        ("owner/data", "needs the name of a split; its files make: train, test. Write owner/data/train"),
+        ("owner/data/val", "has no split 'val'; its files make: train, test"),
+    ):
+        with pytest.raises(DataError, match=says):
+            list(locate(asked).rows(None))
+
+
+def test_the_files_of_a_folder_are_read_as_each_is_alone(tmp_path: Path, hub_cache: Path) -> None:
+    folder = tmp_path / "owner" / "data"
+    folder.mkdir(parents=True)
+    cells = ["007", "1.10", "2024-01-05", "NA", "12345678901234567890"]
+    for number, some in enumerate((cells[:2], cells[2:])):
+        (folder / f"train-{number}.csv").write_text("\ufefftext\n" + "\n".join(some) + "\n")
+    source = locate(str(folder / "train"))
+    assert [row["text"] for row in source.rows(None)] == cells
+    assert source.where(3) == f"{folder}/train-1.csv, line 3"
+    (folder / "train-1.csv").write_bytes(b"text\ncaf\xe9\n")
+    with pytest.raises(DataError, match=r"train-1\.csv, line 2 is not UTF-8"):
+        list(source.rows(None))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="none has no files of data that can be read"):
+        list(locate(str(tmp_path / "none"), split="train").rows(None))
 
 
 def test_hub_names_are_taken_apart() -> None:

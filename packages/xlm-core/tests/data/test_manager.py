@@ -186,8 +186,12 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         star(stages=["training"])
     with pytest.raises(DataError, match="columns_to_keep names ids; an example has"):
         star(columns_to_keep=["ids"]).prepare(TOKENIZER, tmp_path)
-    with pytest.raises(DataError, match="has no examples"):
+    with pytest.raises(DataError, match="has no examples, as its num_examples is 0"):
         star(num_examples=0).setup(TOKENIZER, tmp_path)
+    (tmp_path / "header.csv").write_text("id,text\n")
+    for _ in range(2):  # built, and found
+        with pytest.raises(DataError, match=r"header\.csv has no examples: there is not one row in it"):
+            star(data_file=str(tmp_path / "header.csv")).prepare(TOKENIZER, tmp_path)
     with pytest.raises(DataError, match=r"needs dataloader_kwargs\.batch_size"):
         examples(star(dataloader_kwargs={}), tmp_path)
     with pytest.raises(DataError, match="setup comes first"):
@@ -213,6 +217,7 @@ IDS = "xlm.data.functional.token_ids_to_input_ids"
         (IDS, {"token_ids": [[1]]}, "holds a list among its ids"),
         (IDS, {"token_ids": [None]}, "holds null among its ids"),
         (IDS, {"token_ids": None}, "column 'token_ids' holds null, not a list of ids"),
+        (IDS, {"token_ids": {"a": 1}}, "column 'token_ids' holds an object, not a list of ids"),
         (IDS, {"token_ids": "1 2"}, "column 'token_ids' holds a text, not a list of ids"),
         (None, {"input_ids": [1], "prompt_ids": [99]}, "column 'prompt_ids' holds the id 99"),
     ],

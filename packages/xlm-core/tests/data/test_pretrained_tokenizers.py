@@ -27,6 +27,9 @@ def test_files_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(DataError, match=f"The tokenizer '{tmp_path}' cannot be read: "):
         load_auto_tokenizer(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"cannot be read: it has no files of one, such as a tokenizer\.json"):
+        load_auto_tokenizer(str(tmp_path / "empty"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from xlm.errors import DataError
 from xlm.jobs.interactive import _prompts
 from xlm.jobs.prompts import read_prompts
 from xlm.jobs.text_files import read_texts
-from xlm.utils.text_files import read_json, read_table
+from xlm.utils.text_files import read_json, read_lines, read_table
 
 LONG = "x" * 2**20
 # Two lines as they are meant, and the bytes of each file of lines; a text is what a reader gives for it.
@@ -192,3 +192,22 @@ def test_whole_json_files_and_those_that_cannot_be_opened(tmp_path: Path) -> Non
     path.write_bytes(codecs.BOM_UTF16_LE + b"\x00")
     with pytest.raises(DataError, match="begins like UTF-16 and is none, from byte"):
         read_json(path)
+
+
+@pytest.mark.parametrize("block", [1, 5, 9, 2**20])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r", b"\r\n", b"\n\n", b"caf\xe9\nmore\n", b"a\0\n"])
+def test_a_file_in_blocks_gives_the_lines_of_a_stream(
+    tmp_path: Path, block: int, end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines(source: Path | io.BytesIO) -> tuple[list[tuple[object, ...]], str]:
+        found: list[tuple[object, ...]] = []
+        try:
+            found.extend(read_lines(source, "it"))
+        except DataError as error:
+            return found, str(error)
+        return found, ""
+
+    monkeypatch.setattr("xlm.utils.text_files._BLOCK", block)
+    raw = "one\r\ntwö\n\n\u2028 \r three\nfour\n".encode() + end
+    (tmp_path / "it").write_bytes(raw)
+    assert lines(tmp_path / "it") == lines(io.BytesIO(raw))

@@ -10,6 +10,7 @@ from xlm.utils.text_files import name_of_kind
 
 # Columns of token ids, and what they are called before the functions of `xlm.data.functional` rename them.
 _IDS = ("input_ids", "prompt_ids")
+_WHOLE = {int}
 _EARLIER = ("token_ids", "input_token_ids", "prompt_token_ids")
 
 
@@ -27,7 +28,7 @@ def checked_ids(example: Any, vocabulary: int | None) -> dict[str, Any]:
     Raises:
         DataError: it is no object, or a column of ids holds something else than ids of the vocabulary; names it.
     """
-    if not isinstance(example, Mapping):
+    if type(example) is not dict and not isinstance(example, Mapping):
         raise DataError(f"it is {name_of_kind(example)}, not an object with columns.")
     found = dict(example)
     # Once they are renamed, the earlier columns are nobody's ids.
@@ -38,6 +39,9 @@ def checked_ids(example: Any, vocabulary: int | None) -> dict[str, Any]:
 
 
 def _ids(value: Any, column: str, vocabulary: int | None) -> list[int]:
+    is_whole = type(value) is list and set(map(type, value)) == _WHOLE
+    if is_whole and min(value) >= 0 and (vocabulary is None or max(value) < vocabulary):
+        return list(value)  # as it is nearly always
     if hasattr(value, "tolist"):  # an array or a tensor
         value = value.tolist()
     if not isinstance(value, list | tuple):

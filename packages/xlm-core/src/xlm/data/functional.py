@@ -60,7 +60,7 @@ def _without(example: dict[str, Any], *columns: str) -> dict[str, Any]:
 def _ids(example: Any, *columns: str) -> Any:
     """The first of these columns that there is, a sequence; what is in it is checked where examples are prepared."""
     value = _first(example, *columns)
-    if isinstance(value, str) or not hasattr(value, "__getitem__"):
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__getitem__"):
         name = next(name for name in columns if name in example)
         raise DataError(f"column {name!r} holds {name_of_kind(value)}, not a list of ids.")
     return value

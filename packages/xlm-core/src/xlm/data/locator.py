@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +13,7 @@ from xlm.data.files import FILE_TYPES, ROWS_AT_ONCE, rows_of_file
 from xlm.data.hashing import code_version, file_digest
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.imports import get_function
+from xlm.utils.text_files import Row
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -165,8 +166,67 @@ class SavedSource:
 
 
 @dataclass(frozen=True)
+class FolderSource:
+    """The files of one split of a local folder: which they are `datasets` finds, and each is read as it is alone."""
+
+    folder: Path
+    split: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.name}-{self.split}" if self.split else self.folder.name
+
+    def identity(self) -> dict[str, Any]:
+        return {"files": _folder_identity(self.folder), "split": self.split}
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        return (row.value for row in self._rows())
+
+    def where(self, number: int) -> str:
+        return next(islice((row.where for row in self._rows()), number, None), str(self.folder))
+
+    def _rows(self) -> Iterator[Row]:
+        splits = self._splits()
+        if self.split in splits:
+            return _rows_of(splits[self.split])
+        return self._slices(splits)
+
+    def _slices(self, splits: Mapping[str, list[Path]]) -> Iterator[Row]:
+        """What a split such as `train[:10]` or `train+test` means; it may need the number of rows."""
+        from datasets import ReadInstruction
+
+        asked = self.split or ""
+        lengths = {name: sum(1 for _ in _rows_of(files)) for name, files in splits.items() if name in asked}
+        try:
+            slices = ReadInstruction.from_spec(asked).to_absolute(lengths)
+        except ValueError as error:
+            said = f"has no split '{asked}'" if asked else "needs the name of a split"
+            raise DataError(
+                f"The folder {self.folder} {said}; its files make: {', '.join(splits)}. "
+                f"Write {self.folder}/{next(iter(splits))}."
+            ) from error
+        return chain.from_iterable(islice(_rows_of(splits[each.splitname]), each.from_, each.to) for each in slices)
+
+    def _splits(self) -> dict[str, list[Path]]:
+        from datasets import load_dataset_builder
+
+        try:
+            found = load_dataset_builder(str(self.folder)).config.data_files or {}
+        except (OSError, ValueError) as error:  # no files of data, or files that no name tells apart
+            raise DataError(f"The folder {self.folder} has no files of data that can be read: {error}") from error
+        splits = {str(split): [Path(path) for path in paths] for split, paths in found.items()}
+        for path in chain.from_iterable(splits.values()):
+            _check_type(path)
+        return splits
+
+
+def _rows_of(files: list[Path]) -> Iterator[Row]:
+    return chain.from_iterable(map(rows_of_file, files))
+
+
+@dataclass(frozen=True)
 class HubSource:
-    """A data set that `datasets.load_dataset` finds: on the hub, or a local folder of data files."""
+    """A data set that `datasets.load_dataset` finds on the hub."""
 
     path: str
     config: str | None
@@ -180,10 +240,7 @@ class HubSource:
 
     def identity(self) -> dict[str, Any]:
         identity: dict[str, Any] = {"hub": self.path, "config": self.config, "split": self.split}
-        identity["revision"] = self.revision
-        if Path(self.path).is_dir():
-            identity["files"] = _folder_identity(Path(self.path))
-        return identity
+        return identity | {"revision": self.revision}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
         from datasets import load_dataset
@@ -208,8 +265,7 @@ def _local(full_name: str, split: str | None) -> Source | None:
     """A file or folder of this name, or a folder whose split the last part names."""
     path = Path(full_name).expanduser()
     if path.is_file():
-        if path.suffix not in FILE_TYPES:
-            raise DataError(f"{path} has none of the known types: {', '.join(FILE_TYPES)}.")
+        _check_type(path)
         return FileSource(path)
     if path.is_dir():
         return _folder(path, split)
@@ -222,6 +278,11 @@ def _local(full_name: str, split: str | None) -> Source | None:
     return None
 
 
+def _check_type(path: Path) -> None:
+    if path.suffix not in FILE_TYPES:
+        raise DataError(f"{path} has none of the known types: {', '.join(FILE_TYPES)}.")
+
+
 def _no_such_file(path: Path) -> DataError:
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(nearest_names(path.name, siblings))
@@ -231,7 +292,7 @@ def _no_such_file(path: Path) -> DataError:
 def _folder(path: Path, split: str | None) -> Source:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return SavedSource(path, split)
-    return HubSource(str(path), None, split, None)
+    return FolderSource(path, split)
 
 
 def _on_hub(full_name: str, config: str | None, split: str | None, revision: str | None) -> HubSource:

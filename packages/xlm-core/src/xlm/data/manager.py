@@ -16,7 +16,7 @@ from xlm.data.fitting import POLICIES, TEXT, fitted, limits_of
 from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import code_version
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, check_options, make_loader
-from xlm.data.locator import FileSource, FirstRows, GeneratorSource, SavedSource, Source, locate
+from xlm.data.locator import FileSource, FirstRows, FolderSource, GeneratorSource, SavedSource, Source, locate
 from xlm.data.packing import process_groups
 from xlm.data.parallel import RowError, map_rows
 from xlm.data.rows import ArrowRows, ListRows, Rows
@@ -59,7 +59,7 @@ def _apply(
     function: Callable[..., Any], tokenizer: Any, kwargs: dict[str, Any], example: dict[str, Any]
 ) -> dict[str, Any]:
     # A generator may give bare lists of ids, which `ids_to_example_fn` makes examples of.
-    own = example if isinstance(example, Mapping) else {}
+    own = example if type(example) is dict or isinstance(example, Mapping) else {}
     return {**own, **function(example, tokenizer=tokenizer, **kwargs)}
 
 
@@ -170,10 +170,12 @@ class DatasetManager:
         entry = DataCache(cache_dir).get_or_build(
             source.name, self._cache_key(source, tokenizer), lambda: self._build(source, tokenizer, num_workers)
         )
-        self._fitted(source, entry.rows)
         inner = source.source if isinstance(source, FirstRows) else source
+        place = str(getattr(inner, "path", None) or getattr(inner, "folder", None) or inner.name)
+        if len(entry.rows) == 0:
+            raise DataError(self._no_examples(place, next(iter(source.rows(tokenizer)), None) is None))
+        self._fitted(source, entry.rows)
         if not isinstance(inner, GeneratorSource):
-            place = str(getattr(inner, "path", None) or getattr(inner, "folder", None) or inner.name)
             self.content = {"source": place, "num_examples": len(entry.rows), "digest": entry.content}
         return entry
 
@@ -195,9 +197,16 @@ class DatasetManager:
         if self.rows is not None:
             return
         entry = self.prepare(tokenizer, cache_dir, num_workers)
-        if entry is None or len(entry.rows) == 0:
-            raise DataError(f"The data set {self.source().name} has no examples.")
+        assert entry is not None
         self.rows = self._fitted(self.source(), entry.rows)
+
+    def _no_examples(self, place: str, has_no_rows: bool) -> str:
+        name = f"{self.label}: " if self.label else "The data set "
+        if self.source_options["num_examples"] == 0:
+            return f"{name}{place} has no examples, as its num_examples is 0 (null: all)."
+        if has_no_rows:
+            return f"{name}{place} has no examples: there is not one row in it."
+        return f"{name}{place} has no examples: its rows make none."
 
     def _cache_key(self, source: Source, tokenizer: Any) -> dict[str, Any]:
         steps = {"preprocess": self.preprocess, "group": self.group}
@@ -274,7 +283,7 @@ class LocalDatasetManager(DatasetManager):
     def source(self) -> Source:
         source = super().source()
         inner = source.source if isinstance(source, FirstRows) else source
-        if not isinstance(inner, (FileSource, SavedSource)) and not Path(getattr(inner, "path", "")).is_dir():
+        if not isinstance(inner, (FileSource, FolderSource, SavedSource)):
             raise DataError(f"No local file or folder of data: {self.full_name}.")
         return source
 

@@ -33,8 +33,7 @@ def map_rows(function: Function, rows: Iterable[dict[str, Any]], num_workers: in
         RowError: the function refused a row with a DataError. Any other exception notes the number of the row.
     """
     if num_workers is None or num_workers <= 1:
-        for number, row in enumerate(rows):
-            yield _applied(function, row, number)
+        yield from _each(function, rows, 0)
         return
     iterator = iter(rows)
     # Started afresh rather than forked: tokenizers and torch have threads by now.
@@ -57,16 +56,19 @@ def _set_function(function: Function) -> None:
 
 def _process(rows: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
     assert _function is not None
-    return [_applied(_function, row, first + number) for number, row in enumerate(rows)]
+    return list(_each(_function, rows, first))
 
 
-def _applied(function: Function, row: dict[str, Any], number: int) -> dict[str, Any]:
-    try:
-        return function(row)
-    except RowError:
-        raise
-    except DataError as error:
-        raise RowError(str(error), number) from error
-    except Exception as error:
-        error.add_note(f"In row {number + 1} of the data.")
-        raise
+def _each(function: Function, rows: Iterable[dict[str, Any]], first: int) -> Iterator[dict[str, Any]]:
+    """The results of `function`; what it raises has the row's number, counted from `first`."""
+    for number, row in enumerate(rows, first):
+        try:
+            result = function(row)
+        except RowError:
+            raise
+        except DataError as error:
+            raise RowError(str(error), number) from error
+        except Exception as error:
+            error.add_note(f"In row {number + 1} of the data.")
+            raise
+        yield result

@@ -60,9 +60,10 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
     try:
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
     except Exception as error:
-        raise DataError(
-            f"The tokenizer {pretrained_model_name_or_path!r} cannot be read: {first_sentence(error)}"
-        ) from error
+        # Where a folder has no such files, transformers says from which kinds of them it could have been made.
+        no_files = "Couldn't instantiate the backend tokenizer" in str(error)
+        reason = "it has no files of one, such as a tokenizer.json" if no_files else first_sentence(error)
+        raise DataError(f"The tokenizer {pretrained_model_name_or_path!r} cannot be read: {reason}") from error
     check_vocabulary(tokenizer, pretrained_model_name_or_path)
     complete_special_tokens(tokenizer)
     if not isinstance(tokenizer, CompleteTokenizer):

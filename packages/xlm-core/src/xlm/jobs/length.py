@@ -15,6 +15,7 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.training.rng import random_state_of
 from xlm.training.train_log import num_tokens
+from xlm.utils.options import LARGEST
 
 # Batches whose tokens are counted: of 64 texts each, the mean is known within a percent or so.
 NUM_COUNTED = 32
@@ -35,7 +36,7 @@ def settle_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None:
     All processes of a run come to the same number.
 
     Raises:
-        ConfigError: tokens are asked for, and batches have no `input_ids`.
+        ConfigError: more tokens are asked for than can be counted, or batches have no `input_ids`.
     """
     max_epochs, max_tokens = cfg.trainer.get("max_epochs") or -1, cfg.get("max_tokens")
     if max_epochs <= 0 and max_tokens is None:
@@ -47,6 +48,10 @@ def settle_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None:
     if max_tokens is not None:
         per_step = _tokens_per_batch(datamodule.train_loader_of(1), cfg.seed) * world_size * accumulate
         steps = max(1, math.ceil(max_tokens / per_step))
+        if steps > LARGEST:
+            raise ConfigError(
+                f"max_tokens={max_tokens:.3g} would be {steps:.3g} steps, which is too many.", key="max_tokens"
+            )
         found.append(Length(steps, f"for {max_tokens:,.0f} tokens, about {per_step:,.0f} a step"))
     elif cfg.trainer.max_steps > 0:
         found.append(Length(int(cfg.trainer.max_steps), "trainer.max_steps"))

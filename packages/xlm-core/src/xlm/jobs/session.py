@@ -18,12 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from xlm import flags
+from xlm.data.manager import plain
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.utils.components import clear_components, set_component
-from xlm.utils.instantiate import instantiate
+from xlm.utils.instantiate import check_values, instantiate
+from xlm.utils.options import shown as shown_value
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 
@@ -143,11 +145,19 @@ def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
     set_component("tokenizer", tokenizer)
     for name, node in cfg.global_components.items():
         if name != "tokenizer":
-            set_component(str(name), instantiate(node) if node else None)
+            set_component(str(name), instantiate(_component(str(name), node)))
+    check_values(cfg.get("collators"))  # those that no data set of this run uses too
     datamodule = instantiate(cfg.datamodule)
     assert isinstance(datamodule, TextDataModule)
     set_component("datamodule", datamodule)
     return Session(cfg, tokenizer, datamodule, plain_console())
+
+
+def _component(name: str, node: Any) -> Any:
+    if node and not isinstance(node, DictConfig):
+        key, value = f"global_components.{name}", plain({name: node})[name]
+        raise ConfigError(f"{key} is {shown_value(value)}, and must be a mapping with a _target_, or null.", key=key)
+    return node or None
 
 
 def build_tokenizer(cfg: DictConfig, folder: Path | None = None) -> Any:

@@ -26,7 +26,7 @@ def check_name(name: str) -> None:
     """ScaffoldError if `name` is spelt as no model can be, or is Python's or this environment's own."""
     check_spelling(name)
     if name in sys.stdlib_module_names:
-        raise _refused(name, f"'{name}' is a module of Python's standard library, which the package would hide.")
+        raise _refused(name, f"'{name}' is a module of Python's standard library: `import {name}` finds that.")
     if name in RESERVED:
         raise _refused(name, f"'{name}' has a meaning of its own beside a model package.")
     if _is_importable(name):

@@ -121,6 +121,12 @@ def _has_word(text: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
 
 
+def check_values(config: Any) -> None:
+    """ConfigError as `instantiate` raises it for a value of another type, in a node from which nothing is made."""
+    if OmegaConf.is_config(config):
+        _check_types(_with_objects_allowed(config), {}, recursive=True)
+
+
 def _check_types(config: Any, more: Mapping[str, Any], recursive: bool, always: bool = False) -> None:
     """ConfigError for the first value that doesn't have the type of its parameter, in a node and those inside it.
 

@@ -25,6 +25,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_BLOCK = 2**20
 _LONGEST_CELL = 2**31 - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = 80  # characters of a name in a message
@@ -60,7 +61,7 @@ def read_lines(source: Path | str | IO[bytes], name: str | None = None) -> Itera
     except OSError as error:
         raise DataError(f"{as_line(shown)} cannot be read: {error.strerror}.") from error
     with file:
-        yield from _lines(file, shown)
+        yield from _lines(file, shown, _BLOCK if file.seekable() else 0)
 
 
 def read_text(path: Path | str) -> str:
@@ -165,7 +166,8 @@ def _column_names(cells: list[str], where: str) -> list[str]:
     return cells
 
 
-def _lines(file: IO[bytes], name: str) -> Iterator[Line]:
+def _lines(file: IO[bytes], name: str, block: int = 0) -> Iterator[Line]:
+    """The lines; of a file, about `block` bytes of them at once, where a stream is read as it comes."""
     name = as_line(name)
     first = file.readline()
     for mark, encoding in _MARKS:
@@ -181,7 +183,32 @@ def _lines(file: IO[bytes], name: str) -> Iterator[Line]:
         if number == 1 and "\r" in text and not raw.endswith(b"\n"):
             _refuse_old_line_ends(text, name)
         yield Line(number, text, where)
+        if block:
+            texts = _plain_block(file, block)
+            if texts is None:
+                texts, block = [], 0  # one by one up to the line that is no text
+            for text in texts:
+                number += 1
+                yield Line(number, text, f"{name}, line {number}")
         raw = file.readline()
+
+
+def _plain_block(file: IO[bytes], size: int) -> list[str] | None:
+    """The next lines, about `size` bytes of them; None, and nothing is read, where one of them is no text."""
+    place = file.tell()
+    raw = b"".join(file.readlines(size))
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        file.seek(place)
+        return None
+    lines = text.split("\n")
+    if "\r\n" in text:
+        # What follows the last line end, if anything, keeps its own.
+        lines = [*(line.removesuffix("\r") for line in lines[:-1]), lines[-1]]
+    return lines if lines[-1] else lines[:-1]
 
 
 def _without_end(line: str) -> str:

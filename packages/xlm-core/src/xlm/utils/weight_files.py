@@ -94,27 +94,33 @@ def _read(path: Path, device: str) -> dict[str, Tensor]:
         raise CheckpointCorruptError(path, str(error)) from error
 
 
-def without_wrappers(state_dict: Mapping[str, Tensor], names: Iterable[str], source: str | Path) -> dict[str, Tensor]:
+def without_wrappers(
+    state_dict: Mapping[str, Tensor], names: Iterable[str], source: str | Path, owner: str = ""
+) -> dict[str, Tensor]:
     """The state dict with the names that a network has, where they differ by the names of wrappers alone; says so.
 
     Args:
         state_dict: as it was saved, perhaps from inside DDP, FSDP or torch.compile.
         names: of the network's own weights; these are never changed.
         source: for the message.
+        owner: what the names begin with where the network was saved as an attribute of something: `model.`.
     """
     own = set(names)
     wanted = {_unwrapped(name): name for name in own}
     renamed: dict[str, Tensor] = {}
     left_out: set[str] = set()
     for name, tensor in state_dict.items():
-        new = name if name in own else wanted.get(_unwrapped(name), name)
+        bare = _unwrapped(name)
+        alone = bare.removeprefix(owner)
+        new = name if name in own else wanted.get(bare, wanted.get(alone, name))
         if new in renamed:
             return dict(state_dict)  # two weights of one name: the message about what doesn't fit names both
         renamed[new] = tensor
         if new != name:
             left_out |= {f"{part}." for part in WRAPPERS if part in name.split(".")}
+            left_out |= {owner} if bare not in wanted else set()
     if left_out:
-        logger.warning("%s: its weights were saved from inside a wrapper; %s is left out of their names.",
+        logger.warning("%s: its weights were saved from inside a wrapper; their names are read without %s.",
                        source, " and ".join(sorted(left_out)))  # fmt: skip
     return renamed
 
