@@ -56,7 +56,7 @@ def mdlm() -> DictConfig:
     ("key", "value", "says"),
     [
         ("trainer.accelerator", "gpus", "trainer.accelerator: You selected an invalid accelerator name"),
-        ("trainer.precision", "bf17", "trainer.precision is 'bf17', and must be one of: .*Did you mean 'bf16'"),
+        ("trainer.precision", "bf17", "trainer.precision is 'bf17', and must be .*Did you mean 'bf16'"),
         ("trainer.devices", 0, r"trainer.devices: .Trainer\(devices=0\). value is not a valid input"),
         ("trainer.strategy", "ddpp", "trainer.strategy: You selected an invalid strategy name"),
         ("trainer.val_check_interval", 0, "trainer.val_check_interval is 0, and must be above 0"),
@@ -78,7 +78,7 @@ def mdlm() -> DictConfig:
             r"noise_schedule is \[1\], and must be a mapping with a _target_, or",
         ),
         ("noise_schedule.eps", 1, r"noise_schedule.eps: eps must be in \(0, 1\)"),
-        ("datamodule.dataset_managers.val.lm.data_file", ["a"], r"lm.data_file is \['a'\], and must be text or null"),
+        ("datamodule.dataset_managers.val.lm.data_file", ["a"], r'lm.data_file is \["a"\], and must be a text or null'),
         ("datamodule.dataset_managers.test.lm.dataloader_kwargs.num_workers", -1, "test.lm.dataloader_kwargs.num_work"),
     ],
 )

@@ -109,7 +109,9 @@ def test_a_checkpoint_brings_its_configuration(home: Path, capsys: pytest.Captur
     assert [Point.from_dict(values).metrics for values in record["points"]] == [point.metrics]
     assert record["weights"].endswith("runs/mine/checkpoints/best.ckpt")
     assert main([*args, "sweep.checkpoint_path=runs/none.ckpt"]) != 0
-    assert capsys.readouterr().err.startswith("Error: There is no file or folder runs/none.ckpt.")
+    assert capsys.readouterr().err.startswith(
+        "Error: sweep.checkpoint_path: There is no file or folder runs/none.ckpt."
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_a_checkpoint_brings_its_configuration(home: Path, capsys: pytest.Captur
             ["sweep.sampler=[ancestral,remasking]", "sweep.num_steps=[2]", "sweep.threshold=[0.5]"],
             r"sweep\.threshold would change nothing: sampler=ancestral does not use it; sampler=remasking does not",
         ),
-        (["sweep.num_steps=[1]", "sweep.num_examples=1"], r"sweep\.num_examples is 1; at least 2"),
+        (["sweep.num_steps=[1]", "sweep.num_examples=1"], r"sweep\.num_examples is 1, and must be at least 2"),
         (["sweep.num_steps=[1]", "sweep.metric=exact"], r"no metric 'exact'.*Did you mean 'exact_match'\?"),
     ],
 )

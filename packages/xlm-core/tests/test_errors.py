@@ -126,6 +126,16 @@ def test_nearest_names() -> None:
     assert errors.did_you_mean(["a", "b"]) == "Did you mean 'a' or 'b'?"
 
 
+@pytest.mark.parametrize(
+    "error", [errors.CheckpointError("none", path="a"), errors.CheckpointCorruptError("a", "cut off")]
+)
+def test_what_is_wrong_with_a_named_checkpoint_begins_with_the_option(error: errors.CheckpointError) -> None:
+    said = str(error)
+    with pytest.raises(type(error)) as caught, errors.of_option("eval.checkpoint_path"):
+        raise error
+    assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value))) == f"eval.checkpoint_path: {said}"
+
+
 @given(st.text())
 def test_a_line_is_one_printable_line(text: str) -> None:
     line = errors.as_line(text)

@@ -27,7 +27,8 @@ XLMError                            exit code 1
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
@@ -249,6 +250,16 @@ class CheckpointError(XLMError):
     def __init__(self, message: str, *, path: Path | str | None = None) -> None:
         super().__init__(message)
         self.path = path
+
+
+@contextmanager
+def of_option(key: str) -> Iterator[None]:
+    """For a block that reads the checkpoint which an option names: its errors begin with the option's key."""
+    try:
+        yield
+    except CheckpointError as error:
+        error.args = (f"{key}: {error}",)
+        raise
 
 
 class CheckpointMismatchError(CheckpointError):

@@ -5,13 +5,15 @@ A field's annotation says what the option may be, null only where it says None; 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, Lt, Predicate
 
-from xlm.utils.options import LARGEST, Count, CountOrZero, NonNegative, Probability, Seed, Share, Text, option
+from xlm.utils.annotations import LARGEST, Count, CountOrZero, NonNegative, Probability, Seed, Share, Text
+from xlm.utils.options import option
 
 Texts = Annotated[Text | list[Text], "a text or a list of texts"]
 # Words of standalone commands: names may also be separated by commas alone, prompts hold commas.
@@ -21,7 +23,7 @@ Units = Literal["weeks", "days", "hours", "minutes", "seconds"]
 Time = Annotated[str, Predicate(re.compile(r"\d\d:\d\d:\d\d:\d\d").fullmatch)] | dict[Units, NonNegative]
 Interval = Annotated[Count | Share | Time, "batches, a share of an epoch above 0, or a time such as 00:01:00:00"]
 Batches = Annotated[CountOrZero | Probability, "a number of batches, or a share from 0 to 1"]
-Tokens = Annotated[Annotated[int | float, Ge(1)], "a number of tokens, at least 1, such as 1e9"]
+Tokens = Annotated[Annotated[int | float, Ge(1), Lt(math.inf)], "a number of tokens, at least 1, such as 1e9"]
 Requests = Annotated[Count | Share, "a number of requests, or a share of them"]
 Tracing = Annotated[bool | dict[str, Any] | None, "true, false, null or some of num_samples, gif, png"]
 ShardSize = Annotated[str | int, "bytes, or a number with KB, MB, GB or TB"]

@@ -56,6 +56,14 @@ def test_the_home_folder_null_quotes_and_interpolations() -> None:
         assert as_typed(override) == override
 
 
+@pytest.mark.parametrize("key", PATH_KEYS)
+def test_a_path_is_not_empty(key: str) -> None:
+    for blank in ("", "  "):
+        with pytest.raises(ConfigError, match=r"= is empty \(an unset variable of the shell\?\)") as caught:
+            as_typed(f"{key}={blank}")
+        assert caught.value.key == key.lstrip("+")
+
+
 def test_a_sweep_over_names_and_paths() -> None:
     assert as_typed("job_name=a b,x=1", multirun=True) == "job_name='a b','x=1'"
     assert as_typed("eval.checkpoint_path='a,b',c", multirun=True) == "eval.checkpoint_path='a,b','c'"

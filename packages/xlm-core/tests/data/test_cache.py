@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from xlm.data.cache import DataCache, read_checked
-from xlm.errors import CacheCorruptError
+from xlm.errors import CacheCorruptError, ConfigError
 
 KEY = {"source": "x", "seed": 1}
 
@@ -45,6 +45,13 @@ def test_anything_in_the_key_names_another_cache(tmp_path: Path, change: dict[st
     cache = DataCache(tmp_path)
     assert cache.path("a", KEY) != cache.path("a", {**KEY, **change})
     assert cache.path("a", KEY) == cache.path("a", dict(reversed(KEY.items())))
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "cache", Path("/proc/none")):
+        with pytest.raises(ConfigError, match=r"^paths\.cache_dir: "):
+            DataCache(root).get_or_build("a", {}, lambda: iter([]))
 
 
 def test_an_error_while_building_leaves_nothing(tmp_path: Path) -> None:

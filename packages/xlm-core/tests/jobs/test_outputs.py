@@ -12,6 +12,7 @@ from xlm.cli.main import main
 from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.jobs import find_job
+from xlm.jobs.stored import name_of_run
 
 MODELS = Path(__file__).parents[1] / "models"
 OF_CONFIG = {
@@ -66,3 +67,18 @@ def test_jobs_without_one(args: list[str], capsys: pytest.CaptureFixture[str]) -
         pytest.importorskip("lm_eval")
     assert main(args) == 1
     assert capsys.readouterr().err.startswith(("Error: output", "Error: out:"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "name"),
+    [
+        ("runs/copy/checkpoints/best.ckpt", "copy"),
+        ("runs/é, ü/a/checkpoints/last.ckpt", "é, ü/a"),
+        ("elsewhere/runs/r/checkpoints/best.ckpt", None),
+        ("runs/copy/extracted/model.safetensors", None),
+        ("runs/checkpoints/best.ckpt", None),
+        ("best.ckpt", None),
+    ],
+)
+def test_a_run_that_was_copied_has_the_name_of_its_folder(weights: str, name: str | None) -> None:
+    assert name_of_run(Path(weights), "runs") == name_of_run(Path(weights).absolute(), "runs") == name

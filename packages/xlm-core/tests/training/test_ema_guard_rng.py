@@ -142,6 +142,14 @@ def test_the_guard_names_the_first_bad_step_when_values_are_read(bad: float) -> 
         guard.on_train_batch_end(trainer(10), module, {"loss": torch.tensor(0.5)}, None, 0)
 
 
+def test_the_guard_of_a_run_that_logs_nothing_reads_the_loss_at_the_end_of_the_epoch() -> None:
+    guard = FiniteLossGuard()
+    module: Any = None
+    guard.on_train_batch_end(trainer(1, every=0), module, {"loss": torch.tensor(float("nan"))}, None, 0)
+    with pytest.raises(NonFiniteLossError, match="step 1"):
+        guard.on_train_epoch_end(trainer(1, every=0), module)
+
+
 def test_the_guard_refuses_a_checkpoint_of_a_bad_step() -> None:
     guard = FiniteLossGuard()
     module: Any = None

@@ -169,7 +169,7 @@ def test_schedules() -> None:
     ("options", "says"),
     [
         ({"name": "cosin", "num_training_steps": 3}, "lr_scheduler.name: cosin is not a valid"),
-        ({"name": "cosine", "interval": "stepp"}, "must be one of: step, epoch. Did you mean 'step'?"),
+        ({"name": "cosine", "interval": "stepp"}, "must be step or epoch. Did you mean 'step'?"),
         ({"name": "cosine", "num_warmup_steps": "few"}, "lr_scheduler.num_warmup_steps is 'few', and must be a whole"),
         ({"name": "cosine_with_min_lr", "num_training_steps": 9}, "lr_scheduler: One of min_lr or min_lr_rate"),
         ({"name": "cosine", "fraction_warmup_steps": 0.1}, "needs num_training_steps"),

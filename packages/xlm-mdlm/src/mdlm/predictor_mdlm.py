@@ -30,7 +30,8 @@ from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import Confidence, LogitsSampler
-from xlm.utils.options import AnySeed, Count, CountOrZero, NonNegative, Probability, Share, check_arguments
+from xlm.utils.annotations import AnySeed, Count, CountOrZero, NonNegative, Number, Probability, Share
+from xlm.utils.arguments import check_arguments
 
 Sampler = Literal["ancestral", "ancestral_every_step", "first_hitting", "confidence", "remasking"]
 
@@ -69,7 +70,7 @@ class MDLMPredictor(Predictor[MDLMPredictionBatch, MDLMPredictionDict]):
         sampler: Sampler = "first_hitting",
         num_steps: Count | None = 128,
         confidence: Confidence = "top_prob",
-        threshold: float | None = None,
+        threshold: Number | None = None,
         remasking: Probability = 0.05,
         temperature: NonNegative = 1.0,
         top_k: Count | None = None,

@@ -19,7 +19,8 @@ from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import Confidence, LogitsSampler
-from xlm.utils.options import AnySeed, Count, NonNegative, Probability, Share, check_arguments
+from xlm.utils.annotations import AnySeed, Count, NonNegative, Number, Probability, Share
+from xlm.utils.arguments import check_arguments
 
 
 class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
@@ -49,7 +50,7 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         model: Any = None,
         max_steps: Count | None = None,
         confidence: Confidence | None = None,
-        threshold: float | None = None,
+        threshold: Number | None = None,
         temperature: NonNegative = 1.0,
         top_k: Count | None = None,
         top_p: Share | None = None,

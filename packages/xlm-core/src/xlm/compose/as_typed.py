@@ -50,6 +50,8 @@ def as_typed(override: str, multirun: bool = False) -> str:
         return override
     if (value[:1], value[-1:]) in _BRACKETS and name not in TEXTS | (PATHS - _MANY):
         return override
+    if is_path and not value.strip():
+        raise ConfigError(f"{name}= is empty (an unset variable of the shell?), and must be a path.", key=name)
     if not multirun:
         return f"{key}={_quoted(value, is_path)}"
     if _CALL.fullmatch(value):

@@ -19,7 +19,8 @@ from xlm.schemas import (
     Trace,
     TrainerSection,
 )
-from xlm.utils.options import checked, options_in, read_options, shown
+from xlm.utils.annotations import checked, shown
+from xlm.utils.options import options_in, read_options
 
 # Whose options are in a section of the configuration; a sweep's section holds options of the sampler too.
 SECTIONS_OF_JOBS: dict[str, type] = {

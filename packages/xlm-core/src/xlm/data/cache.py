@@ -19,6 +19,7 @@ from filelock import FileLock
 from xlm.data.hashing import file_digest, hash_of
 from xlm.data.rows import ArrowRows, write_rows
 from xlm.errors import CacheCorruptError
+from xlm.utils.outputs import output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class DataCache:
         rows = self._read(path, key)
         built = False
         if rows is None:
-            self.root.mkdir(parents=True, exist_ok=True)
+            output_folder(self.root, "paths.cache_dir").mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / f".{path.name}.lock"):
                 rows = self._read(path, key)  # another process may have built it meanwhile
                 if rows is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from xlm.errors import CheckpointError
+from xlm.errors import CheckpointError, of_option
 from xlm.harness import Harness
 from xlm.jobs.naming_a_checkpoint import PATH_KEYS
 from xlm.jobs.sources import Weights, find_weights
@@ -26,7 +26,8 @@ def chosen_weights(cfg: DictConfig, section: str) -> Weights:
     options: Any = cfg.get(section) or {}
     for key in PATH_KEYS:
         if options.get(key):
-            return find_weights(str(options[key]), options.get("revision"))
+            with of_option(f"{section}.{key}"):
+                return find_weights(str(options[key]), options.get("revision"))
     directory = Path(cfg.checkpointing_dir)
     if (path := best_or_last(directory)) is not None:
         return Weights(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.values import read_section
-from xlm.errors import CheckpointError, ConfigError
+from xlm.errors import CheckpointError, ConfigError, of_option
 from xlm.jobs.checkpoint_choice import chosen_weights
 from xlm.jobs.naming_a_checkpoint import SECTIONS
 from xlm.jobs.session import quiet_libraries, shown
@@ -31,9 +31,10 @@ def extract(cfg: DictConfig) -> Path:
     """
     options = read_section(cfg, Extract)
     default = Path(cfg.paths.run_dir) / "extracted"
-    folder = check_new(
-        output_folder(default if options.output_dir is None else options.output_dir, "extract.output_dir")
-    )
+    with of_option("extract.output_dir"):
+        folder = check_new(
+            output_folder(default if options.output_dir is None else options.output_dir, "extract.output_dir")
+        )
     size = _shard_size(options)
     model, what = _loaded(cfg, "extract", options)
     if options.format == "transformers":

@@ -15,7 +15,7 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.training.rng import random_state_of
 from xlm.training.train_log import num_tokens
-from xlm.utils.options import LARGEST
+from xlm.utils.annotations import LARGEST
 
 # Batches whose tokens are counted: of 64 texts each, the mean is known within a percent or so.
 NUM_COUNTED = 32

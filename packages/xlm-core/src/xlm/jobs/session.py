@@ -23,9 +23,9 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.training.checkpoints import AtomicCheckpointIO
+from xlm.utils.annotations import shown as shown_value
 from xlm.utils.components import clear_components, set_component
 from xlm.utils.instantiate import check_values, instantiate
-from xlm.utils.options import shown as shown_value
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -11,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE
 from xlm.compose.naming import checked_job_name
-from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.errors import ConfigError, did_you_mean, nearest_names, of_option
 from xlm.external_models import active_models
 from xlm.jobs.naming_a_checkpoint import PATH_KEYS, SECTIONS
-from xlm.jobs.sources import check_trusted, find_source
+from xlm.jobs.sources import check_trusted, find_source, folder_of
 from xlm.schemas import Checkpoint
 from xlm.trained import BUILT
 from xlm.utils.options import read_options
@@ -28,11 +29,11 @@ _LEFT_OUT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def stored_config(overrides: Sequence[str], job: str) -> DictConfig:
+def stored_config(overrides: Sequence[str], job: str, option: str | None = None) -> DictConfig:
     """The configuration that a checkpoint was trained with, with overrides of its values.
 
     Where it ran stays behind: paths are those of here, and the devices one of whatever there is, unless
-    `trainer_strategy=…` says otherwise.
+    `trainer_strategy=…` says otherwise. Errors of the checkpoint name the `option`, by default that of the job.
 
     Raises:
         CheckpointError: the checkpoint isn't there or comes without its configuration.
@@ -50,7 +51,8 @@ def stored_config(overrides: Sequence[str], job: str) -> DictConfig:
     options = read_options(Checkpoint, said, section)
     if not (options.checkpoint_path or options.ckpt_path):
         raise ConfigError(f"{section}.checkpoint_path names no checkpoint.", key=f"{section}.checkpoint_path")
-    source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
+    with of_option(option or f"{section}.{PATH_KEYS[0] if options.checkpoint_path else PATH_KEYS[1]}"):
+        source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
     cfg = source.config
     with open_dict(cfg):
         # Keys that came after the checkpoint.
@@ -76,9 +78,17 @@ def stored_config(overrides: Sequence[str], job: str) -> DictConfig:
     OmegaConf.set_struct(cfg, True)
     ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
     OmegaConf.set_struct(cfg, False)
-    cfg.job_name = checked_job_name(cfg.job_name)
+    here = name_of_run(source.path, cfg.paths.log_dir)
+    cfg.job_name = checked_job_name(here if here and "job_name" not in given else cfg.job_name)
     check_config(cfg, {"model_type": cfg.get("model_name"), "datamodule": "of the checkpoint"})
     return cfg
+
+
+def name_of_run(weights: Path, log_dir: str | Path) -> str | None:
+    """The name of the run in whose folder a checkpoint lies now, by which its copy is another run; None elsewhere."""
+    folder, runs = folder_of(weights).resolve(), Path(log_dir).resolve()
+    is_run = weights.parent.name == "checkpoints" and folder.is_relative_to(runs) and folder != runs
+    return folder.relative_to(runs).as_posix() if is_run else None
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:

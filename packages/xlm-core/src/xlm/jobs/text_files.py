@@ -102,8 +102,10 @@ def texts_rows(datamodule: TextDataModule, split: str) -> Rows:
     raise DataError(f"The data have no split '{split}' of texts (datamodule.dataset_managers.{split}).")
 
 
-def data_of_model(path_or_id: str) -> DataOfModel:
+def data_of_model(path_or_id: str, option: str | None = None) -> DataOfModel:
     """What the configuration of a checkpoint, a run or a shared folder names; nothing of the model is built.
+
+    Errors name the `option` in which it was said.
 
     Raises:
         CheckpointError: there is no such model; ConfigError: its configuration cannot be built here.
@@ -119,7 +121,7 @@ def data_of_model(path_or_id: str) -> DataOfModel:
     found.raise_errors()
     activate({**active_models(), **found.models}, folders=found.folders)
     register_resolvers()
-    cfg = stored_config([f"++generation.checkpoint_path={quote(path_or_id)}"], "generate")
+    cfg = stored_config([f"++generation.checkpoint_path={quote(path_or_id)}"], "generate", option)
     session = start(cfg, find_weights(path_or_id).tokenizer)
     return DataOfModel(str(cfg.get("job_name") or path_or_id), session.tokenizer, session.datamodule)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     device = usable_device(options.device)
     judge = load_judge(options.judge, device, options.window, options.protocol) if options.judge else None
     train = _train(options.train, writers)
-    data = _data_of(train, options.reference)
+    data = _data_of({options.reference: "reference", train: "train"})
     unit = _unit(options.tokenizer, data)
     if options.reference:
         most = max(map(len, texts.values()))
@@ -137,11 +137,11 @@ def _train(said: str, writers: Sequence[str | None]) -> str:
     return next((writer for writer in writers if writer and Path(writer).exists()), "")
 
 
-def _data_of(*names: str) -> dict[str, DataOfModel]:
-    """The data of those that are models and no files of texts, by name."""
+def _data_of(names: Mapping[str, str]) -> dict[str, DataOfModel]:
+    """The data of those that are models and no files of texts, by name; `names` are in which option."""
     from xlm.jobs.text_files import data_of_model, is_file_of_texts
 
-    return {name: data_of_model(name) for name in dict.fromkeys(names) if name and not is_file_of_texts(name)}
+    return {name: data_of_model(name, option) for name, option in names.items() if name and not is_file_of_texts(name)}
 
 
 def _unit(tokenizer: str, data: dict[str, DataOfModel]) -> Unit:

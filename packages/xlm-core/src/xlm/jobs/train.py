@@ -12,7 +12,7 @@ from rich.text import Text
 from torch import nn
 
 from xlm import flags
-from xlm.errors import CheckpointError, ConfigError
+from xlm.errors import CheckpointError, ConfigError, of_option
 from xlm.evaluation.estimates import Estimates
 from xlm.harness import Harness
 from xlm.jobs.length import Length, settle_length
@@ -107,7 +107,8 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
     """
     if cfg.resume_checkpoint_path:
         path = Path(cfg.resume_checkpoint_path)
-        return path, load_checkpoint(path)
+        with of_option("resume_checkpoint_path"):
+            return path, load_checkpoint(path)
     if (cfg.get("global_flags") or {}).get("DEBUG"):
         return None  # debugging runs keep no checkpoints and replace each other
     directory = Path(cfg.checkpointing_dir)

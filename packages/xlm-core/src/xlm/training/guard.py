@@ -30,7 +30,8 @@ class FiniteLossGuard(Callback):
             self._first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
         is_new = ~torch.isfinite(loss.detach()) & (self._first_bad < 0)
         self._first_bad = torch.where(is_new, trainer.global_step, self._first_bad)
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step % every == 0:  # 0: nothing is ever logged
             self.check()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -97,7 +97,8 @@ class TrainLog(Callback):
         if self._forward is not None:
             self._forward.settle(shape)
         step = trainer.global_step
-        if step == self._last_step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step == self._last_step or not every or step % every:  # 0: nothing is ever logged
             return
         self._last_step = step
         assert isinstance(pl_module, MetricSource)

@@ -17,6 +17,7 @@ from xlm.data.pretrained_tokenizers import CompleteTokenizer
 from xlm.errors import DataError
 from xlm.tasks.text.corpus import corpus_hash, read_verses
 from xlm.utils.files import replace_text
+from xlm.utils.outputs import output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -100,5 +101,6 @@ def _read(path: Path) -> str | None:
 
 def _written(path: Path, backend: str) -> str:
     """Store a tokenizer under its name, with its checksum; returns it."""
+    output_folder(path.parent, "paths.cache_dir")
     replace_text(path, json.dumps({"sha256": sha256(backend.encode()).hexdigest(), "tokenizer": backend}))
     return backend
