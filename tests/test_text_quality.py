@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from xlm.cli.words import read_command
 from xlm.compose import load_config
 from xlm.errors import ConfigError, DataError
 from xlm.evaluation.pareto import Point
@@ -163,8 +164,8 @@ def test_a_sweep_of_texts_needs_a_judge(home: Path, judge: str) -> None:
 def test_a_generated_file_knows_where_its_training_data_are(home: Path, judge: str) -> None:
     generate.run(load_config([*CHOICE, "generation.num_samples=3"]))
     Path("human.jsonl").write_text('{"text": "In the beginning God created the heaven and the earth."}\n' * 2)
-    request = read_request(["text_quality", "runs/mine", "human.jsonl", f"judge={judge}", "reference=runs/mine",
-                            "protocol=mdlm"])  # fmt: skip
+    words = ["runs/mine", "human.jsonl", f"judge={judge}", "reference=runs/mine", "protocol=mdlm"]
+    request = read_request(*read_command(["text_quality", *words]))
     found, record, caption = judged(request)
     assert [(name, quality.n) for name, quality in found.items()] == [
         ("runs/mine", 3),
@@ -179,7 +180,7 @@ def test_a_generated_file_knows_where_its_training_data_are(home: Path, judge: s
     assert found["human.jsonl"].numbers["length"].se == 0.0
     train = king_texts(found["reference"].n)
     Path("copied.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in train))
-    copied, _, _ = judged(read_request(["text_quality", "copied.jsonl", "train=runs/mine"]))
+    copied, _, _ = judged(read_request(*read_command(["text_quality", "copied.jsonl", "train=runs/mine"])))
     assert copied["copied.jsonl"].numbers["copied_1"].value == 1.0
     assert copied["copied.jsonl"].numbers["copied_whole"].value == 1.0
 

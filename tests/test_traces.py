@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from xlm.cli.words import read_command
 from xlm.compose import load_config
 from xlm.decoding.trace import replay
 from xlm.errors import ConfigError
@@ -52,7 +53,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def traced(*words: str) -> Document:
-    doc = trace_runs(read_request(["runs/my_arlm", "runs/my_mdlm", "prompts=['3 1 19 9 13 3']", *words]))
+    doc = trace_runs(
+        read_request(*read_command(["trace", "runs/my_arlm", "runs/my_mdlm", "prompts=['3 1 19 9 13 3']", *words]))
+    )
     for run in doc["runs"]:
         for sample in run["samples"]:
             assert replay(sample["given"], sample["steps"]) == sample["ids"]
@@ -64,7 +67,7 @@ def answers(doc: Document) -> list[list[str]]:
 
 
 def test_fewer_prompts_than_asked_for_are_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run,) = trace_runs(read_request(["runs/my_arlm", "num_prompts=9"]))["runs"]
+    (run,) = trace_runs(read_request(*read_command(["trace", "runs/my_arlm", "num_prompts=9"])))["runs"]
     assert len(run["samples"]) == 7
     assert "num_prompts is 9, and there are only 7 in the 'test' data; all of them are used." in capsys.readouterr().out
 
@@ -90,7 +93,9 @@ def test_seeds_and_samples(home: Path) -> None:
 
 def test_prompts_from_a_file(home: Path) -> None:
     Path("prompts.jsonl").write_text('"1 2 3"\n{"prompt": "", "mine": 1}\n')
-    doc = trace_runs(read_request(["runs/my_mdlm", "generation.prompt_file=prompts.jsonl", "mode=answer"]))
+    doc = trace_runs(
+        read_request(*read_command(["trace", "runs/my_mdlm", "generation.prompt_file=prompts.jsonl", "mode=answer"]))
+    )
     assert [sample["prompt"] for sample in doc["runs"][0]["samples"]] == ["1 2 3", ""]
 
 

@@ -13,11 +13,11 @@ from xlm import schemas
 from xlm.compose.values import SECTIONS_OF_JOBS, check_values, read_section
 from xlm.errors import ConfigError
 from xlm.jobs import BUILT_IN_JOBS
-from xlm.schemas import JOBS, Checkpoint, Eval, GlobalFlags, Root, Trace, TrainerSection
+from xlm.schemas import Checkpoint, Eval, GlobalFlags, Names, Prompts, Root, Trace, TrainerSection
 from xlm.utils.annotations import checked, describe
 from xlm.utils.options import Option, options_in
 
-ALL = {schema for _, found, _ in JOBS.values() for schema in found}
+ALL = {schema for job in BUILT_IN_JOBS.values() for schema in job.schemas}
 OPTIONS = [
     pytest.param(schema, option, id=f"{schema.__name__}.{option.name}")
     for schema in sorted(ALL, key=lambda each: each.__name__)
@@ -61,7 +61,7 @@ def may_be(said: str, value: Any) -> bool:
 @pytest.mark.parametrize(("schema", "option"), OPTIONS)
 def test_a_value_is_taken_or_refused_by_its_name(schema: type, option: Option) -> None:
     assert option.help
-    if schema.__name__ == "TraceRuns" and option.name in ("runs", "prompts"):
+    if option.annotation in (Names, Prompts | None):
         return  # read as lists of texts from the words of a command line
     key = f"{getattr(schema, 'section', '')}.{option.name}".lstrip(".")
     said = describe(option.annotation)
@@ -148,7 +148,6 @@ def test_defaults_are_those_of_the_configuration(schema: type, file: str) -> Non
 
 
 def test_every_job_has_its_options() -> None:
-    assert JOBS.keys() == BUILT_IN_JOBS.keys()
     own = {each for each in vars(schemas).values() if isinstance(each, type) and each.__module__ == schemas.__name__}
     assert own - {Checkpoint, schemas.Judged} == ALL
     assert Trace in ALL

@@ -16,6 +16,9 @@ from xlm.utils.annotations import LARGEST, Count, CountOrZero, NonNegative, Prob
 from xlm.utils.options import option
 
 Texts = Annotated[Text | list[Text], "a text or a list of texts"]
+# Words of standalone commands: names may also be separated by commas alone, prompts hold commas.
+Names = Annotated[tuple[str, ...], "names, [a,b]"]
+Prompts = Annotated[tuple[str, ...], "a text or a list of texts"]
 Units = Literal["weeks", "days", "hours", "minutes", "seconds"]
 Time = Annotated[str, Predicate(re.compile(r"\d\d:\d\d:\d\d:\d\d").fullmatch)] | dict[Units, NonNegative]
 Interval = Annotated[Count | Share | Time, "batches, a share of an epoch above 0, or a time such as 00:01:00:00"]
@@ -213,7 +216,7 @@ class Runs:
 class Report:
     """Options, as key=value:"""
 
-    runs: Text = option("", "the runs, [a,b]")
+    runs: Names = option((), "the runs, [a,b]")
     output: Text = option("", "the page, by default in reports/")
     title: Text = option("", "its title")
     split: Literal["test", "val"] | None = option(None, "whose figures are compared")
@@ -223,7 +226,7 @@ class Report:
 class TextQuality:
     """Options, as key=value:"""
 
-    samples: Text = option("", "files of texts, [a,b]")
+    samples: Names = option((), "files of texts, [a,b]")
     judge: Text = option("", "a causal language model whose perplexity of the texts is told")
     train: Text = option("", "training data that may have been copied; none: those of the writer neither")
     reference: Text = option("", "texts to compare with")
@@ -244,7 +247,7 @@ class LMEval:
     """Options, as key=value:"""
 
     checkpoint: Text = option("", "a run, a checkpoint, an exported folder or an id of the hub")
-    tasks: Text = option("", "tasks of lm-eval, [a,b]")
+    tasks: Names = option((), "tasks of lm-eval, [a,b]")
     include_path: Text = option("", "a folder of tasks of your own")
     num_fewshot: CountOrZero | None = option(None, "examples before each request; the task's own number")
     limit: Requests | None = option(None, "requests of each task, or a share of them")
@@ -268,8 +271,8 @@ class LMEval:
 class TraceRuns:
     """Options, as key=value:"""
 
-    runs: tuple[str, ...] = option((), "runs, checkpoints, exported folders, ids of the hub, or trace.json files")
-    prompts: tuple[str, ...] | None = option(None, "texts to answer, to go on with or to fill; - reads standard input")
+    runs: Names = option((), "runs, checkpoints, exported folders, ids of the hub, or trace.json files")
+    prompts: Prompts | None = option(None, "texts to answer, to go on with or to fill; - reads standard input")
     prompt_file: Text | None = option(None, "a prompt a line, or JSON lines; - is standard input")
     num_prompts: Count = option(4, "of the first run's data, where no prompts are given")
     num_samples: Count = option(1, "of each prompt and run")
@@ -293,30 +296,10 @@ class Check:
     """Options, as key=value:"""
 
     model_name: Text = option("", "the model")
-    property: Text = option("", "some properties only, [a,b]")
+    property: Names = option((), "some properties only, [a,b]")
     experiment: Text | None = option(None, "a choice of data and sizes; the kit's own where nothing is said")
 
 
-# Job → how it is called, the schemas of its options, and what else it takes. None is checked that isn't named here.
-_SAMPLER = "predictor.<option>=… sets an option of the model's sampler."
-JOBS: dict[str, tuple[str, tuple[type, ...], str]] = {
-    "train": ("experiment=… [overrides]", (Root, TrainerSection, GlobalFlags, Trace), ""),
-    "eval": ("eval.checkpoint_path=… [overrides]", (Eval,), _SAMPLER),
-    "generate": ("generation.checkpoint_path=… [overrides]", (Generation,), _SAMPLER),
-    "extract_checkpoint": ("extract.checkpoint_path=… [overrides]", (Extract,), ""),
-    "push_to_hub": ("hub.checkpoint_path=… hub.repo_id=… [overrides]", (Hub,), ""),
-    "plan": ("experiment=… [overrides]", (Plan,), ""),
-    "sweep_sampler": (
-        "sweep.checkpoint_path=… sweep.<option>=[…] [overrides]",
-        (Sweep,),
-        "sweep.<option>=[…] gives the values of an option of the model's sampler, such as sweep.temperature=[0.5,1].",
-    ),
-    "prepare_data": ("experiment=… [overrides]", (), "It has no options of its own; see xlm train --help."),
-    "trace": ("RUN RUN … [options]", (TraceRuns,), f"{_SAMPLER} RUN.predictor.<option>=… that of one run."),
-    "lm_eval": ("checkpoint=… tasks=[…] [options]", (LMEval,), _SAMPLER),
-    "check": ("NAME [overrides]", (Check,), ""),
-    "text_quality": ("FILE … [options]", (TextQuality,), ""),
-    "runs": ("[folders or filters] [options]", (Runs,), ""),
-    "report": ("RUN RUN … [options]", (Report,), ""),
-    "name": ("experiment=… [overrides]", (), "It has no options of its own; see xlm train --help."),
-}
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """It has no options."""

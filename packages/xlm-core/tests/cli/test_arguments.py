@@ -21,6 +21,34 @@ def test_the_short_form_of_every_job(job: str) -> None:
     assert parse_arguments([f"job_type={job}"], JOBS).overrides == (f"job_type={job}",)
 
 
+@pytest.mark.parametrize(
+    ("args", "key"),
+    [
+        (["eval", "runs/a"], "++eval.checkpoint_path='runs/a'"),
+        (["eval", "checkpoint=runs/a"], "++eval.checkpoint_path='runs/a'"),
+        (["job_type=generate", "runs/é, 1.ckpt"], "++generation.checkpoint_path='runs/é, 1.ckpt'"),
+        (["sweep_sampler", "owner/name", "sweep.top_p=[1]"], "++sweep.checkpoint_path='owner/name'"),
+        (["extract_checkpoint", "runs/a,seed=1"], "++extract.checkpoint_path='runs/a,seed=1'"),
+        (["push_to_hub", "/runs/a", "hub.repo_id=a/b"], "++hub.checkpoint_path='/runs/a'"),
+    ],
+)
+def test_a_checkpoint_is_named_in_one_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], key: str
+) -> None:
+    (tmp_path / "runs" / "a,seed=1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert parse_arguments(args, JOBS).overrides[1] == key
+
+
+def test_what_names_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ("job_type=eval", "datamodule@a/b=c", "~datamodule.dataset_managers.train", "a/b=c")
+    assert parse_arguments(overrides, JOBS).overrides == overrides
+    assert parse_arguments(["train", "checkpoint=a"], JOBS).overrides == ("job_type=train", "checkpoint=a")
+    with pytest.raises(ConfigError, match="takes one checkpoint, and was given a and b"):
+        parse_arguments(["eval", "a", "checkpoint=b"], JOBS)
+
+
 @pytest.mark.parametrize("args", [["trian"], ["trian", "a=1"], ["job_type=trian"], ["a=1", "job_type=trian"]])
 def test_misspelt_jobs(args: list[str]) -> None:
     with pytest.raises(UnknownJobError, match="Did you mean 'train'"):

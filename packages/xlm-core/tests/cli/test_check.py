@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from xlm.cli.check import Request, is_check, read_request
+from xlm.cli.check import Request, read_request
 from xlm.cli.main import main
+from xlm.cli.words import read_command
 from xlm.errors import ConfigError
+from xlm.jobs import named_job
 
 MODELS = Path(__file__).parent.parent / "testing/models"
 
@@ -30,13 +32,13 @@ def _models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_requests(args: list[str], request_: Request) -> None:
-    assert is_check(args)
-    assert read_request(args) == request_
+    assert named_job(args) == "check"
+    assert read_request(*read_command(args)) == request_
 
 
 @pytest.mark.parametrize("args", [["train"], ["job_type=train", "job_name=check"], [], ["models"]])
 def test_other_jobs(args: list[str]) -> None:
-    assert not is_check(args)
+    assert named_job(args) != "check"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_other_jobs(args: list[str]) -> None:
 )
 def test_requests_that_are_none(args: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        read_request(args)
+        read_request(*read_command(args))
 
 
 def test_a_property_that_holds(capsys: pytest.CaptureFixture[str]) -> None:

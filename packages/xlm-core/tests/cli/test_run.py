@@ -52,6 +52,14 @@ def missing(cfg):
     return cfg.no_such_key
 
 
+def three(cfg):
+    return 3
+
+
+def metrics(cfg):
+    return {"loss": 1.0}
+
+
 def environment(cfg):
     import os
     print(os.environ.get("HYDRA_FULL_ERROR"))
@@ -62,7 +70,7 @@ def environment(cfg):
 def toy(work_dir: Path, write_model: WriteModel) -> Path:
     root = write_model(work_dir / "toy")
     (root / "toy_jobs.py").write_text(JOBS)
-    names = ("use_model", "crash", "value_error", "interrupted", "ctrl_c", "missing", "environment")
+    names = ("use_model", "crash", "value_error", "interrupted", "ctrl_c", "missing", "environment", "three", "metrics")
     commands = "".join(f"{name}: toy.toy_jobs.{name}\n" for name in names)
     (root / "configs" / "commands.yaml").write_text(f"hello: toy.parts.hello\nlost: toy.nowhere.run\n{commands}")
     (work_dir / "xlm_models.json").write_text('{"toy": "toy"}')
@@ -78,6 +86,11 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 def test_a_custom_job_gets_the_configuration(capsys: pytest.CaptureFixture[str], toy: Path) -> None:
     code, out, err = run(capsys, "hello", "experiment=toy")
     assert (code, out, err) == (0, f"hello from {toy / 'parts.py'} as toy\n", "")
+
+
+def test_what_a_job_returns_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "three", "experiment=toy")[0] == 3
+    assert run(capsys, "metrics", "experiment=toy")[0] == 0
 
 
 def test_a_sweep_runs_each(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,10 +27,14 @@ def commands(model: ModelPackage, text: str) -> None:
 
 
 def test_built_in_jobs_are_those_of_the_interface_and_exist() -> None:
-    works = {
+    composed = {
         "train", "eval", "generate", "plan", "prepare_data", "sweep_sampler", "extract_checkpoint", "push_to_hub",
+        "name",
     }  # fmt: skip
-    assert set(BUILT_IN_JOBS) == works | {"check", "lm_eval", "name", "report", "runs", "text_quality", "trace"}
+    assert {job.name for job in BUILT_IN_JOBS.values() if not job.is_standalone} == composed
+    assert set(BUILT_IN_JOBS) - composed == {
+        "check", "lm_eval", "models", "report", "runs", "text_quality", "trace",
+    }  # fmt: skip
     for job in BUILT_IN_JOBS.values():
         module, _, function = job.target.rpartition(".")
         spec = importlib.util.find_spec(module)  # read, since importing a job imports torch
@@ -78,8 +82,8 @@ def test_unknown_jobs_list_the_known_ones_and_the_nearest() -> None:
         find_job("trian", [Job("draw", "a.draw", "", "a")])
     assert str(caught.value) == (
         "Unknown job_type 'trian'. Jobs: "
-        "check, draw, eval, extract_checkpoint, generate, lm_eval, name, plan, prepare_data, push_to_hub, report, runs,"
-        " sweep_sampler, text_quality, trace, train. "
+        "check, draw, eval, extract_checkpoint, generate, lm_eval, models, name, plan, prepare_data, push_to_hub, "
+        "report, runs, sweep_sampler, text_quality, trace, train. "
         "Did you mean 'train'?"
     )
     assert caught.value.job_type == "trian"

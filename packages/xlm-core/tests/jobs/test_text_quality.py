@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from xlm.cli.main import main
+from xlm.cli.words import read_command
 from xlm.errors import ConfigError, DataError
 from xlm.jobs.text_files import read_texts
 from xlm.jobs.text_quality import read_request
@@ -55,7 +56,7 @@ def test_files_that_are_none(name: str, content: bytes | None, message: str, tmp
 
 
 def test_requests() -> None:
-    request = read_request(["text_quality", "samples=[a,b]", "c", "window=64", "train=none"])
+    request = read_request(*read_command(["text_quality", "samples=[a,b]", "c", "window=64", "train=none"]))
     assert (request.samples, request.options.window, request.options.train) == (("a", "b", "c"), 64, "none")
     for args, message in (
         (["text_quality"], "Which texts"),
@@ -64,7 +65,7 @@ def test_requests() -> None:
         (["text_quality", "a", "batch_size=few"], "batch_size is 'few'"),
     ):
         with pytest.raises(ConfigError, match=message):
-            read_request(args)
+            read_request(*read_command(args))
 
 
 def test_a_table_and_a_record_in_words(

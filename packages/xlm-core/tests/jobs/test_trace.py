@@ -9,9 +9,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from xlm.cli.main import main
+from xlm.cli.words import read_command
 from xlm.compose.values import trace_options
 from xlm.errors import ConfigError
-from xlm.jobs.trace import is_trace, sampler_options, short_name
+from xlm.jobs import named_job
+from xlm.jobs.trace import sampler_options, short_name
 from xlm.jobs.trace_request import Request, read_request
 from xlm.jobs.tracing import sampler_of
 from xlm.schemas import Trace
@@ -44,13 +46,13 @@ from xlm.schemas import Trace
     ],
 )
 def test_requests(args: list[str], request_: Request) -> None:
-    assert is_trace(args)
-    assert read_request([word for word in args if word not in ("trace", "job_type=trace")]) == request_
+    assert named_job(args) == "trace"
+    assert read_request(*read_command(args)) == request_
 
 
 @pytest.mark.parametrize("args", [[], ["train", "job_name=trace"], ["generate", "trace=true"]])
 def test_other_jobs(args: list[str]) -> None:
-    assert not is_trace(args)
+    assert named_job(args) != "trace"
 
 
 @pytest.mark.parametrize(
@@ -67,13 +69,13 @@ def test_other_jobs(args: list[str]) -> None:
         (["a", "predictor.top_p=[1"], "predictor.top_p=.1 cannot be read"),
         (["a", "seed=1.5"], "seed is 1.5"),
         (["a", "apply_ema=2"], "apply_ema is 2"),
-        (["a", "generation.output=x"], "Unknown option 'generation.output'"),
-        (["a", "predictr.top_p=1"], "and predictor.<option> of the samplers"),
+        (["a", "generation.output=x"], "has no option 'generation.output'"),
+        (["a", "predictr.top_p=1"], "NAME.predictor.<option>"),
     ],
 )
 def test_mistakes(args: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
-        read_request(args)
+        read_request(*read_command(["trace", *args]))
 
 
 RUNS = {"runs/a": ("mdlm", ["temperature", "num_steps"]), "runs/b.ckpt/x.ckpt": ("arlm", ["temperature", "max_length"])}

@@ -11,6 +11,7 @@ from typing import NoReturn
 from xlm.compose.sections import with_optional_sections
 from xlm.errors import ConfigError
 from xlm.jobs import Job, find_job, job_names
+from xlm.jobs.naming_a_checkpoint import with_checkpoint_key
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
     parsed = parser.parse_args(list(flags))
     config_dirs = (Path(parsed.config_dir).resolve(),) if parsed.config_dir else ()
     return Arguments(
-        with_optional_sections(with_job_type(overrides, jobs), bool(parsed.multirun)),
+        with_optional_sections(with_checkpoint_key(with_job_type(overrides, jobs)), bool(parsed.multirun)),
         flags,
         config_dirs,
         bool(parsed.multirun),

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from xlm.cli.words import is_job
 from xlm.errors import ConfigError
+from xlm.schemas import Check
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from xlm.testing import Outcome
 
-JOB = "check"
 _MARKS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "inapplicable": "[dim]–[/dim]"}
 _WORDS = {"passed": "hold", "failed": "fail", "inapplicable": "don't apply"}
 
@@ -32,35 +31,15 @@ class Request:
     overrides: tuple[str, ...] = ()
 
 
-def is_check(args: Sequence[str]) -> bool:
-    """Whether a command line asks for this job, which composes its configurations itself."""
-    return is_job(JOB, args)
-
-
-def read_request(args: Sequence[str]) -> Request:
-    """The request of a command line; ConfigError for none or more than one model, or for a flag."""
-    rest = list(args)
-    rest.remove(JOB if JOB in rest else f"job_type={JOB}")
-    if flags := [text for text in rest if text.startswith("-")]:
-        raise ConfigError(f"xlm {JOB} takes no {flags[0]}: it composes several configurations.")
-    given: dict[str, str] = {}
-    names: list[str] = []
-    overrides: list[str] = []
-    for text in rest:
-        key, equals, value = text.partition("=")
-        if not equals or key == "model_name":
-            names.append(value if equals else key)
-        elif key in ("property", "experiment"):
-            given[key] = value
-        else:
-            overrides.append(text)
+def read_request(words: Sequence[str], options: Check) -> Request:
+    """The request of a command line; ConfigError for none or more than one model."""
+    names = [*([options.model_name] if options.model_name else []), *(word for word in words if "=" not in word)]
     if len(names) != 1:
-        raise ConfigError(f"Which model? xlm {JOB} NAME, or job_type={JOB} model_name=NAME. `xlm models` lists them.")
-    properties = tuple(part.strip() for part in given.get("property", "").strip("[]").split(",") if part.strip())
-    return Request(names[0], properties, given.get("experiment"), tuple(overrides))
+        raise ConfigError("Which model? xlm check NAME, or job_type=check model_name=NAME. `xlm models` lists them.")
+    return Request(names[0], options.property, options.experiment, tuple(word for word in words if "=" in word))
 
 
-def run_check(args: Sequence[str]) -> int:
+def run_check(words: Sequence[str], options: Check) -> int:
     """Check, print, and return 1 if a property fails.
 
     Raises:
@@ -76,7 +55,7 @@ def run_check(args: Sequence[str]) -> int:
     from xlm.testing.finding import find_model
     from xlm.testing.runner import check_model, find_property
 
-    request = read_request(args)
+    request = read_request(words, options)
     for name in request.properties:
         find_property(name)
     find_model(request.name, discover(os.environ, Path.cwd()))

@@ -38,13 +38,11 @@ def print_help(words: Sequence[str] = ()) -> int:
 
 def job_help(job: Job) -> str:
     """Every option of a job: its key, what it is for, what it may be, its default, from the schemas that check it."""
-    from xlm.schemas import JOBS, Root
     from xlm.utils.annotations import describe
     from xlm.utils.options import default_of, options_in
 
-    usage, schemas, note = JOBS[job.name]
-    lines = [f"xlm {job.name}: {job.help}", "", f"Usage: xlm {job.name} {usage}".rstrip()]
-    for schema in schemas:
+    lines = [f"xlm {job.name}: {job.help}", "", f"Usage: xlm {job.name} {job.usage}".rstrip()]
+    for schema in job.schemas:
         section = getattr(schema, "section", "")
         lines += ["", f"{schema.__doc__}".splitlines()[0]]
         # What a schema brings itself comes before what it shares with others.
@@ -53,8 +51,8 @@ def job_help(job: Job) -> str:
             key = f"{section}.{each.name}" if section else each.name
             allowed = describe(each.annotation)
             lines += _option_lines(key, each.help, allowed, default_of(each))
-    lines += ["", note] if note else []
-    lines += ["", _OTHERS] if schemas and schemas[0] is not Root and hasattr(schemas[0], "section") else []
+    lines += ["", job.note] if job.note else []
+    lines += ["", _OTHERS] if job.options and job.name != "train" and not job.is_standalone else []
     return "\n".join(lines)
 
 

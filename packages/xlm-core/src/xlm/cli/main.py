@@ -1,4 +1,4 @@
-"""The console command: help, the list of models, or a job through Hydra; errors become one short message."""
+"""The console command: looks the command up in the table and calls it; errors become one short message."""
 
 from __future__ import annotations
 
@@ -55,36 +55,13 @@ def _dispatch(args: list[str]) -> int:
 
         print(f"xlm {__version__}")
         return 0
-    if args[0] == "models":
-        from xlm.cli.models import print_models
+    from xlm.jobs import BUILT_IN_JOBS, exit_code, named_job
 
-        return print_models(args[1:])
-    from xlm.cli.check import is_check, run_check
+    job = BUILT_IN_JOBS.get(named_job(args))
+    if job is not None and job.is_standalone:
+        from xlm.cli.words import read_words
 
-    if is_check(args):
-        return run_check(args)
-    from xlm.cli.words import is_job
-
-    if is_job("runs", args):
-        from xlm.cli.runs import print_runs
-
-        return print_runs(args)
-    if is_job("report", args):
-        from xlm.cli.report import write_report
-
-        return write_report(args)
-    if is_job("lm_eval", args):
-        from xlm.jobs.lm_eval import run_lm_eval
-
-        return run_lm_eval(args)
-    from xlm.jobs.trace import is_trace, run_trace
-
-    if is_trace(args):
-        return run_trace(args)
-    from xlm.jobs.text_quality import is_text_quality, run_text_quality
-
-    if is_text_quality(args):
-        return run_text_quality(args)
+        return exit_code(job.load()(*read_words(job, args)))
     from xlm.cli.run import run_job
 
     return run_job(args)

@@ -14,6 +14,7 @@ from xlm.errors import ConfigError, ExternalModelConflictError, ExternalModelErr
 from xlm.external_models import Discovery, discover
 from xlm.external_models.problems import hidden_configs
 from xlm.jobs import custom_jobs
+from xlm.schemas import Models
 
 COLUMNS = ("name", "version", "source")
 
@@ -30,10 +31,10 @@ class Entry:
     usable: bool = True
 
 
-def print_models(args: Sequence[str] = ()) -> int:
+def print_models(words: Sequence[str] = (), options: Models | None = None) -> int:
     """Print all models, and what is broken in full on stderr; 1 if something is, else 0."""
-    if args:
-        raise ConfigError(f"xlm models takes no arguments, but was given: {' '.join(args)}")
+    if words:
+        raise ConfigError(f"xlm models takes no arguments, but was given: {' '.join(words)}")
     found = discover(os.environ, Path.cwd())
     entries = list_entries(found)
     # Only a terminal is wrapped for: in a file or a pipe, one line is one sentence.

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from xlm.cli.words import as_list, read_words
 from xlm.errors import ConfigError, as_line
 from xlm.reports.finding import named_runs
 from xlm.schemas import Report
 
-JOB = "report"
 FOLDER = Path("reports")
 _MAX_NAME = 80
 
 
-def write_report(args: Sequence[str]) -> int:
+def write_report(words: Sequence[str], options: Report) -> int:
     """Write `<output>.html`, `.md`, `.csv` and `_pairs.csv`, and say where; 0.
 
     Raises:
-        ConfigError: no runs are named, one doesn't exist, or an option is none.
+        ConfigError: no runs are named, or one doesn't exist.
     """
     from xlm.reports.document import build_report
     from xlm.reports.page import render_page
@@ -27,8 +25,7 @@ def write_report(args: Sequence[str]) -> int:
     from xlm.utils.files import replace_text
     from xlm.utils.outputs import output_file
 
-    words, options = read_words(JOB, args, Report)
-    names = [*as_list(options.runs), *words]
+    names = [*options.runs, *words]
     if not names:
         raise ConfigError("Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them.", key="runs")
     runs = named_runs(names)

@@ -19,7 +19,7 @@ from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, tran
 from xlm.compose.naming import checked_job_name
 from xlm.errors import BadTargetError, XLMError
 from xlm.external_models import Discovery, activate, discover
-from xlm.jobs import BUILT_IN_JOBS, Job, custom_jobs, find_job
+from xlm.jobs import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job
 from xlm.jobs.naming_a_checkpoint import names_a_checkpoint_alone
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -36,8 +36,7 @@ def run_job(args: Sequence[str]) -> int:
     task = Task(found, jobs, arguments.config_dirs, arguments.overrides)
     task.prepare()
     if not arguments.flags and (job := names_a_checkpoint_alone(arguments.overrides)):
-        task.run_stored(job)
-        return 0
+        return task.run_stored(job)
     argv = [*arguments.overrides, *arguments.flags]
     shown = late_values_as_text() if arguments.shows_only else nullcontext()
     try:
@@ -50,7 +49,7 @@ def run_job(args: Sequence[str]) -> int:
         raise translate(error, found, arguments.overrides) from error
     if task.error is not None:
         raise task.error
-    return 0
+    return task.code
 
 
 class Task:
@@ -66,6 +65,7 @@ class Task:
         self.full_error = os.environ.get(FULL_ERROR)
         self.started = False
         self.error: Exception | None = None
+        self.code = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -101,12 +101,12 @@ class Task:
             self.error = readable
             return None
 
-    def run_stored(self, name: str) -> None:
-        """Run a job with the configuration of the checkpoint that it names; raises a user's mistake."""
+    def run_stored(self, name: str) -> int:
+        """Run a job with the configuration of the checkpoint that it names; its exit code. Raises a user's mistake."""
         from xlm.jobs.stored import stored_config
 
         try:
-            find_job(name, self.jobs).load()(stored_config(self.overrides, name))
+            return exit_code(find_job(name, self.jobs).load()(stored_config(self.overrides, name)))
         except Exception as error:
             if not isinstance(error, XLMError) and not is_foreign(error):
                 raise
@@ -118,7 +118,9 @@ class Task:
         job = find_job(str(cfg.job_type), self.jobs)
         if job.name in BUILT_IN_JOBS and job.name != "name":
             check_config(cfg, choices)
-        return job.load()(cfg)
+        result = job.load()(cfg)
+        self.code = self.code or exit_code(result)
+        return result
 
 
 def _hydra_main(task: Task) -> None:

@@ -9,23 +9,15 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from xlm.cli.words import read_words
 from xlm.errors import as_line
 from xlm.reports.finding import DEFAULT_FOLDER, distinct_names, run_folders
 from xlm.reports.listing import as_lines, as_object, sort_runs
 from xlm.reports.run import Run, read_run
 from xlm.schemas import Runs
 
-JOB = "runs"
 
-
-def print_runs(args: Sequence[str]) -> int:
-    """Print the runs of a folder (by default runs/) that the other words choose; 0, whatever they are.
-
-    Raises:
-        ConfigError: an option or an order that doesn't exist.
-    """
-    words, options = read_words(JOB, args, Runs)
+def print_runs(words: Sequence[str], options: Runs) -> int:
+    """Print the runs of a folder (by default runs/) that the other words choose; 0, whatever they are."""
     folders = [Path(word) for word in words if Path(word).is_dir()]
     filters = [word for word in words if not Path(word).is_dir()]
     found = [run for folder in folders or [DEFAULT_FOLDER] for run in run_folders(folder)]

@@ -1,50 +1,91 @@
-"""Command lines of the doors that compose no configuration: words, and `key=value` options with defaults."""
+"""Command lines of standalone commands: words, and `key=value` options that a schema describes."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, get_args
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.jobs import BUILT_IN_JOBS, Job, named_job
+from xlm.schemas import Names, Prompts
 from xlm.utils.annotations import takes_text
 from xlm.utils.options import options_in, read_options
 from xlm.utils.text import is_quoted, split
 
-Schema = TypeVar("Schema")
 _NO_TRUTH_VALUES = ("yes", "no", "on", "off", "y", "n")
+_KEY = re.compile(r"\+*[A-Za-z_][\w.]*|\+*[\w.+=,/-]*\.predictor\.\w+")
 
 
-def is_job(name: str, args: Sequence[str]) -> bool:
-    """Whether a command line asks for this job, as `xlm NAME` or `job_type=NAME`."""
-    return bool(args) and (args[0] == name or f"job_type={name}" in args)
+def read_command(args: Sequence[str]) -> tuple[list[str], Any]:
+    """`read_words` of the standalone command that a command line names."""
+    return read_words(BUILT_IN_JOBS[named_job(args)], args)
 
 
-def read_words(name: str, args: Sequence[str], schema: type[Schema]) -> tuple[list[str], Schema]:
-    """The words behind the job's name, and its options; an option without a value (`title=`) has its default.
+def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
+    """The words of a standalone command, and its options as the schema has them; `title=` alone is its default.
+
+    Words are what is no option: names, and dotted keys with values, such as options of samplers.
+
+    Args:
+        args: the command line, the command's name included.
 
     Raises:
-        ConfigError: a flag, an option that the job doesn't have, or a value outside its type.
+        ConfigError: a flag, an option that the command doesn't have, or a value outside its type.
     """
     rest = list(args)
-    rest.remove(name if name in rest else f"job_type={name}")
+    rest.remove(job.name if job.name in rest else f"job_type={job.name}")
+    [schema] = job.schemas
     options = options_in(schema)
     given: dict[str, Any] = {}
     words = []
     for text in rest:
         key, equals, value = text.partition("=")
+        name = job.other_names.get(key, key)
         if text.startswith("-"):
-            raise ConfigError(f"xlm {name} takes no {text}. Options: {_listed(options)}.")
-        if equals and key in options:
+            raise ConfigError(f"xlm {job.name} takes no {text}. Options: {_listed(options)}.")
+        if equals and name in options:
             if value:
-                given[key] = os.path.expanduser(value) if takes_text(options[key].annotation) else as_value(text)
-        elif equals and key.isidentifier():
-            hint = did_you_mean(nearest_names(key, options, 1))
-            raise ConfigError(f"xlm {name} has no option '{key}'. {hint or f'Options: {_listed(options)}.'}", key=key)
+                given[name] = _value(key, value, options[name].annotation, given.get(name, ()))
+        elif equals and _is_misspelt(key, job):
+            hint = did_you_mean(nearest_names(name.removeprefix(_PREFIX), options, 1))
+            hint = hint or f"Options: {_listed(options)}."
+            raise ConfigError(f"xlm {job.name} has no option '{key}'. {hint} {job.note}".rstrip(), key=key)
         else:
             words.append(text)
     return words, read_options(schema, given)
+
+
+_PREFIX = "generation."
+
+
+def _is_misspelt(key: str, job: Job) -> bool:
+    """Whether `key=` can only be meant as an option of a command that doesn't have it."""
+    if job.takes_overrides or not _KEY.fullmatch(key):
+        return False
+    return key.isidentifier() or (bool(job.note) and ".predictor." not in f".{key}")
+
+
+def _value(key: str, text: str, annotation: Any, before: Any) -> Any:
+    kinds = (annotation, *get_args(annotation))
+    if Names in kinds:
+        return (*before, *as_list(text))
+    if Prompts in kinds:
+        return _prompts(key, text)
+    return os.path.expanduser(text) if takes_text(annotation) else as_value(f"{key}={text}")
+
+
+def _prompts(key: str, text: str) -> tuple[str, ...]:
+    """`[a,b]` or one value, as texts: a prompt of digits stays a prompt."""
+    import yaml
+
+    try:
+        loaded = yaml.load(text, Loader=yaml.BaseLoader) if text.startswith("[") else [text]
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}={text} cannot be read. A list is written [a,b].", key=key) from error
+    return tuple(str(item) for item in loaded)
 
 
 def as_list(value: str) -> list[str]:

@@ -1,59 +1,209 @@
-"""The jobs that `xlm job_type=…` runs: core's own, by name, and those that models bring in commands.yaml."""
+"""The commands of `xlm`: core's own, in one table, and those that models bring in commands.yaml."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from xlm.errors import ConfigError, UnknownJobError
 from xlm.external_models import ModelPackage, load_commands
 from xlm.utils.imports import get_function
 
+_SAMPLER = "predictor.<option>=… sets an option of the model's sampler."
+_NO_OPTIONS = "It has no options of its own; see xlm train --help."
+_TRACE_KEYS = ("prompts", "prompt_file", "num_samples", "mode", "split", "apply_ema", "revision", "trust_remote_code")
+
 
 @dataclass(frozen=True)
 class Job:
-    """One job: `target` is the dotted path of its function `fn(cfg)`, `source` the model that brings it."""
+    """A command, `xlm NAME` or `xlm job_type=NAME`.
+
+    Args:
+        name: how it is called.
+        target: dotted path of its function: `fn(cfg)` of a composed configuration, or `fn(words, options)` of a
+            standalone command. An integer that it returns is the exit code.
+        help: a line for `xlm --help`.
+        source: the model that brings it.
+        usage: what follows the name, for `xlm NAME --help`.
+        options: names of the schemas in `xlm.schemas` that describe its options. A composed command finds them in the
+            section of the configuration that a schema names, a standalone one reads them from its words.
+        note: what else it takes.
+        section: where a composed command that loads a model finds `checkpoint_path`; `xlm NAME CHECKPOINT` and
+            `checkpoint=…` mean that.
+        is_standalone: composes no configuration.
+        other_names: further names of a standalone command's options.
+        takes_overrides: whether unknown `key=value` are left among the words.
+    """
 
     name: str
     target: str
     help: str
     source: str = "xlm"
+    usage: str = "[overrides]"
+    options: tuple[str, ...] = ()
+    note: str = ""
+    section: str = ""
+    is_standalone: bool = False
+    other_names: Mapping[str, str] = field(default_factory=dict, hash=False)
+    takes_overrides: bool = False
 
-    def load(self) -> Callable[[Any], Any]:
+    def load(self) -> Callable[..., Any]:
         """Import the function; BadTargetError says why if that fails."""
         return get_function(self.target, key=f"job_type={self.name}")
+
+    @property
+    def schemas(self) -> tuple[type, ...]:
+        """The classes of `options`."""
+        from xlm import schemas  # takes a while, and most commands only need the names
+
+        return tuple(getattr(schemas, name) for name in self.options)
 
 
 BUILT_IN_JOBS: dict[str, Job] = {
     job.name: job
     for job in (
-        Job("train", "xlm.jobs.train.run", "train a model, validate on the way, test at the end"),
-        Job("eval", "xlm.jobs.eval.run", "score a trained model on a split"),
-        Job("generate", "xlm.jobs.generate.run", "let a trained model write, to a file of JSON lines"),
-        Job("extract_checkpoint", "xlm.jobs.exchange.extract", "write a checkpoint's model as a folder to share"),
-        Job("push_to_hub", "xlm.jobs.exchange.push", "upload a checkpoint's model to the Hugging Face hub"),
-        Job("plan", "xlm.jobs.plan.run", "say what a run would take: parameters, memory, operations, time, disk"),
-        Job("sweep_sampler", "xlm.jobs.sweep_sampler.run", "try many settings of a sampler: quality against cost"),
-        Job("prepare_data", "xlm.jobs.prepare_data.run", "download or generate the data and fill the cache"),
-        # Reads the configurations of the runs: the command line takes it before Hydra does.
         Job(
-            "trace", "xlm.jobs.trace.run_trace", "show how trained models write, side by side: xlm trace runs/a runs/b"
+            "train",
+            "xlm.jobs.train.run",
+            "train a model, validate on the way, test at the end",
+            usage="experiment=… [overrides]",
+            options=("Root", "TrainerSection", "GlobalFlags", "Trace"),
         ),
-        # So does this one.
-        Job("lm_eval", "xlm.jobs.lm_eval.run_lm_eval", "run tasks of lm-evaluation-harness on a trained model"),
-        # Composes its configurations itself: the command line takes it before Hydra does.
-        Job("check", "xlm.cli.check.run_check", "prove that a model obeys the contract: xlm check NAME"),
-        # Reads files of texts: the command line takes it before Hydra does.
+        Job(
+            "eval",
+            "xlm.jobs.eval.run",
+            "score a trained model on a split",
+            usage="CHECKPOINT [overrides]",
+            options=("Eval",),
+            note=_SAMPLER,
+            section="eval",
+        ),
+        Job(
+            "generate",
+            "xlm.jobs.generate.run",
+            "let a trained model write, to a file of JSON lines",
+            usage="CHECKPOINT [overrides]",
+            options=("Generation",),
+            note=_SAMPLER,
+            section="generation",
+        ),
+        Job(
+            "extract_checkpoint",
+            "xlm.jobs.exchange.extract",
+            "write a checkpoint's model as a folder to share",
+            usage="CHECKPOINT [overrides]",
+            options=("Extract",),
+            section="extract",
+        ),
+        Job(
+            "push_to_hub",
+            "xlm.jobs.exchange.push",
+            "upload a checkpoint's model to the Hugging Face hub",
+            usage="CHECKPOINT hub.repo_id=… [overrides]",
+            options=("Hub",),
+            section="hub",
+        ),
+        Job(
+            "plan",
+            "xlm.jobs.plan.run",
+            "say what a run would take: parameters, memory, operations, time, disk",
+            usage="experiment=… [overrides]",
+            options=("Plan",),
+        ),
+        Job(
+            "sweep_sampler",
+            "xlm.jobs.sweep_sampler.run",
+            "try many settings of a sampler: quality against cost",
+            usage="CHECKPOINT sweep.<option>=[…] [overrides]",
+            options=("Sweep",),
+            note="sweep.<option>=[…] gives the values of an option of the model's sampler, such as "
+            "sweep.temperature=[0.5,1].",
+            section="sweep",
+        ),
+        Job(
+            "prepare_data",
+            "xlm.jobs.prepare_data.run",
+            "download or generate the data and fill the cache",
+            usage="experiment=… [overrides]",
+            note=_NO_OPTIONS,
+        ),
+        Job(
+            "trace",
+            "xlm.jobs.trace.run_trace",
+            "show how trained models write, side by side: xlm trace runs/a runs/b",
+            usage="CHECKPOINT CHECKPOINT … [options]",
+            options=("TraceRuns",),
+            note=f"{_SAMPLER} NAME.predictor.<option>=… that of one run or family.",
+            is_standalone=True,
+            # As `xlm generate` calls them.
+            other_names={
+                **{f"generation.{name}": name for name in _TRACE_KEYS},
+                "generation.num_examples": "num_prompts",
+                "generation.checkpoint_path": "runs",
+                "generation.ckpt_path": "runs",
+                "checkpoint": "runs",
+                "checkpoint_path": "runs",
+                "ckpt_path": "runs",
+            },
+        ),
+        Job(
+            "lm_eval",
+            "xlm.jobs.lm_eval.run_lm_eval",
+            "run tasks of lm-evaluation-harness on a trained model",
+            usage="CHECKPOINT tasks=[…] [options]",
+            options=("LMEval",),
+            note=_SAMPLER,
+            is_standalone=True,
+        ),
+        Job(
+            "check",
+            "xlm.cli.check.run_check",
+            "prove that a model obeys the contract: xlm check NAME",
+            usage="NAME [overrides]",
+            options=("Check",),
+            is_standalone=True,
+            takes_overrides=True,
+        ),
         Job(
             "text_quality",
             "xlm.jobs.text_quality.run_text_quality",
             "judge generated texts: perplexity beside entropy, lengths, repetition and what was copied",
+            usage="FILE … [options]",
+            options=("TextQuality",),
+            is_standalone=True,
         ),
-        # Neither do these two: they read what runs wrote.
-        Job("runs", "xlm.cli.runs.print_runs", "list the runs of a folder, by default runs/"),
-        Job("report", "xlm.cli.report.write_report", "compare runs on one page: xlm report runs=[a,b]"),
-        Job("name", "xlm.jobs.name.run", "print the name of the run, which is its folder under runs/"),
+        Job(
+            "runs",
+            "xlm.cli.runs.print_runs",
+            "list the runs of a folder, by default runs/",
+            usage="[folders or filters] [options]",
+            options=("Runs",),
+            is_standalone=True,
+        ),
+        Job(
+            "report",
+            "xlm.cli.report.write_report",
+            "compare runs on one page: xlm report runs=[a,b]",
+            usage="RUN RUN … [options]",
+            options=("Report",),
+            is_standalone=True,
+        ),
+        Job(
+            "models",
+            "xlm.cli.models.print_models",
+            "list the models that were found, and their problems",
+            usage="",
+            options=("Models",),
+            is_standalone=True,
+        ),
+        Job(
+            "name",
+            "xlm.jobs.name.run",
+            "print the name of the run, which is its folder under runs/",
+            usage="experiment=… [overrides]",
+            note=_NO_OPTIONS,
+        ),
     )
 }
 
@@ -95,3 +245,14 @@ def find_job(job_type: str, custom: Iterable[Job] = ()) -> Job:
         claims = ", ".join(f"{job.target} (model '{job.source}')" for job in named)
         raise ConfigError(f"Several models bring a job '{job_type}': {claims}.", key="job_type")
     return named[0]
+
+
+def named_job(args: Sequence[str]) -> str:
+    """The command that a command line names, by its first word or `job_type=`; empty if it names none."""
+    said = [text.partition("=")[2] for text in args if text.startswith("job_type=")]
+    return args[0] if args and args[0] in BUILT_IN_JOBS else said[0] if said else ""
+
+
+def exit_code(result: Any) -> int:
+    """What a command's function returned, as an exit code: an integer is one, anything else means success."""
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0

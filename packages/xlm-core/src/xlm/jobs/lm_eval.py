@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xlm.cli.words import as_list, as_value, read_words
+from xlm.cli.words import as_value
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.schemas import LMEval
 
@@ -17,14 +17,13 @@ _OF_SAMPLER = "predictor."
 NOT_INSTALLED = 'lm-evaluation-harness is not installed: pip install "xlm-core[lm-eval]".'
 
 
-def run_lm_eval(args: Sequence[str]) -> int:
+def run_lm_eval(words: Sequence[str], options: LMEval) -> int:
     """Run the tasks, print their table, write `output` (default: lm_eval.json in the run's folder); 0.
 
     Raises:
-        ConfigError: lm-eval isn't installed, an option or a task that isn't one, or a family that cannot do it.
+        ConfigError: lm-eval isn't installed, a task that isn't one, or a family that cannot do it.
         CheckpointError: there is no such model.
     """
-    words, options = read_words(JOB, args, LMEval)
     sampler = {word.partition("=")[0]: as_value(word) for word in words if word.startswith(_OF_SAMPLER)}
     named = [word for word in words if not word.startswith(_OF_SAMPLER)]
     checkpoint = options.checkpoint or (named.pop(0) if named else "")
@@ -32,7 +31,7 @@ def run_lm_eval(args: Sequence[str]) -> int:
         raise ConfigError(f"xlm lm_eval takes one checkpoint, and doesn't know what '{named[0]}' is.")
     if not checkpoint:
         raise ConfigError("Which model? xlm lm_eval checkpoint=runs/mine tasks=[…].", key="checkpoint")
-    tasks = as_list(options.tasks)
+    tasks = list(options.tasks)
     if not tasks:
         raise ConfigError(
             "Which tasks? xlm lm_eval checkpoint=… tasks=[a,b], and include_path=… for your own.", key="tasks"

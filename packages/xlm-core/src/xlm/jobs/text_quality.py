@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xlm.cli.words import as_list, is_job, read_words
 from xlm.errors import ConfigError
 from xlm.schemas import TextQuality
 
@@ -30,15 +29,9 @@ class Request:
     options: TextQuality
 
 
-def is_text_quality(args: Sequence[str]) -> bool:
-    """Whether a command line asks for this job, which composes no configuration."""
-    return is_job(JOB, args)
-
-
-def read_request(args: Sequence[str]) -> Request:
-    """The request of a command line; ConfigError for a mistake in it."""
-    words, options = read_words(JOB, args, TextQuality)
-    samples = tuple(dict.fromkeys([*as_list(options.samples), *words]))
+def read_request(words: Sequence[str], options: TextQuality) -> Request:
+    """The request of a command line; ConfigError for options that don't go together."""
+    samples = tuple(dict.fromkeys([*options.samples, *words]))
     if not samples:
         raise ConfigError(f"Which texts? xlm {JOB} samples=runs/mine/generations.jsonl, or several: samples=[a,b].")
     if options.mauve and not (options.judge and options.reference):
@@ -46,7 +39,7 @@ def read_request(args: Sequence[str]) -> Request:
     return Request(samples, options)
 
 
-def run_text_quality(args: Sequence[str]) -> int:
+def run_text_quality(words: Sequence[str], options: TextQuality) -> int:
     """Measure, print, write the record and the table; 0, since mistakes are raised as XLMError."""
     from xlm.evaluation.text_quality.measure import as_markdown, print_quality
     from xlm.jobs.session import quiet_libraries, shown
@@ -55,7 +48,7 @@ def run_text_quality(args: Sequence[str]) -> int:
     from xlm.utils.outputs import output_file
     from xlm.utils.rich_utils import plain_console
 
-    request = read_request(args)
+    request = read_request(words, options)
     quiet_libraries()
     console = plain_console()
     path = output_file(request.options.output or _beside(request.samples[0]), "output", read=request.samples)

@@ -6,32 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xlm.cli.words import is_job
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.jobs.trace_request import STAGES, Request, read_request
+from xlm.schemas import TraceRuns
 
 if TYPE_CHECKING:
     from xlm.traces.document import Document
     from xlm.trained import TrainedModel
 
-JOB = "trace"
 
-
-def is_trace(args: Sequence[str]) -> bool:
-    """Whether a command line asks for this job, which reads the configurations of the runs instead of composing one."""
-    return is_job(JOB, args)
-
-
-def run_trace(args: Sequence[str]) -> int:
+def run_trace(words: Sequence[str], options: TraceRuns) -> int:
     """Write and show what was asked for; always 0, since mistakes are raised as XLMError."""
     from xlm.jobs.session import quiet_libraries, shown
     from xlm.jobs.tracing import check_trace, write_trace
     from xlm.traces.terminal import replay_in_terminal
     from xlm.utils.rich_utils import plain_console
 
-    rest = list(args)
-    rest.remove(JOB if JOB in rest else f"job_type={JOB}")
-    request = read_request(rest)
+    request = read_request(words, options)
     quiet_libraries()
     console = plain_console()
     page = Path("trace.html")

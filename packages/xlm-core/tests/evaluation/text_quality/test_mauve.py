@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from xlm.cli.words import read_command
 from xlm.errors import ConfigError
 from xlm.evaluation.text_quality import Judge
 from xlm.evaluation.text_quality.mauve import mauve
@@ -41,7 +42,7 @@ def test_the_command_tells_it_beside_the_perplexity(judge_folder: Path, tmp_path
     for name, texts in (("mine.txt", CATS[5:]), ("theirs.txt", CATS)):
         (tmp_path / name).write_text("\n".join(texts) + "\n")
     asked = [f"judge={judge_folder}", f"reference={tmp_path / 'theirs.txt'}", "mauve=true", "device=cpu"]
-    found, _, _ = judged(read_request(["text_quality", str(tmp_path / "mine.txt"), *asked]))
+    found, _, _ = judged(read_request(*read_command(["text_quality", str(tmp_path / "mine.txt"), *asked])))
     mine, theirs = found.values()
     value = mine.numbers["mauve"].value
     assert value is not None
@@ -52,9 +53,9 @@ def test_the_command_tells_it_beside_the_perplexity(judge_folder: Path, tmp_path
 
 def test_what_it_needs_is_said_in_one_sentence(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="it needs judge=… and reference=…"):
-        read_request(["text_quality", "a.txt", "mauve=true"])
+        read_request(*read_command(["text_quality", "a.txt", "mauve=true"]))
     monkeypatch.setitem(sys.modules, "mauve", None)
     with pytest.raises(ConfigError, match=r'pip install "xlm-core\[mauve\]"'):
         mauve(CATS, CATS, judge)
     with pytest.raises(ConfigError, match="xlm-core"):
-        judged(read_request(["text_quality", "a.txt", "mauve=true", "judge=b", "reference=c"]))
+        judged(read_request(*read_command(["text_quality", "a.txt", "mauve=true", "judge=b", "reference=c"])))
