@@ -67,6 +67,8 @@ def default_of(option: Option) -> str:
     if option.is_required:
         return ""
     value = option.default
+    if value == ():
+        return ""
     return value if isinstance(value, str) else shown(list(value) if isinstance(value, tuple) else value)
 
 
