@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ import torch
 from omegaconf import DictConfig
 
 from xlm import flags
+from xlm.cli.main import main
 from xlm.compose import load_config
 from xlm.errors import CheckpointMismatchError, ConfigError
 from xlm.harness import Harness
 from xlm.jobs import eval as evaluation
-from xlm.jobs import session, train
+from xlm.jobs import session, sources, train
 from xlm.jobs.length import settle_length
 from xlm.reports.run import read_run
+from xlm.training import resume, weights
 from xlm.utils.components import clear_components
 from xlm.utils.instantiate import instantiate
 
@@ -89,6 +92,25 @@ def test_the_validation_loss_is_the_corpus_mean_whatever_the_batch(configure: Co
         for size in (1, 7, 20)
     ]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("command", ["eval", "generate"])
+def test_a_checkpoint_is_read_once(configure: Configure, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    train.run(configure("ema_decay=0.5", "test_after_training=false"))
+    reads: list[Path] = []
+
+    def load_checkpoint(path: Path) -> Any:
+        reads.append(path)
+        return resume.load_checkpoint(path)
+
+    for module in (sources, weights):
+        monkeypatch.setattr(module, "load_checkpoint", load_checkpoint)
+    assert main([command, "runs/t"]) == 0
+    assert [path.name for path in reads] == ["best.ckpt"]
+    # Another file under the same name is read anew.
+    shutil.copy("runs/t/checkpoints/last.ckpt", "runs/t/checkpoints/best.ckpt")
+    assert main([command, "runs/t"]) == 0
+    assert len(reads) == 2
 
 
 def test_a_metric_without_a_meaning_for_the_model_is_left_out(configure: Configure) -> None:

@@ -12,7 +12,7 @@ from xlm.harness import Harness
 from xlm.jobs.naming_a_checkpoint import PATH_KEYS
 from xlm.jobs.sources import Weights, find_weights
 from xlm.training.checkpoints import best_or_last
-from xlm.training.weights import load_from
+from xlm.training.weights import load_from, load_weights, select_weights
 
 
 def chosen_weights(cfg: DictConfig, section: str) -> Weights:
@@ -30,7 +30,7 @@ def chosen_weights(cfg: DictConfig, section: str) -> Weights:
                 return find_weights(str(options[key]), options.get("revision"))
     directory = Path(cfg.checkpointing_dir)
     if (path := best_or_last(directory)) is not None:
-        return Weights(path)
+        return find_weights(path)
     log_dir = Path(cfg.paths.log_dir)
     trained = sorted(run.name for run in log_dir.glob("*") if best_or_last(run / "checkpoints"))
     there = f" Runs that have one: {', '.join(trained)}." if trained else ""
@@ -40,9 +40,11 @@ def chosen_weights(cfg: DictConfig, section: str) -> Weights:
     )
 
 
-def load_chosen(cfg: DictConfig, harness: Harness, section: str) -> Path:
-    """Load the chosen weights, averaged ones unless `<section>.apply_ema=false`; returns where they came from."""
-    path = chosen_weights(cfg, section).path
-    apply_ema = bool((cfg.get(section) or {}).get("apply_ema", True))
-    load_from(harness, path, apply_ema)
-    return path
+def load_chosen(harness: Harness, weights: Weights, apply_ema: bool) -> Path:
+    """Load the chosen weights, averaged ones if asked for and there; returns where they came from."""
+    if weights.checkpoint is None:
+        load_from(harness, weights.path)
+    else:
+        load_weights(harness, select_weights(weights.checkpoint, apply_ema), weights.path)
+    weights.release()
+    return weights.path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,14 +20,11 @@ from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.session import shown, start
 from xlm.jobs.tracing import tracing
 from xlm.schemas import Eval
-from xlm.training.ema import averaged_state_dict
 from xlm.training.progress import EvaluationProgress
 from xlm.training.results import print_results, write_results
-from xlm.training.resume import load_checkpoint
 from xlm.training.rng import RandomState
 from xlm.utils.outputs import output_file, output_folder
 from xlm.utils.rank_zero import gathered
-from xlm.utils.weight_files import is_weights_alone
 
 # Draws from a bound for each example: the fewest whose error can be told, as each is the mean over several maskings.
 NUM_SAMPLES = 2
@@ -53,7 +49,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if not session.datamodule.dataloader_names.get(split):
         raise ConfigError(f"datamodule.dataset_managers.{split} has no loader, so there is nothing to evaluate on.")
     harness = session.harness()
-    checkpoint = load_chosen(cfg, harness, "eval")
+    checkpoint = load_chosen(harness, weights, options.apply_ema)
     likelihood = LikelihoodPass(num_samples) if (num_samples := _num_samples(options.num_samples, harness)) else None
     estimates = Estimates()
     callbacks = [RandomState(cfg.seed), EvaluationProgress(), estimates, *([likelihood] if likelihood else [])]
@@ -89,7 +85,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
             {
                 **record,
                 "weights": str(checkpoint),
-                "averaged_weights": options.apply_ema and has_averages(checkpoint),
+                "averaged_weights": options.apply_ema and weights.has_averages,
                 "split": split,
                 "sampler": sampler_of(cfg),
                 "batch_size": cfg.per_device_val_batch_size,
@@ -118,11 +114,6 @@ def sampler_of(cfg: DictConfig) -> dict[str, Any] | None:
         {str(name): value for name, value in plain.items()}, default=lambda live: type(live).__name__
     )
     return dict(json.loads(described))
-
-
-def has_averages(checkpoint: Path) -> bool:
-    """Whether a file of weights holds averaged ones beside the raw ones."""
-    return not is_weights_alone(checkpoint) and averaged_state_dict(load_checkpoint(checkpoint)) is not None
 
 
 def _num_samples(asked: int | None, harness: Harness) -> int:

@@ -14,9 +14,7 @@ from xlm.jobs.session import quiet_libraries, shown
 from xlm.jobs.sources import Source
 from xlm.schemas import Checkpoint, Extract, Hub
 from xlm.trained import TrainedModel, load_source
-from xlm.training.ema import averaged_state_dict
 from xlm.training.exported import check_new
-from xlm.training.resume import load_checkpoint
 from xlm.utils.outputs import output_folder
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.weight_files import check_shard_size, is_weights_alone
@@ -76,12 +74,10 @@ def _loaded(cfg: DictConfig, section: str, options: Checkpoint) -> tuple[Trained
     """The chosen weights in the network of this configuration, and a line that says which they are."""
     quiet_libraries()
     weights = chosen_weights(cfg, section)
-    alone = is_weights_alone(weights.path)
-    checkpoint = None if alone else load_checkpoint(weights.path)
-    averaged = checkpoint is not None and averaged_state_dict(checkpoint) is not None
+    alone, averaged = is_weights_alone(weights.path), weights.has_averages
     if _asks_for_averages(cfg, section) and not alone and not averaged:
         raise CheckpointError(f"{weights.path} holds no averaged weights: its run had no ema_decay.", path=weights.path)
-    source = Source(weights.path, _as_trained(cfg), checkpoint, weights.tokenizer, weights.is_remote)
+    source = Source(weights.path, _as_trained(cfg), weights.checkpoint, weights.tokenizer, weights.is_remote)
     kind = "weights" if alone else "averaged weights" if averaged and options.apply_ema else "raw weights"
     return load_source(source, apply_ema=options.apply_ema), f"The {kind} of {shown(weights.path)}"
 

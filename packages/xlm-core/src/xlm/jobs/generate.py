@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     if output == STDOUT:
         session.console = plain_console(stderr=True)
     harness = session.harness()
-    checkpoint = load_chosen(cfg, harness, "generation")
+    checkpoint = load_chosen(harness, weights, options.apply_ema)
     trainer = session.trainer([], [])
     harness.to(trainer.strategy.root_device).eval()
     harness.configure_components()

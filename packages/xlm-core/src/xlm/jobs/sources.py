@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xlm.errors import CheckpointError, ConfigError
 from xlm.training.checkpoints import BEST, LAST, best_or_last
+from xlm.training.ema import averaged_state_dict
 from xlm.training.exported import CONFIG, TOKENIZER
 from xlm.training.resume import load_checkpoint
 from xlm.utils.weight_files import INDEX, WEIGHTS, is_weights_alone, weights_in, whole
@@ -57,7 +59,13 @@ def find_source(path_or_id: str | Path, config: str | Path | None = None, revisi
         CheckpointError: there is nothing, or nothing that can be used; CheckpointCorruptError: a damaged file.
     """
     found = find_weights(path_or_id, revision)
-    return _read(found.path, config, found.is_remote)
+    return Source(
+        path=found.path,
+        config=_config(found.path, found.checkpoint, None if config is None else Path(config)),
+        checkpoint=found.checkpoint,
+        tokenizer=found.tokenizer,
+        is_remote=found.is_remote,
+    )
 
 
 def folder_of(weights: Path) -> Path:
@@ -72,6 +80,21 @@ class Weights:
     path: Path
     tokenizer: Path | None = None
     is_remote: bool = False
+
+    @cached_property
+    def checkpoint(self) -> dict[str, Any] | None:
+        """The content of a `.ckpt`, read once; None for weights alone."""
+        return None if is_weights_alone(self.path) else load_checkpoint(self.path)
+
+    @cached_property
+    def has_averages(self) -> bool:
+        """Whether it holds averaged weights beside the raw ones."""
+        return self.checkpoint is not None and averaged_state_dict(self.checkpoint) is not None
+
+    def release(self) -> None:
+        """Forget the content, which is as large as the file."""
+        _ = self.has_averages
+        self.__dict__.pop("checkpoint", None)
 
 
 def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights:
@@ -89,6 +112,13 @@ def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights
 
 
 def _weights(path: Path, is_remote: bool) -> Weights:
+    state = path.stat()
+    return _unchanged(path, is_remote, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _unchanged(path: Path, is_remote: bool, state: tuple[int, ...]) -> Weights:
+    """One object for a file as long as it stays what it is, so that a job which asks for it again has it read once."""
     tokenizer = path.parent / TOKENIZER
     has_tokenizer = is_weights_alone(path) and tokenizer.is_dir()
     return Weights(path, tokenizer if has_tokenizer else None, is_remote)
@@ -130,17 +160,6 @@ def _weights_in(folder: Path) -> Path:
     raise CheckpointError(
         f"{folder} holds no model: neither checkpoints/{BEST} or {LAST}, as a run does, nor {WEIGHTS} or {INDEX}.",
         path=folder,
-    )
-
-
-def _read(path: Path, config: str | Path | None, is_remote: bool) -> Source:
-    checkpoint = None if is_weights_alone(path) else load_checkpoint(path)
-    return Source(
-        path=path,
-        config=_config(path, checkpoint, None if config is None else Path(config)),
-        checkpoint=checkpoint,
-        tokenizer=_weights(path, is_remote).tokenizer,
-        is_remote=is_remote,
     )
 
 

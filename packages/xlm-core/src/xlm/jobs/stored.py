@@ -78,6 +78,10 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     OmegaConf.set_struct(cfg, True)
     ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
     OmegaConf.set_struct(cfg, False)
+    # Which file is meant is decided once: a run that is training may write another best checkpoint meanwhile.
+    for key in PATH_KEYS:
+        if cfg[section].get(key):
+            cfg[section][key] = str(source.path)
     here = name_of_run(source.path, cfg.paths.log_dir)
     cfg.job_name = checked_job_name(here if here and "job_name" not in given else cfg.job_name)
     check_config(cfg, {"model_type": cfg.get("model_name"), "datamodule": "of the checkpoint"})

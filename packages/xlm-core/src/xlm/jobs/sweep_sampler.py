@@ -55,11 +55,12 @@ def run(cfg: DictConfig) -> list[Point]:
     folder = output_folder(default if own.output_path is None else own.output_path, "sweep.output_path")
     for name in FILES:
         output_file(folder / name, "sweep.output_path")
-    session = start(cfg, chosen_weights(cfg, "sweep").tokenizer)
+    chosen = chosen_weights(cfg, "sweep")
+    session = start(cfg, chosen.tokenizer)
     harness = session.harness()
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     _check_read(harness, grid, settings)
-    weights = load_chosen(cfg, harness, "sweep")
+    weights = load_chosen(harness, chosen, own.apply_ema)
     trainer = session.trainer([], [])
     harness.to(trainer.strategy.root_device).eval()
     predictors = [harness.predictor_with(options) for options in settings]
