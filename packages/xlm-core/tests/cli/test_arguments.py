@@ -29,6 +29,7 @@ def test_the_short_form_of_every_job(job: str) -> None:
         (["job_type=generate", "runs/é, 1.ckpt"], "++generation.checkpoint_path='runs/é, 1.ckpt'"),
         (["sweep_sampler", "owner/name", "sweep.top_p=[1]"], "++sweep.checkpoint_path='owner/name'"),
         (["extract_checkpoint", "runs/a,seed=1"], "++extract.checkpoint_path='runs/a,seed=1'"),
+        (["eval", "~/runs/a"], f"++eval.checkpoint_path='{Path.home()}/runs/a'"),
         (["push_to_hub", "/runs/a", "hub.repo_id=a/b"], "++hub.checkpoint_path='/runs/a'"),
     ],
 )

@@ -16,7 +16,8 @@ from xlm.utils.options import options_in, read_options
 from xlm.utils.text import is_quoted, split
 
 _NO_TRUTH_VALUES = ("yes", "no", "on", "off", "y", "n")
-_KEY = re.compile(r"\+*[A-Za-z_][\w.]*|\+*[\w.+=,/-]*\.predictor\.\w+")
+_KEY = re.compile(r"\+*[A-Za-z_][\w.]*")
+_OF_GENERATE = "generation."
 
 
 def read_command(args: Sequence[str]) -> tuple[list[str], Any]:
@@ -50,15 +51,12 @@ def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
             if value:
                 given[name] = _value(key, value, options[name].annotation, given.get(name, ()))
         elif equals and _is_misspelt(key, job):
-            hint = did_you_mean(nearest_names(name.removeprefix(_PREFIX), options, 1))
+            hint = did_you_mean(nearest_names(name.removeprefix(_OF_GENERATE), options, 1))
             hint = hint or f"Options: {_listed(options)}."
             raise ConfigError(f"xlm {job.name} has no option '{key}'. {hint} {job.note}".rstrip(), key=key)
         else:
             words.append(text)
     return words, read_options(schema, given)
-
-
-_PREFIX = "generation."
 
 
 def _is_misspelt(key: str, job: Job) -> bool:

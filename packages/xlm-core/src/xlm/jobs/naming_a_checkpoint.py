@@ -49,6 +49,8 @@ _OVERRIDE = re.compile(r"[~+]*[\w.@:/-]+=.*", re.DOTALL)
 
 def _names_one(text: str) -> bool:
     """Whether a word is a checkpoint: no override, or a path that looks like one (`runs/a,seed=1`) and is there."""
-    if text.startswith((_KEY, "~")):
-        return text.startswith(_KEY)
+    if text.startswith((_KEY, "~/")):
+        return True
+    if text.startswith("~"):  # an override that removes something
+        return False
     return _OVERRIDE.fullmatch(text) is None or ("/" in text.partition("=")[0] and Path(text).exists())
