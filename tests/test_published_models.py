@@ -76,7 +76,7 @@ def test_both_are_listed_and_so_is_the_one_that_is_gone() -> None:
 def test_a_model_that_is_gone_says_so_when_asked_for() -> None:
     done = xlm("job_type=train", "experiment=star_easy", "model=oldlm", "model_type=oldlm")
     assert done.returncode == 1
-    assert GONE in done.stderr.split("Error:", 1)[1]
+    assert GONE in done.stderr.split("hydra.errors.ConfigCompositionException:", 1)[1]
 
 
 # Composition.

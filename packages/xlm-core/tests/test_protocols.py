@@ -23,6 +23,14 @@ def other_names(b: Any, i: Any, j: Any, name: Any) -> Any:
     return b, i, j, name
 
 
+def last_name_of_its_own(batch: Any, batch_idx: Any = None, dataloader_idx: Any = None, name: Any = None) -> Any:
+    return batch, batch_idx, dataloader_idx, name
+
+
+def options_alone(batch: Any, temperature: float = 0.5, top_p: float = 0.9, top_k: int = 3) -> Any:
+    return batch, temperature, top_p, top_k
+
+
 def option_behind(batch: Any, temperature: float = 0.5) -> Any:
     return batch, temperature
 
@@ -43,6 +51,8 @@ def option_between(batch: Any, batch_idx: int, scale: float = 2.0, *, dataloader
         (other_names, ("B", *PLACE)),
         (lambda batch, dataloader_name: (batch, dataloader_name), ("B", "lm")),
         (lambda batch, batch_idx: (batch, batch_idx), ("B", 3)),
+        (last_name_of_its_own, ("B", *PLACE)),
+        (options_alone, ("B", 0.5, 0.9, 3)),
         (option_behind, ("B", 0.5)),
         (option_between, ("B", 3, 2.0, "lm")),
         (torch.compile(whole, backend="eager"), ("B", *PLACE)),

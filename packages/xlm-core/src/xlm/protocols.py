@@ -25,8 +25,8 @@ def call_at(function: Callable[..., Any], batch: Any, *place: Any) -> Any:
     """`function(batch, …)` with as much of `place` (the values of `PLACE`) as the function takes.
 
     `loss_fn(self, batch)`, `loss_fn(self, batch, dataloader_name)`, `loss_fn(self, batch, **kwargs)` and the whole
-    documented signature are all fine. Arguments of other names that have a default keep it; those without one are
-    filled by their position.
+    documented signature are all fine. Arguments of other names that have a default keep it, unless they stand beside
+    documented ones in a signature that takes all; those without one are filled by their position.
     """
     # A `torch.nn.Module` is called as its `forward`.
     module: Any = function
@@ -61,6 +61,8 @@ def _taken(function: Callable[..., Any]) -> tuple[int, tuple[str, ...]]:
         return len(PLACE), ()
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     rest = [parameter for parameter in parameters if parameter.kind in by_position][1:]
+    if len(rest) >= len(PLACE) and any(parameter.name in PLACE for parameter in rest[: len(PLACE)]):
+        return len(PLACE), ()
     num_positional = 0
     for name, parameter in zip(PLACE, rest, strict=False):
         other = parameter.name not in PLACE and parameter.default is inspect.Parameter.empty

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ def counting_calls(predictor: Any) -> Iterator[list[float | None]]:
     calls: list[float | None] = []
     predict, own = predictor.predict, predictor.__dict__.get("predict")
 
+    @wraps(predict)
     def counted(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         predictions = predict(batch, *args, **kwargs)
         num_rows = len(predictions["ids"] if "ids" in predictions else predictions["text"])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from xlm.metrics import IGNORED, rows_from
+from xlm.protocols import call_at
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ def collecting_texts(predictor: Any, tokenizer: Any, loaders: Sequence[str]) -> 
         return
     predict, own = predictor.predict, predictor.__dict__.get("predict")
 
-    def watched(batch: Any, batch_idx: Any = None, dataloader_idx: Any = None, name: Any = None) -> Any:
-        predictions = predict(batch, batch_idx, dataloader_idx, name)
-        if name in texts:
-            texts[name] += written_texts(predictions, tokenizer)
+    def watched(batch: Any, batch_idx: Any = None, dataloader_idx: Any = None, dataloader_name: Any = None) -> Any:
+        predictions = call_at(predict, batch, batch_idx, dataloader_idx, dataloader_name)
+        if dataloader_name in texts:
+            texts[dataloader_name] += written_texts(predictions, tokenizer)
         return predictions
 
     # In the instance's dict, as `counting_calls` does.

@@ -61,6 +61,7 @@ def compiles(subject: Subject) -> None:
     calls: list[int] = []
     inner = function.loss_fn
 
+    @functools.wraps(inner)
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return inner(*args, **kwargs)
