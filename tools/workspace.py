@@ -252,12 +252,6 @@ def command_check() -> int:
     return int(bool(breaches))
 
 
-def command_models() -> int:
-    """Print the models' names."""
-    print("\n".join(p.model for p in read_packages(ROOT).values() if p.model))
-    return 0
-
-
 def command_changed(base: str) -> int:
     """Print the plan of a CI run as JSON."""
     packages = read_packages(ROOT)
@@ -288,7 +282,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("check").set_defaults(run=lambda _: command_check())
-    commands.add_parser("models").set_defaults(run=lambda _: command_models())
     for name, run in (("changed", command_changed), ("tag", command_tag), ("notes", command_notes)):
         sub = commands.add_parser(name)
         sub.add_argument("value", metavar="BASE" if name == "changed" else "TAG")
