@@ -184,8 +184,6 @@ def test_commands(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(workspace, "ROOT", root)
     assert workspace.main(["check"]) == 0
     assert "every rule of the workspace holds" in capsys.readouterr().out
-    assert workspace.main(["models"]) == 0
-    assert capsys.readouterr().out == "aa\nbb\n"
     assert workspace.main(["tag", "xlm-bb-v1.2.0"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "package": "xlm-bb",
