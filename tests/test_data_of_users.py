@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from warm_xlm import warm_xlm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(300)]
 
 SETTINGS = (
     "experiment=text_mlm", "model=xtiny_mlm", "trainer_strategy=cpu", "loggers=debug", "per_device_batch_size=4",

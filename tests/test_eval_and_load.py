@@ -18,8 +18,6 @@ from xlm.jobs import eval as evaluation
 from xlm.jobs import train
 from xlm.utils.components import clear_components
 
-pytestmark = pytest.mark.slow
-
 FAMILIES = ("arlm", "ilm", "mdlm", "mlm")
 BOUNDS = FAMILIES[1:]
 SMALL = (

@@ -15,8 +15,6 @@ from xlm.errors import ConfigError
 from xlm.jobs import train
 from xlm.utils.components import clear_components
 
-pytestmark = pytest.mark.slow
-
 MODELS = [p.model for p in read_packages(ROOT).values() if p.model]
 KNOWN = {"mlm", "mdlm"}
 SMALL = (

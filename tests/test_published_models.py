@@ -168,7 +168,6 @@ def slotlm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_slotlm_learns_a_batch_by_heart(slotlm: tuple[Path, list[str]]) -> None:
     folder, (printed, evaluated, *_) = slotlm
     run = folder / "runs/debug/a"
@@ -184,14 +183,12 @@ def test_slotlm_learns_a_batch_by_heart(slotlm: tuple[Path, list[str]]) -> None:
     assert "SLOTLM VALIDATION" in evaluated
 
 
-@pytest.mark.slow
 def test_slotlm_shows_the_first_batch_of_each_loader_once(slotlm: tuple[Path, list[str]]) -> None:
     _, (printed, *_) = slotlm
     for loader in ("train/lm", "val/lm", "val/prediction", "test/lm", "test/prediction"):
         assert printed.count(f"SLOTLM BATCH {loader}:") == 1, loader
 
 
-@pytest.mark.slow
 def test_slotlm_is_evaluated_without_training_data(slotlm: tuple[Path, list[str]]) -> None:
     """Its harness overrides on_test_start without calling super, and its loss must still be configured."""
     folder, outputs = slotlm
@@ -201,7 +198,6 @@ def test_slotlm_is_evaluated_without_training_data(slotlm: tuple[Path, list[str]
     assert {"text", "prompt", "truth", "steps_taken"} <= written[0].keys()
 
 
-@pytest.mark.slow
 def test_slotlm_writes_what_it_learned(slotlm: tuple[Path, list[str]]) -> None:
     folder, _ = slotlm
     written = rows(folder / "runs/debug/a/generations.jsonl")
@@ -215,7 +211,6 @@ def test_slotlm_writes_what_it_learned(slotlm: tuple[Path, list[str]]) -> None:
     assert own["prediction"]
 
 
-@pytest.mark.slow
 def test_a_command_of_slotlm_takes_the_weights_out(slotlm: tuple[Path, list[str]]) -> None:
     folder, outputs = slotlm
     assert "SLOTLM EXTRACTED 119809 parameters" in outputs[5]
@@ -243,7 +238,6 @@ def flexlm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_flexlm_learns_a_batch_by_heart(flexlm: tuple[Path, list[str]]) -> None:
     folder, (printed, evaluated, *_) = flexlm
     curve = losses(folder / "runs/debug/a")
@@ -255,7 +249,6 @@ def test_flexlm_learns_a_batch_by_heart(flexlm: tuple[Path, list[str]]) -> None:
     assert "FLEXLM HOOK prediction: 29 to 38 tokens" in evaluated
 
 
-@pytest.mark.slow
 def test_flexlm_keeps_its_own_schedule(flexlm: tuple[Path, list[str]]) -> None:
     """The schedule of the learning rate is no torch scheduler: 10 steps of warm-up, then 1/sqrt."""
     folder, _ = flexlm
@@ -264,7 +257,6 @@ def test_flexlm_keeps_its_own_schedule(flexlm: tuple[Path, list[str]]) -> None:
     assert rates[-1] == pytest.approx(3e-3 / (1 + 390 / 30) ** 0.5, rel=0.01)
 
 
-@pytest.mark.slow
 def test_flexlm_writes_although_it_brings_a_command_of_that_name(flexlm: tuple[Path, list[str]]) -> None:
     folder, outputs = flexlm
     assert "Model 'flexlm' brings a job 'generate'; the built-in job of that name is used." in outputs[2]
@@ -274,7 +266,6 @@ def test_flexlm_writes_although_it_brings_a_command_of_that_name(flexlm: tuple[P
     assert steps == list(range(10))
 
 
-@pytest.mark.slow
 def test_flexlm_counts_and_samples_from_nothing(flexlm: tuple[Path, list[str]]) -> None:
     folder, outputs = flexlm
     curve = losses(folder / "runs/c", "val/lm/accumulated_loss")
@@ -285,7 +276,6 @@ def test_flexlm_counts_and_samples_from_nothing(flexlm: tuple[Path, list[str]]) 
     assert "FLEXLM BATCH test/unconditional_prediction: [BOS]" in outputs[3]
 
 
-@pytest.mark.slow
 def test_a_command_of_flexlm_gets_its_configuration(flexlm: tuple[Path, list[str]]) -> None:
     folder, outputs = flexlm
     assert "FLEXLM SCHEDULE 0.000, 0.383, 0.707, 0.924, 1.000" in outputs[5]

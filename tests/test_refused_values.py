@@ -98,7 +98,6 @@ def leaves(node: Any, key: str) -> Iterator[str]:
         yield key
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_wrong_values_are_refused_or_taken_but_never_a_crash(family: str) -> None:
     cfg = composed(family)

@@ -18,7 +18,7 @@ import torch
 from warm_xlm import warm_xlm
 
 # The runs that are disturbed give way to whatever else the machine does.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(600)]
 
 XLM = str(Path(sys.executable).with_name("xlm"))
 SMALL = (
