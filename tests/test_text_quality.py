@@ -23,6 +23,8 @@ from xlm.jobs import generate, sweep_sampler, train
 from xlm.jobs.text_quality import judged, read_request
 from xlm.utils.components import clear_components
 
+pytestmark = pytest.mark.slow
+
 MANAGERS = "datamodule.dataset_managers"
 CHOICE = (
     "experiment=text_mdlm", "model=xtiny_mdlm", "job_name=mine", "trainer_strategy=cpu", "loggers=debug",

@@ -20,6 +20,8 @@ from xlm.jobs.trace_request import read_request
 from xlm.traces.document import Document, read_document
 from xlm.utils.components import clear_components
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("arlm", "mdlm")
 SMALL = (
     "datamodule.dataset_managers.test.lm.num_examples=4", "datamodule.dataset_managers.test.prediction.num_examples=7",

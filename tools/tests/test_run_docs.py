@@ -169,7 +169,7 @@ def test_hatch_and_pip_are_stood_in_for(run: Run) -> None:
 
 def test_scripts_of_hatch_toml() -> None:
     (line,) = docs_stand_ins.script("test", ["-k", "a b"])
-    assert line == "pytest -n auto -m 'not slow' -k 'a b'"
+    assert line == "pytest -n auto --dist worksteal -m 'not slow' -k 'a b'"
     assert len(docs_stand_ins.script("model.arlm:test", [])) > 1
     with pytest.raises(docs_stand_ins.StandInError, match=r"no script 'tset'\. Scripts: train, "):
         docs_stand_ins.script("tset", [])
