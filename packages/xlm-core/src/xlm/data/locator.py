@@ -140,8 +140,8 @@ class FileSource:
 
 
 @dataclass(frozen=True)
-class SavedSource:
-    """A folder that `datasets` saved: one data set, or a dict of splits."""
+class _Folder:
+    """A split of a folder."""
 
     folder: Path
     split: str | None
@@ -149,6 +149,11 @@ class SavedSource:
     @property
     def name(self) -> str:
         return f"{self.folder.name}-{self.split}" if self.split else self.folder.name
+
+
+@dataclass(frozen=True)
+class SavedSource(_Folder):
+    """A folder that `datasets` saved: one data set, or a dict of splits."""
 
     def identity(self) -> dict[str, Any]:
         return {"saved": _folder_identity(self.folder), "split": self.split}
@@ -166,15 +171,8 @@ class SavedSource:
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(_Folder):
     """The files of one split of a local folder: which they are `datasets` finds, and each is read as it is alone."""
-
-    folder: Path
-    split: str | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.folder.name}-{self.split}" if self.split else self.folder.name
 
     def identity(self) -> dict[str, Any]:
         return {"files": _folder_identity(self.folder), "split": self.split}

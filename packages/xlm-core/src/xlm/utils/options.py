@@ -64,12 +64,10 @@ def check_names(given: Iterable[str], known: Iterable[str], section: str = "") -
 
 def default_of(option: Option) -> str:
     """The default as a configuration says it; empty where there is none."""
-    if option.is_required:
-        return ""
     value = option.default
-    if value == ():
+    if option.is_required or value == ():
         return ""
-    return value if isinstance(value, str) else shown(list(value) if isinstance(value, tuple) else value)
+    return value if isinstance(value, str) else shown(value)
 
 
 def _key(section: str, name: str) -> str:
