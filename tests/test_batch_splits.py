@@ -40,7 +40,7 @@ from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.harness import Harness
 from xlm.noise import LogLinearSchedule
 from xlm.training.loss_terms import LossTerms
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 pytestmark = [
     # lightning 2.6 calls what torch 2.13 deprecates.

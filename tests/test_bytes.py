@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerFast
 
 from xlm import flags
 from xlm.compose import load_config
-from xlm.evaluation.likelihood_pass import LikelihoodPass, Measured, text_bytes
+from xlm.evaluation.likelihood import LikelihoodPass, Measured, text_bytes
 from xlm.jobs import eval as evaluation
 from xlm.jobs import train
 from xlm.jobs.session import start
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 BLOCK = 12
 WORDS = ["in", "the", "beginning", "etait", "un", "mot", "and", "was", "##s", "word"]
@@ -156,7 +156,7 @@ def test_labels_of_a_task_have_no_bytes() -> None:
 SCRIPT = """
 import json, sys
 from xlm.compose import load_config
-from xlm.evaluation.likelihood_pass import LikelihoodPass
+from xlm.evaluation.likelihood import LikelihoodPass
 from xlm.jobs.session import start
 
 session = start(load_config(sys.argv[1:]))

@@ -16,7 +16,7 @@ from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.jobs import eval as evaluation
 from xlm.jobs import train
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 FAMILIES = ("arlm", "ilm", "mdlm", "mlm")
 BOUNDS = FAMILIES[1:]

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2
 import xlm
 from xlm.cli.main import main
 from xlm.errors import ConfigError
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 pytestmark = pytest.mark.slow
 

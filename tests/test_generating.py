@@ -13,7 +13,7 @@ from workspace import ROOT, read_packages
 from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.jobs import train
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 MODELS = [p.model for p in read_packages(ROOT).values() if p.model]
 KNOWN = {"mlm", "mdlm"}

@@ -19,7 +19,7 @@ DOORS = [
     "xlm.cli.report",
     "xlm.cli.runs",
     "xlm.reports.page",
-    "xlm.reports.plain",
+    "xlm.reports.page",
     "xlm.scaffold.cli",
 ]
 

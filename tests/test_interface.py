@@ -19,8 +19,7 @@ from xlm import flags
 from xlm.compose import load_config, register_resolvers
 from xlm.compose.resolvers import late_values_as_text
 from xlm.datamodule import SimpleSpaceTokenizer
-from xlm.utils.components import components
-from xlm.utils.instantiate import instantiate
+from xlm.utils.instantiate import components, instantiate
 
 IMPORTS = {
     "xlm.harness": "Harness LossFunction Predictor PredictorHistoryMixin LRSchedulerWithConfig",

@@ -26,7 +26,7 @@ from xlm.evaluation.likelihood import Likelihood, LikelihoodEstimator, likelihoo
 from xlm.jobs import eval as evaluation
 from xlm.jobs import train
 from xlm.noise import CosineSchedule
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
 EXAMPLES = [

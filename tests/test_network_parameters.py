@@ -15,8 +15,7 @@ from xlm.compose import load_config
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.model import Model
 from xlm.training.muon import stacked_matrices
-from xlm.utils.components import components
-from xlm.utils.instantiate import instantiate
+from xlm.utils.instantiate import components, instantiate
 
 SIZES = ("xtiny", "tiny", "small")
 LLAMA, BERT = (

@@ -21,8 +21,8 @@ from xlm.jobs import plan, train
 from xlm.jobs.session import start
 from xlm.schemas import Plan
 from xlm.training.flops import FlopTally
-from xlm.training.loggers import read_metrics
-from xlm.utils.components import clear_components
+from xlm.training.train_log import read_metrics
+from xlm.utils.instantiate import clear_components
 
 FAMILIES = ("arlm", "ilm", "mdlm", "mlm")
 

@@ -15,7 +15,7 @@ from xlm.compose import load_config
 from xlm.errors import ConfigError, DataError, XLMError
 from xlm.jobs.session import build_callbacks, build_loggers, start
 from xlm.jobs.train import resume_point
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 FAMILIES = ("arlm", "mlm", "ilm", "mdlm")
 SECTIONS = (

@@ -18,7 +18,7 @@ from xlm.errors import ConfigError
 from xlm.evaluation.pareto import COSTS, Point, front
 from xlm.jobs import eval as evaluation
 from xlm.jobs import sweep_sampler, train
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 CHOICE = (
     "experiment=star_mini_mdlm", "model=xtiny_mdlm", "job_name=mine", "trainer_strategy=cpu", "loggers=debug",

@@ -34,8 +34,7 @@ from xlm.evaluation.continuations import Span, score_spans, score_whole
 from xlm.evaluation.likelihood import LikelihoodEstimator, description, likelihood_terms
 from xlm.modules.length_model import LengthModel
 from xlm.noise import LogLinearSchedule
-from xlm.utils.components import clear_components, components
-from xlm.utils.instantiate import instantiate
+from xlm.utils.instantiate import clear_components, components, instantiate
 
 
 class KnownSource:

@@ -21,7 +21,7 @@ from xlm.evaluation.pareto import Point
 from xlm.jobs import eval as evaluation
 from xlm.jobs import generate, sweep_sampler, train
 from xlm.jobs.text_quality import judged, read_request
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 pytestmark = pytest.mark.slow
 
@@ -187,7 +187,7 @@ def test_a_generated_file_knows_where_its_training_data_are(home: Path, judge: s
 
 def king_texts(n: int) -> list[str]:
     """The first training texts of the run."""
-    from xlm.evaluation.text_quality.units import texts_of
+    from xlm.evaluation.text_quality.texts import texts_of
     from xlm.jobs.text_files import data_of_model
 
     data = data_of_model("runs/mine")

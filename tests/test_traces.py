@@ -18,7 +18,7 @@ from xlm.jobs import train
 from xlm.jobs.trace import trace_runs
 from xlm.jobs.trace_request import read_request
 from xlm.traces.document import Document, read_document
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,8 @@ import torch
 import xlm
 from xlm.compose import load_config
 from xlm.lm_eval.model import XLMForLMEval
-from xlm.training.exported import save_folder
-from xlm.utils.components import clear_components, components
-from xlm.utils.instantiate import instantiate
+from xlm.training.weights import save_folder
+from xlm.utils.instantiate import clear_components, components, instantiate
 
 NUMBERS = (
     "global_components.tokenizer._target_=xlm.datamodule.SimpleSpaceTokenizer.for_numbers",

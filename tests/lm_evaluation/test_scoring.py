@@ -16,7 +16,7 @@ from lm_eval.api.model import CachingLM
 
 from xlm.errors import ConfigError
 from xlm.lm_eval.model import XLMForLMEval
-from xlm.lm_eval.scoring import windows
+from xlm.lm_eval.requests import windows
 
 REQUESTS = [
     ("1 2 3", " 4 5"),

@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 
 from xlm.errors import ConfigError
 from xlm.lm_eval.model import XLMForLMEval
-from xlm.lm_eval.writing import cut, last_tokens
+from xlm.lm_eval.requests import cut, last_tokens
 
 GENERATING = {"arlm": {}, "mdlm": {"predictor.sampler": "confidence"}, "mlm": {}, "ilm": {}}
 

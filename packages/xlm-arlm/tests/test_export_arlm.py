@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM
 from arlm.model_arlm import RotaryARLM
 from arlm.predictor_arlm import ARLMPredictor
 from xlm.datamodule import SimpleSpaceTokenizer
-from xlm.training.exported import save_for_transformers
+from xlm.training.weights import save_for_transformers
 
 
 def network(num_embeddings: int, **options: object) -> RotaryARLM:

@@ -92,7 +92,7 @@ def fresh_process() -> Iterator[None]:
     from hydra.core.hydra_config import HydraConfig
 
     from xlm.external_models import activate
-    from xlm.utils.components import clear_components
+    from xlm.utils.instantiate import clear_components
 
     path, modules = list(sys.path), set(sys.modules)
     log = logging.getLogger()

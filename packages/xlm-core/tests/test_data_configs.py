@@ -16,8 +16,7 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import MissingRoleError
 from xlm.jobs import prepare_data
 from xlm.tasks.star import DIFFICULTIES, StarGraphs
-from xlm.utils.components import set_component
-from xlm.utils.instantiate import instantiate
+from xlm.utils.instantiate import instantiate, set_component
 
 MODELS = Path(__file__).with_name("models")
 CONFIGS = Path(prepare_data.__file__).parents[1] / "configs" / "lightning_train"

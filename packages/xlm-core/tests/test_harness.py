@@ -22,8 +22,7 @@ from xlm.jobs import session, sources, train
 from xlm.jobs.length import settle_length
 from xlm.reports.run import read_run
 from xlm.training import resume, weights
-from xlm.utils.components import clear_components
-from xlm.utils.instantiate import instantiate
+from xlm.utils.instantiate import clear_components, instantiate
 
 MODELS = Path(__file__).parent / "models"
 BIGRAM = (

@@ -10,12 +10,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from xlm import schemas
-from xlm.compose.values import SECTIONS_OF_JOBS, check_values, read_section
+from xlm.compose.checks import SECTIONS_OF_JOBS, check_values, read_section
 from xlm.errors import ConfigError
 from xlm.jobs import BUILT_IN_JOBS
 from xlm.schemas import Checkpoint, Eval, GlobalFlags, Names, Prompts, Root, Trace, TrainerSection
-from xlm.utils.annotations import checked, describe
-from xlm.utils.options import Option, options_in
+from xlm.utils.annotations import Option, checked, describe, options_in
 
 ALL = {schema for job in BUILT_IN_JOBS.values() for schema in job.schemas}
 OPTIONS = [

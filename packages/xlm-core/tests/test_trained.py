@@ -18,7 +18,7 @@ from xlm.errors import CheckpointCorruptError, CheckpointError, CheckpointMismat
 from xlm.jobs import train
 from xlm.trained import usable_device
 from xlm.training.rng import capture
-from xlm.utils import components
+from xlm.utils import instantiate as components
 
 MODELS = Path(__file__).parent / "models"
 RUN = (
@@ -229,7 +229,7 @@ class Hub:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub(tmp_path / "hub")
-    monkeypatch.setattr("xlm.training.exported.HfApi", lambda: hub)
+    monkeypatch.setattr("xlm.training.weights.HfApi", lambda: hub)
     monkeypatch.setattr("xlm.jobs.sources.snapshot_download", hub.download)
     return hub
 

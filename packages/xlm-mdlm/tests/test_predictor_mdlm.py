@@ -19,7 +19,7 @@ from xlm.errors import ConfigError
 from xlm.noise import CosineSchedule, LogLinearSchedule, MaskingSchedule
 from xlm.testing import mismatches
 from xlm.traces.document import describe_run
-from xlm.traces.moments import moments
+from xlm.traces.terminal import moments
 
 PROMPTS: list[dict[str, Any]] = [
     {"prompt_ids": [7, 8, 9, 10, 11], "noise_seed": 1},

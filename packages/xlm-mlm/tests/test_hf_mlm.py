@@ -33,7 +33,7 @@ from mlm.predictor_mlm import MLMPredictor
 from xlm.data.pretrained_tokenizers import load_auto_tokenizer
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.errors import ConfigError
-from xlm.training.exported import save_for_transformers
+from xlm.training.weights import save_for_transformers
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 LENGTH = {"max_position_embeddings": 32}

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from arlm.types_arlm import ARLMBatch, ARLMPredictionBatch
 from xlm.data.collate import Limit, Padded, Truncate, limits, pad_ids, pad_prompt_and_answer, room
-from xlm.data.show import print_batch
 from xlm.datamodule import (
     BaseCollatorInput,
     Collator,
@@ -21,6 +20,7 @@ from xlm.datamodule import (
     Tokenizer,
 )
 from xlm.decoding.collate import noise_seeds
+from xlm.utils.rich_utils import print_batch
 
 IGNORE = -100
 PadTo = Literal["longest", "block"]

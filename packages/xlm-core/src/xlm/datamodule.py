@@ -13,6 +13,7 @@ from xlm import flags
 from xlm.data.collate import BaseBatch
 from xlm.data.functional import (
     ids_to_example_fn,
+    pack_sequences,
     text_to_input_ids,
     token_ids_to_input_ids,
     token_ids_to_input_ids_and_prompt_ids,
@@ -24,7 +25,6 @@ from xlm.data.manager import (
     LocalDatasetManager,
     UnconditionalGenerationDatasetManager,
 )
-from xlm.data.packing import pack_sequences
 from xlm.data.rows import Rows, SubsetRows
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import DataError

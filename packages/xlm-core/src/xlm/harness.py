@@ -12,23 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from xlm.data.progress import settle_progress
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.evaluation.cost import GenerationCost
-from xlm.evaluation.post_hoc import PostHocPasses
-from xlm.evaluation.tracked import TrackedScalars, null_metrics
-from xlm.log_predictions import LogPredictions
+from xlm.evaluation.metrics import TrackedScalars, null_metrics
+from xlm.log_predictions import LogPredictions, PostHocPasses
 from xlm.metrics import MetricWrapper
 from xlm.protocols import ChecksTokenizer, LossFunction, Predictor, call_at, call_loss
-from xlm.training.exported import push_folder
 from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
-from xlm.training.resume import load_checkpoint
-from xlm.training.weights import load_weights, save_weights, select_weights
-from xlm.utils.components import get_component, has_component, set_component
+from xlm.training.resume import load_checkpoint, settle_progress
+from xlm.training.weights import load_weights, push_folder, save_weights, select_weights
 from xlm.utils.history import PredictorHistoryMixin
-from xlm.utils.instantiate import instantiate
+from xlm.utils.instantiate import get_component, has_component, instantiate, set_component
 from xlm.utils.rank_zero import RankedLogger, warn_once
 
 log = RankedLogger(__name__, rank_zero_only=True)

@@ -1,4 +1,4 @@
-"""Writes predictions as JSON lines, one file per pass and dataloader, and shows a few of them."""
+"""Predictions of a pass: written as JSON lines, shown, and scored by an evaluator once the pass is over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from xlm import flags
 from xlm.decoding.writing import Writing, snapshots
 from xlm.errors import ConfigError
-from xlm.utils.rank_zero import get_rank, warn_once
+from xlm.utils.rank_zero import gathered, get_rank, warn_once
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.text_files import read_lines
 
@@ -196,3 +196,38 @@ def _written(record: Writing) -> Text:
 def _titled(done: _Pass) -> Group:
     tables = [_table(row) for row in done.shown]
     return Group(Text(f"{done.split}/{done.name}, step {done.step}: {len(tables)} of {done.num_rows}"), *tables)
+
+
+class PostHocEvaluator(Protocol):
+    """Judges predictions as a whole; may add fields to the rows."""
+
+    def eval(self, predictions: list[Row], tokenizer: Any = None) -> tuple[list[Row], dict[str, float]]: ...
+
+
+class PostHocPasses:
+    """Collects the rows of each prediction loader of a pass, on all ranks, and has them judged.
+
+    Args:
+        evaluator: None collects nothing.
+    """
+
+    def __init__(self, evaluator: PostHocEvaluator | None) -> None:
+        self.evaluator = evaluator
+        self._rows: dict[str, list[Row]] = {}
+
+    def add(self, name: str, rows: list[Row]) -> None:
+        """Remember the rows of one batch."""
+        if self.evaluator is not None:
+            self._rows.setdefault(name, []).extend(rows)
+
+    def finish(self, tokenizer: Any) -> dict[str, float]:
+        """`loader/name` → number, the same on every rank; forgets the rows."""
+        found, self._rows = self._rows, {}
+        if self.evaluator is None:
+            return {}
+        values: dict[str, float] = {}
+        for loader, rows in found.items():
+            everywhere = [row for part in gathered(rows) for row in part]
+            _, numbers = self.evaluator.eval(everywhere, tokenizer=tokenizer)
+            values |= {f"{loader}/{name}": float(number) for name, number in numbers.items()}
+        return values

@@ -12,8 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, Lt, Predicate
 
-from xlm.utils.annotations import LARGEST, Count, CountOrZero, NonNegative, Probability, Seed, Share, Text
-from xlm.utils.options import option
+from xlm.utils.annotations import LARGEST, Count, CountOrZero, NonNegative, Probability, Seed, Share, Text, option
 
 Texts = Annotated[Text | list[Text], "a text or a list of texts"]
 # Words of standalone commands: names may also be separated by commas alone, prompts hold commas.

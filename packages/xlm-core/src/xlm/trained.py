@@ -19,11 +19,9 @@ from xlm.jobs.session import build_tokenizer
 from xlm.jobs.sources import Source, check_trusted, find_source
 from xlm.jobs.writer import Sample, Writer
 from xlm.model import load_safetensors
-from xlm.training.exported import push_folder, save_folder, save_for_transformers
 from xlm.training.rng import random_state_of
-from xlm.training.weights import load_weights, select_weights
-from xlm.utils.components import components, set_component
-from xlm.utils.instantiate import instantiate
+from xlm.training.weights import load_weights, push_folder, save_folder, save_for_transformers, select_weights
+from xlm.utils.instantiate import components, instantiate, set_component
 
 # What loading builds; metrics, data and loggers stay as they are written.
 BUILT = ("global_components", "noise_schedule", "model", "loss", "predictor", "lightning_module")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlm.compose.arithmetic import evaluate
+from xlm.compose.resolvers import evaluate
 from xlm.errors import ConfigError
 
 

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from xlm.compose.as_typed import as_typed, quote
-from xlm.compose.sections import with_optional_sections, without_pluses
+from xlm.compose.overrides import as_typed, quote, with_optional_sections, without_pluses
 from xlm.errors import ConfigError
 
 PATH_KEYS = ("eval.checkpoint_path", "++generation.output", "paths.run_dir", "data_files.train", "+sweep.judge",

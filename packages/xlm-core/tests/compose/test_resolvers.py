@@ -13,7 +13,7 @@ from omegaconf.errors import InterpolationResolutionError
 from xlm.compose import late_values_as_text, register_resolvers, to_yaml
 from xlm.compose.devices import num_cpus
 from xlm.errors import ConfigError
-from xlm.utils.components import set_component
+from xlm.utils.instantiate import set_component
 
 pytestmark = pytest.mark.usefixtures("fresh_process")
 

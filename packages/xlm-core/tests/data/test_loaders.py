@@ -11,9 +11,8 @@ import pytest
 import torch
 from lightning.fabric.utilities.types import _Stateful
 
-from xlm.data.loaders import CombinedTrainLoader, EvalLoader, KeyedExamples, StatefulTrainLoader, make_loader
+from xlm.data.loaders import CombinedTrainLoader, EvalLoader, Key, KeyedExamples, StatefulTrainLoader, make_loader
 from xlm.data.rows import ListRows
-from xlm.data.samplers import Key
 from xlm.errors import DataError
 
 

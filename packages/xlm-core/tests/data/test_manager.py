@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
-from xlm.data.cache import DataCache
+from xlm.data.cache import DataCache, map_rows
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader
 from xlm.data.manager import (
     DatasetManager,
@@ -19,7 +19,6 @@ from xlm.data.manager import (
     LocalDatasetManager,
     UnconditionalGenerationDatasetManager,
 )
-from xlm.data.parallel import map_rows
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import DataError
 
@@ -119,7 +118,7 @@ def test_packing_takes_the_collators_block_size_unless_told(lines: str, tmp_path
             Collator(),
             lines,
             preprocess_function="xlm.data.functional.text_to_input_ids",
-            on_the_fly_group_processor="xlm.data.packing.pack_sequences",
+            on_the_fly_group_processor="xlm.data.functional.pack_sequences",
             dataloader_kwargs={"batch_size": 2},
             **options,
         )
@@ -132,7 +131,7 @@ def test_packing_takes_the_collators_block_size_unless_told(lines: str, tmp_path
 
 
 def test_packing_without_a_block_size_is_an_error(lines: str, tmp_path: Path) -> None:
-    manager = DatasetManager(None, lines, on_the_fly_group_processor="xlm.data.packing.pack_sequences")
+    manager = DatasetManager(None, lines, on_the_fly_group_processor="xlm.data.functional.pack_sequences")
     with pytest.raises(DataError, match=r"pack_sequences needs on_the_fly_group_processor_kwargs\.block_size"):
         manager.prepare(TOKENIZER, tmp_path / "cache")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlm.data.packing import pack_sequences, process_groups
+from xlm.data.functional import pack_sequences, process_groups
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import DataError
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from xlm.data.cache import map_rows
 from xlm.data.functional import token_ids_to_input_ids
-from xlm.data.parallel import map_rows
 
 
 def rows(n: int) -> list[dict[str, Any]]:

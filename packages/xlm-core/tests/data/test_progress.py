@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from xlm.data.loaders import CombinedTrainLoader, StatefulTrainLoader, make_loader
-from xlm.data.progress import settle_progress
 from xlm.data.rows import ListRows
+from xlm.training.resume import settle_progress
 
 # lightning 2.6 calls what torch 2.13 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlm.data.samplers import EvalOrder, Key, TrainOrder
+from xlm.data.loaders import EvalOrder, Key, TrainOrder
 from xlm.errors import DataError
 
 sizes = st.integers(1, 200)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from xlm.data.show import print_batch
 from xlm.data.tokenizers import SimpleSpaceTokenizer
+from xlm.utils.rich_utils import print_batch
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
 

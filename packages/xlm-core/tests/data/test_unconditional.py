@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xlm.data.unconditional import EmptyExamples
+from xlm.data.manager import EmptyExamples
 
 
 def test_so_many_and_each_its_own() -> None:

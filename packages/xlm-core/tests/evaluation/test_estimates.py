@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from xlm.evaluation.cost import GenerationCost, counting_calls
-from xlm.evaluation.estimates import Estimates
+from xlm.evaluation.metrics import Estimates
 from xlm.metrics import ExactMatch, MetricWrapper, RatioMetric, TokenAccuracy, TokenWeightedMean
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 SCRIPT = """
 import json, sys
 import torch
-from xlm.evaluation.tracked import TrackedScalars
+from xlm.evaluation.metrics import TrackedScalars
 
 rank, path = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{path}.store", rank=rank, world_size=2)

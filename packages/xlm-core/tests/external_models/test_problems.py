@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xlm.external_models.discovery import hidden_configs
 from xlm.external_models.package import read_directory
-from xlm.external_models.problems import hidden_configs
 
 if TYPE_CHECKING:
     from ..conftest import WriteModel

@@ -17,7 +17,7 @@ from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.jobs import eval as evaluation
 from xlm.jobs import train
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 MODELS = Path(__file__).parents[1] / "models"
 BIGRAM = (

@@ -18,7 +18,7 @@ from xlm.cli.main import main
 from xlm.compose import load_config
 from xlm.errors import CheckpointError, ConfigError
 from xlm.jobs import exchange, train
-from xlm.utils import components
+from xlm.utils import instantiate as components
 
 MODELS = Path(__file__).parents[1] / "models"
 CHOICE = ("experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu")
@@ -157,7 +157,7 @@ class Hub:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub(tmp_path / "hub")
-    monkeypatch.setattr("xlm.training.exported.HfApi", lambda: hub)
+    monkeypatch.setattr("xlm.training.weights.HfApi", lambda: hub)
     monkeypatch.setattr("xlm.jobs.sources.snapshot_download", hub.download)
     return hub
 

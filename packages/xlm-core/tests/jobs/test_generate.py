@@ -19,7 +19,7 @@ from xlm.errors import ConfigError
 from xlm.jobs import generate, train
 from xlm.jobs.interactive import converse
 from xlm.jobs.writer import Sample
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 MODELS = Path(__file__).parents[1] / "models"
 BIGRAM = (

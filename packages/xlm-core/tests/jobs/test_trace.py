@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from xlm.cli.main import main
 from xlm.cli.words import read_command
-from xlm.compose.values import trace_options
+from xlm.compose.checks import trace_options
 from xlm.errors import ConfigError
 from xlm.jobs import named_job
 from xlm.jobs.trace import sampler_options, short_name

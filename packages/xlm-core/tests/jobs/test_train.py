@@ -13,8 +13,8 @@ from xlm import flags
 from xlm.compose import load_config
 from xlm.jobs import eval as evaluation
 from xlm.jobs import train
-from xlm.training.signals import ending_in_order
-from xlm.utils.components import clear_components
+from xlm.training.guards import ending_in_order
+from xlm.utils.instantiate import clear_components
 from xlm.utils.run_lock import RunLock
 
 MODELS = Path(__file__).parents[1] / "models"

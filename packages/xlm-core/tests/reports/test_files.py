@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from xlm.reports.document import build_report
 from xlm.reports.files import number, read_mapping, read_points, read_rows
 from xlm.reports.listing import as_lines, as_object
-from xlm.reports.page import render_page
-from xlm.reports.plain import as_markdown
+from xlm.reports.page import as_markdown, render_page
 from xlm.reports.run import read_run
 
 RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xlm.reports.document import Report, build_report, decimals
-from xlm.reports.page import marked, render_page
-from xlm.reports.plain import as_markdown, pairs_csv, values_csv
+from xlm.reports.page import as_markdown, marked, pairs_csv, render_page, values_csv
 from xlm.reports.run import read_run
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from xlm.reports.pairs import all_pairs, compare, same_examples
-from xlm.reports.predictions import predicted_places, read_predictions, side_by_side
+from xlm.reports.pairs import all_pairs, compare, predicted_places, read_predictions, same_examples, side_by_side
+from xlm.reports.quantities import mcnemar
 from xlm.reports.run import read_run
-from xlm.reports.statistics import mcnemar
 
 if TYPE_CHECKING:
     from .conftest import WriteRun

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from xlm.reports.curves import panels
-from xlm.reports.document import build_report
+from xlm.reports.document import build_report, panels
 from xlm.reports.listing import as_lines, sort_runs
-from xlm.reports.page import render_page
-from xlm.reports.plain import as_markdown
+from xlm.reports.page import as_markdown, render_page
 from xlm.reports.run import Run, read_run
 
 if TYPE_CHECKING:

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xlm.errors import ConfigError
-from xlm.reports.curves import MAX_POINTS, panels, thinned, training_minutes
-from xlm.reports.differences import differing_settings
-from xlm.reports.finding import distinct_names, named_runs, run_folders
+from xlm.reports.document import MAX_POINTS, differing_settings, panels, thinned, training_minutes
 from xlm.reports.listing import age, as_lines, sort_runs
-from xlm.reports.run import Measured, read_run
+from xlm.reports.run import Measured, distinct_names, named_runs, read_run, run_folders
 from xlm.utils.run_lock import LOCK, Holder, RunLock
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlm.reports.statistics import holm, mcnemar, paired_interval, share_error, wilson_interval
+from xlm.reports.quantities import holm, mcnemar, paired_interval, share_error, wilson_interval
 
 
 @pytest.mark.parametrize(

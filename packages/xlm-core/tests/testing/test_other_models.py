@@ -120,7 +120,7 @@ def test_global_state_is_left_as_it_was(runner_of: RunnerOf) -> None:
     import torch
 
     from xlm import flags
-    from xlm.utils.components import has_component
+    from xlm.utils.instantiate import has_component
 
     before = random.getstate(), torch.get_rng_state(), os.environ.copy(), dict(vars(flags))
     runner = runner_of()

@@ -10,8 +10,7 @@ import torch
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.decoding.trace import Recorder
 from xlm.tasks.star import draw_graph
-from xlm.traces.document import Document, describe_run, document
-from xlm.traces.drawings import grid
+from xlm.traces.document import Document, describe_run, document, grid
 
 PROMPT = "0 1 1 2 0 3 3 4 0 2"
 ANSWER = "0 1 1 2"

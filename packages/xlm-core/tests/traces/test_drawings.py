@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from xlm.errors import DataError
-from xlm.traces.drawings import grid
+from xlm.traces.document import grid
 
 
 def test_a_board_holds_what_it_is_given_and_goes_through_json() -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xlm.traces.document import Document
-from xlm.traces.page import render_page, write_page
+from xlm.traces.document import Document, render_page, write_page
 
 
 class Elements(HTMLParser):

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from xlm.traces.document import Document
-from xlm.traces.page import write_page
+from xlm.traces.document import Document, write_page
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from xlm.traces.document import Document
-from xlm.traces.moments import STOPS, Film, colour_at, films, timeline
 from xlm.traces.pictures import WIDTH, WRONG, write_gif, write_strip
-from xlm.traces.terminal import replay_in_terminal
+from xlm.traces.terminal import STOPS, Film, colour_at, films, replay_in_terminal, timeline
 
 
 def words(film: Film, moment: int) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 from xlm.errors import NonFiniteLossError
 from xlm.training.ema import ExponentialMovingAverage, averaged_state_dict
-from xlm.training.guard import FiniteLossGuard
+from xlm.training.guards import FiniteLossGuard
 from xlm.training.rng import RandomState, capture, restore
 
 

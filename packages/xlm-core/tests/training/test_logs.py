@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from xlm.training.curves import collect, draw_curves
-from xlm.training.loggers import CSVMetrics, read_metrics
-from xlm.training.results import print_results, write_results
+from xlm.training.progress import print_results, write_results
+from xlm.training.train_log import CSVMetrics, collect, draw_curves, read_metrics
 
 
 @pytest.fixture

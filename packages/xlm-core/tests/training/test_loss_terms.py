@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, distributed, nn
 
 from xlm.harness import Harness
-from xlm.training.guard import FiniteLossGuard
+from xlm.training.guards import FiniteLossGuard
 from xlm.training.loss_terms import NOT_COUNTED, SEVERAL_LOADERS, LossTerms
 from xlm.utils import rank_zero
-from xlm.utils.components import clear_components
+from xlm.utils.instantiate import clear_components
 
 pytestmark = [
     # lightning 2.6 calls what torch 2.13 deprecates.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from xlm.errors import ConfigError
 from xlm.metrics import ExactMatch, MetricWrapper, TokenWeightedMean
 from xlm.training.checkpoints import BestCheckpoint
-from xlm.training.monitored import MonitoredMetric
+from xlm.training.guards import MonitoredMetric
 
 
 class Module(LightningModule):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from xlm.training.cost import TrainingCost, peak_memory
-from xlm.training.train_log import TrainLog
+from xlm.training.train_log import TrainingCost, TrainLog, peak_memory
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from xlm.errors import ConfigError
-from xlm.utils.components import clear_components, get_component, has_component, set_component
+from xlm.utils.instantiate import clear_components, get_component, has_component, set_component
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from xlm.errors import ConfigError
-from xlm.utils import outputs
-from xlm.utils.outputs import output_file, output_folder
+from xlm.utils import files as outputs
+from xlm.utils.files import output_file, output_folder
 
 
 def tree(folder: Path) -> list[tuple[str, bytes | None]]:

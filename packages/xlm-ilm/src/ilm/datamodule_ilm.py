@@ -13,7 +13,6 @@ from torch import Tensor
 from ilm.corruption_ilm import Corrupted, corrupt
 from ilm.types_ilm import CLS_TYPE, PROMPT_TYPE, REST_TYPE, ILMBatch, ILMPredictionBatch, ILMRows
 from xlm.data.collate import Limit, Padded, Truncate, limits, pad_ids, room, truncate_ids
-from xlm.data.show import print_batch
 from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import (
     BaseCollatorInput,
@@ -24,6 +23,7 @@ from xlm.datamodule import (
     Tokenizer,
 )
 from xlm.decoding.collate import noise_levels, noise_seeds
+from xlm.utils.rich_utils import print_batch
 
 PadTo = Literal["longest", "block"]
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mdlm.types_mdlm import MDLMBatch
 from xlm.data.collate import Limit, Truncate, limits, room
-from xlm.data.show import print_batch
 from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
 from xlm.decoding.collate import (
@@ -27,6 +26,7 @@ from xlm.decoding.masking import StretchedSchedule, draw_times
 from xlm.decoding.text_length import TextLength, of_collator
 from xlm.errors import ConfigError
 from xlm.noise import MaskingSchedule
+from xlm.utils.rich_utils import print_batch
 
 __all__ = ["MDLMCollator", "MDLMSeq2SeqCollator", "MasksAfterPrompt", "MasksInPlace", "print_batch_mdlm"]
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mlm.types_mlm import MLMBatch
 from xlm.data.collate import Limit, Truncate, limits, room
-from xlm.data.show import print_batch
 from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
 from xlm.decoding.collate import (
@@ -25,6 +24,7 @@ from xlm.decoding.collate import (
 )
 from xlm.decoding.masking import draw_times
 from xlm.decoding.text_length import TextLength, of_collator
+from xlm.utils.rich_utils import print_batch
 
 __all__ = ["MLMCollator", "MLMSeq2SeqCollator", "MasksAfterPrompt", "MasksInPlace", "print_batch_mlm"]
 

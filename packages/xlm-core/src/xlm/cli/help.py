@@ -38,8 +38,7 @@ def print_help(words: Sequence[str] = ()) -> int:
 
 def job_help(job: Job) -> str:
     """Every option of a job: its key, what it is for, what it may be, its default, from the schemas that check it."""
-    from xlm.utils.annotations import describe
-    from xlm.utils.options import default_of, options_in
+    from xlm.utils.annotations import default_of, describe, options_in
 
     lines = [f"xlm {job.name}: {job.help}", "", f"Usage: xlm {job.name} {job.usage}".rstrip()]
     for schema in job.schemas:

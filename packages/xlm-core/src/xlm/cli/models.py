@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xlm.errors import ConfigError, ExternalModelConflictError, ExternalModelError, ModelLayoutError, as_line
 from xlm.external_models import Discovery, discover
-from xlm.external_models.problems import hidden_configs
+from xlm.external_models.discovery import hidden_configs
 from xlm.jobs import custom_jobs
 from xlm.schemas import Models
 

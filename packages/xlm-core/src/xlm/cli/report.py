@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xlm.errors import ConfigError, as_line
-from xlm.reports.finding import named_runs
+from xlm.reports.run import named_runs
 from xlm.schemas import Report
 
 FOLDER = Path("reports")
@@ -20,10 +20,8 @@ def write_report(words: Sequence[str], options: Report) -> int:
         ConfigError: no runs are named, or one doesn't exist.
     """
     from xlm.reports.document import build_report
-    from xlm.reports.page import render_page
-    from xlm.reports.plain import as_markdown, pairs_csv, values_csv
-    from xlm.utils.files import replace_text
-    from xlm.utils.outputs import output_file
+    from xlm.reports.page import as_markdown, pairs_csv, render_page, values_csv
+    from xlm.utils.files import output_file, replace_text
 
     names = [*options.runs, *words]
     if not names:

@@ -10,9 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from xlm.errors import as_line
-from xlm.reports.finding import DEFAULT_FOLDER, distinct_names, run_folders
 from xlm.reports.listing import as_lines, as_object, sort_runs
-from xlm.reports.run import Run, read_run
+from xlm.reports.run import DEFAULT_FOLDER, Run, distinct_names, read_run, run_folders
 from xlm.schemas import Runs
 
 

@@ -11,8 +11,7 @@ from typing import Any, get_args
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.jobs import BUILT_IN_JOBS, Job, named_job
 from xlm.schemas import Names, Prompts
-from xlm.utils.annotations import takes_text
-from xlm.utils.options import options_in, read_options
+from xlm.utils.annotations import options_in, read_options, takes_text
 from xlm.utils.text import is_quoted, split
 
 _NO_TRUTH_VALUES = ("yes", "no", "on", "off", "y", "n")

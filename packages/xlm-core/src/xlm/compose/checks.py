@@ -4,13 +4,111 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from xlm.compose.devices import check_divisible
-from xlm.compose.values import check_values
 from xlm.errors import ConfigError, MissingRoleError
+from xlm.schemas import (
+    Eval,
+    Extract,
+    Generation,
+    GlobalFlags,
+    Hub,
+    Plan,
+    Root,
+    Sweep,
+    Trace,
+    TrainerSection,
+)
+from xlm.utils.annotations import checked, options_in, read_options, shown
+
+# Whose options are in a section of the configuration; a sweep's section holds options of the sampler too.
+SECTIONS_OF_JOBS: dict[str, type] = {
+    "eval": Eval, "generate": Generation, "sweep_sampler": Sweep, "extract_checkpoint": Extract, "push_to_hub": Hub,
+    "plan": Plan,
+}  # fmt: skip
+Schema = TypeVar("Schema")
+
+
+def check_values(cfg: DictConfig) -> None:
+    """ConfigError for the first value outside its type or choices, in all that the job of a configuration reads."""
+    _check_present(cfg, Root)
+    trainer = cfg.get("trainer")
+    if isinstance(trainer, DictConfig):
+        _check_present(trainer, TrainerSection)
+    _check_flags(cfg)
+    trace_options(cfg)
+    schema = SECTIONS_OF_JOBS.get(str(cfg.get("job_type")))
+    if schema is Sweep:
+        read_part(cfg, Sweep)
+    elif schema is not None:
+        read_section(cfg, schema)
+
+
+def read_section(cfg: DictConfig, schema: type[Schema]) -> Schema:
+    """The options of a job; ConfigError for one that it doesn't have, and for a value outside its type."""
+    section: str = schema.section  # type: ignore[attr-defined]
+    return read_options(schema, _given(cfg, section), section)
+
+
+def read_part(cfg: DictConfig, schema: type[Schema]) -> tuple[Schema, dict[str, Any]]:
+    """The options of a job, and the others of its section."""
+    section: str = schema.section  # type: ignore[attr-defined]
+    given, known = _given(cfg, section), options_in(schema)
+    own = read_options(schema, {name: value for name, value in given.items() if name in known}, section)
+    return own, {name: value for name, value in given.items() if name not in known}
+
+
+def trace_options(cfg: DictConfig) -> Trace | None:
+    """The options of `trace`; None when it is off."""
+    asked = checked("trace", plain(cfg.get("trace")), options_in(Root)["trace"].annotation)
+    if isinstance(asked, dict):
+        return read_section(cfg, Trace)
+    return Trace() if asked else None
+
+
+def _check_flags(cfg: DictConfig) -> None:
+    """Flags of a model's own are its own affair."""
+    flags = _given(cfg, GlobalFlags.section)
+    known = options_in(GlobalFlags)
+    for name in flags.keys() & known.keys():
+        checked(f"{GlobalFlags.section}.{name}", flags[name], known[name].annotation)
+
+
+def _check_present(node: DictConfig, schema: type) -> None:
+    """Check what is there of a schema's options; further keys are somebody else's."""
+    section: str = schema.section  # type: ignore[attr-defined]
+    for option in options_in(schema).values():
+        if option.name not in node:
+            continue
+        if OmegaConf.is_missing(node, option.name) or (section and OmegaConf.is_interpolation(node, option.name)):
+            continue  # the trainer's are worked out when it is made, from the devices there are
+        value = plain(node[option.name])
+        taken = checked(f"{section}.{option.name}".lstrip("."), value, option.annotation)
+        if isinstance(taken, str) and not isinstance(value, str):
+            node[option.name] = taken  # digits that are meant as text
+
+
+def _given(cfg: DictConfig, section: str) -> dict[str, Any]:
+    """What a section says, as plain values; ConfigError for one that is no mapping."""
+    node = cfg.get(section)
+    if node is None:
+        return {}
+    if not isinstance(node, DictConfig):
+        raise ConfigError(
+            f"{section} is {shown(plain(node))}, and must be a mapping: {section}.<option>=…", key=section
+        )
+    options = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    assert isinstance(options, dict)
+    return {str(name): value for name, value in options.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value of a configuration without the classes of OmegaConf."""
+    return OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig | ListConfig) else value
+
 
 _ROLE = re.compile(r"\$\{collators\.([A-Za-z0-9_]+)\}")
 

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from xlm.compose.checks import check_config
 from xlm.compose.messages import readable_errors
 from xlm.compose.naming import checked_job_name
+from xlm.compose.overrides import with_optional_sections
 from xlm.compose.resolvers import late_values_as_text, register_resolvers
-from xlm.compose.sections import with_optional_sections
 from xlm.external_models import activate, discover
 
 CONFIG_MODULE = "xlm.configs.lightning_train"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from xlm.compose.sections import OPTIONAL_SECTIONS, SHORT_FORMS
+from xlm.compose.overrides import OPTIONAL_SECTIONS, SHORT_FORMS
 from xlm.errors import ConfigError, as_line
 
 MAX_LENGTH = 150

@@ -6,17 +6,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from xlm.external_models.package import ModelPackage
+from xlm.external_models.package import ModelPackage, config_dirs_of, core_config_dir
 
 _active: dict[str, ModelPackage] = {}
 _aliases: set[str] = set()
 _added_paths: list[str] = []
 _config_dirs: list[Path] = []
-
-
-def core_config_dir() -> Path:
-    """Core's own configs, the first place that Hydra searches."""
-    return Path(__file__).resolve().parent.parent / "configs" / "lightning_train"
 
 
 def active_models() -> dict[str, ModelPackage]:
@@ -45,13 +40,8 @@ def activate(
     _active.update(models)
     _config_dirs[:] = dict.fromkeys([*(model.config_dir for model in models.values()), *own])
     _extend_sys_path(models, folders)
-    _register_with_hydra()
+    _register_with_hydra(models)
     _register_aliases(models, [*extra_config_dirs, *own])
-
-
-def config_dirs_of(folder: Path) -> list[Path]:
-    """The folders of configurations in a user's own folder: `configs`, or in it what mirrors core's tree."""
-    return [path for path in (folder / "configs", folder / "configs" / "lightning_train") if path.is_dir()]
 
 
 def datamodule_aliases(models: Mapping[str, ModelPackage], config_dirs: Iterable[Path]) -> dict[str, str]:
@@ -74,13 +64,15 @@ def _extend_sys_path(models: Mapping[str, ModelPackage], folders: Iterable[Path]
             _added_paths.append(str(root))
 
 
-def _register_with_hydra() -> None:
+def _register_with_hydra(models: Mapping[str, ModelPackage]) -> None:
     from hydra._internal.sources_registry import SourcesRegistry
     from hydra.core.plugins import Plugins
     from hydra.plugins.config_source import ConfigSource
 
-    from xlm.external_models.search_path import ExperimentsAreGlobal, ModelsSearchPath
+    from xlm.external_models.search_path import OWN, ExperimentsAreGlobal, ModelsSearchPath
 
+    providers = {model.config_dir: model.provider for model in reversed(models.values())}
+    ModelsSearchPath.folders = {folder: providers.get(folder, OWN) for folder in _config_dirs}
     Plugins.instance().register(ModelsSearchPath)
     # Hydra keeps the first source of a scheme, so it has to be put in its place.
     sources: dict[str, type[ConfigSource]] = SourcesRegistry.instance().types

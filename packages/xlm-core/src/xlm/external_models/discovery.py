@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from xlm.errors import (
     ExternalModelConflictError,
@@ -16,17 +21,148 @@ from xlm.errors import (
     ModelsFileError,
     as_line,
 )
-from xlm.external_models.activation import config_dirs_of, core_config_dir
-from xlm.external_models.installed import (
-    PACKAGES_VARIABLE,
-    InstalledEntry,
-    entry_point_entries,
-    listed_entries,
-    locate_import,
-    locate_package,
+from xlm.external_models.package import (
+    COMMANDS_FILE,
+    ModelPackage,
+    config_dirs_of,
+    core_config_dir,
+    read_directory,
+    read_installed,
 )
-from xlm.external_models.models_file import FILE_NAME, read_models_file
-from xlm.external_models.package import ModelPackage, read_directory, read_installed
+
+MODELS_FILE = "xlm_models.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")  # it becomes part of file names
+
+
+def read_models_file(path: Path, label: str) -> tuple[list[tuple[str, Path]], list[ModelsFileError]]:
+    """The (name, absolute directory) pairs of `path`, and an error for each part that cannot be used.
+
+    A name may occur twice; whether that is a conflict depends on the directories. `label` names the file in errors.
+    """
+    try:
+        pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
+    except (OSError, ValueError, RecursionError) as error:
+        return [], [ModelsFileError(label, f"it cannot be read as JSON: {_first_line(error)}")]
+    if not isinstance(pairs, _Pairs):
+        reason = f'an object such as {{"my_model": "my_model"}} is needed, not {_kind(pairs)}.'
+        return [], [ModelsFileError(label, reason)]
+    entries: list[tuple[str, Path]] = []
+    errors: list[ModelsFileError] = []
+    for name, value in pairs:
+        try:
+            entries.append((name, _directory(path, label, name, value)))
+        except ModelsFileError as error:
+            errors.append(error)
+    return entries, errors
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object that keeps repeated keys, so that they can be reported."""
+
+
+def _directory(path: Path, label: str, name: str, value: Any) -> Path:
+    if not _NAME.fullmatch(name):
+        reason = f"{name!r} cannot name a model: letters, digits, '_', '-' and '.' only."
+        raise ModelsFileError(label, reason, name=name)
+    if not isinstance(value, str):
+        reason = f"the directory of model '{name}' must be a string, not {_kind(value)}."
+        raise ModelsFileError(label, reason, name=name)
+    if not value:
+        raise ModelsFileError(label, f"the directory of model '{name}' is empty.", name=name)
+    try:
+        return (path.parent / value).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = f"the directory of model '{name}' is no usable path: {_first_line(error)}"
+        raise ModelsFileError(label, reason, name=name) from error
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, _Pairs):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    return {bool: "true or false", int: "a number", float: "a number", str: "a string"}.get(type(value), "null")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+ENTRY_POINT_GROUP = "xlm.models"
+PACKAGES_VARIABLE = "XLM_MODELS_PACKAGES"
+
+
+@dataclass(frozen=True)
+class InstalledEntry:
+    """Someone says that the import package `package` is the model `name`."""
+
+    name: str
+    package: str
+    source: str
+    version: str | None
+
+
+def entry_point_entries() -> Iterator[InstalledEntry]:
+    """One entry for each entry point of the group `xlm.models` in this environment."""
+    # Sorted, because the order of installation decides nothing that a user could know of.
+    for point in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        distribution = point.dist
+        owner = distribution.name if distribution else "an unknown distribution"
+        version = distribution.version if distribution else None
+        yield InstalledEntry(point.name, point.value.partition(":")[0].strip(), f"entry point of {owner}", version)
+
+
+def listed_entries(value: str) -> Iterator[InstalledEntry]:
+    """One entry for each name in `value`, a colon-separated list of import packages."""
+    for package in dict.fromkeys(part.strip() for part in value.split(":")):
+        if package:
+            yield InstalledEntry(package.rpartition(".")[2], package, PACKAGES_VARIABLE, _version_of(package))
+
+
+def locate_package(package: str, regular: bool = False) -> Path | None:
+    """The directory of an importable package, or None; only finders run, no code of the package.
+
+    `regular` leaves out namespace packages: folders without `__init__.py`, which yield to any other package.
+    """
+    parts = package.split(".")
+    if not all(part.isidentifier() for part in parts):
+        return None
+    try:
+        spec = importlib.util.find_spec(parts[0])
+    except (ImportError, ValueError):
+        return None
+    if spec is None or (regular and spec.origin is None):
+        return None
+    for location in spec.submodule_search_locations or []:
+        directory = Path(location).joinpath(*parts[1:])
+        if directory.is_dir():
+            return directory.resolve()
+    return None
+
+
+def locate_import(name: str) -> Path | None:
+    """What `import name` finds: the directory of a package, else the file of a module; None for neither.
+
+    Folders without `__init__.py` don't count: they yield to any package.
+    """
+    directory = locate_package(name, regular=True)
+    if directory is not None or not name.isidentifier():
+        return directory
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin).resolve() if spec is not None and spec.has_location and spec.origin else None
+
+
+def _version_of(package: str) -> str | None:
+    for name in (package, f"xlm-{package}"):
+        try:
+            return metadata.version(name)
+        except (metadata.PackageNotFoundError, ValueError):
+            continue
+    return None
+
 
 PATH_VARIABLE = "XLM_MODELS_PATH"
 
@@ -181,7 +317,7 @@ def _models_files(environ: Mapping[str, str], cwd: Path, found: Discovery) -> It
     listed = [part for part in environ.get(PATH_VARIABLE, "").split(os.pathsep) if part.strip()]
     for directory, variable in [(".", ""), ("xlm-models", ""), *((part, PATH_VARIABLE) for part in listed)]:
         try:
-            models_file = (cwd / os.path.expanduser(directory)).resolve() / FILE_NAME
+            models_file = (cwd / os.path.expanduser(directory)).resolve() / MODELS_FILE
             exists = models_file.exists()
         except (OSError, ValueError, RuntimeError) as error:
             found.warnings.append(as_line(f"{variable}: {directory!r} is no usable path: {error}"))
@@ -236,3 +372,24 @@ def _label(path: Path, cwd: Path) -> str:
         return str(path.relative_to(cwd.resolve()))
     except ValueError:
         return str(path)
+
+
+def hidden_configs(models: Mapping[str, ModelPackage]) -> dict[str, list[tuple[str, str]]]:
+    """For each model, its (config file, owner of the file that Hydra takes instead): the first place wins."""
+    owners = dict.fromkeys(_config_files(core_config_dir()), "xlm-core")
+    hidden: dict[str, list[tuple[str, str]]] = {}
+    folders: set[Path] = set()
+    for model in models.values():
+        if model.config_dir in folders:
+            continue
+        folders.add(model.config_dir)
+        for path in sorted(_config_files(model.config_dir)):
+            owner = owners.setdefault(path, f"model '{model.name}'")
+            if owner != f"model '{model.name}'":
+                hidden.setdefault(model.name, []).append((path, owner))
+    return hidden
+
+
+def _config_files(folder: Path) -> set[str]:
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")}
+    return {path for path in found if path != COMMANDS_FILE}

@@ -1,4 +1,4 @@
-"""One model package on disk: its two documented layouts, its configs and its version, all without importing it."""
+"""One model package on disk: its two documented layouts, its configs, commands and version; imports none of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from xlm.errors import ModelLayoutError
+from xlm.errors import ModelLayoutError, ModelsFileError
 
 UNKNOWN_VERSION = "unknown"
+
+
+def core_config_dir() -> Path:
+    """Core's own configs, the first place that Hydra searches."""
+    return Path(__file__).resolve().parent.parent / "configs" / "lightning_train"
+
+
+def config_dirs_of(folder: Path) -> list[Path]:
+    """The folders of configurations in a user's own folder: `configs`, or in it what mirrors core's tree."""
+    return [path for path in (folder / "configs", folder / "configs" / "lightning_train") if path.is_dir()]
 
 
 @dataclass(frozen=True)
@@ -121,3 +131,37 @@ def _version_in(path: Path) -> str | None:
         if named and isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             return str(node.value.value)
     return None
+
+
+COMMANDS_FILE = "commands.yaml"
+
+
+def load_commands(model: ModelPackage) -> dict[str, str]:
+    """The model's jobs, empty without a commands.yaml; ModelsFileError when the file cannot be used."""
+    path = _commands_file(model)
+    if path is None:
+        return {}
+    import yaml  # only now: most models bring no jobs, and listing models should stay quick
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = f"it cannot be read as YAML: {' '.join(str(error).split())}"
+        raise ModelsFileError(path, reason, name=model.name) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ModelsFileError(path, "a mapping {job_type: dotted.path} is needed.", name=model.name)
+    for job_type, target in content.items():
+        if not isinstance(job_type, str) or not isinstance(target, str):
+            reason = f"the entry {job_type!r}: {target!r} is not of the form job_type: dotted.path."
+            raise ModelsFileError(path, reason, name=model.name)
+    return dict(content)
+
+
+def _commands_file(model: ModelPackage) -> Path | None:
+    # A model that mirrors core's tree may keep the file beside lightning_train/, where the docs put it.
+    folders = [model.config_dir]
+    if model.config_dir.name == "lightning_train":
+        folders.append(model.config_dir.parent)
+    return next((folder / COMMANDS_FILE for folder in folders if (folder / COMMANDS_FILE).is_file()), None)

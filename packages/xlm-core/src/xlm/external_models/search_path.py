@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-
-from xlm.external_models.activation import active_config_dirs, active_models
 
 OWN = "own configs"
 
@@ -15,10 +17,11 @@ OWN = "own configs"
 class ModelsSearchPath(SearchPathPlugin):
     """Core first, then the models in the order in which they were found, then folders of the user's own."""
 
+    folders: ClassVar[Mapping[Path, str]] = {}
+
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        providers = {model.config_dir: model.provider for model in reversed(active_models().values())}
-        for folder in active_config_dirs():
-            search_path.append(provider=providers.get(folder, OWN), path=f"file://{folder}")
+        for folder, provider in self.folders.items():
+            search_path.append(provider=provider, path=f"file://{folder}")
 
 
 class ExperimentsAreGlobal(FileConfigSource):

@@ -7,11 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xlm.compose.values import read_section
+from xlm.compose.checks import read_section
 from xlm.errors import ConfigError
-from xlm.evaluation.estimates import Estimates
-from xlm.evaluation.likelihood import gives_likelihood
-from xlm.evaluation.likelihood_pass import LikelihoodPass, print_likelihoods
+from xlm.evaluation.likelihood import LikelihoodPass, gives_likelihood, print_likelihoods
+from xlm.evaluation.metrics import Estimates
 from xlm.evaluation.text_quality.measure import print_quality
 from xlm.evaluation.text_quality.texts import collecting_texts
 from xlm.harness import Harness
@@ -20,10 +19,9 @@ from xlm.jobs.checkpoint_choice import chosen_weights, load_chosen
 from xlm.jobs.session import shown, start
 from xlm.jobs.tracing import tracing
 from xlm.schemas import Eval
-from xlm.training.progress import EvaluationProgress
-from xlm.training.results import print_results, write_results
+from xlm.training.progress import EvaluationProgress, print_results, write_results
 from xlm.training.rng import RandomState
-from xlm.utils.outputs import output_file, output_folder
+from xlm.utils.files import output_file, output_folder
 from xlm.utils.rank_zero import gathered
 
 # Draws from a bound for each example: the fewest whose error can be told, as each is the mean over several maskings.

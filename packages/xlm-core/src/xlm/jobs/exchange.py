@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xlm.compose.values import read_section
+from xlm.compose.checks import read_section
 from xlm.errors import CheckpointError, ConfigError, of_option
 from xlm.jobs.checkpoint_choice import chosen_weights
 from xlm.jobs.naming_a_checkpoint import SECTIONS
@@ -14,8 +14,8 @@ from xlm.jobs.session import quiet_libraries, shown
 from xlm.jobs.sources import Source
 from xlm.schemas import Checkpoint, Extract, Hub
 from xlm.trained import TrainedModel, load_source
-from xlm.training.exported import check_new
-from xlm.utils.outputs import output_folder
+from xlm.training.weights import check_new
+from xlm.utils.files import output_folder
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.weight_files import check_shard_size, is_weights_alone
 

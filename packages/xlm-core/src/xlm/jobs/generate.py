@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from xlm.compose.values import read_section
+from xlm.compose.checks import read_section
 from xlm.errors import ConfigError
 from xlm.evaluation.cost import calls_of_rows
 from xlm.harness import Harness
@@ -26,9 +26,8 @@ from xlm.jobs.writer import Sample, Writer
 from xlm.protocols import call_at
 from xlm.schemas import Generation
 from xlm.training.rng import random_state_of
-from xlm.utils.components import current_components
-from xlm.utils.files import replace_text
-from xlm.utils.outputs import output_file, output_folder
+from xlm.utils.files import output_file, output_folder, replace_text
+from xlm.utils.instantiate import current_components
 from xlm.utils.rich_utils import plain_console
 
 # Where prompts are taken from when none are given, in this order.

@@ -10,12 +10,10 @@ import torch
 
 from xlm.data.manager import UnconditionalGenerationDatasetManager
 from xlm.errors import ConfigError
-from xlm.evaluation.text_quality.estimate import Estimate
-from xlm.evaluation.text_quality.judge import PROTOCOLS, WINDOW, Judge, Protocol, load_judge
+from xlm.evaluation.text_quality.diversity import Overlap, add_all
 from xlm.evaluation.text_quality.measure import Quality, measure
-from xlm.evaluation.text_quality.overlap import Overlap, add_all
-from xlm.evaluation.text_quality.texts import WrittenText
-from xlm.evaluation.text_quality.units import examples_of
+from xlm.evaluation.text_quality.scorer import PROTOCOLS, WINDOW, Judge, Protocol, load_judge
+from xlm.evaluation.text_quality.texts import Estimate, WrittenText, examples_of
 from xlm.jobs.options import fewer_than_asked
 from xlm.jobs.session import Session
 from xlm.jobs.text_files import texts_rows

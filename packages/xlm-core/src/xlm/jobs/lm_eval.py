@@ -50,8 +50,8 @@ def _evaluate(checkpoint: str, tasks: list[str], options: LMEval, sampler: dict[
 
     from xlm.jobs.session import quiet_libraries, shown
     from xlm.lm_eval.model import XLMForLMEval
-    from xlm.training.results import write_results
-    from xlm.utils.outputs import output_file
+    from xlm.training.progress import write_results
+    from xlm.utils.files import output_file
     from xlm.utils.run_record import run_record
 
     quiet_libraries()

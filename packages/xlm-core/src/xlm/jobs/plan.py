@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
-from xlm.compose.values import read_section
+from xlm.compose.checks import read_section
 from xlm.errors import DataError
 from xlm.harness import Harness
 from xlm.jobs.length import settle_length
@@ -28,11 +28,11 @@ from xlm.training.estimate import (
     num_checkpoints,
     parts_of,
 )
+from xlm.training.flops import matmul_dtype, matmul_peak
 from xlm.training.optim import build_optimizer
-from xlm.training.peak import matmul_dtype, matmul_peak
-from xlm.training.results import write_results
+from xlm.training.progress import write_results
 from xlm.training.rng import capture, restore
-from xlm.utils.outputs import output_file
+from xlm.utils.files import output_file
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 

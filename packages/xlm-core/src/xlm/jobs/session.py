@@ -24,8 +24,7 @@ from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.utils.annotations import shown as shown_value
-from xlm.utils.components import clear_components, set_component
-from xlm.utils.instantiate import check_values, instantiate
+from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 
@@ -84,7 +83,7 @@ class Session:
 
     def write_record(self, trainer: Trainer, job: str) -> dict[str, Any]:
         """Write the config, and what else the numbers depend on, into the run's folder; returns the record."""
-        from xlm.training.results import write_results
+        from xlm.training.progress import write_results
 
         record = run_record(self.config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
         record["precision"] = str(trainer.precision)

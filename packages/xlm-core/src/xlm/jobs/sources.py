@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from xlm.errors import CheckpointError, ConfigError
 from xlm.training.checkpoints import BEST, LAST, best_or_last
 from xlm.training.ema import averaged_state_dict
-from xlm.training.exported import CONFIG, TOKENIZER
 from xlm.training.resume import load_checkpoint
+from xlm.training.weights import CONFIG, TOKENIZER
 from xlm.utils.weight_files import INDEX, WEIGHTS, is_weights_alone, weights_in, whole
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

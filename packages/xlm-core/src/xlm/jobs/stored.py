@@ -18,7 +18,7 @@ from xlm.jobs.naming_a_checkpoint import PATH_KEYS, SECTIONS
 from xlm.jobs.sources import check_trusted, find_source, folder_of
 from xlm.schemas import Checkpoint
 from xlm.trained import BUILT
-from xlm.utils.options import read_options
+from xlm.utils.annotations import read_options
 
 _STRATEGY = "trainer_strategy"
 _NEED_NO_DATA = ("prompts", "prompt_file", "num_samples", "interactive")

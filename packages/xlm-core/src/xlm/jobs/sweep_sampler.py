@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from xlm.compose.values import read_part
+from xlm.compose.checks import read_part
 from xlm.data.rows import SubsetRows
 from xlm.decoding.unread import unsaid
 from xlm.errors import ConfigError, did_you_mean, nearest_names
@@ -26,12 +26,12 @@ from xlm.jobs.session import Session, shown, start
 from xlm.jobs.sweep_scoring import Scoring, scoring_of
 from xlm.protocols import call_at
 from xlm.schemas import Judged, Sweep
-from xlm.training.peak import synchronize
-from xlm.training.results import write_results
+from xlm.training.flops import synchronize
+from xlm.training.progress import write_results
 from xlm.training.rng import random_state_of
+from xlm.utils.annotations import options_in
+from xlm.utils.files import output_file, output_folder
 from xlm.utils.imports import get_function
-from xlm.utils.options import options_in
-from xlm.utils.outputs import output_file, output_folder
 from xlm.utils.run_record import config_hash
 
 NUM_EXAMPLES = 500

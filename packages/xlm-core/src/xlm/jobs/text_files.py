@@ -12,9 +12,8 @@ from xlm.data.manager import UnconditionalGenerationDatasetManager
 from xlm.data.rows import Rows
 from xlm.datamodule import TextDataModule
 from xlm.errors import DataError
-from xlm.evaluation.text_quality.ngrams import Tokens
-from xlm.evaluation.text_quality.texts import WrittenText, cut_text
-from xlm.evaluation.text_quality.units import TokensOf, Unit, examples_of, texts_of
+from xlm.evaluation.text_quality.diversity import Tokens
+from xlm.evaluation.text_quality.texts import TokensOf, Unit, WrittenText, cut_text, examples_of, texts_of
 from xlm.utils.text_files import Line, json_value, read_lines
 
 # Keys under which rows hold what was written, in this order.
@@ -111,7 +110,7 @@ def data_of_model(path_or_id: str, option: str | None = None) -> DataOfModel:
         CheckpointError: there is no such model; ConfigError: its configuration cannot be built here.
     """
     from xlm.compose import register_resolvers
-    from xlm.compose.as_typed import quote
+    from xlm.compose.overrides import quote
     from xlm.external_models import activate, active_models, discover
     from xlm.jobs.session import start
     from xlm.jobs.sources import find_weights

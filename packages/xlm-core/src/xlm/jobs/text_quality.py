@@ -12,8 +12,7 @@ from xlm.schemas import TextQuality
 
 if TYPE_CHECKING:
     from xlm.evaluation.text_quality.measure import Quality
-    from xlm.evaluation.text_quality.texts import WrittenText
-    from xlm.evaluation.text_quality.units import Unit
+    from xlm.evaluation.text_quality.texts import Unit, WrittenText
     from xlm.jobs.text_files import DataOfModel
 
 JOB = "text_quality"
@@ -43,9 +42,8 @@ def run_text_quality(words: Sequence[str], options: TextQuality) -> int:
     """Measure, print, write the record and the table; 0, since mistakes are raised as XLMError."""
     from xlm.evaluation.text_quality.measure import as_markdown, print_quality
     from xlm.jobs.session import quiet_libraries, shown
-    from xlm.training.results import write_results
-    from xlm.utils.files import replace_text
-    from xlm.utils.outputs import output_file
+    from xlm.training.progress import write_results
+    from xlm.utils.files import output_file, replace_text
     from xlm.utils.rich_utils import plain_console
 
     request = read_request(words, options)
@@ -70,10 +68,9 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     Raises:
         DataError: no texts; ConfigError: no such judge; CheckpointError: no such model to take data from.
     """
-    from xlm.evaluation.text_quality.judge import load_judge
-    from xlm.evaluation.text_quality.mauve import check_mauve, mauve
+    from xlm.evaluation.text_quality.diversity import Overlap, add_all
     from xlm.evaluation.text_quality.measure import measure
-    from xlm.evaluation.text_quality.overlap import Overlap, add_all
+    from xlm.evaluation.text_quality.scorer import check_mauve, load_judge, mauve
     from xlm.jobs.judging import TRAIN_EXAMPLES, caption, training_of
     from xlm.jobs.options import fewer_than_asked
     from xlm.jobs.text_files import examples, read_texts, texts_to_compare
@@ -146,7 +143,7 @@ def _data_of(names: Mapping[str, str]) -> dict[str, DataOfModel]:
 
 def _unit(tokenizer: str, data: dict[str, DataOfModel]) -> Unit:
     """Tokens of the tokenizer that is named, or of the model whose data are used; else words."""
-    from xlm.evaluation.text_quality.units import TokensOf, Words
+    from xlm.evaluation.text_quality.texts import TokensOf, Words
 
     if tokenizer == "words" or not (tokenizer or data):
         return Words()
@@ -169,8 +166,7 @@ def _cut(texts: Sequence[WrittenText], unit: Unit) -> list[WrittenText]:
     """Texts up to the EOS that they spell out, where a tokenizer says what that is."""
     from dataclasses import replace
 
-    from xlm.evaluation.text_quality.texts import cut_text
-    from xlm.evaluation.text_quality.units import TokensOf
+    from xlm.evaluation.text_quality.texts import TokensOf, cut_text
 
     if not isinstance(unit, TokensOf):
         return list(texts)

@@ -189,8 +189,7 @@ def prompts_of_data(lm: TrainedModel, split: str, num_prompts: int) -> tuple[lis
 
     ConfigError if it has none.
     """
-    from xlm.utils.components import components
-    from xlm.utils.instantiate import instantiate
+    from xlm.utils.instantiate import components, instantiate
 
     prompts: list[str] = []
     truths: list[str | None] = []

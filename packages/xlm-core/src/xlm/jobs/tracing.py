@@ -9,14 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xlm.compose.values import trace_options
+from xlm.compose.checks import trace_options
 from xlm.decoding.trace import Trace, record
 from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.jobs.session import Session, shown
-from xlm.traces.document import Document, View, describe_run, document, find_view, write_document
-from xlm.traces.page import write_page
-from xlm.utils.outputs import output_file
+from xlm.traces.document import Document, View, describe_run, document, find_view, write_document, write_page
+from xlm.utils.files import output_file
 from xlm.utils.rank_zero import gathered, get_rank
 
 # What a predictor's configuration says besides its options.

@@ -13,27 +13,21 @@ from torch import nn
 
 from xlm import flags
 from xlm.errors import CheckpointError, ConfigError, of_option
-from xlm.evaluation.estimates import Estimates
+from xlm.evaluation.metrics import Estimates
 from xlm.harness import Harness
 from xlm.jobs.length import Length, settle_length
 from xlm.jobs.session import Session, build_callbacks, build_loggers, shown, start
 from xlm.reports.files import read_mapping
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
-from xlm.training.cost import TrainingCost
-from xlm.training.curves import draw_curves
 from xlm.training.ema import ExponentialMovingAverage
-from xlm.training.guard import FiniteLossGuard
-from xlm.training.loggers import LogRewind
-from xlm.training.monitored import MonitoredMetric
+from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, ending_in_order
 from xlm.training.optim import num_parameters
-from xlm.training.progress import ProgressDisplay
-from xlm.training.results import print_results, write_results
+from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState
-from xlm.training.signals import GracefulSignals, ending_in_order
-from xlm.training.train_log import TrainLog
+from xlm.training.train_log import LogRewind, TrainingCost, TrainLog, draw_curves
 from xlm.training.weights import check_fits, load_weights, select_weights
-from xlm.utils.outputs import output_folder
+from xlm.utils.files import output_folder
 from xlm.utils.rank_zero import is_first_process
 from xlm.utils.run_lock import RunLock
 

@@ -16,8 +16,8 @@ from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.cost import counting_calls
 from xlm.harness import Harness
 from xlm.training.rng import random_state_of
-from xlm.utils.components import components
 from xlm.utils.imports import get_function
+from xlm.utils.instantiate import components
 
 MODES = ("auto", "answer", "continue", "infill")
 _FROM_HARNESS = ("self", "tokenizer", "noise_schedule", "model")

@@ -1,22 +1,70 @@
-"""The model that lm-evaluation-harness knows as `xlm`: likelihoods, exact or as a bound, and writing."""
+"""The model that lm-evaluation-harness knows as `xlm`: likelihoods, exact or as a bound, generation, and a record."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
+from omegaconf import OmegaConf
 from rich.progress import Progress
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
-from xlm.lm_eval.record import about
-from xlm.lm_eval.scoring import Pair, Precision, Score, Scorer, windows
-from xlm.lm_eval.writing import Wanted, wanted, write
+from xlm.lm_eval.requests import Pair, Precision, Score, Scorer, Wanted, wanted, windows, write
 from xlm.trained import TrainedModel, load
 from xlm.utils.rich_utils import plain_console
+from xlm.utils.run_record import config_hash, device_name, versions
+
+
+def about(
+    lm: TrainedModel, scorer: Scorer | None, num_truncated: int, errors: Sequence[float], sampler: dict[str, Any]
+) -> dict[str, Any]:
+    """Model, likelihood and versions as JSON.
+
+    Args:
+        scorer: None where nothing was scored.
+        num_truncated: requests whose context lost its beginning.
+        errors: standard errors of what was scored, over the draws of a bound.
+        sampler: options that were given.
+    """
+    return {
+        "checkpoint": str(lm.source),
+        "checkpoint_sha256": file_hash(lm.source),
+        "config_hash": config_hash(OmegaConf.to_yaml(lm.config, resolve=False)),
+        "family": str(lm.config.get("model_name")),
+        "num_parameters": sum(parameter.numel() for parameter in lm.model.parameters()),
+        "device": device_name(lm.device.type),
+        "likelihood": None if scorer is None else _likelihood(scorer, errors),
+        "num_truncated": num_truncated,
+        "sampler": sampler,
+        "versions": {**versions(), "lm-eval": metadata.version("lm-eval")},
+    }
+
+
+def _likelihood(scorer: Scorer, errors: Sequence[float]) -> dict[str, Any]:
+    known = [error for error in errors if not math.isnan(error)]
+    return {
+        "kind": "exact" if scorer.is_exact else "lower bound on the log-likelihood",
+        "of": scorer.of,
+        "scored": "a continuation of a text" if scorer.role == "lm" else "an answer and its end",
+        "num_samples": None if scorer.is_exact else scorer.num_samples,
+        "seed": scorer.seed,
+        "precision": scorer.precision,
+        "mean_standard_error": sum(known) / len(known) if known else None,
+    }
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file of weights."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 PREDICTOR = "predictor."
 

@@ -1,14 +1,120 @@
-"""Paired comparisons: two runs on the same examples, how often each alone is right, and whether that may be chance."""
+"""Paired comparisons: two runs on the same examples, row by row, and whether their difference is significant."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
-from xlm.reports.predictions import SPLITS, Key, Row, aligned, clusters, predicted_places, read_predictions
+from xlm.reports.files import read_rows
+from xlm.reports.quantities import holm, mcnemar, paired_interval
 from xlm.reports.run import Run
-from xlm.reports.statistics import holm, mcnemar, paired_interval
+
+SPLITS = ("test", "val")
+_ID_KEYS = ("example_id", "id", "index")
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prediction; `truth` and `right` are None where there is no truth."""
+
+    prompt: str
+    prediction: str
+    truth: str | None
+    right: bool | None
+
+
+def predicted_places(folder: Path) -> dict[str, Path]:
+    """`split/loader` of a run's folder, and the file of its last step."""
+    found = {}
+    for directory in sorted(folder.glob("predictions/*/*")):
+        files = [path for path in directory.glob("step_*.jsonl") if re.fullmatch(r"step_\d+\.jsonl", path.name)]
+        if files:
+            found[f"{directory.parent.name}/{directory.name}"] = max(files, key=lambda path: int(path.stem[5:]))
+    return found
+
+
+def read_predictions(path: Path) -> dict[Key, Row]:
+    """The rows by example: its id if they have one, else prompt and truth; equal examples are counted."""
+    rows: dict[Key, Row] = {}
+    seen: Counter[tuple[str, str]] = Counter()
+    for found in read_rows(path):
+        row = _row(found)
+        if row is None:
+            continue
+        own = next((str(found[key]) for key in _ID_KEYS if key in found), None)
+        example = (row.prompt, row.truth or "") if own is None else (own, "")
+        rows[(*example, seen[example])] = row
+        seen[example] += 1
+    return rows
+
+
+def aligned(first: Mapping[Key, Row], second: Mapping[Key, Row]) -> list[tuple[Row, Row]]:
+    """The pairs of rows on one example.
+
+    Prompts may be written differently by two families (masks or none in a gap): then rows are paired by place, if all
+    have the same truths in the same order.
+    """
+    pairs = [(row, second[key]) for key, row in first.items() if key in second]
+    truths = _truths(first.values())
+    if len(pairs) < len(first) and truths and truths == _truths(second.values()):
+        pairs = list(zip(first.values(), second.values(), strict=True))
+    return pairs
+
+
+def clusters(predictions: Mapping[str, Mapping[Key, Row]]) -> list[list[str]]:
+    """The names whose rows are on the same examples, together; in the order given."""
+    found: list[list[str]] = []
+    for name, rows in predictions.items():
+        home = next((names for names in found if aligned(predictions[names[0]], rows)), None)
+        if home is None:
+            found.append([name])
+        else:
+            home.append(name)
+    return found
+
+
+def side_by_side(predictions: Sequence[Mapping[Key, Row]], num_examples: int) -> list[list[Row]]:
+    """Examples that all have, a row of each: half of them such that not all are right or all wrong, where there are."""
+    together = [[row] for row in predictions[0].values()]
+    for other in predictions[1:]:
+        partner = {id(a): b for a, b in aligned(predictions[0], other)}
+        together = [[*rows, partner[id(rows[0])]] for rows in together if id(rows[0]) in partner]
+    kinds: dict[str, list[list[Row]]] = {"mixed": [], "right": [], "wrong": []}
+    for rows in together:
+        outcomes = {row.right for row in rows}
+        kinds["mixed" if len(outcomes) > 1 else "right" if outcomes == {True} else "wrong"].append(rows)
+    quarter = num_examples // 4
+    chosen = [*kinds["mixed"][: num_examples - 2 * quarter], *kinds["right"][:quarter], *kinds["wrong"][:quarter]]
+    rest = [rows for rows in together if not any(rows is other for other in chosen)]
+    return [*chosen, *rest][:num_examples]
+
+
+def _truths(rows: Iterable[Row]) -> list[str] | None:
+    truths = [row.truth for row in rows]
+    # Not even one: nothing says that these are the same examples.
+    return None if None in truths else [truth or "" for truth in truths]
+
+
+def _row(found: Mapping[str, Any]) -> Row | None:
+    prediction = found.get("prediction", found.get("text"))
+    if prediction is None:
+        return None
+    truth = found.get("truth")
+    right = found.get("exact_match")
+    if not isinstance(right, bool):
+        right = None if truth is None else prediction == truth
+    return Row(_text(found.get("prompt", "")), _text(prediction), None if truth is None else _text(truth), right)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from typing import NoReturn
 
 from xlm.cli.main import INTERRUPTED, report
 from xlm.errors import ConfigError, ScaffoldError, XLMError
-from xlm.external_models.discovery import PATH_VARIABLE
-from xlm.external_models.models_file import FILE_NAME
+from xlm.external_models.discovery import MODELS_FILE, PATH_VARIABLE
 from xlm.scaffold.plan import Plan, make_plan
 from xlm.scaffold.request import LAYOUTS, LICENSES, Request
 from xlm.scaffold.templates import MINIMAL
@@ -65,7 +64,7 @@ def plan_text(plan: Plan, dry_run: bool = False) -> str:
 
 def _listed(plan: Plan, dry_run: bool) -> str:
     verb = "Would list" if dry_run else "Listed"
-    return f"{verb} it as '{plan.request.name}' in {plan.request.shown(plan.request.output_dir / FILE_NAME)}."
+    return f"{verb} it as '{plan.request.name}' in {plan.request.shown(plan.request.output_dir / MODELS_FILE)}."
 
 
 def next_text(plan: Plan, cwd: Path) -> str:

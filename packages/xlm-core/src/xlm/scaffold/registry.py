@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from xlm.errors import ScaffoldError
-from xlm.external_models.models_file import FILE_NAME, read_models_file
+from xlm.external_models.discovery import MODELS_FILE, read_models_file
 from xlm.utils.files import replace_text
 
 
 def check_registry(folder: Path, name: str) -> None:
     """An error if the folder's xlm_models.json cannot take a model `name` that lies in `folder/name`."""
-    path = folder / FILE_NAME
+    path = folder / MODELS_FILE
     if not os.path.lexists(path):
         return
     if not path.exists():
@@ -34,7 +34,7 @@ def check_registry(folder: Path, name: str) -> None:
 def add_entry(folder: Path, name: str) -> None:
     """List the model `name`, which lies in `folder/name`, behind all other entries."""
     check_registry(folder, name)
-    path = (folder / FILE_NAME).resolve()  # a link stays a link
+    path = (folder / MODELS_FILE).resolve()  # a link stays a link
     pairs: list[tuple[str, Any]] = []
     mode = None
     if path.exists():
@@ -49,7 +49,7 @@ def add_entry(folder: Path, name: str) -> None:
 
 def is_listed(folder: Path, name: str) -> bool:
     """Whether the folder's xlm_models.json has an entry of that name."""
-    path = folder / FILE_NAME
+    path = folder / MODELS_FILE
     return path.exists() and name in dict(read_models_file(path, str(path))[0])
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from xlm.errors import UnknownModelError
 from xlm.external_models import Discovery, ModelPackage
-from xlm.external_models.discovery import PATH_VARIABLE
-from xlm.external_models.models_file import FILE_NAME
+from xlm.external_models.discovery import MODELS_FILE, PATH_VARIABLE
 
 
 def with_search(environ: Mapping[str, str], search: Path | str | None) -> dict[str, str]:
     """The environment in which models are also searched in a folder, if that has an xlm_models.json."""
     changed = dict(environ)
-    if search is not None and (Path(search) / FILE_NAME).is_file():
+    if search is not None and (Path(search) / MODELS_FILE).is_file():
         listed = [str(Path(search).resolve()), *filter(None, [environ.get(PATH_VARIABLE)])]
         changed[PATH_VARIABLE] = os.pathsep.join(listed)
     return changed

@@ -25,7 +25,7 @@ from xlm.testing.properties import Inapplicable
 from xlm.testing.samples import Sample, find_samples
 from xlm.testing.small import first_experiment, run_overrides, shrink, without_experiment
 from xlm.training.rng import random_state_of
-from xlm.utils.components import components
+from xlm.utils.instantiate import components
 
 SEED = 1234
 
@@ -122,7 +122,7 @@ class Subject:
     @cached_property
     def session(self) -> Session:
         """Tokenizer and datamodule, its few examples prepared."""
-        from xlm.utils.components import get_component
+        from xlm.utils.instantiate import get_component
 
         session = start(self.cfg)
         session.datamodule.setup(None)

@@ -1,11 +1,16 @@
-"""Recorded rows of one or several runs as one JSON-able document, from which everything that shows them is made."""
+"""Recorded rows of one or several runs as one JSON-able document, and as one HTML file that opens from disk."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from xlm.decoding.trace import Step, Trace, replay
 from xlm.errors import ConfigError, DataError
@@ -190,3 +195,77 @@ def read_document(path: str | Path) -> Document:
     if found != FORMAT:
         raise DataError(f"{path} has the format '{found}', and this version of xlm reads '{FORMAT}'.")
     return doc
+
+
+FOLDER = Path(__file__).parent / "page"
+SCRIPTS = ("frames.js", "graph.js", "grid.js", "card.js", "page.js")
+
+
+def render_page(doc: Document) -> str:
+    """The whole page; scripts and styles are admitted by their hashes, everything else is refused."""
+    script = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
+    style = (FOLDER / "page.css").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html.jinja").render(
+        doc=doc,
+        data=Markup(_embedded(doc)),
+        script=Markup(script),
+        style=Markup(style),
+        policy=f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; base-uri 'none'",
+    )
+
+
+def write_page(path: Path, doc: Document) -> None:
+    """Write the page, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, render_page(doc))
+
+
+def _embedded(doc: Document) -> str:
+    """JSON that no text inside can break out of its element."""
+    return json.dumps(doc, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _source(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+Cells = Sequence[Sequence[str | None]]
+
+
+def grid(
+    cells: Cells,
+    right: Cells | None = None,
+    fills: Sequence[tuple[int, int]] | None = None,
+    box: tuple[int, int] | None = None,
+    title: str | None = None,
+) -> dict[str, Any]:
+    """A board; the words of an answer are put into its cells one after the other.
+
+    Args:
+        cells: rows of labels that are given, None where a cell is open.
+        right: the solution, as `cells`; a word is right if it is the cell's. None: nothing is judged but given cells.
+        fills: (row, column) of each word of the answer; None: an answer names every cell, row by row.
+        box: rows and columns of the boxes that thicker lines enclose.
+        title: the heading; None shows the prompt.
+
+    Raises:
+        DataError: rows of different lengths, no cell at all, or a place that is none.
+    """
+    width = len(cells[0]) if cells else 0
+    for name, rows in (("cells", cells), ("right", right)):
+        if rows is not None and (not width or len(rows) != len(cells) or any(len(row) != width for row in rows)):
+            raise DataError(f"The {name} of a grid are {[len(row) for row in rows]} long, and all rows are as long.")
+    if fills is not None and not all(0 <= r < len(cells) and 0 <= c < width for r, c in fills):
+        raise DataError(f"The grid has {len(cells)} × {width} cells, and fills names others: {list(fills)}.")
+    if box is not None and min(box) < 1:
+        raise DataError(f"The boxes of a grid are {box[0]} × {box[1]} cells, and have at least one.")
+    drawing: dict[str, Any] = {"kind": "grid", "cells": [list(row) for row in cells]}
+    drawing |= {} if right is None else {"right": [list(row) for row in right]}
+    drawing |= {} if fills is None else {"fills": [list(place) for place in fills]}
+    drawing |= {} if box is None else {"box": list(box)}
+    return drawing | ({} if title is None else {"title": title})

@@ -11,7 +11,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from xlm.traces.document import Document
-from xlm.traces.moments import Colour, Film, colour_at, films, timeline
+from xlm.traces.terminal import Colour, Film, colour_at, films, timeline
 
 SCALE = 2  # everything is drawn so much larger, which smooths it
 WIDTH, MARGIN, GAP = 300, 14, 10

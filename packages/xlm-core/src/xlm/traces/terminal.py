@@ -1,16 +1,137 @@
-"""A trace in the terminal: one frame per moment, in place where that can be, one after the other elsewhere."""
+"""What stands in a row at each moment, and a trace in the terminal, one frame per moment."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from xlm.traces.document import Document
-from xlm.traces.moments import Film, colour_at, films, timeline
+from xlm.decoding.trace import takes_back
+from xlm.traces.document import Document, Run, Sample
+
+# Early tokens are indigo, late ones yellow: as on the page.
+STOPS = ((79, 86, 214), (148, 66, 196), (220, 62, 120), (240, 110, 50), (245, 186, 50))
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A token in a row. `key` stays while it moves; `born` is the moment that wrote it, 0 if it was given."""
+
+    key: int
+    token: int
+    born: float
+    is_prompt: bool = False
+
+
+def moments(sample: Sample) -> dict[float, list[Cell]]:
+    """The row at each moment, in order; what is added or cut off without a call belongs to the moment before."""
+    cells = [Cell(n, token, 0, n < sample["answer_start"]) for n, token in enumerate(sample["given"])]
+    now: float = 0
+    found, next_key = {now: cells}, len(cells)
+    for step in sample["steps"]:
+        if step["call"] > 0:
+            now = int(now) + 1
+        elif takes_back(step):
+            now = int(now) + 0.5
+        cells = list(cells)
+        for change in step["changes"]:
+            at = change["at"]
+            if change["do"] == "insert":
+                cells.insert(at, Cell(next_key, change["token"], now))
+                next_key += 1
+            elif change["do"] == "write":
+                cells[at] = replace(cells[at], token=change["token"], born=now)
+            else:
+                del cells[at]
+        found[now] = cells
+    return found
+
+
+def colour_at(born: float, calls: int) -> Colour:
+    """The colour of what was written at moment `born` of `calls`."""
+    share = (born - 1) / (calls - 1) if calls > 1 else 0.0
+    place = min(max(share, 0.0), 1.0) * (len(STOPS) - 1)  # half a moment before the first call, or after the last
+    low = min(int(place), len(STOPS) - 2)
+    r, g, b = (round(a + (z - a) * (place - low)) for a, z in zip(STOPS[low], STOPS[low + 1], strict=True))
+    return r, g, b
+
+
+@dataclass(frozen=True)
+class Film:
+    """A sample of a run with all its moments and the words for its tokens."""
+
+    run: Run
+    sample: Sample
+    rows: Mapping[float, Sequence[Cell]]
+
+    @classmethod
+    def of(cls, run: Run, sample: Sample) -> Film:
+        """The film of a sample."""
+        return cls(run, sample, moments(sample))
+
+    @property
+    def calls(self) -> int:
+        """Network calls."""
+        return int(max(self.rows))
+
+    def reached(self, moment: float) -> float:
+        """The last moment of this film that is not behind another film's `moment`."""
+        return max(own for own in self.rows if own <= moment)
+
+    def at(self, moment: float) -> list[Cell]:
+        """The answer at a moment, or at the end if that is earlier."""
+        return [cell for cell in self.rows[self.reached(moment)] if not cell.is_prompt]
+
+    def count(self, moment: float) -> str:
+        """`3 / 8` after the third call, `3½ / 8` when tokens were taken back after it."""
+        here = self.reached(moment)
+        return f"{int(here)}{'½' if here % 1 else ''} / {self.calls}"
+
+    def role(self, token: int) -> str | None:
+        """What a special token is for; None for a word."""
+        found = [role for role, other in self.run["special"].items() if other == token and role != "unk"]
+        return found[0] if found else None
+
+    def text(self, cell: Cell) -> str:
+        """What is shown for a cell, its leading space included."""
+        role = self.role(cell.token)
+        if role is not None:
+            return {"mask": " ▁", "eos": " ⏎"}.get(role, f" [{role.upper()}]")
+        return self.run["tokens"].get(str(cell.token), f" #{cell.token}")
+
+    def edges(self, moment: float) -> list[tuple[str, str]]:
+        """Pairs of words of the answer of which both stand, by where they stand at the end."""
+        end = [cell.key for cell in self.at(max(self.rows)) if self.role(cell.token) is None]
+        now = {cell.key: cell for cell in self.at(moment) if self.role(cell.token) is None}
+        words = [self.text(now[key]).strip() if key in now else None for key in end]
+        return [(a, b) for a, b in zip(words[::2], words[1::2], strict=False) if a is not None and b is not None]
+
+    @property
+    def graph(self) -> Mapping[str, Any] | None:
+        """The drawing, if it is a graph."""
+        drawing = self.sample["drawing"]
+        return drawing if drawing is not None and drawing.get("kind") == "graph" else None
+
+
+def timeline(shown: Sequence[Film]) -> list[float]:
+    """Every moment of some films, in order."""
+    return sorted({moment for film in shown for moment in film.rows})
+
+
+def films(doc: Document, prompt: str | None = None) -> list[Film]:
+    """The samples of one prompt (None: the first one's), by number, then by run."""
+    if prompt is None:
+        prompt = doc["runs"][0]["samples"][0]["prompt"]
+    chosen = [[Film.of(run, sample) for sample in run["samples"] if sample["prompt"] == prompt] for run in doc["runs"]]
+    longest = max(map(len, chosen))
+    return [of_run[n] for n in range(longest) for of_run in chosen if n < len(of_run)]
+
 
 SECONDS = 0.5
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from xlm.errors import NonFiniteLossError, RunInUseError, TrainingInterrupted
-from xlm.training.signals import GracefulSignals
+from xlm.training.guards import GracefulSignals
 from xlm.utils.rank_zero import RankedLogger
 
 log = RankedLogger(__name__, rank_zero_only=True)

@@ -14,8 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xlm.training.flops import FirstForward, Shape, StepFlops
-from xlm.training.peak import synchronize
+from xlm.training.flops import FirstForward, Shape, StepFlops, synchronize
 from xlm.training.train_log import batches_of
 
 

@@ -1,9 +1,12 @@
-"""Progress on a screen: a rich bar in a terminal, plain lines elsewhere."""
+"""Progress in a terminal or a log file, and the table of results at the end of a job."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,8 +20,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from xlm.training.train_log import TrainLog
+from xlm.utils.files import replace_text
 from xlm.utils.rich_utils import plain_console
 
 
@@ -143,3 +148,36 @@ class EvaluationProgress(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self._say(trainer, batch_idx, trainer.num_val_batches, dataloader_idx)
+
+
+def print_results(
+    title: str,
+    metrics: Mapping[str, float],
+    counts: Mapping[str, int],
+    console: Console,
+    results: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """One row per loader and metric, with how many examples it is over, and its standard error if `results` has it."""
+    table = Table(title=title, title_justify="left")
+    for column, justify in (
+        ("split", "left"),
+        ("loader", "left"),
+        ("metric", "left"),
+        ("value", "right"),
+        *([] if results is None else [("± s.e.", "right")]),
+        ("n", "right"),
+    ):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for key, value in metrics.items():
+        parts = key.split("/", 2)
+        split, loader, metric = parts if len(parts) == 3 else ("", "", key)
+        n = counts.get(f"{split}/{loader}")
+        error = None if results is None else results.get(key, {}).get("se")
+        errors = [] if results is None else ["" if error is None else f"{error:.4f}"]
+        table.add_row(split, loader, metric, f"{value:.4f}", *errors, "" if n is None else f"{n:,}")
+    console.print(table)
+
+
+def write_results(path: Path, record: Mapping[str, Any]) -> Path:
+    """Write a record as JSON, replacing the file in one step."""
+    return replace_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

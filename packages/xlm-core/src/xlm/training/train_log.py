@@ -1,16 +1,24 @@
-"""What is logged while training: metrics, learning rate and throughput, once every `trainer.log_every_n_steps`."""
+"""What a training run logs: metrics, learning rate, throughput, cost, loggers that survive a stop, and curves."""
 
 from __future__ import annotations
 
+import csv
+import resource
+import sys
 import time
-from collections.abc import Iterator
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
-from xlm.training.flops import FirstForward, Shape
-from xlm.training.peak import matmul_dtype, matmul_peak
+from xlm.training.flops import FirstForward, Shape, matmul_dtype, matmul_peak
 
 
 @runtime_checkable
@@ -146,3 +154,228 @@ def batches_of(batch: Any) -> Iterator[dict[str, Any]]:
         return
     for part in batch.values():
         yield from batches_of(part)
+
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class TrainingCost(Callback):
+    """Clocks around fit, validations included; what earlier starts of a run took up to their checkpoint counts too."""
+
+    def __init__(self, train_log: TrainLog) -> None:
+        self.train_log = train_log
+        self._started: tuple[float, float] | None = None
+        self._device = torch.device("cpu")
+        # CPU and wall seconds before this start.
+        self._earlier = (0.0, 0.0)
+        # Bytes, of the starts before this one.
+        self._earlier_peak = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._device = pl_module.device
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+        self._started = time.process_time(), time.perf_counter()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._earlier, self._started = self._seconds(), None
+
+    def _seconds(self) -> tuple[float, float]:
+        """CPU and wall seconds so far."""
+        cpu, wall = self._earlier
+        if self._started is None:
+            return cpu, wall
+        return cpu + time.process_time() - self._started[0], wall + time.perf_counter() - self._started[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        cpu, wall = self._seconds()
+        peak = max(self._earlier_peak, peak_memory(self._device))
+        return {
+            "cpu_seconds": cpu,
+            "wall_seconds": wall,
+            "throughput": self.train_log.totals,
+            "peak_memory": peak,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._earlier = state_dict["cpu_seconds"], state_dict["wall_seconds"]
+        self.train_log.totals = state_dict["throughput"]
+        self._earlier_peak = state_dict["peak_memory"]
+
+    def as_dict(self, device: torch.device) -> dict[str, Any]:
+        """`cpu_seconds` (threads of this process added up), `wall_seconds`, `tokens_per_second`, `peak_memory_mib`.
+
+        Memory is that of the device, or, on a CPU, of the whole process.
+        """
+        cpu, wall = self._seconds()
+        tokens_per_second = self.train_log.tokens_per_second
+        return {
+            "cpu_seconds": round(cpu, 1),
+            "wall_seconds": round(wall, 1),
+            "tokens_per_second": None if tokens_per_second is None else round(tokens_per_second, 1),
+            "peak_memory_mib": round(max(self._earlier_peak, peak_memory(device)) / 2**20, 1),
+        }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: allocated on a CUDA device since its counter was reset, else resident in this process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+FIELDS = ("step", "name", "value", "time")
+
+
+class CSVMetrics(Logger):
+    """`metrics.csv` with one row per value: step, name, value, seconds since the epoch.
+
+    The long form needs no rewriting when a new metric appears, so a kill loses at most the row being written; rows
+    behind the step a run resumes from are dropped by `drop_after`.
+    """
+
+    def __init__(self, save_dir: str, filename: str = "metrics.csv") -> None:
+        super().__init__()
+        self.path = Path(save_dir) / filename
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The composed config is a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        is_new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        now = f"{time.time():.3f}"
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(FIELDS)
+            writer.writerows(
+                (step, name, repr(float(value)), now) for name, value in metrics.items() if name != "epoch"
+            )
+
+    @rank_zero_only
+    def drop_after(self, step: int, validation_too: bool = False) -> None:
+        """Keep the rows up to and including a step, without that step's validation if it will be done again."""
+        if not self.path.exists():
+            return
+        again = (step, "val") if validation_too else None
+        kept = [row for row in read_metrics(self.path) if row[0] <= step and (row[0], row[1].split("/")[0]) != again]
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(FIELDS)
+            writer.writerows((s, name, repr(value), when) for s, name, value, when in kept)
+        temporary.replace(self.path)
+
+
+def read_metrics(path: Path) -> Iterator[tuple[int, str, float, str]]:
+    """The rows of a `metrics.csv`; a last line that a kill cut short is passed over."""
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.reader(file):
+            if len(row) == len(FIELDS) and row[0].isdigit():
+                yield int(row[0]), row[1], float(row[2]), row[3]
+
+
+class LogRewind(Callback):
+    """Drops logged rows of what a resumed run does again; a run that starts anew starts with none."""
+
+    def __init__(self) -> None:
+        self._resumed = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._resumed = True
+        # The harness has settled the counters by now (see `xlm.training.resume`).
+        validation = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+        self._drop(trainer, checkpoint["global_step"], validation["ready"] > validation["completed"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._resumed:
+            self._drop(trainer, -1, False)
+
+    @staticmethod
+    def _drop(trainer: Trainer, step: int, validation_too: bool) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVMetrics):
+                logger.drop_after(step, validation_too)
+
+
+class TensorBoardMetrics(TensorBoardLogger):
+    """TensorBoard event files in `<run>/tensorboard`."""
+
+    def __init__(self, save_dir: str, **kwargs: Any) -> None:
+        super().__init__(save_dir=save_dir, name="tensorboard", version="", **kwargs)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The composed config is a file of its own."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what is pending, and no file of hyperparameters."""
+        self.experiment.flush()
+
+
+Series = dict[str, list[tuple[int, float]]]
+
+
+def collect(csv_path: Path) -> dict[str, Series]:
+    """Panels of the picture: metric → series name (split/loader) → (step, value) pairs."""
+    panels: dict[str, Series] = defaultdict(lambda: defaultdict(list))
+    for step, name, value, _ in read_metrics(csv_path):
+        parts = name.split("/")
+        if parts[0] == "test":
+            continue
+        if len(parts) == 3:
+            panels[parts[2]][f"{parts[0]}/{parts[1]}"].append((step, value))
+        elif name in ("train/lr", "train/tokens_per_second"):
+            panels[parts[1]]["train"].append((step, value))
+    return {panel: dict(series) for panel, series in panels.items()}
+
+
+def draw_curves(csv_path: Path, png_path: Path, title: str) -> Path | None:
+    """Write a PNG with one panel per metric; None when nothing has been logged yet."""
+    # matplotlib takes a second to import and only pictures need it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = collect(csv_path) if csv_path.exists() else {}
+    if not panels:
+        return None
+    last = ("lr", "tokens_per_second")
+    order = sorted(panels, key=lambda p: (p in last, p != "accumulated_loss", p))
+    columns = min(len(order), 3)
+    rows = -(-len(order) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for index, panel in enumerate(order):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for name, points in sorted(panels[panel].items()):
+            steps, values = zip(*points, strict=True)
+            marker = "o" if len(points) < 30 and not name.startswith("train") else None
+            width = 1.0 if name.startswith("train") else 1.8
+            axes.plot(steps, values, label=name, marker=marker, markersize=3, linewidth=width)
+        axes.set_title(panel.replace("_", " "), fontsize=10)
+        axes.set_xlabel("optimizer step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(panels[panel]) > 1:
+            axes.legend(fontsize=8, frameon=False)
+    png_path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(png_path, dpi=120)
+    return png_path

@@ -1,21 +1,26 @@
-"""Weights in and out of a harness: checkpoint or safetensors, averaged or raw, with readable mismatches."""
+"""Loading and saving weights: checkpoints or safetensors, averaged or raw, and the folder to share a model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from lightning.pytorch import LightningModule
+from omegaconf import DictConfig, OmegaConf, open_dict
 from safetensors.torch import save_model
 from torch import nn
 
-from xlm.errors import CheckpointError, CheckpointMismatchError
-from xlm.model import load_safetensors
+from xlm.errors import CheckpointError, CheckpointMismatchError, ConfigError
+from xlm.model import Model, load_safetensors
+from xlm.protocols import StandaloneModel, TransformersModel
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
 from xlm.utils.rank_zero import RankedLogger
-from xlm.utils.weight_files import is_weights_alone, without_wrappers
+from xlm.utils.weight_files import WEIGHTS, check_shard_size, is_weights_alone, split_weights, without_wrappers
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -82,3 +87,111 @@ def save_weights(model: nn.Module, path: str | Path, overwrite: bool = False) ->
     save_model(model, str(temporary), metadata={"format": "pt"})  # tied weights are written once
     temporary.replace(path)
     return path
+
+
+CONFIG = "xlm_config.yaml"
+TOKENIZER = "tokenizer"
+
+
+@runtime_checkable
+class SavedTokenizer(Protocol):
+    """A tokenizer that writes files of its own, as those of transformers do."""
+
+    def save_pretrained(self, save_directory: str) -> Any: ...
+
+
+def check_new(folder: str | Path) -> Path:
+    """The folder, if it is new or empty; else CheckpointError."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} already exists and is not an empty folder. Nothing was written.", path=folder)
+    return folder
+
+
+def save_folder(
+    folder: str | Path, model: Any, config: DictConfig, tokenizer: Any, max_shard_size: int | str | None = None
+) -> Path:
+    """Write all that `xlm.load` needs into a folder that is new or empty.
+
+    The configuration is written as it was composed, interpolations kept. A network with the `xlm.model.Model` mixin
+    gets its own config.json too, so that its `from_pretrained` reads the folder. What a network was made from
+    elsewhere (`xlm.protocols.StandaloneModel`) isn't needed any more.
+
+    Args:
+        folder: where to.
+        model, config, tokenizer: those of a run, live.
+        max_shard_size: bytes, or "5GB": larger weights become several files with an index; None for one file.
+
+    Raises:
+        CheckpointError: there is something in the folder; ConfigError: no such size.
+    """
+    folder = check_new(folder)
+    if max_shard_size is not None:
+        check_shard_size(max_shard_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    alone = model.standalone_arguments() if isinstance(model, StandaloneModel) else None
+    if alone is not None:
+        config = config.copy()
+        with open_dict(config):
+            config.model.update(alone)
+    if isinstance(model, Model):
+        model.save_pretrained(folder, config=alone)
+    else:
+        save_weights(model, folder / WEIGHTS)
+    if max_shard_size is not None:
+        split_weights(folder / WEIGHTS, max_shard_size)
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=False), encoding="utf-8")
+    if isinstance(tokenizer, SavedTokenizer):
+        tokenizer.save_pretrained(str(folder / TOKENIZER))
+    return folder
+
+
+def save_for_transformers(
+    folder: str | Path, model: Any, tokenizer: Any, max_shard_size: int | str | None = None
+) -> Path:
+    """Write a network that transformers has too as its `from_pretrained` reads it, with the tokenizer's own files.
+
+    Raises:
+        ConfigError: transformers has no network that computes the same.
+        CheckpointError: there is something in the folder.
+    """
+    folder = check_new(folder)
+    if not isinstance(model, TransformersModel):
+        raise ConfigError(
+            f"transformers has no network that computes what {type(model).__name__} does; extract.format=xlm keeps it.",
+            key="extract.format",
+        )
+    exported = model.for_transformers()
+    generation = getattr(exported, "generation_config", None)
+    # Where a text begins and ends is the run's choice. The pad id stays: some networks count positions by it.
+    for name in ("bos_token_id", "eos_token_id"):
+        for config in (exported.config, *([] if generation is None else [generation])):
+            setattr(config, name, getattr(tokenizer, name))
+    exported.save_pretrained(folder, **({} if max_shard_size is None else {"max_shard_size": max_shard_size}))
+    if isinstance(tokenizer, SavedTokenizer):
+        tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def push_folder(
+    repo_id: str,
+    model: Any,
+    config: DictConfig,
+    tokenizer: Any,
+    commit_message: str,
+    private: bool | None = None,
+    max_shard_size: int | str | None = None,
+) -> str:
+    """Upload such a folder to a model repository of the hub, made if it doesn't exist; returns what the hub answers.
+
+    CheckpointError if the hub cannot be reached or refuses.
+    """
+    with TemporaryDirectory() as temporary:
+        folder = save_folder(Path(temporary) / "model", model, config, tokenizer, max_shard_size)
+        api = HfApi()
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
+        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            raise CheckpointError(f"The model could not be uploaded to '{repo_id}': {reason}.") from error

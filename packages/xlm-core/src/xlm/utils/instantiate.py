@@ -1,4 +1,4 @@
-"""The one place that turns a `_target_` node into an object, with errors that say which key and why."""
+"""Turns `_target_` nodes into objects, with errors that name the key, and holds a run's live objects by name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,56 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import BadArgumentError, BadTargetError, ConfigError, XLMError, did_you_mean, nearest_names
-from xlm.utils.arguments import check_arguments, parameter_names, promises_types
+from xlm.utils.annotations import check_arguments, parameter_names, promises_types
 from xlm.utils.imports import get_function, get_object, import_reason
+
+_components: dict[str, Any] = {}
+
+
+def set_component(name: str, obj: Any) -> None:
+    """Make `obj` the run's `name` (tokenizer, noise_schedule, datamodule, lightning_module, …)."""
+    _components[name] = obj
+
+
+def get_component(name: str) -> Any:
+    """The run's `name`; ConfigError when it was not set (yet)."""
+    if name not in _components:
+        known = ", ".join(sorted(_components)) or "none"
+        hint = did_you_mean(nearest_names(name, _components, 1))
+        raise ConfigError(
+            f"The component '{name}' does not exist at this point of the run; so far: {known}. {hint}".rstrip(),
+            key=name,
+        )
+    return _components[name]
+
+
+def has_component(name: str) -> bool:
+    """Whether the run has a `name` by now."""
+    return name in _components
+
+
+def current_components() -> dict[str, Any]:
+    """All of the run's by name."""
+    return dict(_components)
+
+
+def clear_components() -> None:
+    """Forget all of them, at the end of a run."""
+    _components.clear()
+
+
+@contextmanager
+def components(**named: Any) -> Iterator[None]:
+    """For a while exactly these, so that a model can be built beside a run, or beside another model."""
+    before = dict(_components)
+    _components.clear()
+    _components.update(named)
+    try:
+        yield
+    finally:
+        _components.clear()
+        _components.update(before)
+
 
 _TARGET = re.compile(r"(?:Error locating target|Error in call to target) '([^']+)'")
 _FULL_KEY = re.compile(r"^full_key: (\S+)$", re.MULTILINE)

@@ -1,7 +1,8 @@
-"""Shows a composed configuration as a tree."""
+"""Shows a composed configuration as a tree, and a batch as shapes and tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.tree import Tree
+from torch import Tensor
 
+from xlm.protocols import Tokenizer
 from xlm.utils.rank_zero import rank_zero_only
 
 
@@ -50,3 +53,15 @@ def print_config_tree(cfg: DictConfig, resolve: bool = True, save_to_file: bool 
         path = Path("config_tree.log" if save_to_file is True else save_to_file)
         with path.open("w", encoding="utf-8") as file:
             plain_console(file=file, width=120).print(tree)
+
+
+def print_batch(batch: Mapping[str, Any], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:
+    """Print every field's shape, or its value if it is no tensor; then the first row's input and target as tokens.
+
+    Targets that are not to be predicted (negative ids) are left out. For `datamodule.print_batch_fn`.
+    """
+    fields = (f"{name} {tuple(v.shape) if isinstance(v, Tensor) else v}" for name, v in batch.items())
+    print(f"{split}/{dataloader_name}: " + ", ".join(fields))
+    print("  input  ", tokenizer.decode(batch["input_ids"][0].tolist()))
+    if "target_ids" in batch:
+        print("  target ", tokenizer.decode([token for token in batch["target_ids"][0].tolist() if token >= 0]))

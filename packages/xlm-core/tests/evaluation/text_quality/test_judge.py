@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from xlm.errors import ConfigError
 from xlm.evaluation.text_quality import Judge, load_judge, measure
-from xlm.evaluation.text_quality.estimate import mean_of, ratio_of
+from xlm.evaluation.text_quality.texts import mean_of, ratio_of
 
 TEXTS = ("the cat sat", "", "a dog", "far and far and far", "dog")
 
@@ -122,7 +122,7 @@ def test_texts_without_a_token_have_no_perplexity(judge: Judge) -> None:
 
 def test_logits_are_kept_to_a_bound(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = judge.score(TEXTS).nll
-    monkeypatch.setattr("xlm.evaluation.text_quality.judge._MOST_LOGITS", 14 * 6)
+    monkeypatch.setattr("xlm.evaluation.text_quality.scorer._MOST_LOGITS", 14 * 6)
     widths: list[tuple[int, int]] = []
     real = Judge._nll
 

@@ -12,7 +12,7 @@ import torch
 from xlm.cli.words import read_command
 from xlm.errors import ConfigError
 from xlm.evaluation.text_quality import Judge
-from xlm.evaluation.text_quality.mauve import mauve
+from xlm.evaluation.text_quality.scorer import mauve
 from xlm.jobs.text_quality import judged, read_request
 
 CATS = [f"the cat sat on a mat {'and ran ' * n}".strip() for n in range(20)]

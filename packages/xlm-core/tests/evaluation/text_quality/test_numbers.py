@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlm.evaluation.text_quality import Overlap
-from xlm.evaluation.text_quality.diversity import diversity
-from xlm.evaluation.text_quality.overlap import SIZES, add_all
+from xlm.evaluation.text_quality.diversity import SIZES, add_all, diversity
 
 rows_of_tokens = st.lists(st.lists(st.integers(0, 3), max_size=12), max_size=6)
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from xlm.data.rows import ListRows
 from xlm.errors import DataError
 from xlm.evaluation.text_quality import WrittenText, written_texts
-from xlm.evaluation.text_quality.texts import collecting_texts, cut_text
-from xlm.evaluation.text_quality.units import TokensOf, Words, examples_of, texts_of
+from xlm.evaluation.text_quality.texts import TokensOf, Words, collecting_texts, cut_text, examples_of, texts_of
 
 from .conftest import SPECIAL, word_tokenizer
 

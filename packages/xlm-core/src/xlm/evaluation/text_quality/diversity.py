@@ -1,13 +1,71 @@
-"""How varied texts are: entropy, distinct n-grams, repetition within a text, lengths."""
+"""How varied texts are, and how much of them is copied: entropy, distinct n-grams, repetition, overlap."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
+from jaxtyping import Int64, UInt64
 
-from xlm.evaluation.text_quality.estimate import Estimate, mean_of, ratio_of
-from xlm.evaluation.text_quality.ngrams import Grams, Tokens, in_text
+from xlm.evaluation.text_quality.texts import Estimate, Tokens, mean_of, ratio_of
+
+_PRIME = np.uint64(0x100000001B3)
+
+
+def mixed(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """Numbers spread over all 64 bits, one to one (the finalizer of SplitMix64, Steele et al. 2014)."""
+    x = values + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Grams:
+    """Texts one after the other, as hashes of their tokens.
+
+    Args:
+        rows: tokens of each text, numbers below 2^64; the texts may be empty.
+
+    Attributes:
+        values: (T,) a hash of each token.
+        text: (T,) which text it belongs to.
+        room: (T,) tokens from here to the end of its text, itself included.
+        lengths: (N,) tokens of each text.
+    """
+
+    def __init__(self, rows: Iterable[Tokens]) -> None:
+        rows = list(rows)
+        self.lengths: Int64[np.ndarray, " texts"] = np.array([len(row) for row in rows], dtype=np.int64)
+        flat = np.fromiter(chain.from_iterable(rows), dtype=np.uint64, count=int(self.lengths.sum()))
+        self.values = mixed(flat)
+        self.text = np.repeat(np.arange(len(rows)), self.lengths)
+        self.room = np.repeat(self.lengths.cumsum(), self.lengths) - np.arange(len(flat))
+
+    def extended(
+        self, hashes: UInt64[np.ndarray, " k"], starts: Int64[np.ndarray, " k"], n: int
+    ) -> UInt64[np.ndarray, " k"]:
+        """Hashes of the n-grams at `starts`, from those of the (n − 1)-grams there."""
+        return mixed(hashes * _PRIME + self.values[starts + (n - 1)])
+
+    def of_size(self, n: int) -> tuple[UInt64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
+        """Hash and text of every n-gram."""
+        starts = np.flatnonzero(self.room >= n)
+        hashes = self.values[starts]
+        for size in range(2, n + 1):
+            hashes = self.extended(hashes, starts, size)
+        return hashes, self.text[starts]
+
+    def num(self, n: int) -> Int64[np.ndarray, " texts"]:
+        """n-grams of each text."""
+        return np.maximum(self.lengths - (n - 1), 0)
+
+
+def in_text(hashes: UInt64[np.ndarray, " k"], text: Int64[np.ndarray, " k"]) -> UInt64[np.ndarray, " k"]:
+    """Hashes that are equal only within a text."""
+    # Not symmetric: token 2 of text 3 is another than token 3 of text 2.
+    return mixed(hashes * _PRIME + text.astype(np.uint64))
+
 
 DISTINCT = (1, 2, 3, 4)
 # Of the n-grams whose repetition within a text is told.
@@ -71,3 +129,80 @@ def _lengths(grams: Grams, ended: Sequence[bool | None]) -> dict[str, Estimate]:
     if known := [end for end in ended if end is not None]:
         found["ended"] = mean_of(known)
     return found
+
+
+SIZES = (1, 2, 4, 8)
+# Training tokens that are looked at together: memory doesn't grow with the training data.
+CHUNK_TOKENS = 1 << 20
+
+
+class Overlap:
+    """For every place of the texts the length of the longest span from there that a training example contains.
+
+    Spans are compared as 64-bit hashes: among a billion training tokens and a million of the texts', one false match
+    has a probability of about 10⁻⁴.
+
+    Args:
+        rows: tokens of each text.
+    """
+
+    def __init__(self, rows: Sequence[Tokens]) -> None:
+        self.grams = Grams(rows)
+        self.longest = np.zeros(len(self.grams.values), dtype=np.int64)
+        self.num_examples = 0
+        self.num_tokens = 0
+
+    def add(self, examples: Sequence[Tokens]) -> None:
+        """Look for the texts' spans in these training examples, whole ones."""
+        self.num_examples += len(examples)
+        train, own = Grams(examples), self.grams
+        self.num_tokens += len(train.values)
+        places, found = np.arange(len(own.values)), np.arange(len(train.values))
+        hashes, known = own.values, train.values
+        n = 1
+        while len(places) and len(found):
+            # A span of n + 1 is only where one of n is, on both sides: the work shrinks quickly.
+            is_known, is_used = np.isin(hashes, known), np.isin(known, hashes)
+            places, hashes, found, known = places[is_known], hashes[is_known], found[is_used], known[is_used]
+            self.longest[places] = np.maximum(self.longest[places], n)
+            n += 1
+            has_room, is_long = own.room[places] >= n, train.room[found] >= n
+            places, found = places[has_room], found[is_long]
+            hashes = own.extended(hashes[has_room], places, n)
+            known = train.extended(known[is_long], found, n)
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Numbers by name; nothing where no training example was seen.
+
+        - `copied_n`: share of the texts' n-grams that a training example contains.
+        - `copied_span`: tokens of a text's longest span that one contains, mean over texts; `copied_span_max`: of all.
+        - `copied_whole`: share of texts that stand in a training example from beginning to end, empty ones not.
+        """
+        if not self.num_examples:
+            return {}
+        grams, n = self.grams, len(self.grams.lengths)
+        found = {}
+        for size in SIZES:
+            hits = grams.text[(grams.room >= size) & (self.longest >= size)]
+            found[f"copied_{size}"] = ratio_of(np.bincount(hits, minlength=n), grams.num(size))
+        spans = np.zeros(n, dtype=np.int64)
+        np.maximum.at(spans, grams.text, self.longest)
+        found["copied_span"] = mean_of(spans)
+        found["copied_span_max"] = Estimate(float(spans.max()) if n else None, None, n)
+        found["copied_whole"] = mean_of((spans == grams.lengths) & (grams.lengths > 0))
+        return found
+
+
+def add_all(overlaps: Sequence[Overlap], examples: Iterable[Tokens], chunk_tokens: int = CHUNK_TOKENS) -> None:
+    """Show training examples to each of `overlaps`, a bounded number at a time."""
+    chunk: list[Tokens] = []
+    size = 0
+    for example in examples:
+        chunk.append(example)
+        size += len(example)
+        if size >= chunk_tokens:
+            for overlap in overlaps:
+                overlap.add(chunk)
+            chunk, size = [], 0
+    for overlap in overlaps:
+        overlap.add(chunk)

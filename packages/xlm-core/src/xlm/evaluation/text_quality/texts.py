@@ -1,16 +1,57 @@
-"""What a model wrote, right up to the first EOS of each row: tokens, text, and whether the row ended by itself."""
+"""Generated texts up to the first EOS, what they are counted in, and numbers with a standard error over texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from hashlib import blake2b
+from itertools import groupby
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
+from xlm.data.rows import Rows
+from xlm.data.tokenizers import fingerprint
+from xlm.errors import DataError
+from xlm.evaluation.likelihood import ratio
 from xlm.metrics import IGNORED, rows_from
 from xlm.protocols import call_at
+
+Tokens = Sequence[int]
+
+
+class Estimate(NamedTuple):
+    """A value over `n` texts.
+
+    `value` is None where it means nothing (all texts are empty), `se` where the error cannot be known.
+    """
+
+    value: float | None
+    se: float | None
+    n: int
+
+    def record(self) -> dict[str, Any]:
+        """As the record of an evaluation holds a metric."""
+        return {"value": self.value, "se": self.se, "n": self.n, "se_over": None if self.se is None else "examples"}
+
+
+def ratio_of(part: ArrayLike, whole: ArrayLike) -> Estimate:
+    """Σ part / Σ whole over independent texts, each with its part and its whole; empty ones count in n."""
+    a, b = (torch.as_tensor(np.asarray(values, dtype=np.float64)) for values in (part, whole))
+    if len(b) == 0 or float(b.sum()) == 0:
+        return Estimate(None, None, len(b))
+    value, error = ratio(a, b)
+    return Estimate(value, None if math.isnan(error) else error, len(b))
+
+
+def mean_of(values: ArrayLike) -> Estimate:
+    """The mean of a number that each text has."""
+    found = np.asarray(values, dtype=np.float64)
+    return ratio_of(found, np.ones_like(found))
 
 
 @dataclass(frozen=True)
@@ -104,3 +145,81 @@ def collecting_texts(predictor: Any, tokenizer: Any, loaders: Sequence[str]) -> 
         del predictor.__dict__["predict"]
         if own is not None:
             predictor.__dict__["predict"] = own
+
+
+_AT_ONCE = 1000
+
+
+class Words:
+    """Whatever stands between blanks, as a number that is the same everywhere."""
+
+    name = "words"
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def encode(self, texts: Iterable[str]) -> list[Tokens]:
+        """Numbers below 2^64 for each text."""
+        return [[self._number(word) for word in text.split()] for text in texts]
+
+    def _number(self, word: str) -> int:
+        if word not in self._known:
+            self._known[word] = int.from_bytes(blake2b(word.encode(), digest_size=8).digest())
+        return self._known[word]
+
+
+class TokensOf:
+    """Tokens of a tokenizer, without special ones.
+
+    Args:
+        tokenizer: of the model that wrote the texts, or any other that all of them are counted with.
+        name: of the tokenizer, for people.
+    """
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        self.tokenizer = tokenizer
+        self.name = f"tokens of {name}"
+
+    def encode(self, texts: Iterable[str]) -> list[Tokens]:
+        """Ids of each text."""
+        texts = list(texts)
+        found: list[Tokens] = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return found
+
+
+Unit = Words | TokensOf
+
+
+def examples_of(rows: Rows, tokenizer: Any, unit: Unit | None = None, most: int | None = None) -> Iterator[Tokens]:
+    """Prepared examples in units of the texts, in pieces between their special tokens (packed texts stay apart).
+
+    Args:
+        rows: with `input_ids` of `tokenizer`.
+        unit: another unit that they are counted in; None: these ids.
+        most: only the first so many rows.
+
+    Raises:
+        DataError: they have no `input_ids`.
+    """
+    special = set(tokenizer.all_special_ids)
+    same = unit is None or (isinstance(unit, TokensOf) and fingerprint(unit.tokenizer) == fingerprint(tokenizer))
+    count = len(rows) if most is None else min(most, len(rows))
+    for start in range(0, count, _AT_ONCE):
+        pieces: list[list[int]] = []
+        for row in rows.fetch(range(start, min(start + _AT_ONCE, count))):
+            if "input_ids" not in row:
+                raise DataError(f"Texts are compared with input_ids, which the examples lack: {', '.join(row)}.")
+            pieces += _between(list(row["input_ids"]), special)
+        if same or unit is None:
+            yield from pieces
+        else:
+            yield from unit.encode(decoded(piece, tokenizer) for piece in pieces)
+
+
+def texts_of(rows: Rows, tokenizer: Any, most: int | None = None) -> Iterator[str]:
+    """Prepared examples as text; arguments as for `examples_of`."""
+    return (decoded(piece, tokenizer) for piece in examples_of(rows, tokenizer, None, most))
+
+
+def _between(ids: Sequence[int], special: set[int]) -> list[list[int]]:
+    return [list(run) for is_special, run in groupby(ids, special.__contains__) if not is_special]

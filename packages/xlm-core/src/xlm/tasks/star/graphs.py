@@ -1,9 +1,12 @@
-"""Generates star graphs, vectorised: the raw rows `edge_list, source, goal, path` of the star task."""
+"""Star graphs: vectorised generation of raw rows, preprocessing to token ids, and a verifier of paths."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +14,7 @@ import numpy.typing as npt
 
 from xlm.data.hashing import splitmix64
 from xlm.errors import DataError, did_you_mean, nearest_names
+from xlm.utils.text_files import name_of_kind
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -184,3 +188,85 @@ def _rows(block: _Block, rows: list[int]) -> Iterator[dict[str, Any]]:
                 "goal": answer[-1][1],
                 "path": answer,
             }
+
+
+Edge = Sequence[Any]
+
+
+def star_preprocess(example: dict[str, Any], tokenizer: Any, **_: Any) -> dict[str, list[int]]:
+    """`prompt_ids`: edges flattened, source, goal. `input_ids`: the path's edges flattened. One token a node."""
+    missing = [name for name in ("edge_list", "source", "goal", "path") if name not in example]
+    if missing:
+        raise DataError(f"A star graph lacks the columns {', '.join(missing)}; it has {', '.join(example) or 'none'}.")
+    source, goal = str(example["source"]).strip(), str(example["goal"]).strip()
+    edges = _as_edges(example["edge_list"], "edge_list")
+    path = _as_edges(example["path"], "path")
+    if not path or path[0][0] != source or path[-1][1] != goal:
+        raise DataError(f"A star graph's path does not lead from its source {source} to its goal {goal}: {path}.")
+    prompt = [node for edge in edges for node in edge] + [source, goal]
+    answer = [node for edge in path for node in edge]
+    ids = tokenizer.convert_tokens_to_ids(prompt + answer)
+    if tokenizer.unk_token_id in ids:
+        unknown = sorted({n for n, i in zip(prompt + answer, ids, strict=True) if i == tokenizer.unk_token_id})
+        raise DataError(
+            f"The tokenizer does not know the node labels {', '.join(unknown[:5])}. Is vocab_size too small?"
+        )
+    return {"prompt_ids": ids[: len(prompt)], "input_ids": ids[len(prompt) :]}
+
+
+def _as_edges(value: Any, column: str) -> list[tuple[str, str]]:
+    """Edges of a list of pairs, a list of nodes (a path), or the text of either."""
+    if not isinstance(value, Iterable):
+        raise DataError(f"The column {column} holds {name_of_kind(value)}, neither pairs nor nodes.")
+    items = _parse(value) if isinstance(value, str) else list(value)
+    if items and not isinstance(items[0], (list, tuple)) and not hasattr(items[0], "tolist"):
+        nodes = [str(item).strip() for item in items]
+        return list(pairwise(nodes))
+    try:
+        return [(str(tail), str(head)) for tail, head in items]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The column {column} holds neither pairs nor nodes: {str(value)[:80]}.") from error
+
+
+def _parse(text: str) -> list[Any]:
+    """Read `[[0, 1], [1, 2]]`, `(0,1) (1,2)`, `0,1|1,2` or, for nodes, `0,1,2` and `0 1 2`."""
+    try:
+        loaded = json.loads(text)
+    except json.JSONDecodeError:
+        loaded = None
+    if isinstance(loaded, list):
+        return loaded
+    pairs = re.findall(r"[\[(]\s*([^\s,\[\]()]+)[\s,]+([^\s,\[\]()]+)\s*[\])]", text)
+    if pairs:
+        return [[_unquoted(tail), _unquoted(head)] for tail, head in pairs]
+    groups = [re.split(r"[\s,]+", group.strip()) for group in re.split(r"[|;]", text) if group.strip()]
+    return groups if len(groups) > 1 else [node for group in groups for node in group]
+
+
+def _unquoted(node: str) -> str:
+    return node.strip("'\"")
+
+
+def is_valid_path(
+    edge_list: Iterable[Sequence[Hashable]],
+    source: Hashable,
+    goal: Hashable,
+    path: Sequence[Hashable] | Sequence[Sequence[Hashable]],
+) -> bool:
+    """Whether `path` is a chain of edges of the graph from `source` to `goal`.
+
+    `path` is a list of edges, or the same flattened, as a model writes it (inner nodes twice).
+    """
+    edges = _pairs(path)
+    if not edges or edges[0][0] != source or edges[-1][1] != goal:
+        return False
+    connected = all(before[1] == after[0] for before, after in pairwise(edges))
+    return connected and set(edges) <= {(edge[0], edge[1]) for edge in edge_list}
+
+
+def _pairs(path: Sequence[Hashable] | Sequence[Sequence[Hashable]]) -> list[tuple[Hashable, Hashable]]:
+    """The edges of `path`; none when it is no list of pairs."""
+    edges: list[Any] = list(path)
+    if not all(isinstance(edge, list | tuple) for edge in edges):
+        edges = [edges[i : i + 2] for i in range(0, len(edges), 2)]
+    return [(edge[0], edge[1]) for edge in edges] if all(len(edge) == 2 for edge in edges) else []

@@ -1,7 +1,6 @@
 """Real text: the King James Bible from a package, a small tokenizer trained on it, and gaps to be filled."""
 
-from xlm.tasks.text.corpus import SPLITS, Verse, read_verses
 from xlm.tasks.text.infill import mask_words
-from xlm.tasks.text.king_james import KingJames
+from xlm.tasks.text.king_james import SPLITS, KingJames, Verse, read_verses
 
 __all__ = ["SPLITS", "KingJames", "Verse", "mask_words", "read_verses"]

@@ -15,9 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from xlm.data.hashing import code_version, hash_of
 from xlm.data.pretrained_tokenizers import CompleteTokenizer
 from xlm.errors import DataError
-from xlm.tasks.text.corpus import corpus_hash, read_verses
-from xlm.utils.files import replace_text
-from xlm.utils.outputs import output_folder
+from xlm.tasks.text.king_james import corpus_hash, read_verses
+from xlm.utils.files import output_folder, replace_text
 
 logger = logging.getLogger(__name__)
 

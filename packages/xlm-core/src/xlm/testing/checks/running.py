@@ -17,8 +17,7 @@ from xlm.testing.equality import near
 from xlm.testing.properties import require
 from xlm.testing.samples import Sample
 from xlm.testing.subject import Subject
-from xlm.utils.components import set_component
-from xlm.utils.instantiate import instantiate
+from xlm.utils.instantiate import instantiate, set_component
 
 # bf16 has 8 bits of precision: a relative error of 2⁻⁸ a rounding.
 TOLERANCE_BF16 = 0.05

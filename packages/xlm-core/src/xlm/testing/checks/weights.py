@@ -12,8 +12,8 @@ from xlm.testing.equality import differences
 from xlm.testing.properties import Violation, require
 from xlm.testing.subject import Subject
 from xlm.trained import load
-from xlm.training.exported import save_folder
 from xlm.training.rng import reseed
+from xlm.training.weights import save_folder
 
 
 def _losses(subject: Subject, harness: Harness) -> dict[str, Any]:

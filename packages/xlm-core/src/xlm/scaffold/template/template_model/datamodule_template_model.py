@@ -14,7 +14,6 @@ import torch
 
 from template_model.types_template_model import TemplateModelBatch, TemplateModelPredictionBatch
 from xlm.data.collate import Limit, Padded, limits, pad_ids, pad_prompt_and_answer, room, truncate_ids
-from xlm.data.show import print_batch
 from xlm.datamodule import (
     BaseCollatorInput,
     Collator,
@@ -23,6 +22,7 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
+from xlm.utils.rich_utils import print_batch
 
 # TODO: what your model is to see and to predict. The arguments of a collator are the keys of its file in
 # configs/collator/; which collator serves which role stands in configs/model_type/template_model.yaml.

@@ -10,8 +10,8 @@ import torch
 
 from tidy.types_tidy import TidyBatch
 from xlm.data.collate import pad_ids, pad_prompt_and_answer
-from xlm.data.show import print_batch
 from xlm.datamodule import Collator, Tokenizer
+from xlm.utils.rich_utils import print_batch
 
 print_batch_tidy = print_batch
 

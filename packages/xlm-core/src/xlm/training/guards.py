@@ -1,15 +1,112 @@
-"""Refuses a monitored metric that nothing logs before a step is taken, and says where the mode seems the wrong one."""
+"""What stops a run: a loss that is not finite, Ctrl-C and SIGTERM, a monitored metric that nothing logs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.errors import ConfigError, NonFiniteLossError, did_you_mean, nearest_names
 from xlm.metrics import MetricWrapper
 from xlm.utils.rank_zero import RankedLogger
+
+
+class FiniteLossGuard(Callback):
+    """Remembers on the device the first step whose loss was not finite; reads it when values are logged anyway.
+
+    `check()` is also called before a checkpoint is written, so that no checkpoint holds weights that such a loss
+    has touched.
+    """
+
+    def __init__(self) -> None:
+        self._first_bad: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if not isinstance(loss, torch.Tensor):
+            return
+        if self._first_bad is None or self._first_bad.device != loss.device:
+            self._first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
+        is_new = ~torch.isfinite(loss.detach()) & (self._first_bad < 0)
+        self._first_bad = torch.where(is_new, trainer.global_step, self._first_bad)
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step % every == 0:  # 0: nothing is ever logged
+            self.check()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise `NonFiniteLossError` if a loss since the start was infinite or not a number."""
+        if self._first_bad is not None and (step := int(self._first_bad)) >= 0:
+            self._first_bad = None  # said once; the checkpoint of the exception is refused by the raise itself
+            raise NonFiniteLossError(step)
+
+
+class GracefulSignals:
+    """While entered, a first SIGINT or SIGTERM is only noted in `received`; a second one ends the process at once.
+
+    Whoever trains looks at `received` after each step (see `LastCheckpoint`).
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self._release()
+            raise KeyboardInterrupt
+        self.received = signum
+        print("\nStopping after this step; once more to stop at once.", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> GracefulSignals:
+        for signum in self.SIGNALS:
+            self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before.clear()
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[None]:
+    """While entered, SIGTERM ends the process as an exception does, so that what is held is given back."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)
+
 
 log = RankedLogger(__name__, rank_zero_only=True)
 

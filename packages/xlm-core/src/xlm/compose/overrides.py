@@ -1,13 +1,10 @@
-"""Texts and paths of the command line reach the configuration as they were typed, past Hydra's grammar.
-
-`job_name=1e-3` is no number, `eval.checkpoint_path=runs/a,seed=1` no sweep, and `~/runs/é` no mistake. The table of
-options that this holds for is here, and nowhere else.
-"""
+"""Overrides of the command line as Hydra takes them: texts and paths as typed, sections that may be absent."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 from xlm.errors import ConfigError
 from xlm.utils.text import is_quoted, split
@@ -94,3 +91,28 @@ def _texts(key: str, value: str) -> str:
 def _literal(text: str) -> str:
     """A text in which `${…}` stands for itself."""
     return text.replace("${", "\\${")
+
+
+OPTIONAL_SECTIONS = ("eval.", "extract.", "generation.", "hub.", "plan.", "post_training.", "sweep.")
+_PLUSES = re.compile(rf"\+\+(?=(?:{'|'.join(map(re.escape, OPTIONAL_SECTIONS))}))")
+SHORT_FORMS = {"interactive": "generation.interactive"}
+
+
+def with_optional_sections(overrides: Sequence[str], multirun: bool = False) -> tuple[str, ...]:
+    """`eval.split=val` as `++eval.split=val`: these sections are absent from a config that doesn't use them.
+
+    Texts and paths are quoted, so that they stay as they were typed; with `multirun` a comma separates values.
+    """
+    return tuple(_with_pluses(as_typed(text, multirun)) for text in overrides)
+
+
+def without_pluses(text: str) -> str:
+    """A text about overrides without the `++` that nobody typed."""
+    return _PLUSES.sub("", text)
+
+
+def _with_pluses(text: str) -> str:
+    key, equals, value = text.partition("=")
+    if equals and key in SHORT_FORMS:
+        text = f"{SHORT_FORMS[key]}={value}"
+    return f"++{text}" if text.startswith(OPTIONAL_SECTIONS) else text
