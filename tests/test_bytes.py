@@ -15,11 +15,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from xlm import flags
+from xlm.commands import eval as evaluation
+from xlm.commands import train
 from xlm.compose import load_config
 from xlm.evaluation.likelihood import LikelihoodPass, Measured, text_bytes
-from xlm.jobs import eval as evaluation
-from xlm.jobs import train
-from xlm.jobs.session import start
+from xlm.inference.session import start
 from xlm.utils.instantiate import clear_components
 
 BLOCK = 12
@@ -157,7 +157,7 @@ SCRIPT = """
 import json, sys
 from xlm.compose import load_config
 from xlm.evaluation.likelihood import LikelihoodPass
-from xlm.jobs.session import start
+from xlm.inference.session import start
 
 session = start(load_config(sys.argv[1:]))
 likelihood = LikelihoodPass(2)

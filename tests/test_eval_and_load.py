@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import xlm
+from xlm.commands import eval as evaluation
+from xlm.commands import train
 from xlm.compose import load_config
 from xlm.errors import ConfigError
-from xlm.jobs import eval as evaluation
-from xlm.jobs import train
 from xlm.utils.instantiate import clear_components
 
 FAMILIES = ("arlm", "ilm", "mdlm", "mlm")

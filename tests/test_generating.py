@@ -10,9 +10,9 @@ import pytest
 
 import xlm
 from workspace import ROOT, read_packages
+from xlm.commands import train
 from xlm.compose import load_config
 from xlm.errors import ConfigError
-from xlm.jobs import train
 from xlm.utils.instantiate import clear_components
 
 MODELS = [p.model for p in read_packages(ROOT).values() if p.model]

@@ -20,11 +20,11 @@ from mdlm.model_mdlm import DiTMDLM
 from mlm.datamodule_mlm import MLMSeq2SeqCollator
 from mlm.loss_mlm import MLMLoss
 from mlm.model_mlm import RotaryMLM
+from xlm.commands import eval as evaluation
+from xlm.commands import train
 from xlm.compose import load_config
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.evaluation.likelihood import Likelihood, LikelihoodEstimator, likelihood_terms, num_bytes
-from xlm.jobs import eval as evaluation
-from xlm.jobs import train
 from xlm.noise import CosineSchedule
 from xlm.utils.instantiate import clear_components
 

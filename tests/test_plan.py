@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from xlm.commands import plan, train
 from xlm.compose import load_config
 from xlm.errors import ConfigError
-from xlm.jobs import plan, train
-from xlm.jobs.session import start
+from xlm.inference.session import start
 from xlm.schemas import Plan
 from xlm.training.flops import FlopTally
 from xlm.training.train_log import read_metrics

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from xlm.commands.train import resume_point
 from xlm.compose import load_config
 from xlm.errors import ConfigError, DataError, XLMError
-from xlm.jobs.session import build_callbacks, build_loggers, start
-from xlm.jobs.train import resume_point
+from xlm.inference.session import build_callbacks, build_loggers, start
 from xlm.utils.instantiate import clear_components
 
 FAMILIES = ("arlm", "mlm", "ilm", "mdlm")

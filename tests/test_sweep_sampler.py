@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlm.cli.main import main
+from xlm.commands import eval as evaluation
+from xlm.commands import sweep_sampler, train
 from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.evaluation.pareto import COSTS, Point, front
-from xlm.jobs import eval as evaluation
-from xlm.jobs import sweep_sampler, train
 from xlm.utils.instantiate import clear_components
 
 CHOICE = (

@@ -14,13 +14,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from xlm.cli.words import read_command
+from xlm.commands import eval as evaluation
+from xlm.commands import generate, sweep_sampler, train
+from xlm.commands.text_quality import judged, read_request
+from xlm.commands.words import read_command
 from xlm.compose import load_config
 from xlm.errors import ConfigError, DataError
 from xlm.evaluation.pareto import Point
-from xlm.jobs import eval as evaluation
-from xlm.jobs import generate, sweep_sampler, train
-from xlm.jobs.text_quality import judged, read_request
 from xlm.utils.instantiate import clear_components
 
 pytestmark = pytest.mark.slow
@@ -188,7 +188,7 @@ def test_a_generated_file_knows_where_its_training_data_are(home: Path, judge: s
 def king_texts(n: int) -> list[str]:
     """The first training texts of the run."""
     from xlm.evaluation.text_quality.texts import texts_of
-    from xlm.jobs.text_files import data_of_model
+    from xlm.inference.texts import data_of_model
 
     data = data_of_model("runs/mine")
     return list(texts_of(data.rows("train"), data.tokenizer, n))

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from xlm.cli.words import read_command
+from xlm.commands import train
+from xlm.commands.trace import read_request, trace_runs
+from xlm.commands.words import read_command
 from xlm.compose import load_config
 from xlm.decoding.trace import replay
 from xlm.errors import ConfigError
-from xlm.jobs import train
-from xlm.jobs.trace import trace_runs
-from xlm.jobs.trace_request import read_request
 from xlm.traces.document import Document, read_document
 from xlm.utils.instantiate import clear_components
 

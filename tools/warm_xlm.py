@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Read at import, by Python, by torch's thread pools, by the hub's libraries, which derive folders from HOME too.
 AT_IMPORT = ("PYTHON", "OMP_", "MKL_", "TORCH", "HF_", "TRANSFORMERS_", "CUDA_", "HOME", "XDG_", "MPL", "LANG", "LC_")
 PRELOADED = (
-    "xlm.jobs.train", "xlm.jobs.eval", "xlm.jobs.generate", "xlm.trained", "xlm.compose",
+    "xlm.commands.train", "xlm.commands.eval", "xlm.commands.generate", "xlm.inference.trained", "xlm.compose",
     "matplotlib.figure", "pandas", "torch.utils.tensorboard",
 )  # fmt: skip
 # What forwards to the copy; SIGKILL shows as the end of the connection.

@@ -11,10 +11,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from pyarrow import parquet
 
+from xlm.commands import prepare_data
 from xlm.compose.load import load_config
 from xlm.datamodule import TextDataModule
 from xlm.errors import MissingRoleError
-from xlm.jobs import prepare_data
 from xlm.tasks.star import DIFFICULTIES, StarGraphs
 from xlm.utils.instantiate import instantiate, set_component
 

@@ -10,9 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from xlm import schemas
+from xlm.commands import BUILT_IN_JOBS
 from xlm.compose.checks import SECTIONS_OF_JOBS, check_values, read_section
 from xlm.errors import ConfigError
-from xlm.jobs import BUILT_IN_JOBS
 from xlm.schemas import Checkpoint, Eval, GlobalFlags, Names, Prompts, Root, Trace, TrainerSection
 from xlm.utils.annotations import Option, checked, describe, options_in
 

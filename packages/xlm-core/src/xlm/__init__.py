@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from xlm.__about__ import __version__
 
 if TYPE_CHECKING:
-    from xlm.trained import TrainedModel, load
+    from xlm.inference.trained import TrainedModel, load
 
 __all__ = ["TrainedModel", "__version__", "load"]
 
@@ -13,7 +13,7 @@ __all__ = ["TrainedModel", "__version__", "load"]
 def __getattr__(name: str) -> Any:
     # `import xlm` is every command's first step: torch comes when a model is asked for.
     if name in ("TrainedModel", "load"):
-        from xlm import trained
+        from xlm.inference import trained
 
         return getattr(trained, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

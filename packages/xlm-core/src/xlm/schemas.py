@@ -28,11 +28,15 @@ Tracing = Annotated[bool | dict[str, Any] | None, "true, false, null or some of 
 ShardSize = Annotated[str | int, "bytes, or a number with KB, MB, GB or TB"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Root:
-    """Options at the top of a configuration:"""
+class Options:
+    """Options that a configuration holds in one section; "" is its top."""
 
     section: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root(Options):
+    """Options at the top of a configuration:"""
 
     job_name: Text = option(None, "the run's folder below paths.log_dir; the same name goes on with that run")
     seed: Seed = option(1234, "of the weights, the order of the data and every draw")
@@ -63,7 +67,7 @@ class Root:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace:
+class Trace(Options):
     """Instead of trace=true, trace={…} with some of:"""
 
     section: ClassVar[str] = "trace"
@@ -74,7 +78,7 @@ class Trace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalFlags:
+class GlobalFlags(Options):
     """Switches for debugging:"""
 
     section: ClassVar[str] = "global_flags"
@@ -87,7 +91,7 @@ class GlobalFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerSection:
+class TrainerSection(Options):
     """What is checked of Lightning's Trainer, whose other options are taken too:"""
 
     section: ClassVar[str] = "trainer"
@@ -108,7 +112,7 @@ class TrainerSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Options):
     """Options of every job that loads a model."""
 
     checkpoint_path: Text | None = option(None, "a run, a checkpoint, an exported folder or an id of the hub")
@@ -193,7 +197,7 @@ class Hub(Checkpoint):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Options):
     """Options, as key=value:"""
 
     section: ClassVar[str] = "plan"
@@ -302,3 +306,13 @@ class Check:
 @dataclass(frozen=True, kw_only=True)
 class Models:
     """It has no options."""
+
+
+# Whose options are in a section of the configuration; a sweep's section holds options of the sampler too.
+SECTIONS_OF_JOBS: dict[str, type[Options]] = {
+    "eval": Eval, "generate": Generation, "sweep_sampler": Sweep, "extract_checkpoint": Extract, "push_to_hub": Hub,
+    "plan": Plan,
+}  # fmt: skip
+# Sections of the jobs that load a trained model, and the names under which they take it.
+CHECKPOINT_SECTIONS = tuple(schema.section for schema in SECTIONS_OF_JOBS.values() if issubclass(schema, Checkpoint))
+PATH_KEYS = ("checkpoint_path", "ckpt_path")

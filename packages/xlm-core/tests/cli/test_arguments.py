@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from xlm.cli.arguments import check_sweep_names, parse_arguments
+from xlm.commands import BUILT_IN_JOBS, Job
 from xlm.errors import ConfigError, UnknownJobError
-from xlm.jobs import BUILT_IN_JOBS, Job
 
 JOBS = [Job("draw", "a.draw", "", "a")]
 

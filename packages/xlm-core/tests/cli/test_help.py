@@ -9,7 +9,7 @@ import pytest
 
 from xlm import __version__
 from xlm.cli.main import main
-from xlm.jobs import BUILT_IN_JOBS
+from xlm.commands import BUILT_IN_JOBS
 
 if TYPE_CHECKING:
     from ..conftest import WriteModel

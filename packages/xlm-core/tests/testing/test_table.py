@@ -45,7 +45,7 @@ def test_the_public_names_exist() -> None:
 
 def test_the_plug_in_and_the_table_come_without_torch() -> None:
     code = (
-        "import sys, xlm.testing.pytest_plugin, xlm.testing.table, xlm.testing.runner, xlm.cli.check\n"
+        "import sys, xlm.testing.pytest_plugin, xlm.testing.table, xlm.testing.runner, xlm.commands.check\n"
         "print([name for name in ('torch', 'lightning', 'hydra', 'omegaconf', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

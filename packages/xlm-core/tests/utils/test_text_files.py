@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from xlm.commands.generate import _prompts
 from xlm.data.locator import locate
 from xlm.errors import DataError
-from xlm.jobs.interactive import _prompts
-from xlm.jobs.prompts import read_prompts
-from xlm.jobs.text_files import read_texts
+from xlm.inference.texts import read_texts
+from xlm.inference.writer import read_prompts
 from xlm.utils.text_files import read_json, read_lines, read_table
 
 LONG = "x" * 2**20

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from xlm.commands import Job, find_job, job_names
+from xlm.commands.words import with_checkpoint_key
 from xlm.compose.overrides import with_optional_sections
 from xlm.errors import ConfigError
-from xlm.jobs import Job, find_job, job_names
-from xlm.jobs.naming_a_checkpoint import with_checkpoint_key
 
 
 @dataclass(frozen=True)

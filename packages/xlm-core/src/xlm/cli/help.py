@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs
 from xlm.external_models import Discovery, discover
-from xlm.jobs import BUILT_IN_JOBS, Job, custom_jobs
 
 _OVERRIDES = """\
 A run is a configuration, and every part of it can be named on the command line:

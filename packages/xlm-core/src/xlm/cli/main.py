@@ -55,11 +55,11 @@ def _dispatch(args: list[str]) -> int:
 
         print(f"xlm {__version__}")
         return 0
-    from xlm.jobs import BUILT_IN_JOBS, exit_code, named_job
+    from xlm.commands import BUILT_IN_JOBS, exit_code, named_job
 
     job = BUILT_IN_JOBS.get(named_job(args))
     if job is not None and job.is_standalone:
-        from xlm.cli.words import read_words
+        from xlm.commands.words import read_words
 
         return exit_code(job.load()(*read_words(job, args)))
     from xlm.cli.run import run_job

@@ -12,6 +12,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from xlm.cli.arguments import check_sweep_names, parse_arguments
+from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job
+from xlm.commands.words import names_a_checkpoint_alone
 from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
@@ -19,8 +21,6 @@ from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, tran
 from xlm.compose.naming import checked_job_name
 from xlm.errors import BadTargetError, XLMError
 from xlm.external_models import Discovery, activate, discover
-from xlm.jobs import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job
-from xlm.jobs.naming_a_checkpoint import names_a_checkpoint_alone
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -103,7 +103,7 @@ class Task:
 
     def run_stored(self, name: str) -> int:
         """Run a job with the configuration of the checkpoint that it names; its exit code. Raises a user's mistake."""
-        from xlm.jobs.stored import stored_config
+        from xlm.inference.stored_config import stored_config
 
         try:
             return exit_code(find_job(name, self.jobs).load()(stored_config(self.overrides, name)))

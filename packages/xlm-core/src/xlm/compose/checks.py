@@ -10,26 +10,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from xlm.compose.devices import check_divisible
 from xlm.errors import ConfigError, MissingRoleError
-from xlm.schemas import (
-    Eval,
-    Extract,
-    Generation,
-    GlobalFlags,
-    Hub,
-    Plan,
-    Root,
-    Sweep,
-    Trace,
-    TrainerSection,
-)
+from xlm.schemas import SECTIONS_OF_JOBS, GlobalFlags, Options, Root, Sweep, Trace, TrainerSection
 from xlm.utils.annotations import checked, options_in, read_options, shown
 
-# Whose options are in a section of the configuration; a sweep's section holds options of the sampler too.
-SECTIONS_OF_JOBS: dict[str, type] = {
-    "eval": Eval, "generate": Generation, "sweep_sampler": Sweep, "extract_checkpoint": Extract, "push_to_hub": Hub,
-    "plan": Plan,
-}  # fmt: skip
-Schema = TypeVar("Schema")
+Schema = TypeVar("Schema", bound=Options)
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -49,13 +33,13 @@ def check_values(cfg: DictConfig) -> None:
 
 def read_section(cfg: DictConfig, schema: type[Schema]) -> Schema:
     """The options of a job; ConfigError for one that it doesn't have, and for a value outside its type."""
-    section: str = schema.section  # type: ignore[attr-defined]
+    section = schema.section
     return read_options(schema, _given(cfg, section), section)
 
 
 def read_part(cfg: DictConfig, schema: type[Schema]) -> tuple[Schema, dict[str, Any]]:
     """The options of a job, and the others of its section."""
-    section: str = schema.section  # type: ignore[attr-defined]
+    section = schema.section
     given, known = _given(cfg, section), options_in(schema)
     own = read_options(schema, {name: value for name, value in given.items() if name in known}, section)
     return own, {name: value for name, value in given.items() if name not in known}
@@ -77,9 +61,9 @@ def _check_flags(cfg: DictConfig) -> None:
         checked(f"{GlobalFlags.section}.{name}", flags[name], known[name].annotation)
 
 
-def _check_present(node: DictConfig, schema: type) -> None:
+def _check_present(node: DictConfig, schema: type[Options]) -> None:
     """Check what is there of a schema's options; further keys are somebody else's."""
-    section: str = schema.section  # type: ignore[attr-defined]
+    section = schema.section
     for option in options_in(schema).values():
         if option.name not in node:
             continue

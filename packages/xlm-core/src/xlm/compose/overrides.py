@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from xlm.errors import ConfigError
+from xlm.schemas import SECTIONS_OF_JOBS
 from xlm.utils.text import is_quoted, split
 
 NULL = ("", "null")
@@ -93,7 +94,7 @@ def _literal(text: str) -> str:
     return text.replace("${", "\\${")
 
 
-OPTIONAL_SECTIONS = ("eval.", "extract.", "generation.", "hub.", "plan.", "post_training.", "sweep.")
+OPTIONAL_SECTIONS = (*(f"{schema.section}." for schema in SECTIONS_OF_JOBS.values()), "post_training.")
 _PLUSES = re.compile(rf"\+\+(?=(?:{'|'.join(map(re.escape, OPTIONAL_SECTIONS))}))")
 SHORT_FORMS = {"interactive": "generation.interactive"}
 

@@ -71,7 +71,7 @@ def _register_with_hydra(models: Mapping[str, ModelPackage]) -> None:
 
     from xlm.external_models.search_path import OWN, ExperimentsAreGlobal, ModelsSearchPath
 
-    providers = {model.config_dir: model.provider for model in reversed(models.values())}
+    providers = {model.config_dir: model.provider for model in reversed(list(models.values()))}
     ModelsSearchPath.folders = {folder: providers.get(folder, OWN) for folder in _config_dirs}
     Plugins.instance().register(ModelsSearchPath)
     # Hydra keeps the first source of a scheme, so it has to be put in its place.

@@ -15,7 +15,7 @@ from xlm.decoding.text_length import of_batch
 from xlm.errors import ConfigError
 from xlm.evaluation.continuations import Scored, Span, score_spans, score_whole
 from xlm.evaluation.likelihood import BoundedLoss, description, gives_likelihood
-from xlm.trained import TrainedModel
+from xlm.inference.trained import TrainedModel
 from xlm.utils.instantiate import components, instantiate
 
 Precision = Literal["fp32", "bf16"]

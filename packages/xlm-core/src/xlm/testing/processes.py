@@ -128,7 +128,7 @@ def second(folder: Path) -> None:
     """Rank 1: builds the same harness from the configuration, takes the weights, and joins."""
     from xlm.compose import register_resolvers
     from xlm.external_models import activate, discover
-    from xlm.jobs.session import start
+    from xlm.inference.session import start
     from xlm.training.rng import random_state_of
 
     task = torch.load(folder / TASK, weights_only=False)

@@ -19,7 +19,7 @@ from xlm.compose.load import load_config
 from xlm.datamodule import TextDataModule
 from xlm.external_models import Discovery, ModelPackage, activate, discover
 from xlm.harness import Harness
-from xlm.jobs.session import Session, quiet_libraries, start
+from xlm.inference.session import Session, quiet_libraries, start
 from xlm.testing.finding import find_model, with_search
 from xlm.testing.properties import Inapplicable
 from xlm.testing.samples import Sample, find_samples

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from xlm.cli.words import read_command
+from xlm.commands.text_quality import judged, read_request
+from xlm.commands.words import read_command
 from xlm.errors import ConfigError
 from xlm.evaluation.text_quality import Judge
 from xlm.evaluation.text_quality.scorer import mauve
-from xlm.jobs.text_quality import judged, read_request
 
 CATS = [f"the cat sat on a mat {'and ran ' * n}".strip() for n in range(20)]
 

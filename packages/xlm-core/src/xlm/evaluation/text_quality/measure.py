@@ -10,9 +10,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from xlm.evaluation.text_quality.diversity import Overlap, Tokens, diversity
+from xlm.evaluation.text_quality.diversity import Overlap, diversity
 from xlm.evaluation.text_quality.scorer import BATCH_SIZE, Judge
-from xlm.evaluation.text_quality.texts import Estimate, ratio_of
+from xlm.evaluation.text_quality.texts import Estimate, Tokens, ratio_of
 
 # What a table tells, if it is known: in words, the name of the number, its form.
 TOLD = (

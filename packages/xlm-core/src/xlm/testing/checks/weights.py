@@ -7,11 +7,11 @@ from typing import Any, cast
 import torch
 
 from xlm.harness import Harness
+from xlm.inference.trained import load
 from xlm.model import Model
 from xlm.testing.equality import differences
 from xlm.testing.properties import Violation, require
 from xlm.testing.subject import Subject
-from xlm.trained import load
 from xlm.training.rng import reseed
 from xlm.training.weights import save_folder
 

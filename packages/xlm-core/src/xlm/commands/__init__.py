@@ -1,0 +1,250 @@
+"""The commands of `xlm`: core's own, in one table, and those that models bring in commands.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from xlm.errors import ConfigError, UnknownJobError
+from xlm.external_models import ModelPackage, load_commands
+from xlm.utils.imports import get_function
+
+_SAMPLER = "predictor.<option>=… sets an option of the model's sampler."
+_NO_OPTIONS = "It has no options of its own; see xlm train --help."
+_TRACE_KEYS = ("prompts", "prompt_file", "num_samples", "mode", "split", "apply_ema", "revision", "trust_remote_code")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command, `xlm NAME` or `xlm job_type=NAME`.
+
+    Args:
+        name: how it is called.
+        target: dotted path of its function: `fn(cfg)` of a composed configuration, or `fn(words, options)` of a
+            standalone command. An integer that it returns is the exit code.
+        help: a line for `xlm --help`.
+        source: the model that brings it.
+        usage: what follows the name, for `xlm NAME --help`.
+        options: names of the schemas in `xlm.schemas` that describe its options. A composed command finds them in the
+            section of the configuration that a schema names, a standalone one reads them from its words.
+        note: what else it takes.
+        is_standalone: composes no configuration.
+        other_names: further names of a standalone command's options.
+        takes_overrides: whether unknown `key=value` are left among the words.
+    """
+
+    name: str
+    target: str
+    help: str
+    source: str = "xlm"
+    usage: str = "[overrides]"
+    options: tuple[str, ...] = ()
+    note: str = ""
+    is_standalone: bool = False
+    other_names: Mapping[str, str] = field(default_factory=dict, hash=False)
+    takes_overrides: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function; BadTargetError says why if that fails."""
+        return get_function(self.target, key=f"job_type={self.name}")
+
+    @property
+    def schemas(self) -> tuple[type, ...]:
+        """The classes of `options`."""
+        from xlm import schemas  # takes a while, and most commands only need the names
+
+        return tuple(getattr(schemas, name) for name in self.options)
+
+
+BUILT_IN_JOBS: dict[str, Job] = {
+    job.name: job
+    for job in (
+        Job(
+            "train",
+            "xlm.commands.train.run",
+            "train a model, validate on the way, test at the end",
+            usage="experiment=… [overrides]",
+            options=("Root", "TrainerSection", "GlobalFlags", "Trace"),
+        ),
+        Job(
+            "eval",
+            "xlm.commands.eval.run",
+            "score a trained model on a split",
+            usage="CHECKPOINT [overrides]",
+            options=("Eval",),
+            note=_SAMPLER,
+        ),
+        Job(
+            "generate",
+            "xlm.commands.generate.run",
+            "let a trained model write, to a file of JSON lines",
+            usage="CHECKPOINT [overrides]",
+            options=("Generation",),
+            note=_SAMPLER,
+        ),
+        Job(
+            "extract_checkpoint",
+            "xlm.commands.exchange.extract",
+            "write a checkpoint's model as a folder to share",
+            usage="CHECKPOINT [overrides]",
+            options=("Extract",),
+        ),
+        Job(
+            "push_to_hub",
+            "xlm.commands.exchange.push",
+            "upload a checkpoint's model to the Hugging Face hub",
+            usage="CHECKPOINT hub.repo_id=… [overrides]",
+            options=("Hub",),
+        ),
+        Job(
+            "plan",
+            "xlm.commands.plan.run",
+            "say what a run would take: parameters, memory, operations, time, disk",
+            usage="experiment=… [overrides]",
+            options=("Plan",),
+        ),
+        Job(
+            "sweep_sampler",
+            "xlm.commands.sweep_sampler.run",
+            "try many settings of a sampler: quality against cost",
+            usage="CHECKPOINT sweep.<option>=[…] [overrides]",
+            options=("Sweep",),
+            note="sweep.<option>=[…] gives the values of an option of the model's sampler, such as "
+            "sweep.temperature=[0.5,1].",
+        ),
+        Job(
+            "prepare_data",
+            "xlm.commands.prepare_data.run",
+            "download or generate the data and fill the cache",
+            usage="experiment=… [overrides]",
+            note=_NO_OPTIONS,
+        ),
+        Job(
+            "trace",
+            "xlm.commands.trace.run_trace",
+            "show how trained models write, side by side: xlm trace runs/a runs/b",
+            usage="CHECKPOINT CHECKPOINT … [options]",
+            options=("TraceRuns",),
+            note=f"{_SAMPLER} NAME.predictor.<option>=… that of one run or family.",
+            is_standalone=True,
+            # As `xlm generate` calls them.
+            other_names={
+                **{f"generation.{name}": name for name in _TRACE_KEYS},
+                "generation.num_examples": "num_prompts",
+                "generation.checkpoint_path": "runs",
+                "generation.ckpt_path": "runs",
+                "checkpoint": "runs",
+                "checkpoint_path": "runs",
+                "ckpt_path": "runs",
+            },
+        ),
+        Job(
+            "lm_eval",
+            "xlm.commands.lm_eval.run_lm_eval",
+            "run tasks of lm-evaluation-harness on a trained model",
+            usage="CHECKPOINT tasks=[…] [options]",
+            options=("LMEval",),
+            note=_SAMPLER,
+            is_standalone=True,
+        ),
+        Job(
+            "check",
+            "xlm.commands.check.run_check",
+            "prove that a model obeys the contract: xlm check NAME",
+            usage="NAME [overrides]",
+            options=("Check",),
+            is_standalone=True,
+            takes_overrides=True,
+        ),
+        Job(
+            "text_quality",
+            "xlm.commands.text_quality.run_text_quality",
+            "judge generated texts: perplexity beside entropy, lengths, repetition and what was copied",
+            usage="FILE … [options]",
+            options=("TextQuality",),
+            is_standalone=True,
+        ),
+        Job(
+            "runs",
+            "xlm.commands.report.print_runs",
+            "list the runs of a folder, by default runs/",
+            usage="[folders or filters] [options]",
+            options=("Runs",),
+            is_standalone=True,
+        ),
+        Job(
+            "report",
+            "xlm.commands.report.write_report",
+            "compare runs on one page: xlm report runs=[a,b]",
+            usage="RUN RUN … [options]",
+            options=("Report",),
+            is_standalone=True,
+        ),
+        Job(
+            "models",
+            "xlm.commands.models.print_models",
+            "list the models that were found, and their problems",
+            usage="",
+            options=("Models",),
+            is_standalone=True,
+        ),
+        Job(
+            "name",
+            "xlm.commands.name.run",
+            "print the name of the run, which is its folder under runs/",
+            usage="experiment=… [overrides]",
+            note=_NO_OPTIONS,
+        ),
+    )
+}
+
+
+def custom_jobs(models: Mapping[str, ModelPackage]) -> tuple[list[Job], list[str]]:
+    """Every job that `models` bring, and what was wrong: unreadable files, names that core's jobs keep."""
+    from xlm.errors import ModelsFileError
+
+    jobs: list[Job] = []
+    warnings: list[str] = []
+    for model in models.values():
+        try:
+            commands = load_commands(model)
+        except ModelsFileError as error:
+            warnings.append(str(error))
+            continue
+        for name, target in commands.items():
+            if name in BUILT_IN_JOBS:
+                warnings.append(f"Model '{model.name}' brings a job '{name}'; the built-in job of that name is used.")
+            else:
+                jobs.append(Job(name, target, f"job of model '{model.name}'", model.name))
+    return jobs, warnings
+
+
+def job_names(custom: Iterable[Job] = ()) -> list[str]:
+    """All names that `job_type` may take, sorted."""
+    return sorted({*BUILT_IN_JOBS, *(job.name for job in custom)})
+
+
+def find_job(job_type: str, custom: Iterable[Job] = ()) -> Job:
+    """The job of that name, core's own first; UnknownJobError, or ConfigError if models disagree about it."""
+    if job_type in BUILT_IN_JOBS:
+        return BUILT_IN_JOBS[job_type]
+    custom = list(custom)
+    named = [job for job in custom if job.name == job_type]
+    if not named:
+        raise UnknownJobError(job_type, job_names(custom))
+    if len({job.target for job in named}) > 1:
+        claims = ", ".join(f"{job.target} (model '{job.source}')" for job in named)
+        raise ConfigError(f"Several models bring a job '{job_type}': {claims}.", key="job_type")
+    return named[0]
+
+
+def named_job(args: Sequence[str]) -> str:
+    """The command that a command line names, by its first word or `job_type=`; empty if it names none."""
+    said = [text.partition("=")[2] for text in args if text.startswith("job_type=")]
+    return args[0] if args and args[0] in BUILT_IN_JOBS else said[0] if said else ""
+
+
+def exit_code(result: Any) -> int:
+    """What a command's function returned, as an exit code: an integer is one, anything else means success."""
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0

@@ -1,0 +1,122 @@
+"""`xlm eval`: metrics and likelihood of a checkpoint on a split, with no training data needed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from xlm.compose.checks import read_section
+from xlm.errors import ConfigError
+from xlm.evaluation.likelihood import LikelihoodPass, gives_likelihood, print_likelihoods
+from xlm.evaluation.metrics import Estimates
+from xlm.evaluation.text_quality.measure import print_quality
+from xlm.evaluation.text_quality.texts import collecting_texts
+from xlm.harness import Harness
+from xlm.inference.session import shown, start
+from xlm.inference.sources import chosen_weights, load_chosen
+from xlm.inference.texts import Judging, caption, judge_of, loaders_of_texts, named
+from xlm.inference.tracing import tracing
+from xlm.schemas import Eval
+from xlm.training.progress import EvaluationProgress, print_results, write_results
+from xlm.training.rng import RandomState
+from xlm.utils.files import output_file, output_folder
+from xlm.utils.rank_zero import gathered
+
+# Draws from a bound for each example: the fewest whose error can be told, as each is the mean over several maskings.
+NUM_SAMPLES = 2
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Score `eval.split` (default test) of the datamodule; returns the metrics and the likelihood.
+
+    Raises:
+        ConfigError: an option or a value that isn't one; the split has no loader; draws are asked for from a loss
+            without likelihood.
+        CheckpointError: no checkpoint, or one that cannot be read or does not fit.
+    """
+    options = read_section(cfg, Eval)
+    split = options.split
+    run_dir = output_folder(cfg.paths.run_dir, "paths.run_dir")
+    written_to = output_file(run_dir / f"eval_{split}.json", "paths.run_dir")
+    weights = chosen_weights(cfg, "eval")
+    session = start(cfg, weights.tokenizer)
+    loaders = loaders_of_texts(session, split)
+    judge = judge_of(options, "eval", loaders, split)
+    if not session.datamodule.dataloader_names.get(split):
+        raise ConfigError(f"datamodule.dataset_managers.{split} has no loader, so there is nothing to evaluate on.")
+    harness = session.harness()
+    checkpoint = load_chosen(harness, weights, options.apply_ema)
+    likelihood = LikelihoodPass(num_samples) if (num_samples := _num_samples(options.num_samples, harness)) else None
+    estimates = Estimates()
+    callbacks = [RandomState(cfg.seed), EvaluationProgress(), estimates, *([likelihood] if likelihood else [])]
+    trainer = session.trainer(callbacks, [])
+    # Before anything is written: a judge that cannot be loaded should cost nothing.
+    judges = Judging.of(session, options, judge if trainer.is_global_zero else None, trainer.strategy.root_device)
+    record = session.write_record(trainer, "eval")
+    loop = trainer.test if split == "test" else trainer.validate
+    collecting = collecting_texts(harness.predictor, session.tokenizer, loaders)
+    with tracing(session, harness, checkpoint), collecting as collected:
+        loop(harness, datamodule=session.datamodule, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    measured = likelihood.measured if likelihood else {}
+    results = estimates.record(metrics)
+    texts = {name: [text for part in gathered(written) for text in part] for name, written in collected.items()}
+    if trainer.is_global_zero:
+        print_results(f"{shown(checkpoint)} on {split}", metrics, estimates.counts, session.console, results)
+        print_likelihoods(measured, session.console)
+        if (asked := options.num_samples) and measured and all(m.likelihood.exact for m in measured.values()):
+            told = f"eval.num_samples={asked} has no effect: nothing is drawn from an exact likelihood."
+            session.console.print(told, highlight=False, soft_wrap=True)
+        quality: dict[str, Any] | None = None
+        if texts:
+            qualities, quality = judges.measure(texts)
+            print_quality(qualities, "Texts from nothing", caption(quality), session.console)
+            for name, estimate in named(split, qualities).items():
+                if estimate.value is not None:
+                    results[name], metrics[name] = estimate.record(), estimate.value
+        written = write_results(
+            written_to,
+            {
+                **record,
+                "weights": str(checkpoint),
+                "averaged_weights": options.apply_ema and weights.has_averages,
+                "split": split,
+                "sampler": sampler_of(cfg),
+                "batch_size": cfg.per_device_val_batch_size,
+                "num_devices": trainer.world_size,
+                "results": results,
+                "metrics": metrics,
+                "likelihood": {place: found.record() for place, found in measured.items()},
+                "text_quality": quality,
+                "n": estimates.counts,
+            },
+        )
+        session.console.print(f"Written to {shown(written)}.", soft_wrap=True)
+    for place, found in measured.items():
+        metrics |= {f"{place}/{name}": value for name, (value, _) in found.values().items()}
+    return metrics
+
+
+def sampler_of(cfg: DictConfig) -> dict[str, Any] | None:
+    """The predictor and all options that the configuration gives it; None without one."""
+    if not cfg.get("predictor"):
+        return None
+    plain = OmegaConf.to_container(cfg.predictor, resolve=True)
+    assert isinstance(plain, dict)
+    # A configuration may hand the predictor live objects, such as the tokenizer: their kind says enough.
+    described = json.dumps(
+        {str(name): value for name, value in plain.items()}, default=lambda live: type(live).__name__
+    )
+    return dict(json.loads(described))
+
+
+def _num_samples(asked: int | None, harness: Harness) -> int:
+    """`eval.num_samples`; 0 for no likelihood, which is also the default where the loss has none."""
+    if not gives_likelihood(harness.loss_function):
+        if asked:
+            name = type(harness.loss_function).__name__
+            raise ConfigError(f"{name} gives no likelihood (neither token_nll nor nll_bound): eval.num_samples=0.")
+        return 0
+    return NUM_SAMPLES if asked is None else asked

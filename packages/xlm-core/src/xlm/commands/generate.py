@@ -1,0 +1,258 @@
+"""`xlm generate`: what a checkpoint writes, as JSON lines or in a conversation."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from xlm.compose.checks import read_section
+from xlm.errors import ConfigError, XLMError
+from xlm.evaluation.cost import calls_of_rows
+from xlm.harness import Harness
+from xlm.inference.session import Session, fewer_than_asked, shown, start
+from xlm.inference.sources import chosen_weights, load_chosen
+from xlm.inference.tracing import tracing
+from xlm.inference.writer import Prompt, Sample, Writer, read_prompts, standard_input
+from xlm.protocols import call_at
+from xlm.schemas import Generation
+from xlm.training.rng import random_state_of
+from xlm.utils.files import output_file, output_folder, replace_text
+from xlm.utils.instantiate import current_components
+from xlm.utils.rich_utils import plain_console
+from xlm.utils.text_files import read_lines
+
+_PROMPT = "[bold cyan]prompt>[/bold cyan] "
+
+
+def converse(write: Callable[[str, int], Sequence[Sample]], console: Console, title: str) -> int:
+    """Read prompts and print what `write(prompt, number of the prompt)` gives; returns how many were answered.
+
+    Ctrl-C, Ctrl-D and an empty line end it. A mistake is told, and the next prompt read. With input from a pipe each
+    line is a prompt, and nothing but texts is printed.
+    """
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        _edit_lines()
+        console.print(f"{title}. A blank is ___ (or ___[3] for three tokens). An empty line ends it.", soft_wrap=True)
+    count = 0
+    try:
+        for prompt in _prompts(console, at_terminal):
+            started = time.perf_counter()
+            try:
+                samples = write(prompt, count)
+            except XLMError as error:
+                plain_console(stderr=True).print(f"Error: {error}", markup=False, highlight=False, soft_wrap=True)
+                continue
+            count += 1
+            for sample in samples:
+                console.print(sample.text, markup=False, highlight=False, soft_wrap=True)
+            if at_terminal:
+                console.print(_cost(samples, time.perf_counter() - started), style="dim", highlight=False)
+    except KeyboardInterrupt:
+        pass
+    if at_terminal:
+        console.print()
+    return count
+
+
+def _prompts(console: Console, at_terminal: bool) -> Iterator[str]:
+    for line in _typed(console) if at_terminal else (line.text for line in read_lines(standard_input(), "the input")):
+        if not line.strip():
+            return
+        yield line
+
+
+def _typed(console: Console) -> Iterator[str]:
+    while True:
+        try:
+            yield console.input(_PROMPT)
+        except EOFError:
+            return
+
+
+def _edit_lines() -> None:
+    """Arrow keys and history, where Python has them."""
+    try:
+        import readline  # noqa: F401
+    except ImportError:
+        return
+
+
+def _cost(samples: Sequence[Sample], seconds: float) -> str:
+    counts = [sample.network_calls for sample in samples if sample.network_calls is not None]
+    calls = f"{sum(counts) / len(counts):g} network calls a text, " if counts else ""
+    return f"{calls}{seconds:.2f} s"
+
+
+# Where prompts are taken from when none are given, in this order.
+SPLITS = ("predict", "test", "val")
+# Of each row, on the screen; a published predictor calls what it wrote its text.
+SHOWN = ("prompt", "prediction", "text", "truth")
+STAGES = {"predict": "predict", "test": "test", "val": "validate"}
+STDOUT = "-"
+NUM_EXAMPLES = 8
+
+
+def run(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Generate for the prompts of `generation.prompts` or `.prompt_file`, from nothing, or for those of the data.
+
+    Rows go to `generation.output` (default `<run>/generations.jsonl`; "-" is standard output) and to the screen.
+
+    Raises:
+        ConfigError: an option or a value that isn't one, options that don't go together, or a model that cannot do it.
+        DataError: no prompts where some were promised.
+        CheckpointError: no checkpoint, or one that cannot be read or does not fit.
+    """
+    options = read_section(cfg, Generation)
+    prompts = None if options.interactive else read_prompts(options.prompts, options.prompt_file)
+    _check(options, prompts)
+    output = _output(cfg, options)
+    weights = chosen_weights(cfg, "generation")
+    session = start(cfg, weights.tokenizer)
+    if output == STDOUT:
+        session.console = plain_console(stderr=True)
+    harness = session.harness()
+    checkpoint = load_chosen(harness, weights, options.apply_ema)
+    trainer = session.trainer([], [])
+    harness.to(trainer.strategy.root_device).eval()
+    harness.configure_components()
+    writer = Writer(harness, current_components())
+    traced = tracing(session, harness, checkpoint)
+    with torch.inference_mode(), trainer.precision_plugin.forward_context(), traced:
+        if options.interactive:
+            converse(lambda prompt, number: _samples(writer, [Prompt(prompt)], cfg, options, number), session.console,
+                     f"{writer.name} from {shown(checkpoint)}")  # fmt: skip
+            return []
+        if prompts is not None or options.num_samples:
+            rows = from_prompts(writer, prompts or [Prompt("")], cfg, options)
+        else:
+            rows = from_data(session, harness, options, _seed(cfg))
+    for row in rows:
+        row["checkpoint"] = shown(checkpoint)
+    session.write_record(trainer, "generate")
+    _deliver(rows, output, session.console, shown(checkpoint))
+    return rows
+
+
+def _output(cfg: DictConfig, options: Generation) -> str:
+    """Where rows go; ConfigError where they, or the record in the run's folder, could not be written."""
+    if options.interactive:
+        return ""  # nothing is written
+    run_dir = output_folder(cfg.paths.run_dir, "paths.run_dir")
+    key = "output" if options.output is not None else "output_path"
+    given: str | None = getattr(options, key)
+    if given is None:
+        return str(output_file(run_dir / "generations.jsonl", "paths.run_dir"))
+    if given == STDOUT:
+        return STDOUT
+    prompts = options.prompt_file
+    return str(output_file(given, f"generation.{key}", read=[] if prompts is None else [prompts]))
+
+
+def _check(options: Generation, prompts: list[Prompt] | None) -> None:
+    """ConfigError for options that don't go together."""
+    of_data = [name for name in ("num_examples", "split") if getattr(options, name) is not None]
+    of_prompts = [name for name in ("num_samples", "mode") if getattr(options, name) is not None]
+    if of_data and (prompts is not None or of_prompts):
+        other = "prompts" if prompts is not None else of_prompts[0]
+        raise ConfigError(
+            f"generation.{of_data[0]} takes prompts from the data, each once, and doesn't go with generation.{other}."
+        )
+
+
+def _seed(cfg: DictConfig) -> int:
+    """The run's, unless the sampler has one of its own."""
+    own = (cfg.get("predictor") or {}).get("seed")
+    return int(cfg.seed if own is None else own)
+
+
+def _samples(
+    writer: Writer, prompts: Sequence[Prompt], cfg: DictConfig, options: Generation, number: int = 0
+) -> list[Sample]:
+    return writer.write(
+        [prompt.text for prompt in prompts],
+        options.num_samples or 1,
+        seed=_seed(cfg) + number,
+        mode=options.mode or "auto",
+        batch_size=int(options.batch_size or cfg.per_device_val_batch_size),
+    )
+
+
+def from_prompts(
+    writer: Writer, prompts: Sequence[Prompt], cfg: DictConfig, options: Generation
+) -> list[dict[str, Any]]:
+    """A row for each sample of each prompt, with what else the prompt's line said."""
+    samples = _samples(writer, prompts, cfg, options)
+    each = len(samples) // len(prompts)
+    return [
+        {
+            **prompts[place // each].extra,
+            "prompt": sample.prompt,
+            "prediction": sample.text,
+            "mode": sample.mode,
+            "sample": sample.number,
+            "seed": sample.seed,
+            "network_calls": sample.network_calls,
+        }
+        for place, sample in enumerate(samples)
+    ]
+
+
+def from_data(session: Session, harness: Harness, options: Generation, seed: int) -> list[dict[str, Any]]:
+    """Rows for the first prompts of the first prediction loader there is."""
+    num_examples = options.num_examples or NUM_EXAMPLES
+    datamodule = session.datamodule
+    splits = [options.split] if options.split else SPLITS
+    for split in splits:
+        for index, name in datamodule.dataloader_names.get(split, {}).items():
+            if datamodule.role(split, name) != "prediction":
+                continue
+            rows: list[dict[str, Any]] = []
+            datamodule.setup(STAGES[split])
+            with random_state_of(seed):
+                for batch_idx, batch in enumerate(getattr(datamodule, f"{split}_dataloader")()[index]):
+                    rows += _predicted(harness, batch, batch_idx, index, name)
+                    if len(rows) >= num_examples:
+                        break
+            asked, prompts = options.num_examples, f"prompts in {split}/{name}"
+            if said := fewer_than_asked("generation.num_examples", asked, len(rows), prompts):
+                session.console.print(said, highlight=False, soft_wrap=True)
+            return [{**row, "seed": seed} for row in rows[:num_examples]]
+    raise ConfigError(
+        f"The datamodule has no prediction loader in {', '.join(splits)}. Give generation.prompts=['…'] instead."
+    )
+
+
+def _predicted(harness: Harness, batch: Any, batch_idx: int, index: int, name: str) -> list[dict[str, Any]]:
+    batch = harness.transfer_batch_to_device(batch, harness.device, index)
+    predictions = call_at(harness.predictor.predict, batch, batch_idx, index, name)
+    rows: list[dict[str, Any]] = harness.predictor.to_dict(batch, predictions)
+    calls = calls_of_rows(predictions, len(rows))
+    if calls is None:
+        return rows
+    return [{"network_calls": count, **row} for row, count in zip(rows, calls.tolist(), strict=True)]
+
+
+def _deliver(rows: Sequence[dict[str, Any]], output: str, console: Console, source: str) -> None:
+    """Write the rows as JSON lines, and show them where that isn't the same place."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if output == STDOUT:
+        sys.stdout.write(lines)
+        sys.stdout.flush()
+        return
+    path = replace_text(Path(output), lines)
+    for row in rows:
+        # Markup is off for texts: rich would take [MASK] for some.
+        for key in (key for key in SHOWN if key in row):
+            console.print(f"{key} ", style="bold", end="")
+            console.print(f"{row[key]}  ", markup=False, highlight=False, soft_wrap=True, end="")
+        console.print()
+    console.print(f"{len(rows)} rows from {source}, written to {shown(path)}.", soft_wrap=True)

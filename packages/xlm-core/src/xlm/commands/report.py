@@ -1,0 +1,89 @@
+"""`xlm report` and `xlm runs`: runs compared on one page, or listed one a line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from xlm.errors import ConfigError, as_line
+from xlm.reports.listing import as_lines, as_object, sort_runs
+from xlm.reports.run import DEFAULT_FOLDER, Run, distinct_names, named_runs, read_run, run_folders
+from xlm.schemas import Report, Runs
+
+FOLDER = Path("reports")
+_MAX_NAME = 80
+
+
+def write_report(words: Sequence[str], options: Report) -> int:
+    """Write `<output>.html`, `.md`, `.csv` and `_pairs.csv`, and say where; 0.
+
+    Raises:
+        ConfigError: no runs are named, or one doesn't exist.
+    """
+    from xlm.reports.document import build_report
+    from xlm.reports.page import as_markdown, pairs_csv, render_page, values_csv
+    from xlm.utils.files import output_file, replace_text
+
+    names = [*options.runs, *words]
+    if not names:
+        raise ConfigError("Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them.", key="runs")
+    runs = named_runs(names)
+    page = output_path(options.output, [run.name for run in runs])
+    for path in (page, page.with_suffix(".md"), page.with_suffix(".csv"), page.with_name(f"{page.stem}_pairs.csv")):
+        output_file(path, "output")
+    report = build_report(runs, options.title or None, options.split)
+    texts = {page: render_page(report), page.with_suffix(".md"): as_markdown(report)}
+    texts[page.with_suffix(".csv")] = values_csv(report)
+    if report.pairs:
+        texts[page.with_name(f"{page.stem}_pairs.csv")] = pairs_csv(report)
+    for path, text in texts.items():
+        replace_text(path, text)
+    for run in runs:
+        for problem in run.problems:
+            print(as_line(f"{run.name}: {problem}"))
+    print(as_line(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(report.pairs)} paired comparisons."))
+    print(as_line(f"Written to {page}; beside it {', '.join(p.name for p in texts if p != page)}."))
+    return 0
+
+
+def output_path(said: str, names: Sequence[str]) -> Path:
+    """The page's path: as said (a folder takes it as report.html), else in reports/, called after the runs."""
+    if said:
+        path = Path(said)
+        if path.is_dir() or said.endswith("/"):
+            return path / "report.html"
+        return path if path.suffix == ".html" else path.with_name(f"{path.name}.html")
+    name = "+".join(name.replace("/", "-") for name in names)
+    return FOLDER / f"{name if len(name) <= _MAX_NAME else f'{len(names)}_runs'}.html"
+
+
+def print_runs(words: Sequence[str], options: Runs) -> int:
+    """Print the runs of a folder (by default runs/) that the other words choose; 0, whatever they are."""
+    folders = [Path(word) for word in words if Path(word).is_dir()]
+    filters = [word for word in words if not Path(word).is_dir()]
+    found = [run for folder in folders or [DEFAULT_FOLDER] for run in run_folders(folder)]
+    names = distinct_names(found)
+    runs = [read_run(folder, name) for folder, name in zip(found, names, strict=True)]
+    runs = sort_runs([run for run in runs if all(_chosen(run, word) for word in filters)], options.sort)
+    if options.json:
+        print(json.dumps([as_object(run) for run in runs], indent=2, ensure_ascii=False))
+    elif runs:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n".join(as_lines(runs, width)))
+    else:
+        where = ", ".join(str(folder) for folder in folders or [DEFAULT_FOLDER])
+        matching = f" that matches '{' '.join(filters)}'" if filters else ""
+        print(as_line(f"There is no run{matching} in {where}."))
+    return 0
+
+
+def _chosen(run: Run, word: str) -> bool:
+    """Whether a word is part of what the table says of a run, or a pattern for one of them."""
+    return any(
+        word in text or fnmatchcase(text, word)
+        for text in (run.name, str(run.folder), run.model, run.data, run.state())
+    )

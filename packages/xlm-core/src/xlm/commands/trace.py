@@ -1,0 +1,266 @@
+"""`xlm trace RUN…`: the same prompts through several trained models, or traces from files, as a page or a replay."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xlm.commands.words import as_value
+from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.schemas import TraceRuns
+
+if TYPE_CHECKING:
+    from xlm.inference.trained import TrainedModel
+    from xlm.traces.document import Document
+
+
+STAGES = {"test": "test", "val": "validate"}
+_OF_SAMPLER = "predictor"
+
+
+@dataclass(frozen=True)
+class Request(TraceRuns):
+    """What `xlm trace` is asked for.
+
+    Args:
+        sampler: whose → option → value: "" is everybody's, else a run's name or a family's.
+    """
+
+    sampler: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def read_request(words: Sequence[str], options: TraceRuns) -> Request:
+    """The request of runs, options of samplers and the command's own options; ConfigError if no run is named."""
+    sampler: dict[str, dict[str, Any]] = {}
+    runs: list[str] = []
+    for text in words:
+        whose, dot, option = text.partition("=")[0].lstrip("+").rpartition(".")
+        is_of_sampler = whose == _OF_SAMPLER or whose.endswith(f".{_OF_SAMPLER}")
+        if "=" in text and dot and option.isidentifier() and is_of_sampler:
+            name = whose.removesuffix(_OF_SAMPLER).removesuffix(".")
+            sampler.setdefault(name, {})[option] = as_value(text)
+        else:
+            runs.append(text)
+    runs += options.runs
+    if not runs:
+        raise ConfigError("Which runs? xlm trace runs/a runs/b, or runs=[runs/a,runs/b], or a trace.json.")
+    given = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
+    return Request(**{**given, "runs": tuple(runs)}, sampler=sampler)
+
+
+def run_trace(words: Sequence[str], options: TraceRuns) -> int:
+    """Write and show what was asked for; always 0, since mistakes are raised as XLMError."""
+    from xlm.inference.session import quiet_libraries, shown
+    from xlm.inference.tracing import check_trace, write_trace
+    from xlm.traces.terminal import replay_in_terminal
+    from xlm.utils.rich_utils import plain_console
+
+    request = read_request(words, options)
+    quiet_libraries()
+    console = plain_console()
+    page = Path("trace.html")
+    if all(name.endswith(".json") for name in request.runs):
+        page = Path(request.runs[0]).with_suffix(".html")
+    page = page if request.out is None else Path(request.out)
+    writes = request.out is not None or not request.replay or request.gif or request.png
+    if writes:
+        check_trace(page, "out", gif=request.gif, png=request.png)
+    doc = trace_runs(request)
+    if request.replay:
+        replay_in_terminal(doc, console)
+    if writes:
+        write_trace(page, doc, gif=request.gif, png=request.png)
+        console.print(f"Written to {shown(page)}, to be opened in a browser.", soft_wrap=True)
+    return 0
+
+
+def trace_runs(request: Request) -> Document:
+    """One document of all runs.
+
+    Raises:
+        ConfigError: a model cannot write, records nothing, or has no such option; CheckpointError: there is none;
+            DataError: no trace, or no prompts.
+    """
+    import xlm
+    from xlm.traces.document import document, read_document
+
+    # All are loaded first: a mistake in the last one's options should not cost what the others write.
+    loaded = {
+        name: xlm.load(
+            name,
+            device=request.device,
+            apply_ema=request.apply_ema,
+            revision=request.revision,
+            trust_remote_code=request.trust_remote_code,
+        )
+        for name in request.runs
+        if not name.endswith(".json")
+    }
+    options = sampler_options(request.sampler, {name: (family(lm), list(lm.options)) for name, lm in loaded.items()})
+    asked = _asked(request, next(iter(loaded.values()))) if loaded else None
+    runs = []
+    for name in request.runs:
+        if asked is None or name not in loaded:
+            runs += read_document(name)["runs"]
+        else:
+            runs.append(_traced(request, name, loaded[name], options[name], *asked))
+    title = request.title or ", ".join(dict.fromkeys(run["name"] for run in runs))
+    return document(title, runs)
+
+
+def family(lm: TrainedModel) -> str:
+    """How a run's family is called."""
+    return str(lm.config.get("model_name") or "")
+
+
+def sampler_options(
+    asked: dict[str, dict[str, Any]], runs: dict[str, tuple[str, list[str]]]
+) -> dict[str, dict[str, Any]]:
+    """For each run the options of its sampler: everybody's, then its family's, then its own.
+
+    Args:
+        asked: whose → option → value; see `Request.sampler`.
+        runs: each run's family, and the options that its sampler has.
+
+    Raises:
+        ConfigError: nobody is called so, or a sampler has no such option.
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in runs}
+    for whose, options in sorted(asked.items(), key=lambda item: _rank(item[0], runs)):
+        chosen = [name for name, (kind, _) in runs.items() if whose in ("", kind, short_name(name))]
+        if not chosen:
+            there = dict.fromkeys(called for name, (kind, _) in runs.items() for called in (kind, short_name(name)))
+            names = ", ".join(there) or "none, as all of them are files of traces"
+            raise ConfigError(f"{whose or 'This'}.predictor is no run's sampler; the runs and families: {names}.")
+        for name in chosen:
+            kind, known = runs[name]
+            for option in options:
+                if option not in known:
+                    near = did_you_mean(nearest_names(option, known, 1))
+                    having = [other for other, its in runs.values() if option in its]
+                    only = f"Give it to those that do: {having[0]}.predictor.{option}=…" if having else ""
+                    raise ConfigError(
+                        f"The sampler of {short_name(name)} ({kind}) has no option '{option}' (it has "
+                        f"{', '.join(known)}). {only or near}".rstrip(),
+                        key=f"predictor.{option}",
+                    )
+            found[name] |= options
+    return found
+
+
+def _rank(whose: str, runs: dict[str, tuple[str, list[str]]]) -> int:
+    """What is said of fewer runs counts more."""
+    return 0 if not whose else 1 if whose in {kind for kind, _ in runs.values()} else 2
+
+
+def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | None], Any]:
+    """Prompts, their answers where the data has them, and the drawing function."""
+
+    from xlm.inference.session import fewer_than_asked
+    from xlm.inference.writer import read_prompts
+    from xlm.traces.document import find_view
+
+    view = find_view(request.view or lm.config.get("trace_view"))
+    given = read_prompts("-" if request.prompts == ("-",) else request.prompts, request.prompt_file)
+    if given is not None:
+        return [prompt.text for prompt in given], [None] * len(given), view
+    prompts, truths = prompts_of_data(lm, request.split, request.num_prompts)
+    if said := fewer_than_asked("num_prompts", request.num_prompts, len(prompts), f"in the '{request.split}' data"):
+        from xlm.utils.rich_utils import plain_console
+
+        plain_console().print(said, highlight=False, soft_wrap=True)
+    return prompts, truths, view
+
+
+def _traced(
+    request: Request,
+    name: str,
+    lm: TrainedModel,
+    options: dict[str, Any],
+    prompts: list[str],
+    truths: list[str | None],
+    view: Any,
+) -> Any:
+    from xlm.decoding.trace import record
+    from xlm.inference.session import shown
+    from xlm.inference.tracing import sampler_of
+    from xlm.traces.document import describe_run
+
+    own_seed = options.get("seed")
+    seed = request.seed if own_seed is None else int(own_seed)
+    options = {option: value for option, value in options.items() if option != "seed"}
+    with record() as recorder:
+        # One prompt after the other, so that traces come in their order.
+        for number, prompt in enumerate(prompts):
+            lm.samples(prompt, request.num_samples, mode=request.mode, seed=seed + number, **options)
+    return describe_run(
+        short_name(name),
+        recorder.traces,
+        lm.tokenizer,
+        model=family(lm),
+        checkpoint=shown(lm.source),
+        sampler={**sampler_of(lm.config), **options},
+        view=view,
+        prompts=[prompt for prompt in prompts for _ in range(request.num_samples)],
+        truths=[truth for truth in truths for _ in range(request.num_samples)],
+    )
+
+
+def short_name(run: str) -> str:
+    """What a run is called on the page: its folder's name."""
+    from xlm.inference.sources import folder_of
+    from xlm.utils.weight_files import is_weights_alone
+
+    path = Path(run)
+    if path.suffix == ".ckpt" or is_weights_alone(path):
+        path = folder_of(path)
+    return path.name or str(run)
+
+
+def prompts_of_data(lm: TrainedModel, split: str, num_prompts: int) -> tuple[list[str], list[str | None]]:
+    """The first prompts of the prediction loader that a model's configuration has for `split`, and their answers.
+
+    ConfigError if it has none.
+    """
+    from xlm.utils.instantiate import components, instantiate
+
+    prompts: list[str] = []
+    truths: list[str | None] = []
+    with components(tokenizer=lm.tokenizer, noise_schedule=lm.harness.noise_schedule):
+        datamodule: Any = instantiate(lm.config.datamodule)
+        for index, name in datamodule.dataloader_names.get(split, {}).items():
+            if datamodule.role(split, name) != "prediction":
+                continue
+            datamodule.setup(STAGES[split])
+            for batch in getattr(datamodule, f"{split}_dataloader")()[index]:
+                texts = [_prompt(row, mask, lm.tokenizer) for row, mask in _rows(batch)]
+                known = batch.get("target_ids")
+                prompts += texts
+                truths += [None] * len(texts) if known is None else [_plain(row, lm.tokenizer) for row in known]
+                if len(prompts) >= num_prompts:
+                    return prompts[:num_prompts], truths[:num_prompts]
+            if prompts:
+                return prompts, truths
+    raise ConfigError(f"{lm.source} has no prompts in its '{split}' data. Give prompts=['…'] instead.", key="prompts")
+
+
+def _rows(batch: Any) -> list[tuple[Any, Any]]:
+    return list(zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), strict=True))
+
+
+def _prompt(ids: list[int], mask: list[bool], tokenizer: Any) -> str:
+    """A prompt as text: special tokens left out, and the masks that are only room for an answer."""
+    names = ("pad", "bos", "eos", "cls", "sep")
+    unseen = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    kept = [token for token, real in zip(ids, mask, strict=True) if real and token not in unseen]
+    while kept and kept[-1] == tokenizer.mask_token_id:
+        kept.pop()
+    return str(tokenizer.decode(kept)).strip()
+
+
+def _plain(ids: Any, tokenizer: Any) -> str:
+    real = [token for token in ids.tolist() if token >= 0]
+    return str(tokenizer.decode(real, skip_special_tokens=True)).strip()

@@ -1,0 +1,320 @@
+"""`xlm train`: fit, with everything that lets a run be stopped and continued, then test the best weights."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.text import Text
+from torch import nn
+
+from xlm import flags
+from xlm.compose.devices import num_devices
+from xlm.data.loaders import CombinedTrainLoader, StatefulTrainLoader
+from xlm.datamodule import TextDataModule
+from xlm.errors import CheckpointError, ConfigError, of_option
+from xlm.evaluation.metrics import Estimates
+from xlm.harness import Harness
+from xlm.inference.session import Session, build_callbacks, build_loggers, shown, start
+from xlm.reports.files import read_mapping
+from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
+from xlm.training.ema import ExponentialMovingAverage
+from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, ending_in_order
+from xlm.training.optim import num_parameters
+from xlm.training.progress import ProgressDisplay, print_results, write_results
+from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
+from xlm.training.rng import RandomState, random_state_of
+from xlm.training.train_log import LogRewind, TrainingCost, TrainLog, draw_curves, num_tokens
+from xlm.training.weights import check_fits, load_weights, select_weights
+from xlm.utils.annotations import LARGEST
+from xlm.utils.files import output_folder
+from xlm.utils.rank_zero import is_first_process
+from xlm.utils.run_lock import RunLock
+
+# Batches whose tokens are counted: of 64 texts each, the mean is known within a percent or so.
+NUM_COUNTED = 32
+
+
+@dataclass(frozen=True)
+class Length:
+    """The optimizer steps of a run, and what they follow from."""
+
+    steps: int
+    reason: str
+
+
+def settle_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None:
+    """Set `trainer.max_steps` to what `max_tokens` or `trainer.max_epochs` mean; None where neither is asked for.
+
+    With several limits the first one that is reached counts; `max_tokens` takes the place of `trainer.max_steps`.
+    All processes of a run come to the same number.
+
+    Raises:
+        ConfigError: more tokens are asked for than can be counted, or batches have no `input_ids`.
+    """
+    max_epochs, max_tokens = cfg.trainer.get("max_epochs") or -1, cfg.get("max_tokens")
+    if max_epochs <= 0 and max_tokens is None:
+        return None
+    datamodule.setup("fit")
+    world_size = num_devices(cfg.trainer.get("devices"), cfg.trainer.get("accelerator")) * int(cfg.trainer.num_nodes)
+    accumulate = int(cfg.trainer.get("accumulate_grad_batches") or 1)
+    found: list[Length] = []
+    if max_tokens is not None:
+        per_step = _tokens_per_batch(datamodule.train_loader_of(1), cfg.seed) * world_size * accumulate
+        steps = max(1, math.ceil(max_tokens / per_step))
+        if steps > LARGEST:
+            raise ConfigError(
+                f"max_tokens={max_tokens:.3g} would be {steps:.3g} steps, which is too many.", key="max_tokens"
+            )
+        found.append(Length(steps, f"for {max_tokens:,.0f} tokens, about {per_step:,.0f} a step"))
+    elif cfg.trainer.max_steps > 0:
+        found.append(Length(int(cfg.trainer.max_steps), "trainer.max_steps"))
+    if max_epochs > 0:
+        num_batches = _limited(len(datamodule.train_loader_of(world_size)), cfg.trainer.get("limit_train_batches"))
+        per_epoch = max(1, math.ceil(num_batches / accumulate))
+        epochs = "1 epoch" if max_epochs == 1 else f"{max_epochs} epochs"
+        found.append(Length(max_epochs * per_epoch, f"{epochs} of {per_epoch:,} steps"))
+    shortest = min(found, key=lambda length: length.steps)
+    others = [f"{length.reason}: {length.steps:,}" for length in found if length is not shortest]
+    with open_dict(cfg):
+        cfg.trainer.max_steps = shortest.steps
+    return Length(shortest.steps, "; ".join([shortest.reason, *others]))
+
+
+def _tokens_per_batch(loader: StatefulTrainLoader | CombinedTrainLoader, seed: int) -> float:
+    """Mean number of tokens in a batch of one device, padding left out."""
+    with random_state_of(seed):
+        counts = [num_tokens(batch) for batch in itertools.islice(iter(loader), NUM_COUNTED)]
+    if not sum(counts):
+        raise ConfigError("max_tokens cannot be kept: the batches have no input_ids to count.", key="max_tokens")
+    return sum(counts) / len(counts)
+
+
+def _limited(num_batches: int, limit: Any) -> int:
+    """As Lightning reads `limit_train_batches`: a number of batches, or a share of them."""
+    if limit is None:
+        return num_batches
+    return int(num_batches * limit) if isinstance(limit, float) else min(num_batches, limit)
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Train as the config says; returns the final metrics.
+
+    Raises:
+        RunInUseError: another training run writes into the same folder.
+        XLMError: with one readable sentence, before anything is written where that is possible.
+    """
+    with ending_in_order(), contextlib.ExitStack() as stack:
+        return _train(cfg, [stack.enter_context(RunLock(folder)) for folder in written_folders(cfg)])
+
+
+def written_folders(cfg: DictConfig) -> list[Path]:
+    """The run's folder, and that of its checkpoints where it lies elsewhere; none for a process that writes nothing."""
+    run_dir, checkpoints = Path(cfg.paths.run_dir), Path(cfg.checkpointing_dir)
+    if not is_first_process():
+        return []
+    is_inside = checkpoints.absolute().is_relative_to(run_dir.absolute())
+    elsewhere = [] if is_inside else [output_folder(checkpoints, "checkpointing_dir")]
+    return [output_folder(run_dir, "paths.run_dir"), *elsewhere]
+
+
+def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
+    resume = resume_point(cfg)
+    session = start(cfg)
+    # Before anything is written: a source that cannot be read is a mistake like any other.
+    session.datamodule.prepare_data()
+    if resume is not None and not cfg.resume_checkpoint_path:
+        refuse_other_data(resume[1], session)
+    length = settle_length(cfg, session.datamodule)
+    harness = session.harness()
+    harness.check_optimizer()
+    if resume is not None:
+        check_fits(harness, resume[1]["state_dict"], resume[0])
+    with GracefulSignals() as signals:
+        train_log = TrainLog()
+        cost, estimates = TrainingCost(train_log), Estimates()
+        trainer = session.trainer(
+            [cost, estimates, StillHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
+        )
+        describe_run(session, harness, trainer, length)
+        step_before = 0 if resume is None else resume[1]["global_step"]
+        if 0 < trainer.max_steps <= step_before:
+            session.console.print(
+                f"This run is complete at step {step_before}; it is only tested again. "
+                "A larger trainer.max_steps goes on with it, another job_name starts a new one.",
+                soft_wrap=True,
+            )
+        record = session.write_record(trainer, "train")
+        path = None if resume is None else str(resume[0])
+        del resume
+        trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
+    record["parameters"] = num_parameters(harness)
+    record["training"] = cost.as_dict(trainer.strategy.root_device)
+    earlier = read_mapping(session.run_dir / "results.json", [])
+    if earlier.get("step") == trainer.global_step == step_before and "training" in earlier:
+        # Nothing was trained: the cost is what the first end wrote, which counts the time behind the last checkpoint.
+        record["training"] = earlier["training"]
+    return finish(session, harness, trainer, record, estimates)
+
+
+def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from, if any.
+
+    Raises:
+        ConfigError: the run's folder holds another run: other model, loss, optimizer, seed or lengths.
+        CheckpointError: a checkpoint was named and can't be used, or there are some and none can be read.
+    """
+    if cfg.resume_checkpoint_path:
+        path = Path(cfg.resume_checkpoint_path)
+        with of_option("resume_checkpoint_path"):
+            return path, load_checkpoint(path)
+    if (cfg.get("global_flags") or {}).get("DEBUG"):
+        return None  # debugging runs keep no checkpoints and replace each other
+    directory = Path(cfg.checkpointing_dir)
+    found = find_resumable(directory) if directory.is_dir() else None
+    if found is None:
+        return None
+    if not cfg.resume_from_checkpoint:
+        raise CheckpointError(
+            f"{directory} holds the checkpoints of a run, and resume_from_checkpoint=false would overwrite them.\n"
+            "Give another job_name, or remove that folder."
+        )
+    differences = config_differences(OmegaConf.create(found[1].get("xlm_config") or "{}"), cfg)
+    if differences:
+        raise ConfigError(
+            f"{cfg.paths.run_dir} holds a run with other settings; nothing was changed. They differ in:\n  "
+            + "\n  ".join(differences[:12])
+            + "\nGive another job_name= for a new run, or the old settings to go on with that one."
+        )
+    return found
+
+
+def refuse_other_data(checkpoint: dict[str, Any], session: Session) -> None:
+    """ConfigError if the run of a checkpoint was trained on other examples; one from before they were recorded passes.
+
+    Files with the same name and other content are no difference of settings.
+    """
+    differences = data_differences(checkpoint.get("xlm_data") or {}, session.datamodule.contents("train"))
+    if differences:
+        raise ConfigError(
+            f"{session.run_dir} holds a run on other training data; nothing was changed. They differ in:\n  "
+            + "\n  ".join(differences)
+            + "\nGive another job_name= for a new run, or the old data to go on with that one."
+        )
+
+
+class StillHeld(Callback):
+    """Ends a run whose folder another one has taken over."""
+
+    def __init__(self, locks: list[RunLock]) -> None:
+        self.locks = locks
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        for lock in self.locks:
+            lock.check()
+
+
+def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) -> list[Callback]:
+    """Core's own callbacks around those of the config."""
+    own: list[Callback] = [RandomState(cfg.seed), LogRewind(), FiniteLossGuard(), MonitoredMetric(), train_log]
+    if cfg.ema_decay:
+        own.append(ExponentialMovingAverage(cfg.ema_decay))
+    configured = build_callbacks(cfg)
+    last = LastCheckpoint(cfg.checkpointing_dir, signals, keep=not flags.DEBUG)
+    if flags.DEBUG:
+        configured = without_checkpoints(configured)
+    return [*own, *configured, ProgressDisplay(train_log), last]
+
+
+def describe_run(session: Session, harness: Harness, trainer: Trainer, length: Length | None = None) -> None:
+    """Say what is about to run: choices, sizes, device, folder."""
+    if not trainer.is_global_zero:
+        return
+    cfg = session.cfg
+    total = num_parameters(harness)
+    parts = ", ".join(f"{name} {num_parameters(m):,}" for name, m in shown_parts(harness))
+    steps = f"{trainer.max_steps} ({length.reason})" if length else str(trainer.max_steps)
+    global_batch = cfg.per_device_batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    lines = {
+        "run": shown(session.run_dir),
+        "model": f"{type(harness.model).__name__}, {total:,} parameters ({parts})",
+        "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
+        "batch": f"{global_batch} ({cfg.per_device_batch_size} per device × {trainer.world_size} × "
+        f"{trainer.accumulate_grad_batches} accumulated)",
+        "steps": f"{steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'of its own')}, "
+        f"{short_name(cfg.lr_scheduler) if cfg.lr_scheduler else 'no schedule'}",
+        "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
+    }
+    for name, text in lines.items():
+        session.console.print(Text.assemble((f"{name:>7}", "bold"), f"  {text}"), highlight=False, soft_wrap=True)
+
+
+def shown_parts(harness: Harness) -> list[tuple[str, nn.Module]]:
+    """What the harness says its parts are; of the whole model, its children."""
+    return [
+        part
+        for name, module in harness.top_level_named_modules()
+        for part in (module.named_children() if module is harness.model else [(name, module)])
+    ]
+
+
+def short_name(node: DictConfig) -> str:
+    """How an optimizer or a schedule is called: the name it has, else its class; a model may bring its own."""
+    return str(node.get("name") or node.get("_target_", "unnamed")).rpartition(".")[-1]
+
+
+def cost_line(training: dict[str, Any]) -> str:
+    """The cost of training in a line."""
+    speed = training["tokens_per_second"]
+    parts = [f"{training['wall_seconds'] / 60:.1f} minutes", f"{training['cpu_seconds'] / 60:.1f} of CPU time"]
+    parts += [] if speed is None else [f"{speed:,.0f} tokens/s"]
+    return f"Training took {', '.join(parts)}, and at most {training['peak_memory_mib']:,.0f} MiB."
+
+
+def loaders(session: Session) -> dict[str, list[str]]:
+    """Names of the configured loaders by split."""
+    return {split: list(names.values()) for split, names in session.datamodule.dataloader_names.items() if names}
+
+
+def load_averaged(harness: Harness, trainer: Trainer, path: Path) -> None:
+    """Put a checkpoint's averaged weights, or raw ones where it kept no average, into the harness for good."""
+    load_weights(harness, select_weights(load_checkpoint(path), apply_ema=True), path)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExponentialMovingAverage):
+            callback.forget()  # the average of the last step must not stand in for these
+
+
+def finish(
+    session: Session, harness: Harness, trainer: Trainer, record: dict[str, Any], estimates: Estimates
+) -> dict[str, float]:
+    """Draw the curves, test the chosen weights, print and write the results with their standard errors."""
+    cfg = session.cfg
+    run_dir = session.run_dir
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
+    if trainer.is_global_zero:
+        draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
+    if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
+        weights = Path(cfg.checkpointing_dir) / BEST
+        if cfg.test_weights == "best" and weights.is_file() and not flags.DEBUG:
+            load_averaged(harness, trainer, weights)
+            record["weights"] = str(weights)
+        trainer.test(harness, datamodule=session.datamodule, verbose=False)
+        metrics |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    if trainer.is_global_zero and metrics:
+        counts, results = estimates.counts, estimates.record(metrics)
+        print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console, results)
+        write_results(
+            run_dir / "results.json",
+            {**record, "step": trainer.global_step, "results": results, "metrics": metrics, "n": counts},
+        )
+        session.console.print(cost_line(record["training"]), highlight=False)
+        session.console.print(
+            f"Everything is in {shown(run_dir)}, the curves in {shown(run_dir / 'curves.png')}.", soft_wrap=True
+        )
+    return metrics

@@ -1,0 +1,1 @@
+"""One road from a path to a trained model, its texts and their scores."""

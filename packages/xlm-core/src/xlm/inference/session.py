@@ -1,0 +1,190 @@
+"""The live parts of a command, built from a composed config in the one order that works."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers.logger import Logger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from xlm import flags
+from xlm.data.manager import plain
+from xlm.datamodule import TextDataModule
+from xlm.errors import ConfigError
+from xlm.harness import Harness
+from xlm.training.checkpoints import AtomicCheckpointIO
+from xlm.utils.annotations import shown as shown_value
+from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
+from xlm.utils.rich_utils import plain_console
+from xlm.utils.run_record import run_record
+
+# Advice of Lightning's that does not apply here, one reason each.
+QUIET = (
+    r".*does not have many workers.*",  # star graphs are collated faster than they are trained on
+    r".*The number of training batches .* is smaller than the logging interval.*",  # debug=overfit has one batch
+    r".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on has one
+    r".*treespec, LeafSpec.*",  # lightning 2.6 calls what torch 2.13 deprecates
+)
+
+
+@dataclass
+class Session:
+    """Tokenizer, datamodule, and a console to speak through."""
+
+    cfg: DictConfig
+    tokenizer: Any
+    datamodule: TextDataModule
+    console: Console
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.cfg.paths.run_dir)
+
+    @property
+    def config_yaml(self) -> str:
+        """The composed config, interpolations kept."""
+        return OmegaConf.to_yaml(self.cfg, resolve=False)
+
+    def harness(self) -> Harness:
+        """A new module with fresh weights."""
+        module = instantiate(
+            self.cfg.lightning_module,
+            self.cfg,
+            tokenizer=self.tokenizer,
+            datamodule=self.datamodule,
+            _recursive_=False,
+        )
+        assert isinstance(module, Harness)
+        return module
+
+    def trainer(self, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+        """Lightning's Trainer as `cfg.trainer` says; ConfigError for what it refuses, also where it would later."""
+        check_trainer(self.cfg.trainer)
+        trainer = instantiate(
+            self.cfg.trainer,
+            callbacks=callbacks,
+            logger=loggers or False,
+            enable_progress_bar=False,
+            plugins=[AtomicCheckpointIO(), *own_environment(os.environ)],
+            _convert_="all",
+        )
+        assert isinstance(trainer, Trainer)
+        return trainer
+
+    def write_record(self, trainer: Trainer, job: str) -> dict[str, Any]:
+        """Write the config, and what else the numbers depend on, into the run's folder; returns the record."""
+        from xlm.training.progress import write_results
+
+        record = run_record(self.config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
+        record["precision"] = str(trainer.precision)
+        record["job_type"] = job
+        if trainer.is_global_zero:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            # The run's own config stays what it was trained with.
+            name = "config.yaml" if job == "train" else f"config_{job}.yaml"
+            (self.run_dir / name).write_text(self.config_yaml, encoding="utf-8")
+            write_results(self.run_dir / f"record_{job}.json", record)
+        return record
+
+
+# What Lightning fails with in the middle of training, or does nothing for: key, least, whether that is allowed.
+_LEAST = (
+    ("val_check_interval", 0, False),
+    ("check_val_every_n_epoch", 0, False),
+    ("log_every_n_steps", 0, True),
+    ("gradient_clip_val", 0, True),
+)
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """ConfigError for a length of the Trainer below what means something."""
+    for name, least, allowed in _LEAST:
+        value = trainer.get(name)
+        if isinstance(value, int | float) and (value < least or (value == least and not allowed)):
+            limit = f"at least {least}" if allowed else f"above {least}"
+            raise ConfigError(f"trainer.{name} is {value}, and must be {limit}.", key=f"trainer.{name}")
+
+
+def own_environment(environ: Mapping[str, str]) -> list[LightningEnvironment]:
+    """Lightning's plain environment for a process in an allocation of Slurm that `srun` didn't start as one of several.
+
+    A shell of `salloc` and the script of `sbatch` carry SLURM_NTASKS too. Lightning would take such a process for one
+    of so many, and wait for the others, or miss the variables that only `srun` sets.
+    """
+    num_tasks = environ.get("SLURM_NTASKS")
+    started_by_srun = "SLURM_PROCID" in environ and environ.get("SLURM_STEP_NUM_TASKS", "1") == num_tasks
+    return [] if num_tasks is None or started_by_srun or TorchElasticEnvironment.detect() else [LightningEnvironment()]
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries say at every start; what they say of a real problem stays."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in QUIET:
+        warnings.filterwarnings("ignore", message=pattern)
+
+
+def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
+    """Seed, flags, tokenizer (from its own files if they are given), noise schedule and datamodule, in that order."""
+    quiet_libraries()
+    clear_components()
+    flags.set_flags(cfg.get("global_flags") or {})
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    tokenizer = build_tokenizer(cfg, tokenizer_folder)
+    set_component("tokenizer", tokenizer)
+    for name, node in cfg.global_components.items():
+        if name != "tokenizer":
+            set_component(str(name), instantiate(_component(str(name), node)))
+    check_values(cfg.get("collators"))  # those that no data set of this run uses too
+    datamodule = instantiate(cfg.datamodule)
+    assert isinstance(datamodule, TextDataModule)
+    set_component("datamodule", datamodule)
+    return Session(cfg, tokenizer, datamodule, plain_console())
+
+
+def _component(name: str, node: Any) -> Any:
+    if node and not isinstance(node, DictConfig):
+        key, value = f"global_components.{name}", plain({name: node})[name]
+        raise ConfigError(f"{key} is {shown_value(value)}, and must be a mapping with a _target_, or null.", key=key)
+    return node or None
+
+
+def build_tokenizer(cfg: DictConfig, folder: Path | None = None) -> Any:
+    """The tokenizer whose files are in a folder, else that of the configuration."""
+    if folder is None:
+        return instantiate(cfg.global_components.tokenizer)
+    from xlm.datamodule import load_auto_tokenizer
+
+    return load_auto_tokenizer(str(folder))
+
+
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    """Every logger of `cfg.loggers`; an entry set to null is left out."""
+    return [instantiate(node) for node in (cfg.get("loggers") or {}).values() if node]
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said: relative where it lies below the current directory."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def build_callbacks(cfg: DictConfig) -> list[Callback]:
+    """Every callback of `cfg.callbacks`; a group entry set to null is left out."""
+    return [instantiate(node) for name, node in (cfg.get("callbacks") or {}).items() if node]
+
+
+def fewer_than_asked(option: str, asked: int | None, found: int, of: str) -> str:
+    """A sentence for a number of which there are fewer: `of` names them; empty where there are enough."""
+    if asked is None or found >= asked:
+        return ""
+    return f"{option} is {asked:,}, and there are only {found:,} {of}; all of them are used."

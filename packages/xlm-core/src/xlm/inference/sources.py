@@ -1,0 +1,261 @@
+"""Which trained model is meant: a checkpoint, weights alone, a run's folder, an exported folder, or a hub id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from omegaconf import DictConfig, OmegaConf
+
+from xlm.errors import CheckpointError, ConfigError, of_option
+from xlm.harness import Harness
+from xlm.schemas import PATH_KEYS
+from xlm.training.checkpoints import BEST, LAST, best_or_last
+from xlm.training.ema import averaged_state_dict
+from xlm.training.resume import load_checkpoint
+from xlm.training.weights import CONFIG, TOKENIZER, load_from, load_weights, select_weights
+from xlm.utils.weight_files import INDEX, WEIGHTS, is_weights_alone, weights_in, whole
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# A run keeps its configuration under this name, in the folder above its checkpoints.
+_RUN_CONFIG = "config.yaml"
+_MOST_NAMES = 12
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights and the configuration that they belong to.
+
+    Args:
+        path: the file of weights, or the index of its shards.
+        config: as it was composed.
+        checkpoint: the content of a `.ckpt`; None for safetensors.
+        tokenizer: folder of the tokenizer's own files, if it has any.
+        is_remote: it came from the hub.
+    """
+
+    path: Path
+    config: DictConfig
+    checkpoint: dict[str, Any] | None = None
+    tokenizer: Path | None = None
+    is_remote: bool = False
+
+
+def find_source(path_or_id: str | Path, config: str | Path | None = None, revision: str | None = None) -> Source:
+    """The model that a path or an id of the hub (`owner/name`) means; what lies here goes before the hub.
+
+    Args:
+        path_or_id: a `.ckpt`, a `.safetensors`, an index of shards or one of these, a run's folder (its best
+            checkpoint, else its last), or a folder with `model.safetensors` or its shards and `xlm_config.yaml`.
+        config: file to read the configuration from instead of the one that is stored.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        CheckpointError: there is nothing, or nothing that can be used; CheckpointCorruptError: a damaged file.
+    """
+    found = find_weights(path_or_id, revision)
+    return Source(
+        path=found.path,
+        config=_config(found.path, found.checkpoint, None if config is None else Path(config)),
+        checkpoint=found.checkpoint,
+        tokenizer=found.tokenizer,
+        is_remote=found.is_remote,
+    )
+
+
+def folder_of(weights: Path) -> Path:
+    """The folder of the run that a file of weights belongs to, or the one that it lies in."""
+    return weights.parent.parent if weights.parent.name == "checkpoints" else weights.parent
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, or the index of its shards; `tokenizer` is the folder of its tokenizer's files, if any."""
+
+    path: Path
+    tokenizer: Path | None = None
+    is_remote: bool = False
+
+    @cached_property
+    def checkpoint(self) -> dict[str, Any] | None:
+        """The content of a `.ckpt`, read once; None for weights alone."""
+        return None if is_weights_alone(self.path) else load_checkpoint(self.path)
+
+    @cached_property
+    def has_averages(self) -> bool:
+        """Whether it holds averaged weights beside the raw ones."""
+        return self.checkpoint is not None and averaged_state_dict(self.checkpoint) is not None
+
+    def release(self) -> None:
+        """Forget the content, which is as large as the file."""
+        _ = self.has_averages
+        self.__dict__.pop("checkpoint", None)
+
+
+def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights:
+    """The file of weights that a path or an id of the hub means, as for `find_source`.
+
+    Raises:
+        CheckpointError: there is none; the message names what there is instead.
+    """
+    path = Path(path_or_id)
+    if path.exists():
+        return _weights(_weights_in(path) if path.is_dir() else whole(path), is_remote=False)
+    if path.suffix != ".ckpt" and not is_weights_alone(path) and _HUB_ID.fullmatch(str(path_or_id)):
+        return _weights(_weights_in(_fetched(str(path_or_id), revision)), is_remote=True)
+    raise CheckpointError(f"There is no file or folder {path}.{_what_is_there(path)}", path=path)
+
+
+def _weights(path: Path, is_remote: bool) -> Weights:
+    state = path.stat()
+    return _unchanged(path, is_remote, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _unchanged(path: Path, is_remote: bool, state: tuple[int, ...]) -> Weights:
+    """One object for a file as long as it stays what it is, so that a job which asks for it again has it read once."""
+    tokenizer = path.parent / TOKENIZER
+    has_tokenizer = is_weights_alone(path) and tokenizer.is_dir()
+    return Weights(path, tokenizer if has_tokenizer else None, is_remote)
+
+
+def _what_is_there(path: Path) -> str:
+    """The models beside a path that doesn't exist, or in the first folder above it that does."""
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
+    names = [] if folder is None else sorted(entry.name for entry in folder.iterdir() if _may_be_model(entry))
+    if folder is None or not names or folder == Path.cwd():
+        return ""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f" There are in {shown}: {', '.join(names[:_MOST_NAMES])}{more}."
+
+
+def _may_be_model(entry: Path) -> bool:
+    if entry.is_dir():
+        return best_or_last(entry / "checkpoints") is not None or weights_in(entry) is not None
+    return entry.suffix == ".ckpt" or (is_weights_alone(entry) and whole(entry) == entry)
+
+
+def _fetched(repo_id: str, revision: str | None) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise CheckpointError(
+            f"'{repo_id}' is no file or folder here, and could not be fetched from the hub: {reason}."
+            + _what_is_there(Path(repo_id))
+        ) from error
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of weights that a folder stands for."""
+    found = best_or_last(folder / "checkpoints") or best_or_last(folder) or weights_in(folder)
+    if found is not None:
+        return found
+    raise CheckpointError(
+        f"{folder} holds no model: neither checkpoints/{BEST} or {LAST}, as a run does, nor {WEIGHTS} or {INDEX}.",
+        path=folder,
+    )
+
+
+def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -> DictConfig:
+    if given is None and checkpoint is not None and "xlm_config" in checkpoint:
+        return _parsed(str(checkpoint["xlm_config"]), path)
+    for file in [given] if given else _places(path):
+        if file.is_file():
+            return _parsed(file.read_text(encoding="utf-8"), file)
+    if given:
+        raise CheckpointError(f"There is no configuration at {given}.", path=given)
+    raise CheckpointError(
+        f"{path} comes without the configuration of its run ({CONFIG} or {_RUN_CONFIG} beside it); give config=….",
+        path=path,
+    )
+
+
+def _places(path: Path) -> Iterator[Path]:
+    for folder in (path.parent, path.parent.parent):
+        yield from (folder / CONFIG, folder / _RUN_CONFIG)
+
+
+def _parsed(text: str, source: Path) -> DictConfig:
+    try:
+        config = OmegaConf.create(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The configuration in {source} cannot be read as YAML.") from error
+    if not isinstance(config, DictConfig) or "model" not in config:
+        raise ConfigError(f"The configuration in {source} is not one of a run: it has no 'model'.")
+    return config
+
+
+def check_trusted(config: DictConfig, import_names: set[str], sections: tuple[str, ...]) -> None:
+    """ConfigError if building these sections of a stranger's configuration would call anything but xlm and models.
+
+    A `_target_` may name any function of any package, and the tokenizers of transformers run code of a repository
+    when told so.
+    """
+    for section in sections:
+        node = config.get(section)
+        plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else None
+        for key, value in _leaves(plain, section):
+            name = key.rsplit(".", 1)[-1]
+            if name == "_target_" and str(value).split(".")[0] not in import_names:
+                raise ConfigError(
+                    f"The configuration from the hub would call '{value}' ({key}), which belongs to no installed "
+                    "model package. If you trust its author: trust_remote_code=True.",
+                    key=key,
+                )
+            if name == "trust_remote_code" and value is not False:
+                raise ConfigError(
+                    f"The configuration from the hub sets {key}. If you trust its author: trust_remote_code=True.",
+                    key=key,
+                )
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict | list):
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _leaves(child, f"{key}.{name}")
+    else:
+        yield key, node
+
+
+def chosen_weights(cfg: DictConfig, section: str) -> Weights:
+    """What `<section>.checkpoint_path` (or `.ckpt_path`) means, else the run's best checkpoint, else its last.
+
+    A file, the folder of a run or of an exported model, or an id of the hub (at `<section>.revision`).
+
+    Raises:
+        CheckpointError: what was named isn't there, or nothing was named and the run's folder has none.
+    """
+    options: Any = cfg.get(section) or {}
+    for key in PATH_KEYS:
+        if options.get(key):
+            with of_option(f"{section}.{key}"):
+                return find_weights(str(options[key]), options.get("revision"))
+    directory = Path(cfg.checkpointing_dir)
+    if (path := best_or_last(directory)) is not None:
+        return find_weights(path)
+    log_dir = Path(cfg.paths.log_dir)
+    trained = sorted(run.name for run in log_dir.glob("*") if best_or_last(run / "checkpoints"))
+    there = f" Runs that have one: {', '.join(trained)}." if trained else ""
+    raise CheckpointError(
+        f"There is no checkpoint in {directory}.{there}\n"
+        f"Train first under this job_name, or give {section}.checkpoint_path=…"
+    )
+
+
+def load_chosen(harness: Harness, weights: Weights, apply_ema: bool) -> Path:
+    """Load the chosen weights, averaged ones if asked for and there; returns where they came from."""
+    if weights.checkpoint is None:
+        load_from(harness, weights.path)
+    else:
+        load_weights(harness, select_weights(weights.checkpoint, apply_ema), weights.path)
+    weights.release()
+    return weights.path

@@ -1,0 +1,132 @@
+"""The configuration that a checkpoint brings, for jobs that name a checkpoint and no experiment."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from xlm.compose.checks import check_config
+from xlm.compose.load import CONFIG_MODULE
+from xlm.compose.naming import checked_job_name
+from xlm.errors import ConfigError, did_you_mean, nearest_names, of_option
+from xlm.external_models import active_models
+from xlm.inference.sources import check_trusted, find_source, folder_of
+from xlm.inference.trained import BUILT
+from xlm.schemas import CHECKPOINT_SECTIONS, PATH_KEYS, SECTIONS_OF_JOBS, Checkpoint
+from xlm.utils.annotations import read_options
+
+_STRATEGY = "trainer_strategy"
+_NEED_NO_DATA = ("prompts", "prompt_file", "num_samples", "interactive")
+# A stranger's configuration builds none of these: what they call isn't needed to write texts.
+_LEFT_OUT: dict[str, Any] = {
+    "reported_metrics": {}, "diagnostic_metrics": {}, "log_predictions": None, "post_hoc_evaluator": None,
+    "callbacks": {}, "loggers": {},
+}  # fmt: skip
+
+
+def stored_config(overrides: Sequence[str], job: str, option: str | None = None) -> DictConfig:
+    """The configuration that a checkpoint was trained with, with overrides of its values.
+
+    Where it ran stays behind: paths are those of here, and the devices one of whatever there is, unless
+    `trainer_strategy=…` says otherwise. Errors of the checkpoint name the `option`, by default that of the job.
+
+    Raises:
+        CheckpointError: the checkpoint isn't there or comes without its configuration.
+        ConfigError: an override that chooses a group, or a configuration from the hub that would call strange code.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    section = SECTIONS_OF_JOBS[job].section
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    given: dict[str, Any] = {override.key_or_group: override.value() for override in parsed}
+    strategy = str(given.get(_STRATEGY, "auto"))
+    names = (*PATH_KEYS, "revision", "trust_remote_code")
+    said = {name: given[key] for name in names if (key := f"{section}.{name}") in given}
+    options = read_options(Checkpoint, said, section)
+    if not (options.checkpoint_path or options.ckpt_path):
+        raise ConfigError(f"{section}.checkpoint_path names no checkpoint.", key=f"{section}.checkpoint_path")
+    with of_option(option or f"{section}.{PATH_KEYS[0] if options.checkpoint_path else PATH_KEYS[1]}"):
+        source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
+    cfg = source.config
+    with open_dict(cfg):
+        # Keys that came after the checkpoint.
+        for key in _file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
+            cfg[key] = _file("config.yaml")._get_node(key)
+        cfg.paths = _file("paths/default.yaml")
+        if source.is_remote and not options.trust_remote_code:
+            _restrict(cfg, job, given)
+        cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes = "auto", 1, 1
+        cfg.merge_with(_file(f"{_STRATEGY}/{strategy}.yaml"))
+        for name in CHECKPOINT_SECTIONS:
+            cfg.pop(name, None)
+    values = [override for override in parsed if override.key_or_group != _STRATEGY]
+    for override in values:
+        if override.key_or_group.split("@")[0] in _groups():
+            raise ConfigError(
+                f"'{override.input_line}' chooses a part of a configuration, and here the checkpoint's own is used. "
+                "Name the whole: experiment=…",
+                key=override.key_or_group,
+            )
+        if not (override.is_add() or override.is_force_add()):
+            _check_key(cfg, override.key_or_group)
+    OmegaConf.set_struct(cfg, True)
+    ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+    OmegaConf.set_struct(cfg, False)
+    # Which file is meant is decided once: a run that is training may write another best checkpoint meanwhile.
+    for key in PATH_KEYS:
+        if cfg[section].get(key):
+            cfg[section][key] = str(source.path)
+    here = name_of_run(source.path, cfg.paths.log_dir)
+    cfg.job_name = checked_job_name(here if here and "job_name" not in given else cfg.job_name)
+    check_config(cfg, {"model_type": cfg.get("model_name"), "datamodule": "of the checkpoint"})
+    return cfg
+
+
+def name_of_run(weights: Path, log_dir: str | Path) -> str | None:
+    """The name of the run in whose folder a checkpoint lies now, by which its copy is another run; None elsewhere."""
+    folder, runs = folder_of(weights).resolve(), Path(log_dir).resolve()
+    is_run = weights.parent.name == "checkpoints" and folder.is_relative_to(runs) and folder != runs
+    return folder.relative_to(runs).as_posix() if is_run else None
+
+
+def _check_key(cfg: DictConfig, key: str) -> None:
+    """ConfigError, with the nearest names, for a key that isn't there."""
+    above, _, name = key.rpartition(".")
+    parent = OmegaConf.select(cfg, above) if above else cfg
+    names = [str(known) for known in parent] if isinstance(parent, DictConfig) else []
+    if name not in names and not OmegaConf.is_list(parent):
+        hint = did_you_mean([f"{above}.{near}".lstrip(".") for near in nearest_names(name, names, 1)])
+        raise ConfigError(f"The checkpoint's configuration has no key '{key}'. {hint}".rstrip(), key=key)
+
+
+def _restrict(cfg: DictConfig, job: str, given: Mapping[str, Any]) -> None:
+    """Leave nothing in a stranger's configuration that calls more than xlm and the installed models."""
+    if job != "generate" or not any(given.get(f"generation.{name}") for name in _NEED_NO_DATA):
+        raise ConfigError(
+            "The configuration comes from the hub, and all but writing texts would call whatever functions it names. "
+            "Give experiment=… of your own, or, if you trust its author, "
+            f"{SECTIONS_OF_JOBS[job].section}.trust_remote_code=true."
+        )
+    for key, value in _LEFT_OUT.items():
+        cfg[key] = value
+    cfg.trainer = _file("trainer/default.yaml")
+    check_trusted(
+        cfg, {"xlm", *(model.import_name for model in active_models().values())}, (*BUILT, "datamodule", "collators")
+    )
+
+
+def _file(name: str) -> Any:
+    """One of core's own configuration files."""
+    path = importlib.resources.files(CONFIG_MODULE) / name
+    if not path.is_file():
+        raise ConfigError(f"Could not find '{name.removesuffix('.yaml')}'", key=name.partition("/")[0])
+    return OmegaConf.create(path.read_text(encoding="utf-8"))
+
+
+def _groups() -> set[str]:
+    return {entry.name for entry in importlib.resources.files(CONFIG_MODULE).iterdir() if entry.is_dir()}

@@ -1,0 +1,87 @@
+"""`trace=true` for jobs that predict: records the first rows, and leaves trace.json and trace.html in the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from xlm.compose.checks import trace_options
+from xlm.decoding.trace import Trace, record
+from xlm.errors import ConfigError
+from xlm.harness import Harness
+from xlm.inference.session import Session, shown
+from xlm.traces.document import Document, View, describe_run, document, find_view, write_document, write_page
+from xlm.utils.files import output_file
+from xlm.utils.rank_zero import gathered, get_rank
+
+# What a predictor's configuration says besides its options.
+_NOT_OPTIONS = ("_target_", "tokenizer", "noise_schedule", "model")
+
+
+@contextmanager
+def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[None]:
+    """Record what the harness' predictor writes inside, if `trace` is on, and write the files at the end.
+
+    Of several processes each records its share, and the first one writes what all have together.
+    """
+    options = trace_options(session.cfg)
+    if options is None:
+        yield
+        return
+    view = find_view(session.cfg.get("trace_view"))
+    page = check_trace(session.run_dir / "trace.html", "paths.run_dir", gif=options.gif, png=options.png)
+    with record(limit=options.num_samples) as recorder:
+        yield
+    # Shares are consecutive: one behind the other, they are in the order of the data.
+    traces = [trace for share in gathered(recorder.traces) for trace in share][: options.num_samples]
+    if get_rank() == 0:
+        doc = _document(session.cfg, harness, checkpoint, traces, view)
+        written = write_trace(page, doc, gif=options.gif, png=options.png)
+        session.console.print(f"How it was written: {shown(written)}, to be opened in a browser.", soft_wrap=True)
+
+
+def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, traces: list[Trace], view: View | None) -> Document:
+    run = describe_run(
+        str(cfg.job_name),
+        traces,
+        harness.tokenizer,
+        model=str(cfg.get("model_name") or ""),
+        checkpoint=shown(checkpoint),
+        sampler=sampler_of(cfg),
+        view=view,
+    )
+    return document(str(cfg.job_name), [run])
+
+
+def sampler_of(cfg: DictConfig) -> dict[str, Any]:
+    """The options of the predictor, as the configuration says them."""
+    plain = OmegaConf.to_container(cfg.predictor, resolve=False) if cfg.get("predictor") else {}
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in _NOT_OPTIONS}
+
+
+def check_trace(page: Path, key: str, gif: bool = False, png: bool = False) -> Path:
+    """`page`, once it and what goes beside it could be written; ConfigError, which names `key`, where not."""
+    if page.suffix in (".json", ".gif", ".png"):
+        raise ConfigError(f"{key}: {page} is no name for a page, beside which {page.suffix} stands.", key=key)
+    for suffix in (page.suffix, ".json", *([".gif"] if gif else []), *([".png"] if png else [])):
+        output_file(page.with_suffix(suffix), key)
+    return page
+
+
+def write_trace(page: Path, doc: Document, gif: bool = False, png: bool = False) -> Path:
+    """Write a page, its document beside it, and pictures if asked for; returns the page."""
+    write_document(page.with_suffix(".json"), doc)
+    write_page(page, doc)
+    if gif or png:
+        from xlm.traces.pictures import write_gif, write_strip
+
+        if gif:
+            write_gif(page.with_suffix(".gif"), doc)
+        if png:
+            write_strip(page.with_suffix(".png"), doc)
+    return page

@@ -1,0 +1,330 @@
+"""Prompts, and a model that writes: answers, continuations of texts, texts with their blanks filled."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from omegaconf import OmegaConf
+
+from xlm.decoding.blanks import Blank, has_blanks, shortened, split_blanks, text_before_its_only_blank, with_masks
+from xlm.decoding.trace import recording
+from xlm.errors import ConfigError, DataError, did_you_mean, nearest_names
+from xlm.evaluation.cost import counting_calls
+from xlm.harness import Harness
+from xlm.training.rng import random_state_of
+from xlm.utils.imports import get_function
+from xlm.utils.instantiate import components
+from xlm.utils.text_files import Line, json_value, read_lines
+
+STDIN = "-"
+_JSON = (".jsonl", ".json")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text, and what else its line says, which goes into the rows of its samples."""
+
+    text: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_prompts(prompts: Any, prompt_file: Any) -> list[Prompt] | None:
+    """The prompts that `generation.prompts` and `generation.prompt_file` ask for; None where neither does.
+
+    Raises:
+        ConfigError: both are given.
+        DataError: the file is not there, has no prompt, or has a line that is none.
+    """
+    if prompts is not None and prompt_file is not None:
+        raise ConfigError("generation.prompts and generation.prompt_file are both given; one of them is enough.")
+    if prompt_file is not None:
+        return _from_file(str(prompt_file))
+    if prompts is None:
+        return None
+    if prompts == STDIN:
+        return _from_file(STDIN)
+    given = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
+    if not given:
+        raise ConfigError("generation.prompts is an empty list; [''] is one prompt from nothing.")
+    return [Prompt(str(prompt)) for prompt in given]
+
+
+def _from_file(name: str) -> list[Prompt]:
+    if name != STDIN and not Path(name).is_file():
+        raise DataError(f"There is no file of prompts at {name}.")
+    source, shown = (standard_input(), "standard input") if name == STDIN else (name, name)
+    lines = [line for line in read_lines(source, shown) if line.text.strip()]
+    if not lines:
+        raise DataError(f"There is no prompt in {shown}: a prompt is a line that isn't empty.")
+    if Path(name).suffix in _JSON or (name == STDIN and lines[0].text.lstrip().startswith("{")):
+        return [_of_json(line) for line in lines]
+    return [Prompt(line.text) for line in lines]
+
+
+def standard_input() -> IO[bytes]:
+    """What comes in, as bytes, whatever encoding Python expects there; a text that replaces it, as UTF-8."""
+    buffer: IO[bytes] | None = getattr(sys.stdin, "buffer", None)
+    return BytesIO(sys.stdin.read().encode()) if buffer is None else buffer
+
+
+def _of_json(line: Line) -> Prompt:
+    """A JSON string, or an object with `prompt`."""
+    value = json_value(line.text, line.where, 'A line is "text" or {"prompt": "text", …}.')
+    if isinstance(value, str):
+        return Prompt(value)
+    if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
+        raise DataError(f'{line.where} has no text under "prompt".')
+    return Prompt(value.pop("prompt"), value)
+
+
+MODES = ("auto", "answer", "continue", "infill")
+_FROM_HARNESS = ("self", "tokenizer", "noise_schedule", "model")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text that a model wrote, and what it depends on.
+
+    Args:
+        prompt: as it was given.
+        text: an answer, what follows the prompt, or the prompt with its blanks filled; without special tokens.
+        mode: answer, continue or infill.
+        number: from 0, among the samples of this prompt.
+        seed: from which all samples of the call were drawn.
+        network_calls: of this text; None where the predictor doesn't tell.
+    """
+
+    prompt: str
+    text: str
+    mode: str
+    number: int
+    seed: int
+    network_calls: float | None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A prompt as the predictor gets it; `before` is put in front of what it writes."""
+
+    prompt: str
+    given: str
+    mode: str
+    before: str = ""
+
+
+class Writer:
+    """Calls the predictor of a harness with prompts as text.
+
+    Args:
+        harness: in evaluation mode on its device.
+        live: the objects that the configuration's late values (`${tokenizer:…}`) read.
+    """
+
+    def __init__(self, harness: Harness, live: dict[str, Any]) -> None:
+        self.harness = harness
+        self.live = live
+
+    @property
+    def continues(self) -> bool:
+        """Whether prompts are the beginnings of texts, because the model learnt whole texts and no answers."""
+        asked = str(
+            OmegaConf.to_container(self.harness.config.get("datamodule") or OmegaConf.create({}), resolve=False)
+        )
+        return "${collators.lm}" in asked and "${collators.seq2seq" not in asked
+
+    @property
+    def fills(self) -> bool:
+        """Whether the model has the role `infill`."""
+        return "infill" in (self.harness.config.get("collators") or {})
+
+    @property
+    def name(self) -> str:
+        """How the model's family is called."""
+        return str(self.harness.config.get("model_name"))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option of the sampler, with the value that it has; none where the model has no sampler."""
+        node = self.harness.config.get("predictor")
+        if node is None:
+            return {}
+        taken = inspect.signature(get_function(node["_target_"])).parameters
+        with components(**self.live):
+            return {
+                name: OmegaConf.to_container(node[name], resolve=True)
+                if OmegaConf.is_config(node.get(name))
+                else node.get(name, parameter.default)
+                for name, parameter in taken.items()
+                if name not in _FROM_HARNESS and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+            }
+
+    def write(
+        self,
+        prompts: Sequence[str],
+        num_samples: int = 1,
+        *,
+        seed: int,
+        mode: str = "auto",
+        batch_size: int = 64,
+        options: dict[str, Any] | None = None,
+    ) -> list[Sample]:
+        """Samples of each prompt, one after the other.
+
+        Args:
+            prompts: of any lengths; an empty one writes from nothing.
+            num_samples: of each prompt.
+            seed: from which everything is drawn.
+            mode: what prompts are. "auto": to be filled where they have blanks or masks, else the beginning of a text
+                for a model of whole texts, else a question.
+            batch_size: how many rows run at once.
+            options: of the sampler, instead of the configuration's.
+
+        Raises:
+            ConfigError: the predictor has no such option, the model cannot do this, or a prompt is too long for it.
+        """
+        if num_samples < 0 or batch_size < 1:
+            raise ConfigError(f"num_samples is {num_samples} and batch_size {batch_size}; 0 and 1 are the least.")
+        if mode not in MODES:
+            raise ConfigError(f"The mode is '{mode}', and must be one of: {', '.join(MODES)}.")
+        options = dict(options or {})
+        if self.options.get("seed") is not None:
+            options = {"seed": None, **options}  # the predictor's own would make every batch the same
+        predictor = self._predictor(options)
+        requests = [self._request(predictor, prompt, mode) for prompt in prompts]
+        rows = [(request, number) for request in requests for number in range(num_samples)]
+        samples: list[Sample] = []
+        with torch.inference_mode():
+            for start in range(0, len(rows), batch_size):
+                batch = rows[start : start + batch_size]
+                with random_state_of((seed + start) % 2**63):
+                    written = _written(predictor, [request for request, _ in batch])
+                samples += [
+                    Sample(request.prompt, text, request.mode, number, seed, calls)
+                    for (request, number), (text, calls) in zip(batch, written, strict=True)
+                ]
+        return samples
+
+    def _request(self, predictor: Any, prompt: str, mode: str) -> _Request:
+        """What to ask the predictor for; ConfigError if the model cannot do it."""
+        mask = getattr(self.harness.tokenizer, "mask_token", None)
+        has_masks = bool(mask) and str(mask) in prompt
+        if mode == "auto":
+            mode = "infill" if has_masks or has_blanks(prompt) else "continue" if self.continues else "answer"
+        if mode == "infill":
+            request = self._infilling(predictor, prompt, has_masks)
+        else:
+            if mode == "continue" and not self.continues:
+                raise ConfigError(
+                    f"This {self.name} learnt answers to prompts, not whole texts, and cannot continue one: "
+                    "let it answer (generate)."
+                )
+            request = _Request(prompt, prompt, mode)
+        if request.mode == "continue" and not callable(getattr(predictor, "continue_text", None)):
+            request = _Request(prompt, request.given, "answer", request.before)
+        self._check_length(request)
+        return request
+
+    def _infilling(self, predictor: Any, prompt: str, has_masks: bool) -> _Request:
+        blanks = [part for part in split_blanks(prompt) if isinstance(part, Blank)]
+        if not blanks and not has_masks:
+            raise ConfigError(f"The text {shortened(prompt)!r} has no blank to fill: write ___ where one is.")
+        any_length = self.fills and getattr(predictor, "fills_any_length", False)
+        before = None if any_length or has_masks else text_before_its_only_blank(prompt)
+        if before is not None and self.continues:
+            return _Request(prompt, before.rstrip(), "continue", before.rstrip())
+        if not self.fills:
+            can = "; it goes on with a text whose only blank, ___, is at its end" if self.continues else ""
+            what = "masks" if has_masks else "blanks"
+            raise ConfigError(
+                f"The prompt {shortened(prompt)!r} has {what}, and {self.name} cannot fill any: "
+                f"it has no role 'infill'{can}."
+            )
+        for blank in blanks:
+            if any_length and blank.num_tokens is not None:
+                raise ConfigError(f"{self.name} decides itself how long a blank gets: write ___ instead of {blank}.")
+            if not any_length and blank.num_tokens is None:
+                raise ConfigError(
+                    f"{self.name} fills blanks of a known length only: write ___[3] for three tokens, in "
+                    f"{shortened(prompt)!r}."
+                )
+        return _Request(prompt, with_masks(split_blanks(prompt), self.harness.tokenizer), "infill")
+
+    def _check_length(self, request: _Request) -> None:
+        """Refuse what is longer than anything that the model learnt from."""
+        config = self.harness.config
+        block, prompt_block = config.get("block_size"), config.get("input_block_size")
+        if request.mode == "infill":
+            keys = ("block_size",) if self.continues else ("input_block_size", "block_size")
+            limit = None if block is None else block - 2 + (0 if self.continues else prompt_block or 0)
+        elif self.continues:
+            keys, limit = ("block_size",), None if block is None else block - 1
+        else:
+            keys, limit = ("input_block_size",), prompt_block
+        if limit is None:
+            return
+        length = len(self.harness.tokenizer(request.given, add_special_tokens=False)["input_ids"])
+        if length > limit:
+            raise ConfigError(
+                f"The prompt {shortened(request.prompt)!r} has {length} tokens, and this model takes at most {limit} "
+                f"({' + '.join(keys)})."
+            )
+
+    def _predictor(self, options: dict[str, Any]) -> Any:
+        """The harness' predictor, or one with other options around the same network."""
+        predictor = self.harness.predictor
+        if predictor is None or not callable(getattr(predictor, "generate", None)):
+            missing = (
+                "There is no predictor"
+                if predictor is None
+                else f"{type(predictor).__name__} has no generate(list[str])"
+            )
+            raise ConfigError(f"{missing}, so this model cannot write.")
+        if not options:
+            return predictor
+        for name in options:
+            if name not in self.options:
+                hint = did_you_mean(nearest_names(name, self.options, 1))
+                raise ConfigError(
+                    f"{type(predictor).__name__} has no option '{name}'. Options: {', '.join(self.options)}. "
+                    f"{hint}".rstrip(),
+                    key=name,
+                )
+        with components(**self.live):
+            return self.harness.predictor_with(options)
+
+
+def _written(predictor: Any, requests: Sequence[_Request]) -> list[tuple[str, float | None]]:
+    """Text and network calls of each request; those of one mode run together."""
+    found: list[tuple[str, float | None]] = [("", None)] * len(requests)
+    asked: list[int] = []
+    for mode in ("continue", "answer", "infill"):
+        places = [place for place, request in enumerate(requests) if request.mode == mode]
+        if not places:
+            continue
+        write: Callable[[list[str]], list[str]]
+        write = predictor.continue_text if mode == "continue" else predictor.generate
+        with counting_calls(predictor) as calls:
+            texts = write([requests[place].given for place in places])
+        # A predictor whose generate takes another way than predict cannot be counted.
+        counts = calls if len(calls) == len(places) else [None] * len(places)
+        asked += places
+        for place, text, count in zip(places, texts, counts, strict=True):
+            found[place] = (_joined(requests[place].before, text, predictor.tokenizer), count)
+    if (trace := recording()) is not None:
+        trace.reorder(asked)
+    return found
+
+
+def _joined(before: str, text: str, tokenizer: Any) -> str:
+    """A beginning and what follows it; with a blank between where the tokens don't carry theirs."""
+    if not before or not text:
+        return before + text
+    last = tokenizer("a b", add_special_tokens=False)["input_ids"][-1:]
+    return before + text if tokenizer.decode(last)[:1].isspace() else f"{before} {text}"

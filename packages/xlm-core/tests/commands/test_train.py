@@ -1,0 +1,83 @@
+"""`xlm train`: the test at its end scores the averaged weights, whichever weights are tested."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from xlm import flags
+from xlm.commands import eval as evaluation
+from xlm.commands import train
+from xlm.compose import load_config
+from xlm.training.guards import ending_in_order
+from xlm.utils.instantiate import clear_components
+from xlm.utils.run_lock import RunLock
+
+MODELS = Path(__file__).parents[1] / "models"
+# The best checkpoint is that of step 3 and the last one that of step 5, each with an average of its own.
+AVERAGED = (
+    "experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu",
+    "datamodule.dataset_managers.train.lm.num_examples=64", "datamodule.dataset_managers.val.lm.num_examples=20",
+    "datamodule.dataset_managers.test.lm.num_examples=30", "~datamodule.dataset_managers.val.prediction",
+    "~datamodule.dataset_managers.test.prediction", "per_device_batch_size=16", "trainer.max_steps=5",
+    "trainer.val_check_interval=3", "trainer.log_every_n_steps=1", "loggers=debug", "ema_decay=0.5", "optimizer.lr=0.5",
+)  # fmt: skip
+
+
+@pytest.fixture
+def configure(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfig]]:
+    monkeypatch.setenv("XLM_MODELS_PATH", str(MODELS))
+    monkeypatch.setenv("XLM_CACHE_DIR", str(work_dir / "cache"))
+    yield lambda *overrides: load_config([*AVERAGED, *overrides])
+    clear_components()
+    flags.set_flags({"DEBUG": False})
+
+
+def test_the_test_scores_averaged_weights_whichever_are_tested(configure: Callable[..., DictConfig]) -> None:
+    """As `xlm eval` does of the same checkpoint; also a complete run that is only tested again, and a debug run."""
+
+    def trained(*overrides: str) -> float:
+        return train.run(configure(*overrides))["test/lm/accumulated_loss"]
+
+    def evaluated(checkpoint: str, apply_ema: bool) -> float:
+        options = (f"++eval.checkpoint_path=runs/t/checkpoints/{checkpoint}.ckpt", f"++eval.apply_ema={apply_ema}")
+        return evaluation.run(configure("~datamodule.dataset_managers.train", *options))["test/lm/accumulated_loss"]
+
+    best = trained()
+    last = evaluated("last", apply_ema=True)
+    assert best == evaluated("best", apply_ema=True)
+    assert len({best, last, evaluated("last", apply_ema=False)}) == 3
+    assert trained("test_weights=last") == last  # complete, and only tested again
+    # A debug run keeps no checkpoint, and ends with the same weights.
+    assert trained("global_flags.DEBUG=true", "job_name=debugged") == last
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "environ", "folders"),
+    [
+        ("runs/a/checkpoints", {}, ["runs/a"]),
+        ("elsewhere", {}, ["runs/a", "elsewhere"]),  # perhaps shared with another run
+        ("elsewhere", {"LOCAL_RANK": "1"}, []),  # the first process holds both for all
+        ("elsewhere", {"NODE_RANK": "1"}, []),
+    ],
+)
+def test_the_folders_that_a_run_holds(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: str, environ: dict[str, str], folders: list[str]
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    cfg = OmegaConf.create({"paths": {"run_dir": "runs/a"}, "checkpointing_dir": checkpoints})
+    assert train.written_folders(cfg) == [Path(folder) for folder in folders]
+    assert list(work_dir.iterdir()) == []
+
+
+def test_sigterm_before_training_gives_back_what_is_held(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught, ending_in_order(), RunLock(tmp_path / "a"):
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
