@@ -76,6 +76,8 @@ _SPLITS_OF_STAGE = {
     "predict": ("predict",),
     None: SPLITS,
 }
+# The stage in which a split alone is read.
+STAGES_OF_SPLITS = {"val": "validate", "test": "test", "predict": "predict"}
 # An epoch of one batch would spend its time on the ends of epochs.
 _OVERFIT_STEPS_PER_EPOCH = 50
 
@@ -139,6 +141,11 @@ class TextDataModule(LightningDataModule):
         """`loss` or `prediction`: what the data set's config says, else what its name says."""
         explicit = self.dataset_managers[split][name].role
         return explicit or ("prediction" if "prediction" in name else "loss")
+
+    def first_loader(self, split: str, role: str) -> tuple[int, str] | None:
+        """Index and name of the first loader of a split that has a role; None without one."""
+        names = self.dataloader_names.get(split, {}).items()
+        return next(((index, name) for index, name in names if self.role(split, name) == role), None)
 
     def prepare_data(self) -> None:
         """Build missing caches; Lightning calls it on one process per machine."""

@@ -48,6 +48,7 @@ class Root(Options):
     max_tokens: Tokens | None = option(None, "length of the run in tokens, in place of trainer.max_steps")
     block_size: Count | None = option(None, "tokens of an answer, or of a whole sequence")
     input_block_size: Count | None = option(None, "tokens of a prompt")
+    prompt_mode: Literal["continue", "answer"] | None = option(None, "what prompts are: beginnings, or questions")
     num_dataloader_workers: CountOrZero = option(0, "processes that collate batches; 0: in the training process")
     num_dataset_workers: CountOrZero | None = option(None, "processes that prepare data")
     dataloader_prefetch_factor: Count | None = option(None, "batches that each worker keeps ready")

@@ -93,6 +93,49 @@ def test_what_a_job_returns_is_the_exit_code(capsys: pytest.CaptureFixture[str])
     assert run(capsys, "metrics", "experiment=toy")[0] == 0
 
 
+# All that a command with options of its own takes: an entry, a dataclass, a function.
+NEW_COMMAND = """\
+count:
+  target: toy.counting.count
+  help: count the words of texts
+  kind: standalone
+  options: toy.counting.Counting
+"""
+NEW_MODULE = '''\
+from dataclasses import dataclass
+
+from xlm.utils.annotations import option
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Options of a count:"""
+
+    longest: int = option(0, "count words up to this length; 0: all")
+
+
+def count(words, options):
+    print(sum(not options.longest or len(word) <= options.longest for word in words))
+    return int(not words)
+'''
+
+
+def test_a_model_brings_a_standalone_command_in_a_few_lines(capsys: pytest.CaptureFixture[str], toy: Path) -> None:
+    assert len((NEW_COMMAND + NEW_MODULE).splitlines()) <= 20
+    (toy / "counting.py").write_text(NEW_MODULE)
+    (toy / "configs" / "commands.yaml").write_text(NEW_COMMAND)
+    assert run(capsys, "count", "one", "three", "longest=3") == (0, "1\n", "")
+    assert run(capsys, "count")[0] == 1
+    code, _, err = run(capsys, "count", "one", "longest=a")
+    assert (code, err) == (1, "Error: longest is 'a', and must be a whole number.\n")
+    assert "Did you mean 'longest'?" in run(capsys, "count", "longst=3")[2]
+    code, out, _ = run(capsys, "count", "--help")
+    assert code == 0
+    assert out.splitlines()[0] == "xlm count: count the words of texts"
+    assert "  longest                         count words up to this length; 0: all (a whole number) [0]" in out
+    assert "  count               count the words of texts" in run(capsys, "--help")[1]
+
+
 def test_a_sweep_runs_each(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "-m", "name", "experiment=toy", "seed=1,2", "model.width=3")
     assert code == 0

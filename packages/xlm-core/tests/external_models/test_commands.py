@@ -21,7 +21,7 @@ def model(tmp_path: Path, write_model: WriteModel) -> ModelPackage:
 
 
 def test_reads_jobs_by_name(model: ModelPackage) -> None:
-    assert load_commands(model) == {"hello_toy": "toy.parts.hello"}
+    assert load_commands(model) == {"hello_toy": {"target": "toy.parts.hello"}}
 
 
 def test_a_model_without_jobs(model: ModelPackage) -> None:
@@ -35,7 +35,7 @@ def test_beside_a_mirrored_tree(model: ModelPackage) -> None:
     (model.config_dir / "lightning_train").mkdir()
     again = read_directory("toy", model.root, "xlm_models.json")
     assert again.config_dir.name == "lightning_train"
-    assert load_commands(again) == {"hello_toy": "toy.parts.hello"}
+    assert load_commands(again) == {"hello_toy": {"target": "toy.parts.hello"}}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,9 @@ def test_beside_a_mirrored_tree(model: ModelPackage) -> None:
         ("a: [", "cannot be read as YAML"),
         ("- a", "a mapping {job_type: dotted.path} is needed"),
         ("a: 3", "the entry 'a': 3 is not of the form"),
+        ("a: {target: b.c, kind: other}", "the kind of 'a' is 'other'; kinds: composed, standalone"),
+        ("a: {target: b.c, helps: x}", "'helps' of 'a' must be text under one of: target, help, kind, options"),
+        ("a: {help: x}", "the entry 'a': {'help': 'x'} is not of the form"),
         ("3: a.b", "the entry 3: 'a.b' is not of the form"),
     ],
 )

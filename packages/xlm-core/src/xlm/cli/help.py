@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs
-from xlm.external_models import Discovery, discover
+from xlm.external_models import Discovery, activate, discover
 
 _OVERRIDES = """\
 A run is a configuration, and every part of it can be named on the command line:
@@ -29,10 +29,17 @@ _WIDTH = 34
 
 
 def print_help(words: Sequence[str] = ()) -> int:
-    """Print the help text, or that of the built-in job among the words; 0, since problems of discovery are shown."""
-    names = [name for word in words if (name := word.removeprefix("job_type=")) in BUILT_IN_JOBS]
-    job = BUILT_IN_JOBS[names[0]] if names else None
-    print(help_text(discover(os.environ, Path.cwd())) if job is None else job_help(job))
+    """Print the help text, or that of the command among the words; 0, since problems of discovery are shown."""
+    names = [word.removeprefix("job_type=") for word in words]
+    job = next((BUILT_IN_JOBS[name] for name in names if name in BUILT_IN_JOBS), None)
+    if job is None:
+        found = discover(os.environ, Path.cwd())
+        job = next((job for job in custom_jobs(found.models)[0] if job.name in names), None)
+        if job is None:
+            print(help_text(found))
+            return 0
+        activate(found.models, folders=found.folders)
+    print(job_help(job))
     return 0
 
 

@@ -55,10 +55,10 @@ def _dispatch(args: list[str]) -> int:
 
         print(f"xlm {__version__}")
         return 0
-    from xlm.commands import BUILT_IN_JOBS, exit_code, named_job
+    from xlm.commands import exit_code, standalone_job
 
-    job = BUILT_IN_JOBS.get(named_job(args))
-    if job is not None and job.is_standalone:
+    job = standalone_job(args)
+    if job is not None:
         from xlm.commands.words import read_words
 
         return exit_code(job.load()(*read_words(job, args)))

@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from xlm.cli.arguments import check_sweep_names, parse_arguments
-from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job
-from xlm.commands.words import names_a_checkpoint_alone
+from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job, standalone_job
+from xlm.commands.words import names_a_checkpoint_alone, read_words
 from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
@@ -30,6 +30,9 @@ def run_job(args: Sequence[str]) -> int:
     found = discover(os.environ, Path.cwd())
     found.raise_errors()
     jobs, warnings = custom_jobs(found.models)
+    if (standalone := standalone_job(args, jobs)) is not None:
+        activate(found.models, folders=found.folders)
+        return exit_code(standalone.load()(*read_words(standalone, args)))
     arguments = parse_arguments(args, jobs)
     check_sweep_names(arguments)
     _print_warnings([*found.warnings, *warnings])

@@ -8,7 +8,7 @@ from typing import Any
 
 from xlm.errors import ConfigError, UnknownJobError
 from xlm.external_models import ModelPackage, load_commands
-from xlm.utils.imports import get_function
+from xlm.utils.imports import get_function, get_object
 
 _SAMPLER = "predictor.<option>=… sets an option of the model's sampler."
 _NO_OPTIONS = "It has no options of its own; see xlm train --help."
@@ -26,8 +26,9 @@ class Job:
         help: a line for `xlm --help`.
         source: the model that brings it.
         usage: what follows the name, for `xlm NAME --help`.
-        options: names of the schemas in `xlm.schemas` that describe its options. A composed command finds them in the
-            section of the configuration that a schema names, a standalone one reads them from its words.
+        options: names of the schemas in `xlm.schemas`, or dotted paths of a model's own, that describe its options. A
+            composed command finds them in the section of the configuration that a schema names, a standalone one reads
+            them from its words.
         note: what else it takes.
         is_standalone: composes no configuration.
         other_names: further names of a standalone command's options.
@@ -52,9 +53,8 @@ class Job:
     @property
     def schemas(self) -> tuple[type, ...]:
         """The classes of `options`."""
-        from xlm import schemas  # takes a while, and most commands only need the names
-
-        return tuple(getattr(schemas, name) for name in self.options)
+        paths = (name if "." in name else f"xlm.schemas.{name}" for name in self.options)
+        return tuple(get_object(path, key=f"job_type={self.name}") for path in paths)
 
 
 BUILT_IN_JOBS: dict[str, Job] = {
@@ -212,11 +212,22 @@ def custom_jobs(models: Mapping[str, ModelPackage]) -> tuple[list[Job], list[str
         except ModelsFileError as error:
             warnings.append(str(error))
             continue
-        for name, target in commands.items():
+        for name, entry in commands.items():
             if name in BUILT_IN_JOBS:
                 warnings.append(f"Model '{model.name}' brings a job '{name}'; the built-in job of that name is used.")
-            else:
-                jobs.append(Job(name, target, f"job of model '{model.name}'", model.name))
+                continue
+            is_standalone = entry.get("kind") == "standalone"
+            jobs.append(
+                Job(
+                    name,
+                    entry["target"],
+                    entry.get("help", f"job of model '{model.name}'"),
+                    model.name,
+                    usage="[words and options]" if is_standalone else "[overrides]",
+                    options=(entry["options"],) if "options" in entry else (),
+                    is_standalone=is_standalone,
+                )
+            )
     return jobs, warnings
 
 
@@ -239,10 +250,18 @@ def find_job(job_type: str, custom: Iterable[Job] = ()) -> Job:
     return named[0]
 
 
-def named_job(args: Sequence[str]) -> str:
+def named_job(args: Sequence[str], custom: Iterable[Job] = ()) -> str:
     """The command that a command line names, by its first word or `job_type=`; empty if it names none."""
     said = [text.partition("=")[2] for text in args if text.startswith("job_type=")]
-    return args[0] if args and args[0] in BUILT_IN_JOBS else said[0] if said else ""
+    return args[0] if args and args[0] in job_names(custom) else said[0] if said else ""
+
+
+def standalone_job(args: Sequence[str], custom: Iterable[Job] = ()) -> Job | None:
+    """The standalone command that a command line names, core's own first; None for another kind of command line."""
+    custom = list(custom)
+    name = named_job(args, custom)
+    job = find_job(name, custom) if name in job_names(custom) else None
+    return job if job is not None and job.is_standalone else None
 
 
 def exit_code(result: Any) -> int:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from xlm.compose.checks import read_section
+from xlm.datamodule import STAGES_OF_SPLITS
 from xlm.errors import ConfigError, XLMError
 from xlm.evaluation.cost import calls_of_rows
 from xlm.harness import Harness
@@ -96,7 +97,6 @@ def _cost(samples: Sequence[Sample], seconds: float) -> str:
 SPLITS = ("predict", "test", "val")
 # Of each row, on the screen; a published predictor calls what it wrote its text.
 SHOWN = ("prompt", "prediction", "text", "truth")
-STAGES = {"predict": "predict", "test": "test", "val": "validate"}
 STDOUT = "-"
 NUM_EXAMPLES = 8
 
@@ -212,20 +212,20 @@ def from_data(session: Session, harness: Harness, options: Generation, seed: int
     datamodule = session.datamodule
     splits = [options.split] if options.split else SPLITS
     for split in splits:
-        for index, name in datamodule.dataloader_names.get(split, {}).items():
-            if datamodule.role(split, name) != "prediction":
-                continue
-            rows: list[dict[str, Any]] = []
-            datamodule.setup(STAGES[split])
-            with random_state_of(seed):
-                for batch_idx, batch in enumerate(getattr(datamodule, f"{split}_dataloader")()[index]):
-                    rows += _predicted(harness, batch, batch_idx, index, name)
-                    if len(rows) >= num_examples:
-                        break
-            asked, prompts = options.num_examples, f"prompts in {split}/{name}"
-            if said := fewer_than_asked("generation.num_examples", asked, len(rows), prompts):
-                session.console.print(said, highlight=False, soft_wrap=True)
-            return [{**row, "seed": seed} for row in rows[:num_examples]]
+        if (found := datamodule.first_loader(split, "prediction")) is None:
+            continue
+        index, name = found
+        rows: list[dict[str, Any]] = []
+        datamodule.setup(STAGES_OF_SPLITS[split])
+        with random_state_of(seed):
+            for batch_idx, batch in enumerate(getattr(datamodule, f"{split}_dataloader")()[index]):
+                rows += _predicted(harness, batch, batch_idx, index, name)
+                if len(rows) >= num_examples:
+                    break
+        asked, prompts = options.num_examples, f"prompts in {split}/{name}"
+        if said := fewer_than_asked("generation.num_examples", asked, len(rows), prompts):
+            session.console.print(said, highlight=False, soft_wrap=True)
+        return [{**row, "seed": seed} for row in rows[:num_examples]]
     raise ConfigError(
         f"The datamodule has no prediction loader in {', '.join(splits)}. Give generation.prompts=['…'] instead."
     )

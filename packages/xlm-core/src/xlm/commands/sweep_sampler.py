@@ -245,11 +245,11 @@ def _batches(
 ) -> tuple[str, Callable[[], Iterator[Any]], int]:
     """The name of the split's first prediction loader, what goes through its first examples, how many there are."""
     datamodule = session.datamodule
-    managers = datamodule.dataset_managers[split]
-    name = next((name for name in managers if datamodule.role(split, name) == "prediction"), None)
-    if name is None:
+    found = datamodule.first_loader(split, "prediction")
+    if found is None:
         raise ConfigError(f"datamodule.dataset_managers.{split} has no prediction loader to draw samples for.")
-    manager = managers[name]
+    name = found[1]
+    manager = datamodule.dataset_managers[split][name]
     manager.setup(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
     assert manager.rows is not None
     rows = SubsetRows(manager.rows, range(min(num_examples, len(manager.rows))))

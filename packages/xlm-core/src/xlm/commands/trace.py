@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from xlm.traces.document import Document
 
 
-STAGES = {"test": "test", "val": "validate"}
 _OF_SAMPLER = "predictor"
 
 
@@ -225,25 +224,24 @@ def prompts_of_data(lm: TrainedModel, split: str, num_prompts: int) -> tuple[lis
 
     ConfigError if it has none.
     """
+    from xlm.datamodule import STAGES_OF_SPLITS
     from xlm.utils.instantiate import components, instantiate
 
     prompts: list[str] = []
     truths: list[str | None] = []
     with components(tokenizer=lm.tokenizer, noise_schedule=lm.harness.noise_schedule):
         datamodule: Any = instantiate(lm.config.datamodule)
-        for index, name in datamodule.dataloader_names.get(split, {}).items():
-            if datamodule.role(split, name) != "prediction":
-                continue
-            datamodule.setup(STAGES[split])
-            for batch in getattr(datamodule, f"{split}_dataloader")()[index]:
+        if (found := datamodule.first_loader(split, "prediction")) is not None:
+            datamodule.setup(STAGES_OF_SPLITS[split])
+            for batch in getattr(datamodule, f"{split}_dataloader")()[found[0]]:
                 texts = [_prompt(row, mask, lm.tokenizer) for row, mask in _rows(batch)]
                 known = batch.get("target_ids")
                 prompts += texts
                 truths += [None] * len(texts) if known is None else [_plain(row, lm.tokenizer) for row in known]
                 if len(prompts) >= num_prompts:
-                    return prompts[:num_prompts], truths[:num_prompts]
-            if prompts:
-                return prompts, truths
+                    break
+    if prompts:
+        return prompts[:num_prompts], truths[:num_prompts]
     raise ConfigError(f"{lm.source} has no prompts in its '{split}' data. Give prompts=['…'] instead.", key="prompts")
 
 

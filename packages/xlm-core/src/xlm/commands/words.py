@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +25,11 @@ def read_command(args: Sequence[str]) -> tuple[list[str], Any]:
     return read_words(BUILT_IN_JOBS[named_job(args)], args)
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """What a standalone command without options of its own takes."""
+
+
 def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
     """The words of a standalone command, and its options as the schema has them; `title=` alone is its default.
 
@@ -37,7 +43,7 @@ def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
     """
     rest = list(args)
     rest.remove(job.name if job.name in rest else f"job_type={job.name}")
-    [schema] = job.schemas
+    schema = job.schemas[0] if job.schemas else NoOptions
     options = options_in(schema)
     given: dict[str, Any] = {}
     words = []

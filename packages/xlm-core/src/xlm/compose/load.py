@@ -48,6 +48,17 @@ def load_config(
     return composed
 
 
+def without_reporting(cfg: DictConfig) -> DictConfig:
+    """A copy that builds neither metrics nor files of predictions, evaluators, callbacks or loggers."""
+    bare = cfg.copy()
+    with open_dict(bare):
+        for key in ("reported_metrics", "diagnostic_metrics", "callbacks", "loggers"):
+            bare[key] = {}
+        for key in ("log_predictions", "post_hoc_evaluator"):
+            bare[key] = None
+    return bare
+
+
 def to_yaml(cfg: DictConfig, resolve: bool = False) -> str:
     """The configuration as YAML text; values of live objects that don't exist yet stay as they are written."""
     with readable_errors(), late_values_as_text():

@@ -193,10 +193,10 @@ class DatasetManager:
         self.too_long = None if too_long is None else _one_of("too_long", too_long, POLICIES)
         #: `split.name`, which the data module tells.
         self.label: str | None = None
-        self._said = False
         self.role = _one_of("role", role, ROLES) if role is not None else None
         self.stages = tuple(_one_of("stage", stage, STAGES) for stage in (STAGES if stages is None else stages))
         self.rows: Rows | None = None
+        self._prepared: tuple[tuple[Path, Any], CacheEntry, Rows] | None = None
         #: Source, number of examples and a hash of what was prepared; None before that, and for generated data.
         self.content: dict[str, Any] | None = None
 
@@ -229,6 +229,10 @@ class DatasetManager:
         Raises:
             DataError: a row cannot be used, or some don't fit into their block and have to.
         """
+        asked = (Path(cache_dir), tokenizer)
+        # A training run asks several times: before it resumes, for Lightning, and to open the rows.
+        if self._prepared is not None and self._prepared[0] == asked:
+            return self._prepared[1]
         source = self.source()
         entry = DataCache(cache_dir).get_or_build(
             source.name, self._cache_key(source, tokenizer), lambda: self._build(source, tokenizer, num_workers)
@@ -237,9 +241,10 @@ class DatasetManager:
         place = str(getattr(inner, "path", None) or getattr(inner, "folder", None) or inner.name)
         if len(entry.rows) == 0:
             raise DataError(self._no_examples(place, next(iter(source.rows(tokenizer)), None) is None))
-        self._fitted(source, entry.rows)
+        fit = self._fitted(source, entry.rows)
         if not isinstance(inner, GeneratorSource):
             self.content = {"source": place, "num_examples": len(entry.rows), "digest": entry.content}
+        self._prepared = (asked, entry, fit)
         return entry
 
     def _fitted(self, source: Source, rows: ArrowRows) -> Rows:
@@ -250,18 +255,17 @@ class DatasetManager:
         where = source.where if self.group is None else (lambda number: f"block {number + 1} of {source.name}")
         name = self.label or source.name
         fit, said = fitted(rows, limits, self.too_long, name, where)
-        for sentence in said if not self._said else ():
+        for sentence in said:
             log.warning(sentence)
-        self._said = True
         return fit
 
     def setup(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> None:
         """Open the examples (preparing them where nobody has); `DataError` when there are none."""
         if self.rows is not None:
             return
-        entry = self.prepare(tokenizer, cache_dir, num_workers)
-        assert entry is not None
-        self.rows = self._fitted(self.source(), entry.rows)
+        self.prepare(tokenizer, cache_dir, num_workers)
+        assert self._prepared is not None
+        self.rows = self._prepared[2]
 
     def _no_examples(self, place: str, has_no_rows: bool) -> str:
         name = f"{self.label}: " if self.label else "The data set "

@@ -136,8 +136,15 @@ def _version_in(path: Path) -> str | None:
 COMMANDS_FILE = "commands.yaml"
 
 
-def load_commands(model: ModelPackage) -> dict[str, str]:
-    """The model's jobs, empty without a commands.yaml; ModelsFileError when the file cannot be used."""
+_COMMAND_KEYS = ("target", "help", "kind", "options")
+_COMMAND_KINDS = ("composed", "standalone")
+
+
+def load_commands(model: ModelPackage) -> dict[str, dict[str, str]]:
+    """The model's commands by name, each with its `target` and what else the file says.
+
+    Empty without a commands.yaml; ModelsFileError when the file cannot be used.
+    """
     path = _commands_file(model)
     if path is None:
         return {}
@@ -152,11 +159,23 @@ def load_commands(model: ModelPackage) -> dict[str, str]:
         return {}
     if not isinstance(content, dict):
         raise ModelsFileError(path, "a mapping {job_type: dotted.path} is needed.", name=model.name)
-    for job_type, target in content.items():
-        if not isinstance(job_type, str) or not isinstance(target, str):
-            reason = f"the entry {job_type!r}: {target!r} is not of the form job_type: dotted.path."
+    return {name: _command(model, path, name, entry) for name, entry in content.items()}
+
+
+def _command(model: ModelPackage, path: Path, name: object, entry: object) -> dict[str, str]:
+    """An entry as a mapping; a dotted path alone is a target."""
+    given = {"target": entry} if isinstance(entry, str) else entry
+    if not isinstance(name, str) or not isinstance(given, dict) or not isinstance(given.get("target"), str):
+        reason = f"the entry {name!r}: {entry!r} is not of the form job_type: dotted.path, or {{target: …}}."
+        raise ModelsFileError(path, reason, name=model.name)
+    for key, value in given.items():
+        if key not in _COMMAND_KEYS or not isinstance(value, str):
+            reason = f"{key!r} of '{name}' must be text under one of: {', '.join(_COMMAND_KEYS)}."
             raise ModelsFileError(path, reason, name=model.name)
-    return dict(content)
+    if given.get("kind", "composed") not in _COMMAND_KINDS:
+        reason = f"the kind of '{name}' is {given['kind']!r}; kinds: {', '.join(_COMMAND_KINDS)}."
+        raise ModelsFileError(path, reason, name=model.name)
+    return dict(given)
 
 
 def _commands_file(model: ModelPackage) -> Path | None:

@@ -57,15 +57,7 @@ class Session:
 
     def harness(self) -> Harness:
         """A new module with fresh weights."""
-        module = instantiate(
-            self.cfg.lightning_module,
-            self.cfg,
-            tokenizer=self.tokenizer,
-            datamodule=self.datamodule,
-            _recursive_=False,
-        )
-        assert isinstance(module, Harness)
-        return module
+        return build_harness(self.cfg, self.tokenizer, self.datamodule)
 
     def trainer(self, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
         """Lightning's Trainer as `cfg.trainer` says; ConfigError for what it refuses, also where it would later."""
@@ -140,16 +132,33 @@ def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
     clear_components()
     flags.set_flags(cfg.get("global_flags") or {})
     seed_everything(cfg.seed, workers=True, verbose=False)
-    tokenizer = build_tokenizer(cfg, tokenizer_folder)
-    set_component("tokenizer", tokenizer)
-    for name, node in cfg.global_components.items():
-        if name != "tokenizer":
-            set_component(str(name), instantiate(_component(str(name), node)))
+    tokenizer = build_components(cfg, tokenizer_folder)["tokenizer"]
     check_values(cfg.get("collators"))  # those that no data set of this run uses too
     datamodule = instantiate(cfg.datamodule)
     assert isinstance(datamodule, TextDataModule)
     set_component("datamodule", datamodule)
     return Session(cfg, tokenizer, datamodule, plain_console())
+
+
+def build_components(cfg: DictConfig, tokenizer_folder: Path | None = None) -> dict[str, Any]:
+    """Tokenizer, noise schedule and whatever else `global_components` names, set as the live objects of the process.
+
+    The tokenizer comes first, since the others may refer to it.
+    """
+    live = {"tokenizer": build_tokenizer(cfg, tokenizer_folder)}
+    set_component("tokenizer", live["tokenizer"])
+    for name, node in cfg.global_components.items():
+        if name != "tokenizer":
+            live[str(name)] = instantiate(_component(str(name), node))
+            set_component(str(name), live[str(name)])
+    return live
+
+
+def build_harness(cfg: DictConfig, tokenizer: Any, datamodule: TextDataModule | None) -> Harness:
+    """The Lightning module that the configuration names, with fresh weights."""
+    module = instantiate(cfg.lightning_module, cfg, tokenizer=tokenizer, datamodule=datamodule, _recursive_=False)
+    assert isinstance(module, Harness)
+    return module
 
 
 def _component(name: str, node: Any) -> Any:

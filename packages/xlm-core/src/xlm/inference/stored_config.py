@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.checks import check_config
-from xlm.compose.load import CONFIG_MODULE
+from xlm.compose.load import CONFIG_MODULE, without_reporting
 from xlm.compose.naming import checked_job_name
 from xlm.errors import ConfigError, did_you_mean, nearest_names, of_option
 from xlm.external_models import active_models
@@ -21,11 +21,6 @@ from xlm.utils.annotations import read_options
 
 _STRATEGY = "trainer_strategy"
 _NEED_NO_DATA = ("prompts", "prompt_file", "num_samples", "interactive")
-# A stranger's configuration builds none of these: what they call isn't needed to write texts.
-_LEFT_OUT: dict[str, Any] = {
-    "reported_metrics": {}, "diagnostic_metrics": {}, "log_predictions": None, "post_hoc_evaluator": None,
-    "callbacks": {}, "loggers": {},
-}  # fmt: skip
 
 
 def stored_config(overrides: Sequence[str], job: str, option: str | None = None) -> DictConfig:
@@ -59,7 +54,7 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
             cfg[key] = _file("config.yaml")._get_node(key)
         cfg.paths = _file("paths/default.yaml")
         if source.is_remote and not options.trust_remote_code:
-            _restrict(cfg, job, given)
+            cfg = _restricted(cfg, job, given)
         cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes = "auto", 1, 1
         cfg.merge_with(_file(f"{_STRATEGY}/{strategy}.yaml"))
         for name in CHECKPOINT_SECTIONS:
@@ -104,20 +99,20 @@ def _check_key(cfg: DictConfig, key: str) -> None:
         raise ConfigError(f"The checkpoint's configuration has no key '{key}'. {hint}".rstrip(), key=key)
 
 
-def _restrict(cfg: DictConfig, job: str, given: Mapping[str, Any]) -> None:
-    """Leave nothing in a stranger's configuration that calls more than xlm and the installed models."""
+def _restricted(cfg: DictConfig, job: str, given: Mapping[str, Any]) -> DictConfig:
+    """A stranger's configuration without what writing texts does not need; the rest calls xlm and installed models."""
     if job != "generate" or not any(given.get(f"generation.{name}") for name in _NEED_NO_DATA):
         raise ConfigError(
             "The configuration comes from the hub, and all but writing texts would call whatever functions it names. "
             "Give experiment=… of your own, or, if you trust its author, "
             f"{SECTIONS_OF_JOBS[job].section}.trust_remote_code=true."
         )
-    for key, value in _LEFT_OUT.items():
-        cfg[key] = value
+    cfg = without_reporting(cfg)
     cfg.trainer = _file("trainer/default.yaml")
     check_trusted(
         cfg, {"xlm", *(model.import_name for model in active_models().values())}, (*BUILT, "datamodule", "collators")
     )
+    return cfg
 
 
 def _file(name: str) -> Any:

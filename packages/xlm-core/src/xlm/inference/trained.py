@@ -12,16 +12,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose import register_resolvers
+from xlm.compose.load import without_reporting
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.external_models import activate, active_models, discover
 from xlm.harness import Harness
-from xlm.inference.session import build_tokenizer
+from xlm.inference.session import build_components, build_harness
 from xlm.inference.sources import Source, check_trusted, find_source
 from xlm.inference.writer import Sample, Writer
 from xlm.model import load_safetensors
 from xlm.training.rng import random_state_of
 from xlm.training.weights import load_weights, push_folder, save_folder, save_for_transformers, select_weights
-from xlm.utils.instantiate import components, instantiate, set_component
+from xlm.utils.instantiate import components, instantiate
 
 # What loading builds; metrics, data and loggers stay as they are written.
 BUILT = ("global_components", "noise_schedule", "model", "loss", "predictor", "lightning_module")
@@ -233,36 +234,19 @@ def load_source(
 
 def _built(source: Source) -> tuple[Harness, dict[str, Any]]:
     """A harness with fresh weights and the live objects that its configuration reads."""
-    cfg = source.config.copy()
+    cfg = without_reporting(source.config)
     with open_dict(cfg):
-        # Only what generation needs: no metrics, no files of predictions, no judge, no compilation.
-        cfg.reported_metrics, cfg.diagnostic_metrics = {}, {}
-        cfg.log_predictions, cfg.post_hoc_evaluator, cfg.compile = None, None, False
+        cfg.compile = False
     with components():
-        live = _live_objects(cfg, source.tokenizer)
+        live = build_components(cfg, source.tokenizer)
+        if "${datamodule:" in OmegaConf.to_yaml(cfg, resolve=False):
+            live["datamodule"] = instantiate(cfg.datamodule)
     with components(**live):
-        harness = instantiate(
-            cfg.lightning_module, cfg, tokenizer=live["tokenizer"], datamodule=live.get("datamodule"), _recursive_=False
-        )
+        harness = build_harness(cfg, live["tokenizer"], live.get("datamodule"))
         harness.configure_components()
         _settle(source.config)
     harness.config = source.config
     return harness, live
-
-
-def _live_objects(cfg: DictConfig, tokenizer_folder: Path | None) -> dict[str, Any]:
-    """Tokenizer, noise schedule and the like, in the order in which a job makes them."""
-    live: dict[str, Any] = {}
-    for name in ("tokenizer", *(key for key in cfg.global_components if key != "tokenizer")):
-        if name == "tokenizer":
-            live[name] = build_tokenizer(cfg, tokenizer_folder)
-        else:
-            node = cfg.global_components.get(name)
-            live[str(name)] = instantiate(node) if node else None
-        set_component(str(name), live[str(name)])
-    if "${datamodule:" in OmegaConf.to_yaml(cfg, resolve=False):
-        live["datamodule"] = instantiate(cfg.datamodule)
-    return live
 
 
 def _settle(node: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from xlm.decoding.blanks import Blank, has_blanks, shortened, split_blanks, text_before_its_only_blank, with_masks
 from xlm.decoding.trace import recording
@@ -134,10 +134,7 @@ class Writer:
     @property
     def continues(self) -> bool:
         """Whether prompts are the beginnings of texts, because the model learnt whole texts and no answers."""
-        asked = str(
-            OmegaConf.to_container(self.harness.config.get("datamodule") or OmegaConf.create({}), resolve=False)
-        )
-        return "${collators.lm}" in asked and "${collators.seq2seq" not in asked
+        return prompt_mode(self.harness.config) == "continue"
 
     @property
     def fills(self) -> bool:
@@ -298,6 +295,21 @@ class Writer:
                 )
         with components(**self.live):
             return self.harness.predictor_with(options)
+
+
+def prompt_mode(cfg: DictConfig) -> str:
+    """What a prompt is to a model: "continue", the beginning of a text, or "answer", a question.
+
+    The data set says it (`prompt_mode`). Configurations without it are of models that learnt texts if a loader has
+    the collator of the role `lm`, and none that of `seq2seq`.
+    """
+    if cfg.get("prompt_mode"):
+        return str(cfg.prompt_mode)
+    managers = OmegaConf.select(cfg, "datamodule.dataset_managers") or {}
+    loaders = [node for split in managers.values() if split for node in split.values() if node]
+    collators = {str(node._get_node("collator")) for node in loaders if OmegaConf.is_dict(node)}
+    of_answers = any(collator.startswith("${collators.seq2seq") for collator in collators)
+    return "continue" if "${collators.lm}" in collators and not of_answers else "answer"
 
 
 def _written(predictor: Any, requests: Sequence[_Request]) -> list[tuple[str, float | None]]:

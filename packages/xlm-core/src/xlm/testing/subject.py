@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from xlm import flags
-from xlm.compose.load import load_config
+from xlm.compose.load import load_config, without_reporting
 from xlm.datamodule import TextDataModule
 from xlm.external_models import Discovery, ModelPackage, activate, discover
 from xlm.harness import Harness
@@ -141,11 +141,7 @@ class Subject:
     @cached_property
     def bare(self) -> DictConfig:
         """The configuration without what only a Trainer needs: metrics, files of predictions, a judge."""
-        cfg = self.cfg.copy()
-        with open_dict(cfg):
-            cfg.reported_metrics, cfg.diagnostic_metrics = {}, {}
-            cfg.log_predictions, cfg.post_hoc_evaluator = None, None
-        return cfg
+        return without_reporting(self.cfg)
 
     def harness(self, seed: int = SEED) -> Harness:
         """A new harness in evaluation mode, its weights drawn from a seed."""
