@@ -15,7 +15,8 @@ from xlm.decoding.trace import begin_trace, recording
 from xlm.decoding.unread import say_unread, unread_filters
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler
-from xlm.utils.annotations import AnySeed, Count, NonNegative, Probability, Share, check_arguments
+from xlm.utils.annotations import AnySeed, Count, NonNegative, Probability, Share
+from xlm.utils.instantiate import check_arguments
 from xlm.utils.text import remove_trailing_pads
 
 

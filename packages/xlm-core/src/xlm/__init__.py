@@ -2,10 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from xlm import moved
 from xlm.__about__ import __version__
 
 if TYPE_CHECKING:
     from xlm.inference.trained import TrainedModel, load
+
+moved.install()
 
 __all__ = ["TrainedModel", "__version__", "load"]
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from xlm.errors import ConfigError
-from xlm.utils.annotations import check_arguments, parameter_names, promises_types
+from xlm.utils.instantiate import check_arguments, parameter_names, promises_types
 
 if TYPE_CHECKING:
     from fractions import Fraction as Unknown

@@ -21,7 +21,8 @@ from xlm.decoding.writing import writing
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler, widest_float
-from xlm.utils.annotations import AnySeed, Count, NonNegative, Probability, Share, check_arguments
+from xlm.utils.annotations import AnySeed, Count, NonNegative, Probability, Share
+from xlm.utils.instantiate import check_arguments
 from xlm.utils.text import remove_trailing_pads
 
 

@@ -19,7 +19,8 @@ from xlm.decoding.unread import say_unread, unread_filters
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import Confidence, LogitsSampler
-from xlm.utils.annotations import AnySeed, Count, NonNegative, Number, Probability, Share, check_arguments
+from xlm.utils.annotations import AnySeed, Count, NonNegative, Number, Probability, Share
+from xlm.utils.instantiate import check_arguments
 
 
 class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):

@@ -16,8 +16,7 @@ from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import noise_levels, noise_seeds
 from xlm.data.rows import Rows
 from xlm.errors import DataError
-from xlm.utils.annotations import check_arguments
-from xlm.utils.instantiate import building
+from xlm.utils.instantiate import building, check_arguments
 
 
 class Key(NamedTuple):

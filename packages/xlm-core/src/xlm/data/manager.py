@@ -19,8 +19,8 @@ from xlm.data.locator import FileSource, FirstRows, FolderSource, GeneratorSourc
 from xlm.data.rows import ArrowRows, ListRows, Rows
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
-from xlm.utils.annotations import check_arguments, promises_types
 from xlm.utils.imports import get_function
+from xlm.utils.instantiate import check_arguments, promises_types
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.text_files import name_of_kind
 

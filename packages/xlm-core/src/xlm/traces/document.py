@@ -197,7 +197,7 @@ def read_document(path: str | Path) -> Document:
     return doc
 
 
-FOLDER = Path(__file__).parent / "page"
+FOLDER = Path(__file__).parent / "page_files"
 SCRIPTS = ("frames.js", "graph.js", "grid.js", "card.js", "page.js")
 
 

@@ -13,8 +13,7 @@ from transformers import get_scheduler
 
 from xlm.errors import ConfigError
 from xlm.modules.short_convolution import ShortConvolution
-from xlm.utils.annotations import check_arguments
-from xlm.utils.instantiate import building, instantiate
+from xlm.utils.instantiate import building, check_arguments, instantiate
 
 
 class LRSchedulerWithConfig(TypedDict):

@@ -11,7 +11,8 @@ from template_model.datamodule_template_model import TemplateModelSeq2SeqPredCol
 from template_model.types_template_model import TemplateModelPredictionBatch, TemplateModelPredictionDict
 from xlm.decoding.trace import begin_trace, recording
 from xlm.harness import Predictor
-from xlm.utils.annotations import Count, check_arguments
+from xlm.utils.annotations import Count
+from xlm.utils.instantiate import check_arguments
 
 
 class TemplateModelPredictor(Predictor[TemplateModelPredictionBatch, TemplateModelPredictionDict]):
