@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from borrowed import Environment
+from linked_environment import Environment
 from wheels import build
 from workspace import ROOT, read_packages
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from borrowed import Environment
+from linked_environment import Environment
 from warm_xlm import warm_xlm
 from wheels import build
 from workspace import CORE, ROOT, read_packages

@@ -60,7 +60,7 @@ esac
 """
 STAND_IN = """\
 #!/bin/sh
-exec {python} {tools}/docs_stand_ins.py {name} "$@"
+exec {python} {tools}/docs_commands.py {name} "$@"
 """
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from borrowed import Environment, run
+from linked_environment import Environment, run
 from workspace import CORE, ROOT, Package, WorkspaceError, read_packages
 
 TEMPLATE = "xlm/scaffold/template/"  # what a scaffolded package is copied from, tests included
@@ -130,7 +130,7 @@ def install_problems(package: Package, wheels: Path, folder: Path) -> Iterator[s
         yield f"pip install {package.name}: {done.stdout.strip()} {done.stderr.strip()}"
         return
     models = [package.model] if package.model else []
-    alone = [str(ROOT / "tools" / "alone.py"), "--not-editable", *dict.fromkeys([CORE, package.name])]
+    alone = [str(ROOT / "tools" / "check_installed.py"), "--not-editable", *dict.fromkeys([CORE, package.name])]
     compose = ["-P", str(ROOT / "tools" / "compose_all.py"), *models]
     for program, arguments in (("xlm", ["--help"]), ("xlm", ["models"]), ("python", alone), ("python", compose)):
         done = environment.run(program, *arguments, cwd=folder)

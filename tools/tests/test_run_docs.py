@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import docs_stand_ins
+import docs_commands
 import run_docs
 from run_docs import Outcome
 
@@ -168,16 +168,16 @@ def test_hatch_and_pip_are_stood_in_for(run: Run) -> None:
 
 
 def test_scripts_of_hatch_toml() -> None:
-    (line,) = docs_stand_ins.script("test", ["-k", "a b"])
+    (line,) = docs_commands.script("test", ["-k", "a b"])
     assert line == "pytest -n auto --dist worksteal -m 'not slow' -k 'a b'"
-    assert len(docs_stand_ins.script("model.arlm:test", [])) > 1
-    with pytest.raises(docs_stand_ins.StandInError, match=r"no script 'tset'\. Scripts: train, "):
-        docs_stand_ins.script("tset", [])
+    assert len(docs_commands.script("model.arlm:test", [])) > 1
+    with pytest.raises(docs_commands.StandInError, match=r"no script 'tset'\. Scripts: train, "):
+        docs_commands.script("tset", [])
 
 
 @pytest.mark.parametrize("command", [["hatch", "build"], ["pip", "download", "x"]])
 def test_nothing_stands_in_for_the_rest(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert docs_stand_ins.main(command) == 1
+    assert docs_commands.main(command) == 1
     assert "Say needs=network above the block" in capsys.readouterr().err
 
 

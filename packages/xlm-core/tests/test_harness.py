@@ -16,7 +16,7 @@ from xlm import flags
 from xlm.cli.main import main
 from xlm.commands import eval as evaluation
 from xlm.commands import session, sources, train
-from xlm.commands.train import settle_length
+from xlm.commands.train import resolve_length
 from xlm.compose import load_config
 from xlm.errors import CheckpointMismatchError, ConfigError
 from xlm.harness import Harness
@@ -161,7 +161,7 @@ def test_epochs_and_tokens_are_steps(
     configure: Configure, overrides: list[str], steps: int, reason: str | None
 ) -> None:
     cfg = configure(*overrides)
-    length = settle_length(cfg, session.start(cfg).datamodule)
+    length = resolve_length(cfg, session.start(cfg).datamodule)
     assert cfg.trainer.max_steps == steps
     assert reason is None or (length.reason if length else "") == reason
 

@@ -21,7 +21,7 @@ from xlm.metrics import MetricWrapper
 from xlm.protocols import ChecksTokenizer, LossFunction, Predictor, call_at, call_loss
 from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
-from xlm.training.resume import load_checkpoint, settle_progress
+from xlm.training.resume import align_progress, load_checkpoint
 from xlm.training.weights import load_weights, push_folder, save_weights, select_weights
 from xlm.utils.history import PredictorHistoryMixin
 from xlm.utils.instantiate import get_component, has_component, instantiate, set_component
@@ -360,7 +360,7 @@ class Harness(TermWeightedModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainer = self.trainer
-        settle_progress(checkpoint, trainer.accumulate_grad_batches, trainer.limit_train_batches)
+        align_progress(checkpoint, trainer.accumulate_grad_batches, trainer.limit_train_batches)
 
     @classmethod
     def from_checkpoint(

@@ -18,7 +18,7 @@ from torch import Tensor
 from xlm import flags
 from xlm.decoding.writing import Writing, snapshots
 from xlm.errors import ConfigError
-from xlm.utils.rank_zero import gathered, get_rank, warn_once
+from xlm.utils.rank_zero import all_gather_objects, get_rank, warn_once
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.text_files import read_lines
 
@@ -227,7 +227,7 @@ class PostHocPasses:
             return {}
         values: dict[str, float] = {}
         for loader, rows in found.items():
-            everywhere = [row for part in gathered(rows) for row in part]
+            everywhere = [row for part in all_gather_objects(rows) for row in part]
             _, numbers = self.evaluator.eval(everywhere, tokenizer=tokenizer)
             values |= {f"{loader}/{name}": float(number) for name, number in numbers.items()}
         return values

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from xlm.errors import ConfigError
-from xlm.sampling import widest_float
+from xlm.sampling import sampling_dtype
 from xlm.utils.imports import get_function
 
 UpdateFn = Callable[..., Mapping[str, Any]]
@@ -101,7 +101,7 @@ class RatioMetric(Metric):
         return int(n), math.sqrt(max(0.0, pp - 2 * ratio * pw + ratio * ratio * ww) * n / (n - 1)) / abs(w)
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.Module:
-        dtype = widest_float(fn(torch.zeros(0)).device)
+        dtype = sampling_dtype(fn(torch.zeros(0)).device)
         for name, default in list(self._defaults.items()):
             # Before the move, since the device may refuse the type.
             if isinstance(default, Tensor) and default.is_floating_point():
@@ -220,7 +220,7 @@ def _widened(rows: Tensor, width: int, filler: int | bool) -> Tensor:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    dtype = widest_float(part.device)
+    dtype = sampling_dtype(part.device)
     return part.to(dtype) / whole.to(dtype)
 
 

@@ -17,7 +17,7 @@ CONFIDENCES: tuple[Confidence, ...] = ("top_prob", "prob_diff", "entropy")
 _MAX_NOISE_ELEMENTS = 2**24
 
 
-def widest_float(device: torch.device) -> torch.dtype:
+def sampling_dtype(device: torch.device) -> torch.dtype:
     """float64 wherever the device has it (all but MPS).
 
     float32 Gumbel noise has a short tail and acts as a lower temperature (arXiv 2409.02908, section 4).
@@ -26,7 +26,7 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 
 def _exponential(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    noise = torch.empty_like(like, dtype=widest_float(like.device), memory_format=torch.contiguous_format)
+    noise = torch.empty_like(like, dtype=sampling_dtype(like.device), memory_format=torch.contiguous_format)
     # Never exactly zero, so that neither its logarithm nor a division by it is infinite.
     return noise.exponential_(generator=generator).clamp_(min=torch.finfo(noise.dtype).tiny)
 
@@ -97,7 +97,7 @@ def keep_top_p(logits: Float[Tensor, "*batch vocab"], p: float) -> Float[Tensor,
     if p == 1:
         return logits
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
-    probs = ordered.to(widest_float(logits.device)).softmax(dim=-1)
+    probs = ordered.to(sampling_dtype(logits.device)).softmax(dim=-1)
     before = probs.cumsum(dim=-1) - probs
     # The first has nothing before it; said apart, because rounding may say otherwise.
     dropped = (before >= p).index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), False)
@@ -284,9 +284,9 @@ def select_random_indices(
         raise ValueError(f"Unknown score_mode {score_mode!r}. Choices: logits, uprobs.")
     device = num_unmask.device
     if selection_score is None:
-        priority = torch.rand(tuple(inp_shape), device=device, dtype=widest_float(device), generator=generator)
+        priority = torch.rand(tuple(inp_shape), device=device, dtype=sampling_dtype(device), generator=generator)
     elif selection_mode == "greedy":
-        priority = selection_score.to(widest_float(device))
+        priority = selection_score.to(sampling_dtype(device))
     elif score_mode == "logits":
         priority = add_gumbel_noise(selection_score, temperature, generator=generator)
     else:
@@ -299,3 +299,6 @@ def select_random_indices(
     chosen = torch.arange(inp_shape[1], device=device) < num_unmask.unsqueeze(-1)
     selected = torch.zeros(tuple(inp_shape), dtype=torch.bool, device=device).scatter(-1, order, chosen)
     return selected if select_from_mask is None else selected & select_from_mask
+
+
+widest_float = sampling_dtype  # its name of before

@@ -124,7 +124,7 @@ class Checkpoint(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class ScorerOptions:
     """Options of jobs that judge texts which a model writes from nothing."""
 
     judge: Text | None = option(None, "a causal language model whose perplexity of the texts is told")
@@ -134,7 +134,7 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(Checkpoint, Judged):
+class Eval(Checkpoint, ScorerOptions):
     """Options, as key=value:"""
 
     section: ClassVar[str] = "eval"
@@ -162,7 +162,7 @@ class Generation(Checkpoint):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Checkpoint, Judged):
+class Sweep(Checkpoint, ScorerOptions):
     """Options, as key=value:"""
 
     section: ClassVar[str] = "sweep"
@@ -317,3 +317,6 @@ SECTIONS_OF_JOBS: dict[str, type[Options]] = {
 # Sections of the jobs that load a trained model, and the names under which they take it.
 CHECKPOINT_SECTIONS = tuple(schema.section for schema in SECTIONS_OF_JOBS.values() if issubclass(schema, Checkpoint))
 PATH_KEYS = ("checkpoint_path", "ckpt_path")
+
+
+Judged = ScorerOptions  # its name of before

@@ -13,7 +13,7 @@ from xlm import flags
 from xlm.commands import eval as evaluation
 from xlm.commands import train
 from xlm.compose import load_config
-from xlm.training.guards import ending_in_order
+from xlm.training.guards import raising_on_sigterm
 from xlm.utils.instantiate import clear_components
 from xlm.utils.run_lock import RunLock
 
@@ -76,7 +76,7 @@ def test_the_folders_that_a_run_holds(
 
 
 def test_sigterm_before_training_gives_back_what_is_held(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as caught, ending_in_order(), RunLock(tmp_path / "a"):
+    with pytest.raises(SystemExit) as caught, raising_on_sigterm(), RunLock(tmp_path / "a"):
         signal.raise_signal(signal.SIGTERM)
     assert caught.value.code == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []

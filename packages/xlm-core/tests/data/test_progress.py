@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xlm.data.loaders import CombinedTrainLoader, StatefulTrainLoader, make_loader
 from xlm.data.rows import ListRows
-from xlm.training.resume import settle_progress
+from xlm.training.resume import align_progress
 
 # lightning 2.6 calls what torch 2.13 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*")
@@ -53,7 +53,7 @@ class Recorder(LightningModule):
         return [make_loader(ListRows({"id": i} for i in range(6)), collate, train=False, batch_size=BATCH_SIZE)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        settle_progress(checkpoint, self.trainer.accumulate_grad_batches, self.trainer.limit_train_batches)
+        align_progress(checkpoint, self.trainer.accumulate_grad_batches, self.trainer.limit_train_batches)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if len(self.seen) == self.fail_at_batch:
@@ -206,6 +206,6 @@ def test_several_train_loaders_resume_together(tmp_path: Path) -> None:
 
 def test_checkpoints_of_other_loaders_are_left_alone() -> None:
     checkpoint = {"loops": {"fit_loop": {"state_dict": {"combined_loader": [{"_num_yielded": 3}]}}}}
-    settle_progress(checkpoint)
+    align_progress(checkpoint)
     assert checkpoint == {"loops": {"fit_loop": {"state_dict": {"combined_loader": [{"_num_yielded": 3}]}}}}
-    settle_progress({"state_dict": {}})
+    align_progress({"state_dict": {}})

@@ -17,7 +17,7 @@ from xlm.decoding.masking import IGNORE
 from xlm.decoding.streams import Stream, derive, uniform
 from xlm.errors import ConfigError
 from xlm.harness import Harness, LossFunction
-from xlm.sampling import widest_float
+from xlm.sampling import sampling_dtype
 
 LENGTH_LOSSES = ("binary_ce", "ce")
 WEIGHTINGS = ("none", "elbo")
@@ -119,7 +119,7 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
         """
         prompts, sequences = _texts(batch)
         device = batch["input_ids"].device
-        draws = torch.zeros(len(sequences), num_samples, dtype=widest_float(device), device=device)
+        draws = torch.zeros(len(sequences), num_samples, dtype=sampling_dtype(device), device=device)
         for sample in range(num_samples):
             # Apart from the seeds of the batch's own corruption.
             seeds = derive(batch["noise_seed"].cpu(), sample + 1)

@@ -20,7 +20,7 @@ from xlm.decoding.unread import say_unread
 from xlm.decoding.writing import writing
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
-from xlm.sampling import LogitsSampler, widest_float
+from xlm.sampling import LogitsSampler, sampling_dtype
 from xlm.utils.annotations import AnySeed, Count, NonNegative, Probability, Share
 from xlm.utils.instantiate import check_arguments
 from xlm.utils.text import remove_trailing_pads
@@ -192,7 +192,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
 
     def _is_complete(self, length_logits: Float[Tensor, "rows classes"], u: Tensor) -> Bool[Tensor, " rows"]:
         """Whether each row ends here, by what CLS says of class 0."""
-        p = length_logits.to(widest_float(length_logits.device)).softmax(dim=-1)[:, 0]
+        p = length_logits.to(sampling_dtype(length_logits.device)).softmax(dim=-1)[:, 0]
         return u < p if self.stopping_threshold is None else p >= self.stopping_threshold
 
     @staticmethod

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from ilm.slot_logits_ilm import CHUNK_ELEMENTS, linear_logsumexp, wide_logits
-from xlm.sampling import LogitsSampler, widest_float
+from xlm.sampling import LogitsSampler, sampling_dtype
 
 
 def draw(logits: Float[Tensor, "rows choices"], u: Float[Tensor, " rows"]) -> Integer[Tensor, " rows"]:
@@ -17,7 +17,7 @@ def draw(logits: Float[Tensor, "rows choices"], u: Float[Tensor, " rows"]) -> In
 
     Unlike Gumbel noise this takes one number a row, so that a row can have a random stream of its own.
     """
-    cumulative = logits.to(widest_float(logits.device)).softmax(dim=-1).cumsum(dim=-1)
+    cumulative = logits.to(sampling_dtype(logits.device)).softmax(dim=-1).cumsum(dim=-1)
     total = cumulative[:, -1]
     at = torch.minimum(u.to(total.dtype) * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, at[:, None], right=True).squeeze(-1)
@@ -83,7 +83,7 @@ def choose_slots(
     The first is the sampler's choice; further ones need at least `min_prob` of the whole row, and there are at most
     `allowed` of a row.
     """
-    share = slot_logits.to(widest_float(slot_logits.device)).softmax(dim=-1)
+    share = slot_logits.to(sampling_dtype(slot_logits.device)).softmax(dim=-1)
     logits, slots = slot_logits, []
     columns = torch.arange(logits.shape[1], device=logits.device)
     for j in range(u.shape[1]):

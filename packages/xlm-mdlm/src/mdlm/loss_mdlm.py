@@ -14,7 +14,7 @@ from xlm.decoding.masking import IGNORE, StretchedSchedule
 from xlm.decoding.text_length import length_nll, likelihood_of
 from xlm.harness import Harness, LossFunction
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
-from xlm.sampling import widest_float
+from xlm.sampling import sampling_dtype
 
 
 class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
@@ -84,7 +84,7 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
         """The most likely token at every maskable position, in reading order, while all of them are masked."""
         maskable = batch["maskable"]
         z = clean_ids(batch, self.tokenizer.pad_token_id).masked_fill(maskable, self.tokenizer.mask_token_id)
-        rate = torch.ones(len(z), dtype=widest_float(z.device), device=z.device)
+        rate = torch.ones(len(z), dtype=sampling_dtype(z.device), device=z.device)
         sigma = StretchedSchedule(self.noise_schedule).sigma(rate)
         features = self.model.features(z, batch["attention_mask"], sigma)
         logits: Tensor = self.model.output_layer(features[maskable])

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from xlm.cli.arguments import check_sweep_names, parse_arguments
 from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job, standalone_job
-from xlm.commands.words import names_a_checkpoint_alone, read_words
+from xlm.commands.words import job_of_stored_config, read_words
 from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
@@ -38,7 +38,7 @@ def run_job(args: Sequence[str]) -> int:
     _print_warnings([*found.warnings, *warnings])
     task = Task(found, jobs, arguments.config_dirs, arguments.overrides)
     task.prepare()
-    if not arguments.flags and (job := names_a_checkpoint_alone(arguments.overrides)):
+    if not arguments.flags and (job := job_of_stored_config(arguments.overrides)):
         return task.run_stored(job)
     argv = [*arguments.overrides, *arguments.flags]
     shown = late_values_as_text() if arguments.shows_only else nullcontext()

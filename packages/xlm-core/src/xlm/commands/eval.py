@@ -14,15 +14,15 @@ from xlm.evaluation.metrics import Estimates
 from xlm.evaluation.text_quality.measure import print_quality
 from xlm.evaluation.text_quality.texts import collecting_texts
 from xlm.harness import Harness
-from xlm.inference.session import shown, start
+from xlm.inference.session import display_path, start
 from xlm.inference.sources import chosen_weights, load_chosen
-from xlm.inference.texts import Judging, caption, judge_of, loaders_of_texts, named
+from xlm.inference.texts import TextScoring, caption, loaders_of_texts, named, scorer_of
 from xlm.inference.tracing import tracing
 from xlm.schemas import Eval
 from xlm.training.progress import EvaluationProgress, print_results, write_results
 from xlm.training.rng import RandomState
 from xlm.utils.files import output_file, output_folder
-from xlm.utils.rank_zero import gathered
+from xlm.utils.rank_zero import all_gather_objects
 
 # Draws from a bound for each example: the fewest whose error can be told, as each is the mean over several maskings.
 NUM_SAMPLES = 2
@@ -43,7 +43,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     weights = chosen_weights(cfg, "eval")
     session = start(cfg, weights.tokenizer)
     loaders = loaders_of_texts(session, split)
-    judge = judge_of(options, "eval", loaders, split)
+    judge = scorer_of(options, "eval", loaders, split)
     if not session.datamodule.dataloader_names.get(split):
         raise ConfigError(f"datamodule.dataset_managers.{split} has no loader, so there is nothing to evaluate on.")
     harness = session.harness()
@@ -53,7 +53,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     callbacks = [RandomState(cfg.seed), EvaluationProgress(), estimates, *([likelihood] if likelihood else [])]
     trainer = session.trainer(callbacks, [])
     # Before anything is written: a judge that cannot be loaded should cost nothing.
-    judges = Judging.of(session, options, judge if trainer.is_global_zero else None, trainer.strategy.root_device)
+    judges = TextScoring.of(session, options, judge if trainer.is_global_zero else None, trainer.strategy.root_device)
     record = session.write_record(trainer, "eval")
     loop = trainer.test if split == "test" else trainer.validate
     collecting = collecting_texts(harness.predictor, session.tokenizer, loaders)
@@ -62,9 +62,11 @@ def run(cfg: DictConfig) -> dict[str, float]:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     measured = likelihood.measured if likelihood else {}
     results = estimates.record(metrics)
-    texts = {name: [text for part in gathered(written) for text in part] for name, written in collected.items()}
+    texts = {
+        name: [text for part in all_gather_objects(written) for text in part] for name, written in collected.items()
+    }
     if trainer.is_global_zero:
-        print_results(f"{shown(checkpoint)} on {split}", metrics, estimates.counts, session.console, results)
+        print_results(f"{display_path(checkpoint)} on {split}", metrics, estimates.counts, session.console, results)
         print_likelihoods(measured, session.console)
         if (asked := options.num_samples) and measured and all(m.likelihood.exact for m in measured.values()):
             told = f"eval.num_samples={asked} has no effect: nothing is drawn from an exact likelihood."
@@ -93,7 +95,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 "n": estimates.counts,
             },
         )
-        session.console.print(f"Written to {shown(written)}.", soft_wrap=True)
+        session.console.print(f"Written to {display_path(written)}.", soft_wrap=True)
     for place, found in measured.items():
         metrics |= {f"{place}/{name}": value for name, (value, _) in found.values().items()}
     return metrics

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.checks import read_section
 from xlm.errors import CheckpointError, ConfigError, of_option
-from xlm.inference.session import quiet_libraries, shown
+from xlm.inference.session import display_path, quiet_libraries
 from xlm.inference.sources import Source, chosen_weights
 from xlm.inference.trained import TrainedModel, load_source
 from xlm.schemas import CHECKPOINT_SECTIONS, Checkpoint, Extract, Hub
@@ -39,7 +39,7 @@ def extract(cfg: DictConfig) -> Path:
         model.save_pretrained(folder, size)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     console = plain_console()
-    console.print(f"{what} as {len(files)} files in {shown(folder)}:", soft_wrap=True, highlight=False)
+    console.print(f"{what} as {len(files)} files in {display_path(folder)}:", soft_wrap=True, highlight=False)
     for path in files:
         console.print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes", soft_wrap=True, highlight=False)
     return folder
@@ -77,7 +77,7 @@ def _loaded(cfg: DictConfig, section: str, options: Checkpoint) -> tuple[Trained
         raise CheckpointError(f"{weights.path} holds no averaged weights: its run had no ema_decay.", path=weights.path)
     source = Source(weights.path, _as_trained(cfg), weights.checkpoint, weights.tokenizer, weights.is_remote)
     kind = "weights" if alone else "averaged weights" if averaged and options.apply_ema else "raw weights"
-    return load_source(source, apply_ema=options.apply_ema), f"The {kind} of {shown(weights.path)}"
+    return load_source(source, apply_ema=options.apply_ema), f"The {kind} of {display_path(weights.path)}"
 
 
 def _asks_for_averages(cfg: DictConfig, section: str) -> bool:

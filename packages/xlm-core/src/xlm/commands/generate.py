@@ -18,7 +18,7 @@ from xlm.datamodule import STAGES_OF_SPLITS
 from xlm.errors import ConfigError, XLMError
 from xlm.evaluation.cost import calls_of_rows
 from xlm.harness import Harness
-from xlm.inference.session import Session, fewer_than_asked, shown, start
+from xlm.inference.session import Session, display_path, fewer_than_asked, start
 from xlm.inference.sources import chosen_weights, load_chosen
 from xlm.inference.tracing import tracing
 from xlm.inference.writer import Prompt, Sample, Writer, read_prompts, standard_input
@@ -129,16 +129,16 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     with torch.inference_mode(), trainer.precision_plugin.forward_context(), traced:
         if options.interactive:
             converse(lambda prompt, number: _samples(writer, [Prompt(prompt)], cfg, options, number), session.console,
-                     f"{writer.name} from {shown(checkpoint)}")  # fmt: skip
+                     f"{writer.name} from {display_path(checkpoint)}")  # fmt: skip
             return []
         if prompts is not None or options.num_samples:
             rows = from_prompts(writer, prompts or [Prompt("")], cfg, options)
         else:
             rows = from_data(session, harness, options, _seed(cfg))
     for row in rows:
-        row["checkpoint"] = shown(checkpoint)
+        row["checkpoint"] = display_path(checkpoint)
     session.write_record(trainer, "generate")
-    _deliver(rows, output, session.console, shown(checkpoint))
+    _deliver(rows, output, session.console, display_path(checkpoint))
     return rows
 
 
@@ -255,4 +255,4 @@ def _deliver(rows: Sequence[dict[str, Any]], output: str, console: Console, sour
             console.print(f"{key} ", style="bold", end="")
             console.print(f"{row[key]}  ", markup=False, highlight=False, soft_wrap=True, end="")
         console.print()
-    console.print(f"{len(rows)} rows from {source}, written to {shown(path)}.", soft_wrap=True)
+    console.print(f"{len(rows)} rows from {source}, written to {display_path(path)}.", soft_wrap=True)

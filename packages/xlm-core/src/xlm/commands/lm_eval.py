@@ -48,7 +48,7 @@ def _evaluate(checkpoint: str, tasks: list[str], options: LMEval, sampler: dict[
         raise ConfigError(NOT_INSTALLED) from error
     from omegaconf import OmegaConf
 
-    from xlm.inference.session import quiet_libraries, shown
+    from xlm.inference.session import display_path, quiet_libraries
     from xlm.lm_eval.model import XLMForLMEval
     from xlm.training.progress import write_results
     from xlm.utils.files import output_file
@@ -89,11 +89,11 @@ def _evaluate(checkpoint: str, tasks: list[str], options: LMEval, sampler: dict[
     plain = json.loads(json.dumps(results, default=handle_non_serializable))
     written = write_results(output, {**record, "job_type": JOB, **plain})
     print(make_table(results))
-    print(said_of(plain["config"]["xlm"]))
-    print(f"Written to {shown(written)}.")
+    print(stated_options(plain["config"]["xlm"]))
+    print(f"Written to {display_path(written)}.")
 
 
-def said_of(about: dict[str, Any]) -> str:
+def stated_options(about: dict[str, Any]) -> str:
     """One line on what the numbers are."""
     found = about["likelihood"]
     cut = f" {about['num_truncated']} contexts lost their beginning." if about["num_truncated"] else ""

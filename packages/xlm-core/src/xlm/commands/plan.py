@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
-from xlm.commands.train import settle_length
+from xlm.commands.train import resolve_length
 from xlm.compose.checks import read_section
 from xlm.errors import DataError
 from xlm.harness import Harness
-from xlm.inference.session import Session, shown, start
+from xlm.inference.session import Session, display_path, start
 from xlm.schemas import Plan
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.estimate import (
@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if is_first:
         console = plain_console(width=min(WIDTH, plain_console().width))
         print_plan(plan, console)
-        console.print(f"Written to {shown(write_results(path, plan))}.", soft_wrap=True)
+        console.print(f"Written to {display_path(write_results(path, plan))}.", soft_wrap=True)
     return plan
 
 
@@ -81,7 +81,7 @@ def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, A
     }
     why_not = _why_no_steps(session, harness)
     if why_not is None:
-        settle_length(cfg, session.datamodule)
+        resolve_length(cfg, session.datamodule)
         trainer.fit(harness, datamodule=session.datamodule)
         found = measure.measured
         peak = matmul_peak(device, matmul_dtype(str(trainer.precision)))

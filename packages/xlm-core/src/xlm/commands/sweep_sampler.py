@@ -22,12 +22,12 @@ from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import PERPLEXITY, Point, draw, qualities, table, write_tables
 from xlm.evaluation.text_quality.texts import WrittenText, written_texts
 from xlm.harness import Harness, num_rows
-from xlm.inference.session import Session, fewer_than_asked, shown, start
+from xlm.inference.session import Session, display_path, fewer_than_asked, start
 from xlm.inference.sources import chosen_weights, load_chosen
-from xlm.inference.texts import Judging, judge_of, loaders_of_texts
+from xlm.inference.texts import TextScoring, loaders_of_texts, scorer_of
 from xlm.metrics import MetricWrapper
 from xlm.protocols import call_at
-from xlm.schemas import Judged, Sweep
+from xlm.schemas import ScorerOptions, Sweep
 from xlm.training.flops import synchronize
 from xlm.training.progress import write_results
 from xlm.training.rng import random_state_of
@@ -59,7 +59,7 @@ def scoring_of(session: Session, harness: Harness, split: str, name: str, option
         ConfigError: a loader without metrics and no judge, no such metric or judge, or both are named.
     """
     texts = [loader for loader in loaders_of_texts(session, split) if loader == name]
-    judge, metric = judge_of(options, "sweep", texts, split), options.metric
+    judge, metric = scorer_of(options, "sweep", texts, split), options.metric
     if judge is None:
         return ByMetrics(harness, _metrics(harness, split, name, metric, bool(texts)))
     if metric is not None:
@@ -68,7 +68,7 @@ def scoring_of(session: Session, harness: Harness, split: str, name: str, option
             "other numbers are in the tables.",
             key="sweep.metric",
         )
-    return AsTexts(Judging.of(session, options, judge, harness.device))
+    return AsTexts(TextScoring.of(session, options, judge, harness.device))
 
 
 class ByMetrics:
@@ -98,7 +98,7 @@ class ByMetrics:
 class AsTexts:
     """All texts of a setting together: a perplexity and what stands beside it."""
 
-    def __init__(self, judging: Judging) -> None:
+    def __init__(self, judging: TextScoring) -> None:
         judge = judging.judge
         self.quality = judge.named(PERPLEXITY) if judge else PERPLEXITY
         self.record: dict[str, Any] = {"text_quality": {"judge": judge.describe() if judge else None}}
@@ -296,8 +296,8 @@ def _key(cfg: DictConfig, weights: Path, own: Sweep, num_examples: int) -> str:
     parts = {name: cfg.get(name) for name in ("model", "predictor", "datamodule", "collators", "seed")}
     text = OmegaConf.to_yaml(OmegaConf.create(parts), resolve=False)
     size = [cfg.per_device_val_batch_size, cfg.trainer.get("precision"), own.apply_ema]
-    judged = {name: getattr(own, name) for name in options_in(Judged)}
-    size += [f"{name}={value}" for name, value in judged.items() if value != options_in(Judged)[name].default]
+    judged = {name: getattr(own, name) for name in options_in(ScorerOptions)}
+    size += [f"{name}={value}" for name, value in judged.items() if value != options_in(ScorerOptions)[name].default]
     return config_hash(f"{text}{weights.resolve()}{state.st_size}{state.st_mtime_ns}{own.split}{num_examples}{size}")
 
 
@@ -349,7 +349,7 @@ def _write(
     title = f"{session.cfg.job_name}, {record['split']}, n = {points[0].n:,}"
     draw(folder / "sweep.png", points, quality, title)
     session.console.print(_screen(points, quality, title))
-    session.console.print(f"Table and picture are in {shown(folder)}.", soft_wrap=True)
+    session.console.print(f"Table and picture are in {display_path(folder)}.", soft_wrap=True)
 
 
 def _screen(points: list[Point], quality: str, title: str) -> Table:

@@ -41,7 +41,7 @@ def read_request(words: Sequence[str], options: TextQuality) -> Request:
 def run_text_quality(words: Sequence[str], options: TextQuality) -> int:
     """Measure, print, write the record and the table; 0, since mistakes are raised as XLMError."""
     from xlm.evaluation.text_quality.measure import as_markdown, print_quality
-    from xlm.inference.session import quiet_libraries, shown
+    from xlm.inference.session import display_path, quiet_libraries
     from xlm.training.progress import write_results
     from xlm.utils.files import output_file, replace_text
     from xlm.utils.rich_utils import plain_console
@@ -58,7 +58,9 @@ def run_text_quality(words: Sequence[str], options: TextQuality) -> int:
     print_quality(found, title, caption, console)
     write_results(path, {**record, "results": {name: quality.record() for name, quality in found.items()}})
     replace_text(path.with_suffix(".md"), as_markdown(found, title, caption))
-    console.print(f"Written to {shown(path)}, the table to {shown(path.with_suffix('.md'))}.", soft_wrap=True)
+    console.print(
+        f"Written to {display_path(path)}, the table to {display_path(path.with_suffix('.md'))}.", soft_wrap=True
+    )
     return 0
 
 
@@ -70,7 +72,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     """
     from xlm.evaluation.text_quality.diversity import Overlap, add_all
     from xlm.evaluation.text_quality.measure import measure
-    from xlm.evaluation.text_quality.scorer import check_mauve, load_judge, mauve
+    from xlm.evaluation.text_quality.scorer import check_mauve, load_scorer, mauve
     from xlm.inference.session import fewer_than_asked
     from xlm.inference.texts import TRAIN_EXAMPLES, caption, examples, read_texts, texts_to_compare, training_of
     from xlm.inference.trained import usable_device
@@ -85,7 +87,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
         writers.append(writer)
     # The judge goes first: data may take minutes to prepare.
     device = usable_device(options.device)
-    judge = load_judge(options.judge, device, options.window, options.protocol) if options.judge else None
+    judge = load_scorer(options.judge, device, options.window, options.protocol) if options.judge else None
     train = _train(options.train, writers)
     data = _data_of({options.reference: "reference", train: "train"})
     unit = _unit(options.tokenizer, data)

@@ -52,7 +52,7 @@ def read_request(words: Sequence[str], options: TraceRuns) -> Request:
 
 def run_trace(words: Sequence[str], options: TraceRuns) -> int:
     """Write and show what was asked for; always 0, since mistakes are raised as XLMError."""
-    from xlm.inference.session import quiet_libraries, shown
+    from xlm.inference.session import display_path, quiet_libraries
     from xlm.inference.tracing import check_trace, write_trace
     from xlm.traces.terminal import replay_in_terminal
     from xlm.utils.rich_utils import plain_console
@@ -72,7 +72,7 @@ def run_trace(words: Sequence[str], options: TraceRuns) -> int:
         replay_in_terminal(doc, console)
     if writes:
         write_trace(page, doc, gif=request.gif, png=request.png)
-        console.print(f"Written to {shown(page)}, to be opened in a browser.", soft_wrap=True)
+        console.print(f"Written to {display_path(page)}, to be opened in a browser.", soft_wrap=True)
     return 0
 
 
@@ -184,7 +184,7 @@ def _traced(
     view: Any,
 ) -> Any:
     from xlm.decoding.trace import record
-    from xlm.inference.session import shown
+    from xlm.inference.session import display_path
     from xlm.inference.tracing import sampler_of
     from xlm.traces.document import describe_run
 
@@ -200,7 +200,7 @@ def _traced(
         recorder.traces,
         lm.tokenizer,
         model=family(lm),
-        checkpoint=shown(lm.source),
+        checkpoint=display_path(lm.source),
         sampler={**sampler_of(lm.config), **options},
         view=view,
         prompts=[prompt for prompt in prompts for _ in range(request.num_samples)],

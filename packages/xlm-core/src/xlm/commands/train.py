@@ -21,16 +21,16 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import CheckpointError, ConfigError, of_option
 from xlm.evaluation.metrics import Estimates
 from xlm.harness import Harness
-from xlm.inference.session import Session, build_callbacks, build_loggers, shown, start
+from xlm.inference.session import Session, build_callbacks, build_loggers, display_path, start
 from xlm.reports.files import read_mapping
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
 from xlm.training.ema import ExponentialMovingAverage
-from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, ending_in_order
+from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, raising_on_sigterm
 from xlm.training.optim import num_parameters
 from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState, random_state_of
-from xlm.training.train_log import LogRewind, TrainingCost, TrainLog, draw_curves, num_tokens
+from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
 from xlm.utils.files import output_folder
@@ -49,7 +49,7 @@ class Length:
     reason: str
 
 
-def settle_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None:
+def resolve_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None:
     """Set `trainer.max_steps` to what `max_tokens` or `trainer.max_epochs` mean; None where neither is asked for.
 
     With several limits the first one that is reached counts; `max_tokens` takes the place of `trainer.max_steps`.
@@ -110,7 +110,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         RunInUseError: another training run writes into the same folder.
         XLMError: with one readable sentence, before anything is written where that is possible.
     """
-    with ending_in_order(), contextlib.ExitStack() as stack:
+    with raising_on_sigterm(), contextlib.ExitStack() as stack:
         return _train(cfg, [stack.enter_context(RunLock(folder)) for folder in written_folders(cfg)])
 
 
@@ -131,7 +131,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     session.datamodule.prepare_data()
     if resume is not None and not cfg.resume_checkpoint_path:
         refuse_other_data(resume[1], session)
-    length = settle_length(cfg, session.datamodule)
+    length = resolve_length(cfg, session.datamodule)
     harness = session.harness()
     harness.check_optimizer()
     if resume is not None:
@@ -140,7 +140,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         train_log = TrainLog()
         cost, estimates = TrainingCost(train_log), Estimates()
         trainer = session.trainer(
-            [cost, estimates, StillHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
+            [cost, estimates, RunLockHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
         )
         describe_run(session, harness, trainer, length)
         step_before = 0 if resume is None else resume[1]["global_step"]
@@ -209,7 +209,7 @@ def refuse_other_data(checkpoint: dict[str, Any], session: Session) -> None:
         )
 
 
-class StillHeld(Callback):
+class RunLockHeld(Callback):
     """Ends a run whose folder another one has taken over."""
 
     def __init__(self, locks: list[RunLock]) -> None:
@@ -222,7 +222,7 @@ class StillHeld(Callback):
 
 def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) -> list[Callback]:
     """Core's own callbacks around those of the config."""
-    own: list[Callback] = [RandomState(cfg.seed), LogRewind(), FiniteLossGuard(), MonitoredMetric(), train_log]
+    own: list[Callback] = [RandomState(cfg.seed), LogTruncation(), FiniteLossGuard(), MonitoredMetric(), train_log]
     if cfg.ema_decay:
         own.append(ExponentialMovingAverage(cfg.ema_decay))
     configured = build_callbacks(cfg)
@@ -242,7 +242,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer, length: L
     steps = f"{trainer.max_steps} ({length.reason})" if length else str(trainer.max_steps)
     global_batch = cfg.per_device_batch_size * trainer.world_size * trainer.accumulate_grad_batches
     lines = {
-        "run": shown(session.run_dir),
+        "run": display_path(session.run_dir),
         "model": f"{type(harness.model).__name__}, {total:,} parameters ({parts})",
         "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
         "batch": f"{global_batch} ({cfg.per_device_batch_size} per device × {trainer.world_size} × "
@@ -315,6 +315,7 @@ def finish(
         )
         session.console.print(cost_line(record["training"]), highlight=False)
         session.console.print(
-            f"Everything is in {shown(run_dir)}, the curves in {shown(run_dir / 'curves.png')}.", soft_wrap=True
+            f"Everything is in {display_path(run_dir)}, the curves in {display_path(run_dir / 'curves.png')}.",
+            soft_wrap=True,
         )
     return metrics

@@ -132,7 +132,7 @@ def _listed(options: Iterable[str]) -> str:
 _COMPOSES = ("experiment", "model", "model_type")
 
 
-def names_a_checkpoint_alone(overrides: Sequence[str]) -> str | None:
+def job_of_stored_config(overrides: Sequence[str]) -> str | None:
     """The job of a command line that names a checkpoint for it and nothing to compose; else None."""
     said = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     section = _checkpoint_section(said.get("job_type", ""))

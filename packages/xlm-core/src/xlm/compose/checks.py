@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from xlm.compose.devices import check_divisible
 from xlm.errors import ConfigError, MissingRoleError
 from xlm.schemas import SECTIONS_OF_JOBS, GlobalFlags, Options, Root, Sweep, Trace, TrainerSection
-from xlm.utils.annotations import checked, options_in, read_options, shown
+from xlm.utils.annotations import checked, display_value, options_in, read_options
 
 Schema = TypeVar("Schema", bound=Options)
 
@@ -82,7 +82,7 @@ def _given(cfg: DictConfig, section: str) -> dict[str, Any]:
         return {}
     if not isinstance(node, DictConfig):
         raise ConfigError(
-            f"{section} is {shown(plain(node))}, and must be a mapping: {section}.<option>=…", key=section
+            f"{section} is {display_value(plain(node))}, and must be a mapping: {section}.<option>=…", key=section
         )
     options = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     assert isinstance(options, dict)

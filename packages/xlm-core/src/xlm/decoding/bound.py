@@ -15,7 +15,7 @@ from xlm.decoding.streams import Stream, derive, uniform
 from xlm.decoding.text_length import counted, free, length_nll
 from xlm.modules.attention import positions_from_mask
 from xlm.protocols import Tokenizer
-from xlm.sampling import widest_float
+from xlm.sampling import sampling_dtype
 
 Method = Literal["counts", "rates"]
 # (ids (B, L), rate (B,), index (N,), targets (N,)) → −log p of each target (N,): index is flat, rate is 1 − α.
@@ -49,7 +49,7 @@ def nelbo_draws(
     if method not in ("counts", "rates"):
         raise ValueError(f"Unknown method {method!r}. Choices: counts, rates.")
     counters = positions_from_mask(attention_mask | maskable)
-    dtype = widest_float(ids.device)
+    dtype = sampling_dtype(ids.device)
     draws = torch.zeros(len(ids), num_samples, dtype=dtype, device=ids.device)
     for sample in range(num_samples):
         sample_seeds = derive(seeds, sample)

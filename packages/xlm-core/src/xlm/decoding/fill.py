@@ -14,7 +14,7 @@ from xlm.decoding.orders import FillOrder
 from xlm.decoding.streams import draw_tokens
 from xlm.decoding.trace import recording
 from xlm.modules.attention import positions_from_mask
-from xlm.sampling import Confidence, LogitsSampler, confidence_bound, confidence_scores, widest_float
+from xlm.sampling import Confidence, LogitsSampler, confidence_bound, confidence_scores, sampling_dtype
 
 
 class MaskedNetwork(NamedTuple):
@@ -179,7 +179,7 @@ def fill_by_confidence(
         if not len(rows):
             break
         open_ = masked[rows]
-        rate = open_.sum(dim=1).to(widest_float(ids.device)) / total[rows]
+        rate = open_.sum(dim=1).to(sampling_dtype(ids.device)) / total[rows]
         features = network.features(ids[rows], rows, rate)
         allowed = draw.allowed(network.logits(features[open_]), slots.inside[rows][open_])
         scores = torch.full(open_.shape, -torch.inf, dtype=torch.float32, device=ids.device)

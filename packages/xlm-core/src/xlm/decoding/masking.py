@@ -11,7 +11,7 @@ from torch import Tensor
 from xlm.decoding.streams import Stream, uniform
 from xlm.modules.attention import positions_from_mask
 from xlm.noise import MaskingSchedule
-from xlm.sampling import widest_float
+from xlm.sampling import sampling_dtype
 
 IGNORE = -100
 
@@ -91,4 +91,4 @@ class StretchedSchedule:
         t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
         grid = self.rate(t)
         grid[0], grid[-1] = 1.0, 0.0
-        return grid.to(device, widest_float(device))
+        return grid.to(device, sampling_dtype(device))

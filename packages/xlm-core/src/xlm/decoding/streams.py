@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
-from xlm.sampling import LogitsSampler, widest_float
+from xlm.sampling import LogitsSampler, sampling_dtype
 
 # Constants of SplitMix64 (Steele, Lea, Flood 2014) as signed 64-bit integers, whose products wrap as unsigned ones do.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -52,7 +52,7 @@ def uniform(
 ) -> Float[Tensor, "*shape"]:
     """U(0, 1), open at both ends, float64 where the device has it; seeds and counters broadcast."""
     keys = derive(seeds, int(stream))
-    dtype = widest_float(seeds.device)
+    dtype = sampling_dtype(seeds.device)
     # One bit fewer than the mantissa holds, so that adding a half cannot round up to 1.
     bits = 52 if dtype == torch.float64 else 23
     whole = (mix(keys + counters) >> (64 - bits)) & (2**bits - 1)

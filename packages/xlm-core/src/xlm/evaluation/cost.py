@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlm.utils.rank_zero import gathered
+from xlm.utils.rank_zero import all_gather_objects
 
 # Timings differ from run to run; they are told where a number is reported, not at every validation.
 TIMED_STAGES = ("test",)
@@ -90,7 +90,7 @@ class GenerationCost:
         """`loader/network_calls` → rows and standard error of the mean so far; the same on every rank."""
         found: dict[str, tuple[int, float]] = {}
         for name, sums in self._sums.items():
-            ranks = gathered(sums)
+            ranks = all_gather_objects(sums)
             n, total = sum(part.counted_rows for part in ranks), sum(part.calls for part in ranks)
             if n > 1:
                 spread = max(0.0, sum(part.squared_calls for part in ranks) - total * total / n)
@@ -102,7 +102,7 @@ class GenerationCost:
         found, self._sums = self._sums, {}
         values: dict[str, float] = {}
         for name, sums in found.items():
-            ranks = gathered(sums)
+            ranks = all_gather_objects(sums)
             counted = sum(part.counted_rows for part in ranks)
             if counted:
                 values[f"{name}/network_calls"] = sum(part.calls for part in ranks) / counted

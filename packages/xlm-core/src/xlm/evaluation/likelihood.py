@@ -18,7 +18,7 @@ from torch import Tensor
 from xlm.data.functional import NUM_BYTES
 from xlm.data.loaders import EvalLoader
 from xlm.errors import ConfigError
-from xlm.utils.rank_zero import gathered
+from xlm.utils.rank_zero import all_gather_objects
 
 IGNORE = -100
 
@@ -200,7 +200,7 @@ class LikelihoodEstimator:
     def from_all_ranks(self) -> LikelihoodEstimator:
         """What all processes together have counted, the same on each; every one of them has to call this."""
         whole = LikelihoodEstimator()
-        for part in gathered(self):
+        for part in all_gather_objects(self):
             whole._nll += part._nll
             whole._tokens += part._tokens
             whole._bytes += part._bytes
@@ -369,7 +369,7 @@ class LikelihoodPass(Callback):
     def _finish(self, pl_module: Any) -> None:
         for place, estimator in self._estimators.items():
             likelihood = estimator.from_all_ranks().compute()
-            decoded = [count for count in gathered(self._decoded[place]) if count is not None]
+            decoded = [count for count in all_gather_objects(self._decoded[place]) if count is not None]
             self.measured[place] = Measured(
                 likelihood,
                 self._descriptions[place],

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, distributed
+from torch import Tensor
 
 from xlm.metrics import MetricWrapper, RatioMetric, TokenWeightedMean, output_mean
-from xlm.utils.rank_zero import gathered
+from xlm.utils.rank_zero import all_gather_objects
 
 # Read by what they are for.
 NOT_TRACKED = frozenset({"loss", "num_loss_terms"})
@@ -95,11 +95,8 @@ def is_scalar(value: Any) -> bool:
 
 
 def _of_all_processes(names: list[str]) -> list[str]:
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return names
-    gathered: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(gathered, names)
-    return sorted({name for found in gathered for name in found})
+    everywhere = all_gather_objects(names)
+    return names if len(everywhere) == 1 else sorted({name for found in everywhere for name in found})
 
 
 class Estimates(Callback):
@@ -121,7 +118,7 @@ class Estimates(Callback):
     def _read(self, harness: Any, stage: str) -> None:
         for name in harness.dataloader_names.get(stage, {}).values():
             place = f"{stage}/{name}"
-            self.counts[place] = sum(gathered(harness.counts(stage).get(place, 0)))
+            self.counts[place] = sum(all_gather_objects(harness.counts(stage).get(place, 0)))
             for wrapper in harness.metrics_at(stage, name):
                 if isinstance(wrapper.metric, RatioMetric):
                     self.errors[wrapper.full_name(place)] = wrapper.metric.estimate_error()

@@ -23,7 +23,7 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.training.checkpoints import AtomicCheckpointIO
-from xlm.utils.annotations import shown as shown_value
+from xlm.utils.annotations import display_value
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
@@ -164,7 +164,7 @@ def build_harness(cfg: DictConfig, tokenizer: Any, datamodule: TextDataModule | 
 def _component(name: str, node: Any) -> Any:
     if node and not isinstance(node, DictConfig):
         key, value = f"global_components.{name}", plain({name: node})[name]
-        raise ConfigError(f"{key} is {shown_value(value)}, and must be a mapping with a _target_, or null.", key=key)
+        raise ConfigError(f"{key} is {display_value(value)}, and must be a mapping with a _target_, or null.", key=key)
     return node or None
 
 
@@ -182,7 +182,7 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
     return [instantiate(node) for node in (cfg.get("loggers") or {}).values() if node]
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path as short as it can be said: relative where it lies below the current directory."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 

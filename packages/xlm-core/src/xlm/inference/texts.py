@@ -16,7 +16,7 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError, DataError
 from xlm.evaluation.text_quality.diversity import Overlap, add_all
 from xlm.evaluation.text_quality.measure import Quality, measure
-from xlm.evaluation.text_quality.scorer import PROTOCOLS, WINDOW, Judge, Protocol, load_judge
+from xlm.evaluation.text_quality.scorer import PROTOCOLS, WINDOW, Protocol, Scorer, load_scorer
 from xlm.evaluation.text_quality.texts import (
     Estimate,
     Tokens,
@@ -28,7 +28,7 @@ from xlm.evaluation.text_quality.texts import (
     texts_of,
 )
 from xlm.inference.session import Session, fewer_than_asked
-from xlm.schemas import Judged
+from xlm.schemas import ScorerOptions
 from xlm.utils.text_files import Line, json_value, read_lines
 
 # Keys under which rows hold what was written, in this order.
@@ -170,7 +170,7 @@ def loaders_of_texts(session: Session, split: str) -> list[str]:
     return [name for name, manager in managers.items() if isinstance(manager, UnconditionalGenerationDatasetManager)]
 
 
-def judge_of(options: Judged, section: str, loaders: Sequence[str], split: str) -> str | None:
+def scorer_of(options: ScorerOptions, section: str, loaders: Sequence[str], split: str) -> str | None:
     """The name of the judge that the options ask for.
 
     Raises:
@@ -186,7 +186,7 @@ def judge_of(options: Judged, section: str, loaders: Sequence[str], split: str) 
 
 
 @dataclass(frozen=True)
-class Judging:
+class TextScoring:
     """Measures texts by a judge, if there is one, and against the training data; all else in the model's own tokens.
 
     Args:
@@ -196,15 +196,15 @@ class Judging:
     """
 
     session: Session
-    judge: Judge | None
+    judge: Scorer | None
     train_examples: int
     asked: int | None = None
 
     @classmethod
-    def of(cls, session: Session, options: Judged, judge: str | None, device: torch.device) -> Judging:
+    def of(cls, session: Session, options: ScorerOptions, judge: str | None, device: torch.device) -> TextScoring:
         """As the options of a job say; without a judge, training data are looked at only if they are asked for."""
         asked = options.train_examples
-        loaded = load_judge(judge, device, options.judge_window or WINDOW, options.judge_protocol) if judge else None
+        loaded = load_scorer(judge, device, options.judge_window or WINDOW, options.judge_protocol) if judge else None
         default = TRAIN_EXAMPLES if judge and session.datamodule.dataset_managers["train"] else 0
         return cls(session, loaded, default if asked is None else asked, asked)
 

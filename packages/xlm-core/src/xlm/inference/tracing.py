@@ -13,10 +13,10 @@ from xlm.compose.checks import trace_options
 from xlm.decoding.trace import Trace, record
 from xlm.errors import ConfigError
 from xlm.harness import Harness
-from xlm.inference.session import Session, shown
+from xlm.inference.session import Session, display_path
 from xlm.traces.document import Document, View, describe_run, document, find_view, write_document, write_page
 from xlm.utils.files import output_file
-from xlm.utils.rank_zero import gathered, get_rank
+from xlm.utils.rank_zero import all_gather_objects, get_rank
 
 # What a predictor's configuration says besides its options.
 _NOT_OPTIONS = ("_target_", "tokenizer", "noise_schedule", "model")
@@ -37,11 +37,13 @@ def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[No
     with record(limit=options.num_samples) as recorder:
         yield
     # Shares are consecutive: one behind the other, they are in the order of the data.
-    traces = [trace for share in gathered(recorder.traces) for trace in share][: options.num_samples]
+    traces = [trace for share in all_gather_objects(recorder.traces) for trace in share][: options.num_samples]
     if get_rank() == 0:
         doc = _document(session.cfg, harness, checkpoint, traces, view)
         written = write_trace(page, doc, gif=options.gif, png=options.png)
-        session.console.print(f"How it was written: {shown(written)}, to be opened in a browser.", soft_wrap=True)
+        session.console.print(
+            f"How it was written: {display_path(written)}, to be opened in a browser.", soft_wrap=True
+        )
 
 
 def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, traces: list[Trace], view: View | None) -> Document:
@@ -50,7 +52,7 @@ def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, traces: list[
         traces,
         harness.tokenizer,
         model=str(cfg.get("model_name") or ""),
-        checkpoint=shown(checkpoint),
+        checkpoint=display_path(checkpoint),
         sampler=sampler_of(cfg),
         view=view,
     )

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
-from xlm.sampling import widest_float
+from xlm.sampling import sampling_dtype
 
 # Added to each count, so that no length is impossible (Krichevsky and Trofimov, 1981).
 _PSEUDO_COUNT = 0.5
@@ -55,5 +55,5 @@ class LengthModel(nn.Module):
 
     def _weights(self) -> Float[Tensor, " lengths"]:
         """Logarithms of the counts, not normalised."""
-        counts: Shaped[Tensor, " lengths"] = self.counts.to(widest_float(self.counts.device))
+        counts: Shaped[Tensor, " lengths"] = self.counts.to(sampling_dtype(self.counts.device))
         return (counts + _PSEUDO_COUNT).log()

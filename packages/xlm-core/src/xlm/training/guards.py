@@ -91,7 +91,7 @@ class GracefulSignals:
 
 
 @contextlib.contextmanager
-def ending_in_order() -> Iterator[None]:
+def raising_on_sigterm() -> Iterator[None]:
     """While entered, SIGTERM ends the process as an exception does, so that what is held is given back."""
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -182,7 +182,7 @@ _NOT_STARTED = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
 _DUE = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
 
-def settle_progress(
+def align_progress(
     checkpoint: dict[str, Any], accumulate_grad_batches: int = 1, limit_train_batches: float = 1.0
 ) -> None:
     """Rewrite the loop counters of `checkpoint`, in place, to the moment right after its last optimizer step.

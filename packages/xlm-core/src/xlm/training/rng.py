@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from xlm.utils.rank_zero import gathered
+from xlm.utils.rank_zero import all_gather_objects
 
 CHECKPOINT_KEY = "xlm_rng"
 
@@ -72,7 +72,7 @@ class RandomState(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # Every rank has drawn differently.
-        checkpoint[CHECKPOINT_KEY] = gathered(self._outer or capture())
+        checkpoint[CHECKPOINT_KEY] = all_gather_objects(self._outer or capture())
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get(CHECKPOINT_KEY, [])

@@ -290,7 +290,7 @@ def read_metrics(path: Path) -> Iterator[tuple[int, str, float, str]]:
                 yield int(row[0]), row[1], float(row[2]), row[3]
 
 
-class LogRewind(Callback):
+class LogTruncation(Callback):
     """Drops logged rows of what a resumed run does again; a run that starts anew starts with none."""
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ def checked(key: str, value: Any, annotation: Any, strict: bool = True) -> Any:
     allowed = _bounds_broken(value, annotation) or describe(annotation)
     choices = [str(choice) for choice in _choices(annotation)]
     hint = did_you_mean(nearest_names(value, choices, 1)) if isinstance(value, str) else ""
-    raise ConfigError(f"{key} is {shown(value)}, and must be {allowed}. {hint}".rstrip(), key=key)
+    raise ConfigError(f"{key} is {display_value(value)}, and must be {allowed}. {hint}".rstrip(), key=key)
 
 
 def fits(value: Any, annotation: Any, strict: bool = True) -> bool:
@@ -209,7 +209,7 @@ def _bounds(member: Any, value: float = 0) -> str:
     return " and ".join(told)
 
 
-def shown(value: Any) -> str:
+def display_value(value: Any) -> str:
     """A value as a configuration says it, shortened."""
     if isinstance(value, str):
         text = repr(value)
@@ -296,8 +296,11 @@ def default_of(option: Option) -> str:
     value = option.default
     if option.is_required or value == ():
         return ""
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else display_value(value)
 
 
 def _key(section: str, name: str) -> str:
     return f"{section}.{name}" if section else name
+
+
+shown = display_value  # its name of before

@@ -45,7 +45,7 @@ def rank_zero_only(fn: Callable[P, R]) -> Callable[P, R | None]:
     return on_rank_zero
 
 
-def gathered(value: R) -> list[R]:
+def all_gather_objects(value: R) -> list[R]:
     """`value` of every rank, in their order, on every rank; without a process group, this one's alone."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
@@ -98,3 +98,6 @@ class RankedLogger(logging.LoggerAdapter[logging.Logger]):
         text = str(msg) if self.rank_zero_only else f"[rank {current}] {msg}"
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         super().log(level, text, *args, **kwargs)
+
+
+gathered = all_gather_objects  # its name of before

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from xlm.evaluation.text_quality import Judge, load_judge
+from xlm.evaluation.text_quality import Scorer, load_scorer
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far")
 SPECIAL = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
@@ -44,8 +44,8 @@ def judge_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrained
 
 
 @pytest.fixture(scope="session")
-def judge(judge_folder: Path) -> Judge:
-    return load_judge(str(judge_folder))
+def judge(judge_folder: Path) -> Scorer:
+    return load_scorer(str(judge_folder))
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xlm.errors import ConfigError
-from xlm.evaluation.text_quality import Judge, load_judge, measure
+from xlm.evaluation.text_quality import Scorer, load_scorer, measure
 from xlm.evaluation.text_quality.texts import mean_of, ratio_of
 
 TEXTS = ("the cat sat", "", "a dog", "far and far and far", "dog")
 
 
-def by_hand(judge: Judge, text: str, window: int, ended: bool | None = None) -> float:
+def by_hand(judge: Scorer, text: str, window: int, ended: bool | None = None) -> float:
     """−log p of each token after all tokens that the window rule lets it see, one call each."""
     words = judge.tokenizer(text, add_special_tokens=False)["input_ids"]
     end = [] if ended is False else [judge.tokenizer.eos_token_id]
@@ -45,7 +45,7 @@ WORDS = st.sampled_from(("the", "cat", "sat", "on", "a", "mat", "and", "dog", "r
 @given(st.lists(st.lists(WORDS, max_size=40), max_size=7), st.integers(1, 8))
 @settings(max_examples=25, deadline=None)
 def test_each_token_is_scored_once_given_what_is_before_it(
-    judge: Judge, texts: list[list[str]], batch_size: int
+    judge: Scorer, texts: list[list[str]], batch_size: int
 ) -> None:
     joined = [" ".join(words) for words in texts]
     scores = judge.score(joined, batch_size)
@@ -54,8 +54,8 @@ def test_each_token_is_scored_once_given_what_is_before_it(
 
 
 @pytest.fixture(scope="module")
-def mdlm_judge(judge_folder: Path) -> Judge:
-    return load_judge(str(judge_folder), protocol="mdlm")
+def mdlm_judge(judge_folder: Path) -> Scorer:
+    return load_scorer(str(judge_folder), protocol="mdlm")
 
 
 @given(
@@ -64,7 +64,7 @@ def mdlm_judge(judge_folder: Path) -> Judge:
 )
 @settings(max_examples=25, deadline=None)
 def test_under_mdlm_the_end_is_scored_instead_of_the_first_token(
-    mdlm_judge: Judge, texts: list[tuple[list[str], bool | None]], batch_size: int
+    mdlm_judge: Scorer, texts: list[tuple[list[str], bool | None]], batch_size: int
 ) -> None:
     joined, ended = [" ".join(words) for words, _ in texts], [end for _, end in texts]
     scores = mdlm_judge.score(joined, batch_size, ended)
@@ -74,7 +74,7 @@ def test_under_mdlm_the_end_is_scored_instead_of_the_first_token(
     assert scores.nll == pytest.approx(wanted, abs=1e-3)
 
 
-def test_protocols_differ_in_their_first_and_last_token_alone(judge: Judge, mdlm_judge: Judge) -> None:
+def test_protocols_differ_in_their_first_and_last_token_alone(judge: Scorer, mdlm_judge: Scorer) -> None:
     texts = ["", "dog", "the cat sat", "the cat[EOS]sat on", "[BOS] the cat [EOS] sat"]
     ended = mdlm_judge.score(texts)
     assert ended.num_tokens.tolist() == [0, 1, 3, 2, 2]
@@ -85,7 +85,7 @@ def test_protocols_differ_in_their_first_and_last_token_alone(judge: Judge, mdlm
     assert judge.score(texts[:3], ended=[False] * 3).num_tokens.tolist() == [0, 1, 3]
 
 
-def test_numbers_of_two_protocols_never_have_one_name(judge: Judge, mdlm_judge: Judge) -> None:
+def test_numbers_of_two_protocols_never_have_one_name(judge: Scorer, mdlm_judge: Scorer) -> None:
     ended = [True, None, False, None, None]
     one, other = (measure(TEXTS, [[1]] * 5, ended=ended, judge=by).numbers for by in (judge, mdlm_judge))
     assert set(one) - set(other) == {"judge_perplexity", "judge_nll_per_token"}
@@ -95,14 +95,14 @@ def test_numbers_of_two_protocols_never_have_one_name(judge: Judge, mdlm_judge: 
     assert {**judge.describe(), "protocol": "mdlm", "context": None} == mdlm_judge.describe()
 
 
-def test_neighbours_change_nothing(judge: Judge) -> None:
+def test_neighbours_change_nothing(judge: Scorer) -> None:
     alone = [judge.score([text]).nll[0] for text in TEXTS]
     for batch_size in (1, 2, 5):
         assert judge.score(TEXTS, batch_size).nll == pytest.approx(alone, abs=1e-5)
     assert alone[1] == 0.0
 
 
-def test_perplexity_is_of_all_tokens_together_with_the_error_of_a_ratio(judge: Judge) -> None:
+def test_perplexity_is_of_all_tokens_together_with_the_error_of_a_ratio(judge: Scorer) -> None:
     scores = judge.score(TEXTS)
     found = measure(TEXTS, [text.split() and [1] for text in TEXTS], judge=judge).numbers["judge_perplexity"]
     rate = scores.nll.sum() / scores.num_tokens.sum()
@@ -113,29 +113,29 @@ def test_perplexity_is_of_all_tokens_together_with_the_error_of_a_ratio(judge: J
     assert found.n == 5  # the empty one too
 
 
-def test_texts_without_a_token_have_no_perplexity(judge: Judge) -> None:
+def test_texts_without_a_token_have_no_perplexity(judge: Scorer) -> None:
     found = measure(["", ""], [[], []], judge=judge)
     assert found.numbers["judge_perplexity"] == (None, None, 2)
     assert found.numbers["empty"].value == 1.0
     assert measure([], [], judge=judge).numbers["judge_perplexity"] == (None, None, 0)
 
 
-def test_logits_are_kept_to_a_bound(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_are_kept_to_a_bound(judge: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = judge.score(TEXTS).nll
     monkeypatch.setattr("xlm.evaluation.text_quality.scorer._MOST_LOGITS", 14 * 6)
     widths: list[tuple[int, int]] = []
-    real = Judge._nll
+    real = Scorer._nll
 
-    def seen(self: Judge, batch: Any) -> list[float]:
+    def seen(self: Scorer, batch: Any) -> list[float]:
         widths.append((len(batch), len(batch[0].inputs)))
         return real(self, batch)
 
-    monkeypatch.setattr(Judge, "_nll", seen)
+    monkeypatch.setattr(Scorer, "_nll", seen)
     assert judge.score(TEXTS).nll == pytest.approx(whole, abs=1e-5)
     assert widths == [(1, 5), (2, 3), (1, 1)]
 
 
-def test_it_says_what_it_is(judge: Judge, judge_folder: Path) -> None:
+def test_it_says_what_it_is(judge: Scorer, judge_folder: Path) -> None:
     assert judge.describe() == {
         "name": str(judge_folder), "architecture": "GPT2LMHeadModel", "vocabulary": 14, "context": "[BOS]",
         "protocol": "xlm", "window": 16, "dtype": "float32",
@@ -145,30 +145,30 @@ def test_it_says_what_it_is(judge: Judge, judge_folder: Path) -> None:
 
 def test_what_cannot_judge_is_refused_in_one_sentence(masked_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="looks at later tokens"):
-        load_judge(str(masked_folder))
+        load_scorer(str(masked_folder))
     for name in (tmp_path / "none", tmp_path / "none.gguf"):
         with pytest.raises(ConfigError, match=r"There is no (file|folder) .*none"):
-            load_judge(str(name))
+            load_scorer(str(name))
     with pytest.raises(ConfigError, match="'nobody/nothing' is no folder here, and could not be loaded from the hub"):
-        load_judge("nobody/nothing")
+        load_scorer("nobody/nothing")
     with pytest.raises(ConfigError, match="cannot be loaded as a causal language model"):
-        load_judge(str(tmp_path))
+        load_scorer(str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ConfigError, match=r"extract\.format=transformers"):
-        load_judge(str(tmp_path))
+        load_scorer(str(tmp_path))
     with pytest.raises(ConfigError, match="at least 2"):
-        load_judge(str(masked_folder), window=1)
+        load_scorer(str(masked_folder), window=1)
     with pytest.raises(ConfigError, match="judge_protocol is 'mldm', and must be one of: xlm, mdlm"):
-        load_judge(str(masked_folder), protocol="mldm")  # type: ignore[arg-type]
+        load_scorer(str(masked_folder), protocol="mldm")  # type: ignore[arg-type]
 
 
-def test_a_tokenizer_of_another_model_is_refused(judge: Judge, tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_model_is_refused(judge: Scorer, tmp_path: Path) -> None:
     judge.model.save_pretrained(tmp_path)
     larger = type(judge.tokenizer)(tokenizer_object=judge.tokenizer.backend_tokenizer, bos_token="[BOS]")
     larger.add_tokens(["one", "more"])
     larger.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="predicts 14 tokens, and its tokenizer has 16"):
-        load_judge(str(tmp_path))
+        load_scorer(str(tmp_path))
 
 
 def test_estimates_of_means_and_ratios() -> None:

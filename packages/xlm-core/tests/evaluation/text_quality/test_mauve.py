@@ -12,13 +12,13 @@ import torch
 from xlm.commands.text_quality import judged, read_request
 from xlm.commands.words import read_command
 from xlm.errors import ConfigError
-from xlm.evaluation.text_quality import Judge
+from xlm.evaluation.text_quality import Scorer
 from xlm.evaluation.text_quality.scorer import mauve
 
 CATS = [f"the cat sat on a mat {'and ran ' * n}".strip() for n in range(20)]
 
 
-def test_features_are_the_last_hidden_vectors_whatever_the_batch(judge: Judge) -> None:
+def test_features_are_the_last_hidden_vectors_whatever_the_batch(judge: Scorer) -> None:
     texts = ["the cat", "", "the cat sat on a mat and dog ran far " * 2]
     for text, row in zip(texts, judge.features(texts, batch_size=2), strict=True):
         ids = [judge.context_id, *judge.tokenizer(text, add_special_tokens=False)["input_ids"]][:16]
@@ -27,7 +27,7 @@ def test_features_are_the_last_hidden_vectors_whatever_the_batch(judge: Judge) -
         assert row == pytest.approx(hidden[0, -1].numpy(), abs=1e-4)
 
 
-def test_like_texts_score_higher_than_others_and_the_same_each_time(judge: Judge) -> None:
+def test_like_texts_score_higher_than_others_and_the_same_each_time(judge: Scorer) -> None:
     like, unlike = mauve(CATS[::-1], CATS, judge), mauve(["dog"] * 20, CATS, judge)
     assert like.value is not None
     assert unlike.value is not None
@@ -51,7 +51,7 @@ def test_the_command_tells_it_beside_the_perplexity(judge_folder: Path, tmp_path
     assert (mine.n, theirs.n, "mauve" in theirs.numbers) == (15, 15, False)
 
 
-def test_what_it_needs_is_said_in_one_sentence(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_needs_is_said_in_one_sentence(judge: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="it needs judge=… and reference=…"):
         read_request(*read_command(["text_quality", "a.txt", "mauve=true"]))
     monkeypatch.setitem(sys.modules, "mauve", None)

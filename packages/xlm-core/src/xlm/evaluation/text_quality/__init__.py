@@ -2,7 +2,21 @@
 
 from xlm.evaluation.text_quality.diversity import Overlap
 from xlm.evaluation.text_quality.measure import Quality, measure
-from xlm.evaluation.text_quality.scorer import Judge, load_judge
+from xlm.evaluation.text_quality.scorer import Scorer, load_scorer
 from xlm.evaluation.text_quality.texts import Estimate, WrittenText, written_texts
 
-__all__ = ["Estimate", "Judge", "Overlap", "Quality", "WrittenText", "load_judge", "measure", "written_texts"]
+# Names of before.
+Judge, load_judge = Scorer, load_scorer
+
+__all__ = [
+    "Estimate",
+    "Judge",
+    "Overlap",
+    "Quality",
+    "Scorer",
+    "WrittenText",
+    "load_judge",
+    "load_scorer",
+    "measure",
+    "written_texts",
+]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xlm.evaluation.text_quality.diversity import Overlap, diversity
-from xlm.evaluation.text_quality.scorer import BATCH_SIZE, Judge
+from xlm.evaluation.text_quality.scorer import BATCH_SIZE, Scorer
 from xlm.evaluation.text_quality.texts import Estimate, Tokens, ratio_of
 
 # What a table tells, if it is known: in words, the name of the number, its form.
@@ -50,7 +50,7 @@ def measure(
     rows: Sequence[Tokens],
     *,
     ended: Sequence[bool | None] = (),
-    judge: Judge | None = None,
+    judge: Scorer | None = None,
     overlap: Overlap | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Quality:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from xlm.errors import ConfigError
 from xlm.evaluation.text_quality.texts import Estimate, cut_text
 
-# Which tokens of a text count, see `Judge`.
+# Which tokens of a text count, see `Scorer`.
 Protocol = Literal["xlm", "mdlm"]
 PROTOCOLS: dict[Protocol, str] = {
     "xlm": "a context token before each text, its first token scored, its end not",
@@ -47,7 +47,7 @@ class _Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judge:
+class Scorer:
     """A causal language model of transformers with its tokenizer.
 
     Args:
@@ -178,15 +178,15 @@ class Judge:
         return sums
 
 
-def load_judge(
+def load_scorer(
     path_or_id: str, device: str | torch.device = "cpu", window: int = WINDOW, protocol: Protocol = "xlm"
-) -> Judge:
+) -> Scorer:
     """The judge in a folder that transformers wrote, in a `.gguf` file, or on the hub, in float32.
 
     Args:
         path_or_id: what lies here goes before the hub.
         window: most tokens that it reads at once; fewer where it knows fewer positions.
-        protocol: which tokens count, see `Judge`.
+        protocol: which tokens count, see `Scorer`.
 
     Raises:
         ConfigError: there is none, it cannot be loaded, it looks at later tokens, its tokenizer is another's, or the
@@ -212,7 +212,7 @@ def load_judge(
     if protocol == "mdlm" and eos is None:
         raise ConfigError(f"The judge {path_or_id} has no EOS to end a text with, which the protocol mdlm scores.")
     positions = getattr(model.config, "max_position_embeddings", None)
-    judge = Judge(path_or_id, model, tokenizer, context, min(window, positions or window), protocol, eos)
+    judge = Scorer(path_or_id, model, tokenizer, context, min(window, positions or window), protocol, eos)
     if not 2 <= len(tokenizer) <= judge.vocab_size:
         raise ConfigError(
             f"The judge {path_or_id} predicts {judge.vocab_size:,} tokens, and its tokenizer has {len(tokenizer):,}."
@@ -255,7 +255,7 @@ def _why_not(asked: str, place: str, error: Exception) -> str:
 
 
 @torch.no_grad()
-def _check_causal(judge: Judge) -> None:
+def _check_causal(judge: Scorer) -> None:
     """ConfigError for a network whose predictions see what comes later, as masked models do."""
     model, size = judge.model, judge.vocab_size
     ids = torch.tensor([[judge.context_id, *(place % size for place in range(1, 8))]], device=model.device)
@@ -298,7 +298,7 @@ def check_mauve() -> Any:
     return library
 
 
-def mauve(texts: Sequence[str], reference: Sequence[str], judge: Judge) -> Estimate:
+def mauve(texts: Sequence[str], reference: Sequence[str], judge: Scorer) -> Estimate:
     """MAUVE between 0 and 1 (Pillutla et al., arXiv 2102.01454); 1 where the two cannot be told apart.
 
     Features are the judge's last hidden vector of each text, empty ones included, of which a text longer than the

@@ -1,7 +1,7 @@
 """Stands in for `hatch` and `pip` while the documentation runs: names are looked up, nothing is installed.
 
-python tools/docs_stand_ins.py hatch run train seed=7     the script of hatch.toml, in the present environment
-python tools/docs_stand_ins.py pip install xlm-arlm       every name must be a package of ours or installed
+python tools/docs_commands.py hatch run train seed=7     the script of hatch.toml, in the present environment
+python tools/docs_commands.py pip install xlm-arlm       every name must be a package of ours or installed
 """
 
 from __future__ import annotations

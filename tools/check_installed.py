@@ -1,7 +1,7 @@
 """Fails unless exactly the named packages of this repository are installed and importable.
 
-python tools/alone.py xlm-core xlm-arlm
-python tools/alone.py --not-editable xlm-core xlm-arlm     and they are installed copies, not the checkout
+python tools/check_installed.py xlm-core xlm-arlm
+python tools/check_installed.py --not-editable xlm-core xlm-arlm     and they are installed copies, not the checkout
 """
 
 from __future__ import annotations

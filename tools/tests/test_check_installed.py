@@ -2,7 +2,7 @@
 
 import pytest
 
-import alone
+import check_installed
 from workspace import ROOT, read_packages
 
 PACKAGES = read_packages(ROOT)
@@ -27,14 +27,14 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     def find_spec(name: str) -> Spec | None:
         return Spec(installed[names[name]]) if names[name] in installed else None
 
-    monkeypatch.setattr(alone.metadata, "distributions", distributions)
-    monkeypatch.setattr(alone.importlib.util, "find_spec", find_spec)
-    monkeypatch.setattr(alone, "is_editable", lambda name: "editable" in installed[name])
+    monkeypatch.setattr(check_installed.metadata, "distributions", distributions)
+    monkeypatch.setattr(check_installed.importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(check_installed, "is_editable", lambda name: "editable" in installed[name])
     return installed
 
 
 def problems(*wanted: str, not_editable: bool = False) -> list[str]:
-    return alone.problems(PACKAGES, list(wanted), not_editable=not_editable)
+    return check_installed.problems(PACKAGES, list(wanted), not_editable=not_editable)
 
 
 def test_exactly_what_is_wanted(environment: dict[str, str]) -> None:
@@ -69,6 +69,6 @@ def test_the_checkout_is_no_copy(environment: dict[str, str]) -> None:
 
 def test_the_exit_code(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     environment["xlm-core"] = "/site/xlm/__init__.py"
-    assert alone.main(["xlm-core"]) == 0
-    assert alone.main(["xlm-core", "xlm-arlm"]) == 1
+    assert check_installed.main(["xlm-core"]) == 0
+    assert check_installed.main(["xlm-core", "xlm-arlm"]) == 1
     assert capsys.readouterr().out == "alone: xlm-core\nxlm-arlm is not installed\n"
