@@ -12,8 +12,8 @@ from typing import Protocol
 import pytest
 from omegaconf import DictConfig
 
+from xlm.testing.model_under_test import ModelUnderTest
 from xlm.testing.runner import Runner
-from xlm.testing.subject import Subject
 
 MODELS = Path(__file__).parent / "models"
 Change = Callable[[Path], None]
@@ -49,18 +49,18 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 def tidy_runner(folder: Path, search: Path, name: str, overrides: Sequence[str]) -> Runner:
     environ = {"XLM_MODELS_PATH": str(search)}
-    subject = Subject(name, folder, environ=environ, cwd=folder, overrides=overrides)
+    model = ModelUnderTest(name, folder, environ=environ, cwd=folder, overrides=overrides)
     if search == MODELS:
-        # Composed once for all overrides: these are of the run that is tried, not of the experiments.
-        subject.__dict__["composed"] = composed_experiments()
-    return Runner(subject)
+        # Composed once for all overrides, which belong to the scaled-down run and not to the experiments.
+        model.__dict__["composed"] = composed_experiments()
+    return Runner(model)
 
 
 @cache
 def composed_experiments() -> dict[str, DictConfig]:
     with TemporaryDirectory() as folder:
         environ = {"XLM_MODELS_PATH": str(MODELS)}
-        return Subject("tidy", Path(folder), environ=environ, cwd=Path(folder)).composed
+        return ModelUnderTest("tidy", Path(folder), environ=environ, cwd=Path(folder)).composed
 
 
 def changed_copy(folder: Path, change: Change) -> str:

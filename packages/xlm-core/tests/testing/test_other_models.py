@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xlm.testing.checks import devices
+from xlm.testing.checks import invariance
 
 if TYPE_CHECKING:
     from .conftest import RunnerOf
@@ -24,7 +24,7 @@ def test_a_mean_over_terms_that_nobody_counts_can_be_checked(name: str, loss: st
 def test_a_maximum_is_no_mean(runner_of: RunnerOf) -> None:
     outcome = runner_of([LOSSES + "WorstToken"]).outcome("batch-is-its-rows")
     assert outcome.status == "failed"
-    assert "no mean over its rows" in outcome.reason
+    assert "not a mean over its rows" in outcome.reason
 
 
 def test_a_loss_that_draws_noise_is_compared_with_nothing(runner_of: RunnerOf) -> None:
@@ -53,7 +53,7 @@ def test_collators_and_metrics_for_each_split_and_dataloader(runner_of: RunnerOf
     outcomes = runner_of((), older_style)
     for name in ("composes", "loaders", "batch-types", "loss-finite", "batch-is-its-rows", "keeps-prompt", "trains"):
         assert outcomes.outcome(name).status == "passed", outcomes.outcome(name)
-    places = [sample.place for sample in outcomes.subject.samples]
+    places = [sample.place for sample in outcomes.model.samples]
     assert places == ["train/lm", "val/prediction"]
 
 
@@ -106,9 +106,9 @@ defaults:
 
 
 def test_a_second_device_is_compared_with_the_first(runner_of: RunnerOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "accelerators", lambda: ["cpu"])
+    monkeypatch.setattr(invariance, "accelerators", lambda: ["cpu"])
     assert runner_of().outcome("devices").status == "passed"
-    monkeypatch.setattr(devices, "near", lambda *_: False)
+    monkeypatch.setattr(invariance, "near", lambda *_: False)
     outcome = runner_of().outcome("devices")
     assert "on the CPU" in outcome.reason
 

@@ -3,7 +3,7 @@
 from xlm.errors import ExternalModelConflictError, ExternalModelError
 from xlm.external_models.activation import activate, active_config_dirs, active_models, core_config_dir
 from xlm.external_models.commands import load_commands
-from xlm.external_models.discovery import Discovery, Unusable, discover, find_models
+from xlm.external_models.discovery import Discovery, Unusable, discover, find_model, find_models
 from xlm.external_models.package import ModelPackage
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "active_models",
     "core_config_dir",
     "discover",
+    "find_model",
     "find_models",
     "load_commands",
 ]

@@ -1,4 +1,4 @@
-"""The overfit run: the last value of a metric, or what went wrong."""
+"""The overfit run returns the last value of a metric, or raises an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_last_value_of_a_metric(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_is_said(tmp_path: Path) -> None:
-    with pytest.raises(Violation, match=r"no metric val/lm/absent, but .*val/lm/accumulated_loss"):
+    with pytest.raises(Violation, match=r"no metric val/lm/absent. Its metrics are: .*val/lm/accumulated_loss"):
         overfit(tmp_path, *SHORT, metric="val/lm/absent")
     with pytest.raises(Violation, match="Could not find 'experiment/absent'"):
         overfit(tmp_path, "experiment=absent")
