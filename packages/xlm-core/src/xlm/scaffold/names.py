@@ -29,14 +29,14 @@ def check_name(name: str) -> None:
     """ScaffoldError if `name` is not a valid name, or is taken by Python or by a package of this environment."""
     check_spelling(name)
     if name in sys.stdlib_module_names:
-        raise _refused(name, f"'{name}' is a module of Python's standard library: `import {name}` finds that.")
+        raise _refused(name, f"'{name}' is a module of Python's standard library.")
     if name in RESERVED:
-        raise _refused(name, f"'{name}' has a meaning of its own beside a model package.")
+        raise _refused(name, f"'{name}' is reserved.")
     if _is_importable(name):
-        raise _refused(name, f"'{name}' is taken: `import {name}` finds a package of this environment.")
+        raise _refused(name, f"'{name}' is taken: `import {name}` imports a package of this environment.")
     distribution = _installed_distribution(name)
     if distribution:
-        raise _refused(name, f"'{name}' is taken: pip would replace the installed distribution {distribution} by it.")
+        raise _refused(name, f"'{name}' is taken: pip would replace the installed distribution {distribution} with it.")
 
 
 def check_spelling(name: str) -> None:
