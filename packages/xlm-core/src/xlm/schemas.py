@@ -300,8 +300,8 @@ class Check:
     """Options, as key=value:"""
 
     model_name: Text = option("", "the model")
-    property: Names = option((), "some properties only, [a,b]")
-    experiment: Text | None = option(None, "a choice of data and sizes; the kit's own where nothing is said")
+    property: Names = option((), "the properties to check, [a,b]; all by default")
+    experiment: Text | None = option(None, "the experiment to check; one on star graphs by default")
 
 
 @dataclass(frozen=True, kw_only=True)
