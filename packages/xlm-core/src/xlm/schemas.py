@@ -317,6 +317,3 @@ SECTIONS_OF_JOBS: dict[str, type[Options]] = {
 # Sections of the jobs that load a trained model, and the names under which they take it.
 CHECKPOINT_SECTIONS = tuple(schema.section for schema in SECTIONS_OF_JOBS.values() if issubclass(schema, Checkpoint))
 PATH_KEYS = ("checkpoint_path", "ckpt_path")
-
-
-Judged = ScorerOptions  # its name of before
