@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from arlm.types_arlm import ARLMBatch, ARLMPredictionBatch
-from xlm.data.collate import Limit, Padded, Truncate, limits, pad_ids, pad_prompt_and_answer, room
+from xlm.data.collate import (
+    IGNORE,
+    Limit,
+    Padded,
+    PadTo,
+    Truncate,
+    limits,
+    pad_ids,
+    pad_prompt_and_answer,
+    room,
+    seq2seq_limits,
+    width,
+)
 from xlm.data.show import print_batch
 from xlm.datamodule import (
     BaseCollatorInput,
@@ -20,10 +32,7 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
-from xlm.decoding.collate import noise_seeds
-
-IGNORE = -100
-PadTo = Literal["longest", "block"]
+from xlm.masked.collate import noise_seeds
 
 
 def shifted_targets(padded: Padded, first_target: int) -> Tensor:
@@ -73,16 +82,9 @@ class ARLMCollator(Collator):
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> ARLMBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         rows = [[bos, *example["input_ids"], eos] for example in examples]
-        length = _limit(rows, self.block_size, self.pad_to)
+        length = width(rows, self.block_size, self.pad_to)
         padded = pad_ids(rows, self.tokenizer.pad_token_id, length=length, truncate=self.truncate)
         return training_batch(padded, first_target=1)
-
-
-def _limit(rows: list[list[int]], block_size: int | None, pad_to: PadTo) -> int | None:
-    """Width to pad to: the block, or the longest row where that is shorter."""
-    if block_size is None or pad_to == "block":
-        return block_size
-    return min(block_size, max(map(len, rows), default=0))
 
 
 @dataclass
@@ -109,12 +111,7 @@ class ARLMSeq2SeqCollator(Seq2SeqCollator):
     pad_to: PadTo = "longest"
 
     def token_limits(self) -> dict[str, Limit]:
-        return limits(
-            text=room(self.block_size, 2),
-            prompt=self.input_block_size,
-            truncate=self.answer_truncate,
-            prompt_truncate=self.prompt_truncate,
-        )
+        return seq2seq_limits(self)
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> ARLMBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
@@ -124,8 +121,8 @@ class ARLMSeq2SeqCollator(Seq2SeqCollator):
             prompts,
             answers,
             self.tokenizer.pad_token_id,
-            prompt_length=_limit(prompts, self.input_block_size, self.pad_to),
-            answer_length=_limit(answers, self.block_size, self.pad_to),
+            prompt_length=width(prompts, self.input_block_size, self.pad_to),
+            answer_length=width(answers, self.block_size, self.pad_to),
             prompt_truncate=self.prompt_truncate,
             answer_truncate=self.answer_truncate,
         )
@@ -164,7 +161,7 @@ class ARLMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
             prompts,
             start,
             pad,
-            prompt_length=_limit(prompts, self.input_block_size, self.pad_to),
+            prompt_length=width(prompts, self.input_block_size, self.pad_to),
             prompt_truncate=self.prompt_truncate,
         )
         batch: ARLMPredictionBatch = {"input_ids": padded.ids, "attention_mask": padded.mask}

@@ -10,9 +10,9 @@ from torch import Tensor
 from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
 from xlm.data.collate import pad_ids
-from xlm.decoding.streams import draw_tokens, prompt_seeds, row_seeds
+from xlm.decoding.counter_rng import draw_tokens, prompt_seeds, row_seeds
+from xlm.decoding.options import say_unread, unread_filters
 from xlm.decoding.trace import begin_trace, recording
-from xlm.decoding.unread import say_unread, unread_filters
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler
 from xlm.utils.annotations import AnySeed, Count, NonNegative, Probability, Share

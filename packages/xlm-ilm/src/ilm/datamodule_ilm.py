@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ilm.corruption_ilm import Corrupted, corrupt
 from ilm.types_ilm import CLS_TYPE, PROMPT_TYPE, REST_TYPE, ILMBatch, ILMPredictionBatch, ILMRows
-from xlm.data.collate import Limit, Padded, Truncate, limits, pad_ids, room, truncate_ids
+from xlm.data.collate import Limit, Padded, PadTo, Truncate, limits, pad_ids, room, seq2seq_limits, truncate_ids
 from xlm.data.show import print_batch
 from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import (
@@ -23,9 +23,7 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
-from xlm.decoding.collate import noise_levels, noise_seeds
-
-PadTo = Literal["longest", "block"]
+from xlm.masked.collate import noise_seeds, time_quantiles
 
 
 def rows_of(prompts: Sequence[Sequence[int]], rest: Sequence[Sequence[int]], tokenizer: Any, **width: Any) -> ILMRows:
@@ -121,7 +119,7 @@ class ILMCollator(Collator):
         tokenizer: gives CLS, BOS and the pad id.
         block_size: most columns of a row, CLS and BOS included; None for no limit.
         noise_schedule, input_block_size: part of every collator's arguments, unused here.
-        low_variance: how many tokens are deleted follows from the example's `noise_level`, evenly spread over an
+        low_variance: how many tokens are deleted follows from the example's `time_quantile`, evenly spread over an
             epoch, where it has one; else from its seed.
         truncate: what a longer sequence loses before any token is deleted ("right": its end), or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
@@ -142,7 +140,7 @@ class ILMCollator(Collator):
         limit = None if self.block_size is None else self.block_size - 2
         sequences = _cut([example["input_ids"] for example in examples], limit, self.truncate, "sequence")
         seeds = noise_seeds(examples)
-        corrupted = corrupt(sequences, seeds, noise_levels(examples) if self.low_variance else None)
+        corrupted = corrupt(sequences, seeds, time_quantiles(examples) if self.low_variance else None)
         width = limit if self.pad_to == "block" else None
         rows = rows_of([[] for _ in examples], corrupted.kept, self.tokenizer, rest_length=width)
         pad = self.tokenizer.pad_token_id
@@ -162,7 +160,7 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
         block_size: most columns of BOS and answer together; None for no limit.
         input_block_size: most tokens of the prompt, CLS not counted.
         noise_schedule: part of every collator's arguments, unused here.
-        low_variance: how many tokens are deleted follows from the example's `noise_level`, evenly spread over an
+        low_variance: how many tokens are deleted follows from the example's `time_quantile`, evenly spread over an
             epoch, where it has one; else from its seed.
         prompt_truncate, answer_truncate: what a longer one loses, or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
@@ -178,19 +176,14 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
     pad_to: PadTo = "longest"
 
     def token_limits(self) -> dict[str, Limit]:
-        return limits(
-            text=room(self.block_size, 1),
-            prompt=self.input_block_size,
-            truncate=self.answer_truncate,
-            prompt_truncate=self.prompt_truncate,
-        )
+        return seq2seq_limits(self, num_special=1)
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> ILMBatch:
         limit = None if self.block_size is None else self.block_size - 1
         prompts = [example["prompt_ids"] for example in examples]
         answers = _cut([example["input_ids"] for example in examples], limit, self.answer_truncate, "answer")
         seeds = noise_seeds(examples)
-        corrupted = corrupt(answers, seeds, noise_levels(examples) if self.low_variance else None)
+        corrupted = corrupt(answers, seeds, time_quantiles(examples) if self.low_variance else None)
         fixed = self.pad_to == "block"
         width = limit if fixed else None
         rows = rows_of(

@@ -13,11 +13,9 @@ from ilm.datamodule_ilm import ILMInfillCollator, ILMSeq2SeqPredCollator
 from ilm.rows_ilm import Rows, joined
 from ilm.sampling_ilm import Head, choose, choose_pair, choose_slots
 from ilm.types_ilm import REST_TYPE, ILMPredictionBatch, ILMPredictionDict
-from xlm.decoding.output import suppressed_ids
-from xlm.decoding.streams import Stream, derive, prompt_seeds, row_seeds, uniform
-from xlm.decoding.trace import Recorder, begin_trace, recording
-from xlm.decoding.unread import say_unread
-from xlm.decoding.writing import writing
+from xlm.decoding.counter_rng import Stream, derive, prompt_seeds, row_seeds, uniform
+from xlm.decoding.options import say_unread, suppressed_ids
+from xlm.decoding.trace import Recorder, begin_trace, recording, writing
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler, widest_float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from xlm.errors import DataError
 Side = Literal["left", "right"]
 # Which end of a sequence that is too long is cut off; "error" refuses instead.
 Truncate = Literal["left", "right", "error"]
+PadTo = Literal["longest", "block"]
+# The target of a position that no loss reads.
+IGNORE = -100
 
 
 # Not among the protocols, which import no torch: a model's batch that extends it must be able to resolve its types.
@@ -57,6 +60,19 @@ def room(block_size: int | None, num_special: int) -> int | None:
     return None if block_size is None else block_size - num_special
 
 
+def seq2seq_limits(collator: Any, num_special: int = 2) -> dict[str, Limit]:
+    """`token_limits()` of a collator of prompts and answers, from the options that all of them have.
+
+    num_special: tokens of a block that are none of the answer's.
+    """
+    return limits(
+        text=room(collator.block_size, num_special),
+        prompt=collator.input_block_size,
+        truncate=collator.answer_truncate,
+        prompt_truncate=collator.prompt_truncate,
+    )
+
+
 class Padded(NamedTuple):
     """Ids of one rectangular batch, and which of them are real."""
 
@@ -75,6 +91,13 @@ def truncate_ids(ids: Sequence[int], max_length: int, truncate: Truncate, name: 
         )
     # Not ids[-max_length:], which is everything when max_length is 0.
     return ids[:max_length] if truncate == "right" else ids[len(ids) - max_length :]
+
+
+def width(rows: Sequence[Sequence[int]], block_size: int | None, pad_to: PadTo) -> int | None:
+    """Columns to pad to: the block, or the longest row where that is shorter; None for whatever is longest."""
+    if block_size is None or pad_to == "block":
+        return block_size
+    return min(block_size, max(map(len, rows), default=0))
 
 
 def pad_ids(

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from xlm.compose.values import read_part
 from xlm.data.rows import SubsetRows
-from xlm.decoding.unread import unsaid
+from xlm.decoding.options import unsaid
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import Point, draw, qualities, table, write_tables
 from xlm.harness import Harness, num_rows

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from xlm.decoding.blanks import Blank, has_blanks, shortened, split_blanks, text_before_its_only_blank, with_masks
+from xlm.decoding.infill_syntax import (
+    Blank,
+    has_blanks,
+    shortened,
+    split_blanks,
+    text_before_its_only_blank,
+    with_masks,
+)
 from xlm.decoding.trace import recording
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.cost import counting_calls

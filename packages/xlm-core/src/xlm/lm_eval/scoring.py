@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from xlm.decoding.text_length import of_batch
 from xlm.errors import ConfigError
 from xlm.evaluation.continuations import Scored, Span, score_spans, score_whole
 from xlm.evaluation.likelihood import BoundedLoss, description, gives_likelihood
+from xlm.masked.text_length import of_batch
 from xlm.trained import TrainedModel
 from xlm.utils.components import components
 from xlm.utils.instantiate import instantiate

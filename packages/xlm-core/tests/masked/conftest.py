@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xlm.decoding.fill import MaskedNetwork, TokenDraw
+from xlm.masked.unmasking import MaskedNetwork, TokenDraw
 from xlm.sampling import LogitsSampler
 
 VOCAB, LENGTH = 3, 4
@@ -41,8 +41,8 @@ class Oracle:
     def network(self) -> MaskedNetwork:
         """What it was run on is noted, and on how many positions its output layer."""
 
-        def features(ids: Tensor, rows: Tensor, rate: Tensor) -> Tensor:
-            self.ran_on.append((rows, rate))
+        def features(ids: Tensor, rows: Tensor, mask_prob: Tensor) -> Tensor:
+            self.ran_on.append((rows, mask_prob))
             powers = (VOCAB + 1) ** torch.arange(LENGTH - 1, -1, -1)
             return self.table[(ids * powers).sum(-1)]
 

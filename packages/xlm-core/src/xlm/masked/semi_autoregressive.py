@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from xlm.decoding.collate import MaskedPredictionBatch
-from xlm.decoding.output import MaskedPredictionDict
-from xlm.decoding.streams import derive
+from xlm.decoding.counter_rng import derive
 from xlm.decoding.trace import recording
 from xlm.errors import ConfigError
+from xlm.masked.collate import MaskedPredictionBatch
+from xlm.masked.predictor import MaskedPredictionDict
 from xlm.protocols import Tokenizer
 from xlm.utils.text import remove_trailing_pads
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xlm.decoding.bound import clean_ids, nelbo_draws
+from xlm.masked.elbo import clean_ids, nelbo_draws
 
 MASK, LENGTH, VOCAB = 3, 4, 3
 POWERS = 4 ** torch.arange(LENGTH - 1, -1, -1)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from xlm.data.tokenizers import SimpleSpaceTokenizer
-from xlm.decoding.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
-from xlm.decoding.extend import extended
-from xlm.decoding.fill import Filled
-from xlm.decoding.output import finished, slots_of
 from xlm.errors import ConfigError
+from xlm.masked.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
+from xlm.masked.predictor import finished, slots_of
+from xlm.masked.semi_autoregressive import extended
+from xlm.masked.unmasking import Filled
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=40)
 EOS, BOS, MASK, PAD = (getattr(TOKENIZER, f"{n}_token_id") for n in ("eos", "bos", "mask", "pad"))

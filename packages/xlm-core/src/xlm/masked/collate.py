@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from xlm.data.collate import Limit, Truncate, limits, pad_ids, pad_prompt_and_answer, room, truncate_ids
+from xlm.data.collate import (
+    IGNORE,
+    Limit,
+    PadTo,
+    Truncate,
+    limits,
+    pad_ids,
+    pad_prompt_and_answer,
+    room,
+    seq2seq_limits,
+    truncate_ids,
+    width,
+)
 from xlm.data.tokenizers import check_mask_token
-from xlm.decoding.masking import IGNORE, mask_tokens
-from xlm.decoding.text_length import FILLED, TextLength, counted
+from xlm.decoding.counter_rng import Stream, uniform
 from xlm.errors import ConfigError, DataError
-from xlm.protocols import Tokenizer
-
-PadTo = Literal["longest", "block"]
+from xlm.masked.text_length import FILLED, TextLength, counted, of_collator
+from xlm.modules.attention import positions_from_mask
+from xlm.protocols import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
 
 
 class CleanRows(NamedTuple):
@@ -59,6 +70,13 @@ class MaskedBatch(TypedDict):
     text_length: NotRequired[TextLength]
 
 
+class MaskedLossDict(TypedDict):
+    """What the loss returns."""
+
+    loss: Float[Tensor, ""]
+    num_loss_terms: int | Tensor
+
+
 class MaskedPredictionBatch(TypedDict):
     """What a predictor of masked models reads: rows with masks where tokens are wanted."""
 
@@ -70,13 +88,6 @@ class MaskedPredictionBatch(TypedDict):
     target_ids: NotRequired[Integer[Tensor, "batch answer"]]
     # Each example's own random stream.
     noise_seed: NotRequired[Integer[Tensor, " batch"]]
-
-
-def width(rows: Sequence[Sequence[int]], block_size: int | None, pad_to: PadTo) -> int | None:
-    """Columns to pad to: the block, or the longest row where that is shorter; None for whatever is longest."""
-    if block_size is None or pad_to == "block":
-        return block_size
-    return min(block_size, max(map(len, rows), default=0))
 
 
 def filled(
@@ -156,22 +167,63 @@ def noise_seeds(examples: Sequence[Any]) -> Integer[Tensor, " batch"]:
     return torch.tensor([example["noise_seed"] for example in examples], dtype=torch.int64)
 
 
-def noise_levels(examples: Sequence[Any]) -> Float[Tensor, " batch"] | None:
-    """Each example's `noise_level`, evenly spread over an epoch by the loaders; None where an example has none."""
-    if not all("noise_level" in example for example in examples):
+def time_quantiles(examples: Sequence[Any]) -> Float[Tensor, " batch"] | None:
+    """Each example's `time_quantile`, evenly spread over an epoch by the loaders; None where an example has none."""
+    if not all("time_quantile" in example for example in examples):
         return None
-    return torch.tensor([example["noise_level"] for example in examples], dtype=torch.float64)
+    return torch.tensor([example["time_quantile"] for example in examples], dtype=torch.float64)
+
+
+class Masked(NamedTuple):
+    """Rows of which some tokens are masked.
+
+    `targets` holds the token under each mask, -100 elsewhere; `target_index` says where in the flat (B·L) rows.
+    """
+
+    ids: Integer[Tensor, "batch length"]
+    targets: Integer[Tensor, "batch length"]
+    target_index: Integer[Tensor, " masks"]
+
+
+def draw_times(
+    seeds: Integer[Tensor, " batch"], quantiles: Float[Tensor, " batch"] | None = None, t_min: float = 0.0
+) -> Float[Tensor, " batch"]:
+    """A time per row, uniform in (t_min, 1), float64: at its quantile where quantiles are given, else from its seed.
+
+    Times of independent seeds are independent; the quantiles that loaders hand out are spread evenly over any stretch
+    of an epoch, which lowers the variance of a batch's loss (arXiv 2107.00630, appendix I.1).
+    """
+    u = uniform(seeds, Stream.TIME) if quantiles is None else quantiles
+    return t_min + (1 - t_min) * u
+
+
+def mask_tokens(
+    ids: Integer[Tensor, "batch length"],
+    maskable: Bool[Tensor, "batch length"],
+    mask_prob: Float[Tensor, " batch"],
+    seeds: Integer[Tensor, " batch"],
+    mask_token_id: int,
+    attention_mask: Bool[Tensor, "batch length"] | None = None,
+) -> Masked:
+    """Mask each maskable token of row b with probability mask_prob[b]; padding before a token changes no draw."""
+    real = torch.ones_like(maskable) if attention_mask is None else attention_mask | maskable
+    masked = maskable & (uniform(seeds[:, None], Stream.MASK, positions_from_mask(real)) < mask_prob[:, None])
+    return Masked(
+        ids=ids.masked_fill(masked, mask_token_id),
+        targets=ids.masked_fill(~masked, IGNORE),
+        target_index=masked.reshape(-1).nonzero().squeeze(-1),
+    )
 
 
 def masked_batch(
     rows: CleanRows,
     t: Float[Tensor, " batch"],
-    rate: Float[Tensor, " batch"],
+    mask_prob: Float[Tensor, " batch"],
     seeds: Integer[Tensor, " batch"],
     mask_token_id: int,
 ) -> MaskedBatch:
-    """The batch in which each maskable token of row b is masked with probability rate[b], that of its time t[b]."""
-    masked = mask_tokens(rows.ids, rows.maskable, rate, seeds, mask_token_id, rows.attention_mask)
+    """The batch in which each maskable token of row b is masked with probability mask_prob[b], that of time t[b]."""
+    masked = mask_tokens(rows.ids, rows.maskable, mask_prob, seeds, mask_token_id, rows.attention_mask)
     targets, index = masked.targets, masked.target_index
     if rows.text_length == "lm1b_protocol":
         targets = targets.masked_fill(~counted(rows.maskable, rows.num_tokens), IGNORE)
@@ -188,6 +240,119 @@ def masked_batch(
         "noise_seed": seeds,
         "text_length": rows.text_length,
     }
+
+
+class MasksRows:
+    """What the two training collators share: times from the examples, masks from their seeds."""
+
+    tokenizer: Tokenizer
+    low_variance: bool
+    t_min: float
+
+    def __post_init__(self) -> None:
+        check_mask_token(self.tokenizer)
+
+    def rows(self, examples: Sequence[Any]) -> CleanRows:
+        """The rows before masking."""
+        raise NotImplementedError
+
+    def corrupt(self, rows: CleanRows, t: Float[Tensor, " batch"], seeds: Integer[Tensor, " batch"]) -> MaskedBatch:
+        """The batch at times t. Here t itself is the probability to be masked; a family may override this."""
+        return masked_batch(rows, t, t, seeds, self.tokenizer.mask_token_id)
+
+    def __call__(self, examples: Sequence[Any]) -> Any:
+        rows = self.rows(examples)
+        seeds = noise_seeds(examples)
+        quantiles = time_quantiles(examples) if self.low_variance else None
+        return self.corrupt(rows, draw_times(seeds, quantiles, self.t_min), seeds)
+
+
+@dataclass
+class MaskedCollator(MasksRows, Collator):
+    """`[BOS] sequence [EOS] [rest of the block]`; everything after BOS may be masked.
+
+    Args:
+        tokenizer: gives BOS, EOS, the mask and the pad id.
+        block_size: most tokens of a row, BOS and EOS included; None for no limit.
+        noise_schedule: for families whose probability to be masked is not t itself.
+        input_block_size: part of every collator's arguments, unused here.
+        text_length: how the length of a text is known: "learnt" (None), "modelled", "given" or "lm1b_protocol"; see
+            `xlm.masked.text_length`.
+        low_variance: t from the example's `time_quantile`, evenly spread over an epoch, where it has one; else its
+            seed.
+        t_min: smallest t.
+        truncate: what a longer row loses ("right": its end, with EOS), or "error".
+        pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
+        loss_on_padding: the older name, instead of text_length: true is "learnt", false is "given".
+    """
+
+    tokenizer: Tokenizer
+    block_size: int | None = None
+    noise_schedule: Any = None
+    input_block_size: int | None = None
+    text_length: TextLength | None = None
+    low_variance: bool = True
+    t_min: float = 0.0
+    truncate: Truncate = "right"
+    pad_to: PadTo = "longest"
+    loss_on_padding: bool | None = None
+
+    def token_limits(self) -> dict[str, Limit]:
+        return limits(text=room(self.block_size, 2), truncate=self.truncate)
+
+    def rows(self, examples: Sequence[BaseCollatorInput]) -> CleanRows:
+        return answer_rows(
+            examples,
+            self.tokenizer,
+            with_prompt=False,
+            block_size=self.block_size,
+            text_length=of_collator(self.text_length, self.loss_on_padding),
+            answer_truncate=self.truncate,
+            pad_to=self.pad_to,
+        )
+
+
+@dataclass
+class MaskedSeq2SeqCollator(MasksRows, Seq2SeqCollator):
+    """`[pads] prompt [BOS] answer [EOS]`, filled with EOS to the block; all after BOS may be masked.
+
+    Args:
+        block_size: columns from BOS on.
+        input_block_size: most tokens of the prompt.
+        text_length: as for `MaskedCollator`. Prediction starts from a block of masks, so an answer's end has to be
+            learnt or its length drawn.
+        prompt_truncate, answer_truncate: what a longer one loses, or "error".
+        pad_to: "longest" prompt of the batch, or always "block" (static shapes, for `compile=true`).
+        tokenizer, noise_schedule, low_variance, t_min, loss_on_padding: as for `MaskedCollator`.
+    """
+
+    tokenizer: Tokenizer
+    block_size: int | None = None
+    input_block_size: int | None = None
+    noise_schedule: Any = None
+    text_length: TextLength | None = None
+    low_variance: bool = True
+    t_min: float = 0.0
+    prompt_truncate: Truncate = "error"
+    answer_truncate: Truncate = "error"
+    pad_to: PadTo = "longest"
+    loss_on_padding: bool | None = None
+
+    def token_limits(self) -> dict[str, Limit]:
+        return seq2seq_limits(self)
+
+    def rows(self, examples: Sequence[Seq2SeqCollatorInput]) -> CleanRows:
+        return answer_rows(
+            examples,
+            self.tokenizer,
+            with_prompt=True,
+            block_size=self.block_size,
+            input_block_size=self.input_block_size,
+            text_length=of_collator(self.text_length, self.loss_on_padding),
+            prompt_truncate=self.prompt_truncate,
+            answer_truncate=self.answer_truncate,
+            pad_to=self.pad_to,
+        )
 
 
 def _prediction_batch(

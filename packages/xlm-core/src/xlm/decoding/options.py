@@ -1,13 +1,15 @@
-"""Says which options a sampler was given and does not read, and why; silence would look like an effect."""
+"""Options that predictors of all families have: tokens never to produce, and a warning for options without effect."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from xlm.errors import ConfigError
+from xlm.protocols import Tokenizer
 from xlm.sampling import LogitsSampler
 from xlm.utils.rank_zero import RankedLogger
 
@@ -15,6 +17,22 @@ log = RankedLogger(__name__, rank_zero_only=True)
 
 _said: set[str] = set()
 _is_silent: ContextVar[bool] = ContextVar("unread_options_are_not_said", default=False)
+
+
+def suppressed_ids(tokenizer: Tokenizer, suppressed_tokens: Iterable[str] = ()) -> list[int]:
+    """Ids that never belong into an answer: mask, pad, BOS, CLS and SEP (unless one of them is EOS), and those named.
+
+    ConfigError for a name that the tokenizer doesn't know.
+    """
+    names = ("mask", "pad", "bos", "cls", "sep")
+    ids = (getattr(tokenizer, f"{name}_token_id", None) for name in names)
+    special: set[int] = {number for number in ids if number is not None} - {tokenizer.eos_token_id}
+    for token in suppressed_tokens:
+        number = tokenizer.convert_tokens_to_ids(token)
+        if number is None or tokenizer.convert_ids_to_tokens(number) != token:
+            raise ConfigError(f"predictor.suppressed_tokens names {token!r}, which the tokenizer doesn't know.")
+        special.add(number)
+    return sorted(special)
 
 
 def say_unread(predictor: type, given: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlm.data.tokenizers import SimpleSpaceTokenizer
-from xlm.decoding.blanks import Blank, has_blanks, shortened, split_blanks, text_before_its_only_blank, with_masks
+from xlm.decoding.infill_syntax import (
+    Blank,
+    has_blanks,
+    shortened,
+    split_blanks,
+    text_before_its_only_blank,
+    with_masks,
+)
 from xlm.errors import ConfigError
 
 NUMBERS = SimpleSpaceTokenizer.for_numbers(vocab_size=20)

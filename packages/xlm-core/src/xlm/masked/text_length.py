@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from xlm.decoding.streams import Stream, uniform
+from xlm.decoding.counter_rng import Stream, uniform
 from xlm.decoding.trace import recording
 from xlm.errors import ConfigError
 from xlm.modules.length_model import LengthModel

@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from xlm.decoding.masking import IGNORE
-from xlm.decoding.orders import ranks
-from xlm.decoding.streams import Stream, derive, uniform
-from xlm.decoding.text_length import counted, free, length_nll
+from xlm.data.collate import IGNORE
+from xlm.decoding.counter_rng import Stream, derive, uniform
+from xlm.masked.text_length import counted, free, length_nll
+from xlm.masked.unmasking import ranks
 from xlm.modules.attention import positions_from_mask
 from xlm.protocols import Tokenizer
 from xlm.sampling import widest_float
 
 Method = Literal["counts", "rates"]
-# (ids (B, L), rate (B,), index (N,), targets (N,)) → −log p of each target (N,): index is flat, rate is 1 − α.
+# (ids (B, L), mask_prob (B,), index (N,), targets (N,)) → −log p of each target (N,): index is flat.
 MaskedNLL = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -37,14 +37,14 @@ def nelbo_draws(
 ) -> Float[Tensor, "batch samples"]:
     """Independent unbiased draws of each row's NELBO in nats; each is the mean over `num_points` maskings.
 
-    "counts": k masks with k spread evenly over 1 … n, weight n/k, at a rate that has the law of the k-th of n times.
-    Rows with at most `num_points` sets of masks (2^n − 1) go through all of them instead, which is exact but for the
-    rate. "rates": the rate of masks spread evenly over (0, 1), antithetically: (u + j/P) mod 1, weight 1/rate.
-    Both integrate −α′/(1 − α) · Σ −log p over time exactly, whatever the schedule: the rate is drawn, not t.
+    "counts": k masks with k spread evenly over 1 … n, weight n/k, at 1 − α with the law of the k-th of n times.
+    Rows with at most `num_points` sets of masks (2^n − 1) go through all of them instead, which is exact but for
+    1 − α. "rates": 1 − α spread evenly over (0, 1), antithetically: (u + j/P) mod 1, weight 1/(1 − α). Both integrate
+    −α′/(1 − α) · Σ −log p over time exactly, whatever the schedule: 1 − α is drawn, not t.
 
     Args:
         unpaid: maskable tokens that cost nothing.
-        hidden: further positions, which `ids` shows as masks and nothing fills; they count in the rate of "counts".
+        hidden: further positions, which `ids` shows as masks and nothing fills; they count in 1 − α of "counts".
     """
     if method not in ("counts", "rates"):
         raise ValueError(f"Unknown method {method!r}. Choices: counts, rates.")
@@ -58,18 +58,20 @@ def nelbo_draws(
             even = (start + point / num_points) % 1.0
             times = uniform(derive(sample_seeds, point)[:, None], Stream.MASK, counters)
             if method == "counts":
-                masked, rate, weight = _by_count(times, maskable, hidden, even, point, num_points)
+                masked, mask_prob, weight = _by_count(times, maskable, hidden, even, point, num_points)
             else:
-                rate, weight = even, 1 / even
-                masked = maskable & (times < rate[:, None])
-            draws[:, sample] += weight * _summed_nll(masked_nll, ids, masked, rate, mask_token_id, unpaid) / num_points
+                mask_prob, weight = even, 1 / even
+                masked = maskable & (times < mask_prob[:, None])
+            draws[:, sample] += (
+                weight * _summed_nll(masked_nll, ids, masked, mask_prob, mask_token_id, unpaid) / num_points
+            )
     return draws
 
 
 def _by_count(
     times: Tensor, maskable: Tensor, hidden: Tensor | None, even: Tensor, point: int, num_points: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k earliest of each row's n tokens, as the rate the latest time of all that is then masked, and n/k.
+    """The k earliest of each row's n tokens, as 1 − α the latest time of all that is then masked, and n/k.
 
     Where a row has few sets of masks, the set with the number of this point, with its weight in the NELBO times the
     number of points.
@@ -103,15 +105,15 @@ def _weight_of_a_set(size: Tensor, n: Tensor) -> Tensor:
 
 
 def _summed_nll(
-    masked_nll: MaskedNLL, ids: Tensor, masked: Tensor, rate: Tensor, mask_token_id: int, unpaid: Tensor | None
+    masked_nll: MaskedNLL, ids: Tensor, masked: Tensor, mask_prob: Tensor, mask_token_id: int, unpaid: Tensor | None
 ) -> Tensor:
     """Σ −log p over the masked tokens of each row that are paid for, (B,)."""
     paid = masked if unpaid is None else masked & ~unpaid
     index = paid.reshape(-1).nonzero().squeeze(-1)
     targets = ids.reshape(-1)[index]
-    nll = masked_nll(ids.masked_fill(masked, mask_token_id), rate, index, targets)
-    sums = torch.zeros(len(ids), dtype=rate.dtype, device=ids.device)
-    return sums.index_add_(0, index // ids.shape[1], nll.to(rate.dtype))
+    nll = masked_nll(ids.masked_fill(masked, mask_token_id), mask_prob, index, targets)
+    sums = torch.zeros(len(ids), dtype=mask_prob.dtype, device=ids.device)
+    return sums.index_add_(0, index // ids.shape[1], nll.to(mask_prob.dtype))
 
 
 def clean_ids(batch: Mapping[str, Any], pad_token_id: int) -> Integer[Tensor, "batch length"]:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from xlm.decoding.fill import (
+from xlm.masked.unmasking import (
     ConfidenceOrder,
     Filled,
+    FillOrder,
     MaskedNetwork,
     Slots,
     TokenDraw,
+    ancestral,
     fill_by_confidence,
     fill_by_order,
+    fill_mask_probs,
+    fill_with_remasking,
+    first_hitting,
+    uniform_order,
 )
-from xlm.decoding.masking import StretchedSchedule
-from xlm.decoding.orders import ancestral, fill_rates, first_hitting, uniform_order
-from xlm.noise import CosineSchedule, LogLinearSchedule
+from xlm.noise import CosineSchedule, LogLinearSchedule, RescaledSchedule
 from xlm.sampling import CONFIDENCES, LogitsSampler, confidence_bound
 
 MASK, SAMPLES = 3, 20_000
@@ -30,8 +38,8 @@ Fill = Callable[..., Filled]
 def by_order(make: Callable[[Tensor, Tensor], Any]) -> Fill:
     def fill(network: MaskedNetwork, draw: TokenDraw, ids: Tensor, seeds: Tensor) -> Filled:
         slots = Slots.of(ids == MASK)
-        rates = fill_rates(slots.masked, slots.counters, seeds)
-        return fill_by_order(network, draw, ids, slots, make(rates, slots.masked), seeds)
+        mask_probs = fill_mask_probs(slots.masked, slots.counters, seeds)
+        return fill_by_order(network, draw, ids, slots, make(mask_probs, slots.masked), seeds)
 
     return fill
 
@@ -43,10 +51,18 @@ def by_confidence(**options: Any) -> Fill:
     return fill
 
 
+def remasking(eta: float, num_steps: int = 60) -> Fill:
+    def fill(network: MaskedNetwork, draw: TokenDraw, ids: Tensor, seeds: Tensor) -> Filled:
+        grid = RescaledSchedule(LogLinearSchedule()).grid(num_steps, CPU)
+        return fill_with_remasking(network, draw, ids, Slots.of(ids == MASK), grid, eta, MASK, seeds)
+
+    return fill
+
+
 CPU = torch.device("cpu")
 # So fine that two of four positions hardly ever fall into one step, where they would be drawn independently.
-FINE = StretchedSchedule(LogLinearSchedule()).grid(4_000, CPU)
-FINE_COSINE = StretchedSchedule(CosineSchedule()).grid(4_000, CPU)
+FINE = RescaledSchedule(LogLinearSchedule()).grid(4_000, CPU)
+FINE_COSINE = RescaledSchedule(CosineSchedule()).grid(4_000, CPU)
 EXACT = {
     "ancestral": by_order(lambda r, m: ancestral(r, m, FINE)),
     "ancestral, cosine": by_order(lambda r, m: ancestral(r, m, FINE_COSINE)),
@@ -57,11 +73,12 @@ EXACT = {
     "entropy": by_confidence(kind="entropy", max_steps=4),
 }
 COARSE = {
-    "ancestral": by_order(lambda r, m: ancestral(r, m, StretchedSchedule(LogLinearSchedule()).grid(3, CPU))),
+    "ancestral": by_order(lambda r, m: ancestral(r, m, RescaledSchedule(LogLinearSchedule()).grid(3, CPU))),
     "two calls": by_order(lambda r, m: uniform_order(r, m, 2)),
     "threshold": by_confidence(kind="top_prob", max_steps=4, threshold=0.6),
     "entropy threshold": by_confidence(kind="entropy", max_steps=4, threshold=0.5),
     "one call": by_confidence(kind="prob_diff", max_steps=1),
+    "remasking": remasking(0.1),
 }
 ALL = {**EXACT, **{f"coarse {name}": fill for name, fill in COARSE.items()}}
 
@@ -107,7 +124,7 @@ def test_a_coarse_grid_follows_the_textbook_chain(
 def test_ancestral_sampling_with_and_without_empty_steps_draws_the_same(
     oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]
 ) -> None:
-    grid = StretchedSchedule(LogLinearSchedule()).grid(50, CPU)
+    grid = RescaledSchedule(LogLinearSchedule()).grid(50, CPU)
     seeds = torch.arange(200)
     cached = by_order(lambda r, m: ancestral(r, m, grid))(oracle.network(), draw, all_masked(200), seeds)
     textbook = by_order(lambda r, m: ancestral(r, m, grid, True))(oracle.network(), draw, all_masked(200), seeds)
@@ -146,7 +163,7 @@ def test_the_network_runs_only_where_something_is_masked(name: str, oracle: Any,
     assert torch.equal(torch.bincount(rows, minlength=3), filled.network_calls)
     assert filled.network_calls[0] == 0
     assert filled.network_calls[1] >= 1
-    assert int(filled.network_calls[2]) <= 4
+    assert int(filled.network_calls[2]) <= 4 or "remasking" in name
     everything_given = ALL[name](oracle.network(), draw, ids[:1], torch.arange(1))
     assert torch.equal(everything_given.ids, ids[:1])
 
@@ -158,7 +175,7 @@ def test_the_output_layer_runs_on_chosen_positions_only(
     assert oracle.head_rows == [10, 10, 10, 10]
 
 
-def test_the_network_is_told_the_rate_of_masks(
+def test_the_network_is_told_how_much_is_masked(
     oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]
 ) -> None:
     EXACT["first-hitting"](oracle.network(), draw, all_masked(2000), torch.arange(2000))
@@ -228,7 +245,7 @@ def test_of_equally_sure_positions_the_leftmost_masked_ones_come_first(score: fl
 def test_the_surest_come_first_where_every_probability_rounds_to_one(kind: Any) -> None:
     gaps = torch.tensor([120.0, 300.0, 20.0, 40.0])
     logits = torch.cat([gaps[:, None], torch.zeros(4, 3)], dim=1)
-    network = MaskedNetwork(lambda ids, rows, rate: logits.expand(len(ids), 4, 4), lambda features: features)
+    network = MaskedNetwork(lambda ids, rows, mask_prob: logits.expand(len(ids), 4, 4), lambda features: features)
     ids = torch.full((1, 4), MASK)
     fill = by_confidence(kind=kind, max_steps=4)
     filled = fill(network, TokenDraw(LogitsSampler(temperature=0.0), [MASK]), ids, torch.zeros(1, dtype=torch.long))
@@ -242,4 +259,143 @@ def test_padding_changes_no_draw() -> None:
     padded_mask = torch.tensor([[False, False, True, True, True, True, True]])
     padded = Slots.of(torch.cat([torch.zeros(1, 2, dtype=torch.bool), masked], 1), padded_mask)
     assert torch.equal(padded.counters[:, 2:], plain.counters)
-    assert padded.inside[:, 2:].tolist() == plain.inside.tolist() == [[False, True, True, False, False]]
+    assert (
+        padded.before_given_token[:, 2:].tolist()
+        == plain.before_given_token.tolist()
+        == [[False, True, True, False, False]]
+    )
+
+
+# When each position is filled.
+
+masks = st.lists(st.lists(st.booleans(), min_size=8, max_size=8), min_size=4, max_size=4).map(torch.tensor)
+
+
+def mask_probs_of(masked: Tensor, seed: int = 0) -> Tensor:
+    counters = torch.arange(masked.shape[1]).expand_as(masked)
+    return fill_mask_probs(masked, counters, torch.arange(len(masked)) + seed)
+
+
+def check(order: FillOrder, masked: Tensor) -> None:
+    """Steps of a row are 0, 1, 2 … without a gap, at masked positions only, and every call has a probability."""
+    assert torch.equal(order.step_index >= 0, masked)
+    for steps in order.step_index:
+        present = steps[steps >= 0].unique().tolist()
+        assert present == list(range(len(present)))
+        assert len(present) <= order.mask_prob.shape[1]
+
+
+@given(masks, st.integers(1, 12))
+@settings(deadline=None)
+def test_uniform_order_fills_the_ceiling_of_masked_over_steps_left(masked: Tensor, max_steps: int) -> None:
+    order = uniform_order(mask_probs_of(masked), masked, max_steps)
+    check(order, masked)
+    for row, count in enumerate(masked.sum(1).tolist()):
+        left, total = count, count
+        for call in range(min(max_steps, count)):
+            size = math.ceil(left / (max_steps - call))
+            assert int((order.step_index[row] == call).sum()) == size
+            assert float(order.mask_prob[row, call]) == pytest.approx(left / total)
+            left -= size
+        assert left == 0
+
+
+@given(masks)
+@settings(deadline=None)
+def test_first_hitting_fills_one_position_per_call_at_falling_rates(masked: Tensor) -> None:
+    mask_probs = mask_probs_of(masked)
+    order = first_hitting(mask_probs, masked)
+    check(order, masked)
+    for row in range(4):
+        count = int(masked[row].sum())
+        assert sorted(order.step_index[row][masked[row]].tolist()) == list(range(count))
+        for call in range(count):
+            assert order.mask_prob[row, call] == mask_probs[row][order.step_index[row] == call]
+        assert (order.mask_prob[row, :count].diff() < 0).all()
+
+
+@given(masks, st.integers(1, 20))
+@settings(deadline=None)
+def test_ancestral_fills_in_the_step_that_passes_a_positions_probability(masked: Tensor, num_steps: int) -> None:
+    mask_probs, grid = mask_probs_of(masked), torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+    cached, textbook = ancestral(mask_probs, masked, grid), ancestral(mask_probs, masked, grid, run_empty_steps=True)
+    check(cached, masked)
+    for row, column in masked.nonzero().tolist():
+        step = int(textbook.step_index[row, column])
+        assert grid[step + 1] < mask_probs[row, column] <= grid[step]
+        assert textbook.mask_prob[row, step] == grid[step]
+        assert cached.mask_prob[row, cached.step_index[row, column]] == grid[step]
+    assert cached.mask_prob.shape[1] == max(len(v[v >= 0].unique()) for v in textbook.step_index)
+
+
+def test_all_orders_are_equally_likely_and_prefer_no_position() -> None:
+    masked = torch.ones(24_000, 4, dtype=torch.bool)
+    step_index = first_hitting(mask_probs_of(masked), masked).step_index
+    code = (step_index * 4 ** torch.arange(4)).sum(1)
+    wanted = [sum(v * 4**i for i, v in enumerate(p)) for p in itertools.permutations(range(4))]
+    observed = torch.tensor([int((code == c).sum()) for c in wanted]).double()
+    assert observed.sum() == len(step_index)
+    assert float(((observed - 1000) ** 2 / 1000).sum()) < 23 + 4.5 * 46**0.5
+
+
+def test_counts_per_step_are_binomial() -> None:
+    """A mask leaves in the step from t to s with probability (α_s − α_t)/(1 − α_t), on its own."""
+    masked = torch.ones(20_000, 6, dtype=torch.bool)
+    grid = RescaledSchedule(LogLinearSchedule()).grid(4, CPU)
+    step_index = ancestral(mask_probs_of(masked), masked, grid, run_empty_steps=True).step_index
+    counts = torch.bincount((step_index == 0).sum(1), minlength=7).double()
+    p = 0.25
+    wanted = torch.tensor([math.comb(6, k) * p**k * (1 - p) ** (6 - k) for k in range(7)]).double() * len(step_index)
+    assert float(((counts - wanted) ** 2 / wanted).sum()) < 6 + 4.5 * 12**0.5
+
+
+def test_a_row_draws_the_same_order_alone() -> None:
+    masked = torch.rand(5, 8) < 0.6
+    counters, seeds = torch.arange(8).expand(5, 8), torch.arange(5) * 7
+    together = fill_mask_probs(masked, counters, seeds)
+    for row in range(5):
+        here = slice(row, row + 1)
+        assert torch.equal(fill_mask_probs(masked[here], counters[here], seeds[here]), together[here])
+
+
+def test_empty_batches_and_rows_without_masks() -> None:
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    grid = torch.linspace(1, 0, 5, dtype=torch.float64)
+    for masked in (nothing, nothing[:0]):
+        mask_probs = mask_probs_of(masked)
+        for order in (
+            first_hitting(mask_probs, masked),
+            uniform_order(mask_probs, masked, 3),
+            ancestral(mask_probs, masked, grid),
+        ):
+            assert order.mask_prob.shape[1] == 0
+            assert (order.step_index == -1).all()
+
+
+# Tokens taken back.
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.1, 1.0])
+def test_remasking_follows_the_textbook_chain(
+    eta: float, oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]
+) -> None:
+    n, num_steps = 20_000, 12
+    filled = remasking(eta, num_steps)(oracle.network(), draw, all_masked(n), torch.arange(n))
+    grid = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+    assert abs(oracle.chi_squared(filled.ids, oracle.chain(grid, eta))) < 4.5
+
+
+def test_the_chain_goes_to_the_joint_as_steps_get_finer(oracle: Any) -> None:
+    distances = []
+    for num_steps in (10, 100, 1000):
+        grid = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+        distances.append(float((oracle.chain(grid, 0.3 / num_steps) - oracle.joint).abs().sum()))
+    assert distances[0] > 5 * distances[1] > 25 * distances[2]
+
+
+def test_tokens_are_taken_back(oracle: Any, draw: TokenDraw) -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 4, (300, 4))
+    filled = remasking(0.2)(oracle.network(), draw, ids, torch.arange(300))
+    # More calls than masks: some position was filled twice.
+    assert (filled.network_calls > (ids == MASK).sum(1)).any()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xlm.data.hashing import splitmix64
-from xlm.decoding.streams import Stream, derive, gumbel, gumbel_argmax, mix, row_seeds, uniform
+from xlm.decoding.counter_rng import Stream, derive, gumbel, gumbel_argmax, mix, row_seeds, uniform
 
 
 def test_mix_is_the_finaliser_of_splitmix64() -> None:
@@ -74,7 +74,7 @@ def test_argmax_with_gumbel_noise_follows_the_softmax() -> None:
 def test_chunks_change_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, seeds, counters = torch.randn(9, 50), torch.arange(9), torch.arange(9) * 3
     whole = gumbel_argmax(logits, seeds, counters)
-    monkeypatch.setattr("xlm.decoding.streams._LOGITS_AT_ONCE", 100)
+    monkeypatch.setattr("xlm.decoding.counter_rng._LOGITS_AT_ONCE", 100)
     assert torch.equal(gumbel_argmax(logits, seeds, counters), whole)
     assert gumbel_argmax(logits[:0], seeds[:0], counters[:0]).shape == (0,)
 
