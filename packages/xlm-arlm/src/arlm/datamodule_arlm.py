@@ -20,6 +20,7 @@ from xlm.data.collate import (
     pad_ids,
     pad_prompt_and_answer,
     room,
+    seed_and_truth,
     seq2seq_limits,
     width,
 )
@@ -32,7 +33,6 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
-from xlm.masked.collate import noise_seeds
 
 
 def shifted_targets(padded: Padded, first_target: int) -> Tensor:
@@ -154,7 +154,7 @@ class ARLMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
         return limits(prompt=self.input_block_size, prompt_truncate=self.prompt_truncate)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> ARLMPredictionBatch:
-        pad, bos, eos = (getattr(self.tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos"))
+        pad, bos = self.tokenizer.pad_token_id, self.tokenizer.bos_token_id
         prompts = [list(example.get("prompt_ids") or []) for example in examples]
         start = [[bos] for _ in examples]
         padded, _ = pad_prompt_and_answer(
@@ -164,13 +164,9 @@ class ARLMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
             prompt_length=width(prompts, self.input_block_size, self.pad_to),
             prompt_truncate=self.prompt_truncate,
         )
-        batch: ARLMPredictionBatch = {"input_ids": padded.ids, "attention_mask": padded.mask}
-        # Unconditional examples have an empty input and no prompt: there is no truth.
-        if all("prompt_ids" in e and e.get("input_ids") is not None for e in examples):
-            batch["target_ids"] = pad_ids([[*example["input_ids"], eos] for example in examples], pad).ids
-        if examples and all("noise_seed" in example for example in examples):
-            batch["noise_seed"] = noise_seeds(examples)
-        return batch
+        batch: Any = {"input_ids": padded.ids, "attention_mask": padded.mask}
+        found: ARLMPredictionBatch = batch | seed_and_truth(examples, self.tokenizer)
+        return found
 
 
 print_batch_arlm = print_batch

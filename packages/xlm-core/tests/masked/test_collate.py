@@ -24,7 +24,6 @@ from xlm.masked.collate import (
     draw_times,
     mask_tokens,
     masked_batch,
-    noise_seeds,
 )
 from xlm.masked.elbo import clean_ids, coded_ids
 from xlm.masked.text_length import TextLength
@@ -143,11 +142,6 @@ def test_masks_in_place_are_slots_between_bos_and_eos() -> None:
     with pytest.raises(DataError, match="does not fit into 8"):
         collate([{"prompt_ids": [7] * 7}])
     assert MasksInPlace(TOKENIZER, 8, pad_to="block")([{"prompt_ids": []}])["input_ids"].shape == (1, 8)
-
-
-def test_an_example_without_a_seed_is_named() -> None:
-    with pytest.raises(DataError, match="Example 1 of a batch has no noise_seed"):
-        noise_seeds([{"noise_seed": 2**63 - 1}, {}])
 
 
 @given(examples, st.sampled_from(get_args(TextLength)))

@@ -227,7 +227,8 @@ class Echo(MaskedPredictor):
     def predict(self, batch: Any, *_: Any) -> Any:
         self.seen = [*getattr(self, "seen", []), batch]
         ids = batch["input_ids"].masked_fill(batch["input_ids"] == MASK, 15)
-        return {"ids": ids, "output_start_idx": batch["output_start_idx"]}
+        order = torch.where(batch["input_ids"] == MASK, 0, -1)
+        return {"ids": ids, "output_start_idx": batch["output_start_idx"], "order": order, "network_calls": order[:, 0]}
 
 
 def test_prompts_of_a_kind_go_together_and_each_draws_by_its_number() -> None:

@@ -12,7 +12,20 @@ from torch import Tensor
 
 from ilm.corruption_ilm import Corrupted, corrupt
 from ilm.types_ilm import CLS_TYPE, PROMPT_TYPE, REST_TYPE, ILMBatch, ILMPredictionBatch, ILMRows
-from xlm.data.collate import Limit, Padded, PadTo, Truncate, limits, pad_ids, room, seq2seq_limits, truncate_ids
+from xlm.data.collate import (
+    Limit,
+    Padded,
+    PadTo,
+    Truncate,
+    limits,
+    noise_seeds,
+    pad_ids,
+    room,
+    seed_and_truth,
+    seq2seq_limits,
+    time_quantiles,
+    truncate_ids,
+)
 from xlm.data.show import print_batch
 from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import (
@@ -23,7 +36,6 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
-from xlm.masked.collate import noise_seeds, time_quantiles
 
 
 def rows_of(prompts: Sequence[Sequence[int]], rest: Sequence[Sequence[int]], tokenizer: Any, **width: Any) -> ILMRows:
@@ -95,20 +107,6 @@ def training_batch(
 def bos_column(rows: ILMRows) -> int:
     """Where BOS stands: `rows_of` puts it into the same column of every row."""
     return int((rows["token_type_ids"][:1] != REST_TYPE).sum())
-
-
-def _seed_and_truth(examples: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, Tensor]:
-    """`noise_seed` and `target_ids` of a prediction batch, each where all examples have it.
-
-    Without `prompt_ids` there is no truth: unconditional examples have an empty `input_ids`, texts to fill a given one.
-    """
-    found: dict[str, Tensor] = {}
-    if all("noise_seed" in example for example in examples):
-        found["noise_seed"] = noise_seeds(examples)
-    if all(example.get("prompt_ids") is not None and example.get("input_ids") is not None for example in examples):
-        truth = [[*example["input_ids"], tokenizer.eos_token_id] for example in examples]
-        found["target_ids"] = pad_ids(truth, tokenizer.pad_token_id).ids
-    return found
 
 
 @dataclass
@@ -226,7 +224,7 @@ class ILMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
         prompts = _cut(prompts, self.input_block_size, self.prompt_truncate, "prompt")
         width = self.input_block_size if self.pad_to == "block" else None
         rows = rows_of(prompts, [[] for _ in examples], self.tokenizer, prompt_length=width)
-        return {**rows, **_seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
+        return {**rows, **seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
 
 
 @dataclass
@@ -261,7 +259,7 @@ class ILMInfillCollator(Seq2SeqCollatorPrediction):
         given = _cut([[t for t in text if t != mask_id] for text in texts], limit, self.truncate, "text")
         rows = rows_of([[] for _ in examples], given, self.tokenizer)
         rows["constraint"] |= ~self._slots(texts, rows["input_ids"].shape[1])
-        return {**rows, **_seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
+        return {**rows, **seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
 
     def _slots(self, texts: Sequence[Sequence[int]], length: int) -> Tensor:
         """(B, L) True at the token left of a mask; BOS, in column 1, for masks at the start."""

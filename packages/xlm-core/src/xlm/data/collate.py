@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.errors import DataError
@@ -143,6 +143,34 @@ def pad_prompt_and_answer(
     return both, left.ids.shape[1]
 
 
-def noise_seeds(examples: Sequence[dict[str, int]]) -> np.ndarray:
-    """The `noise_seed` of every example as uint64, for generators that draw the same for an example anywhere."""
-    return np.array([example["noise_seed"] for example in examples], dtype=np.uint64)
+def noise_seeds(examples: Sequence[Any]) -> Integer[Tensor, " batch"]:
+    """Each example's `noise_seed`; DataError where an example has none."""
+    if missing := [number for number, example in enumerate(examples) if "noise_seed" not in example]:
+        raise DataError(
+            f"Example {missing[0]} of a batch has no noise_seed, from which its masks would be drawn.\n"
+            "The loaders of xlm.datamodule add it; a loader of your own has to as well."
+        )
+    return torch.tensor([example["noise_seed"] for example in examples], dtype=torch.int64)
+
+
+def time_quantiles(examples: Sequence[Any]) -> Float[Tensor, " batch"] | None:
+    """Each example's `time_quantile`, evenly spread over an epoch by the loaders; None where an example has none."""
+    if not all("time_quantile" in example for example in examples):
+        return None
+    return torch.tensor([example["time_quantile"] for example in examples], dtype=torch.float64)
+
+
+def seed_and_truth(examples: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, Tensor]:
+    """`noise_seed` and `target_ids` of a prediction batch, each where all examples have it.
+
+    Without `prompt_ids` there is no truth: unconditional examples have an empty `input_ids`, texts to fill a given one.
+    """
+    found: dict[str, Tensor] = {}
+    if examples and all("noise_seed" in example for example in examples):
+        found["noise_seed"] = noise_seeds(examples)
+    if examples and all(
+        example.get("prompt_ids") is not None and example.get("input_ids") is not None for example in examples
+    ):
+        truth = [[*example["input_ids"], tokenizer.eos_token_id] for example in examples]
+        found["target_ids"] = pad_ids(truth, tokenizer.pad_token_id).ids
+    return found

@@ -16,16 +16,19 @@ from xlm.data.collate import (
     PadTo,
     Truncate,
     limits,
+    noise_seeds,
     pad_ids,
     pad_prompt_and_answer,
     room,
+    seed_and_truth,
     seq2seq_limits,
+    time_quantiles,
     truncate_ids,
     width,
 )
 from xlm.data.tokenizers import check_mask_token
 from xlm.decoding.counter_rng import Stream, uniform
-from xlm.errors import ConfigError, DataError
+from xlm.errors import ConfigError
 from xlm.masked.text_length import FILLED, TextLength, counted, of_collator
 from xlm.modules.attention import positions_from_mask
 from xlm.protocols import BaseCollatorInput, Collator, Seq2SeqCollator, Seq2SeqCollatorInput, Tokenizer
@@ -155,23 +158,6 @@ def answer_rows(
     elif maskable.shape[1] > start:
         maskable[:, start] &= padded.ids[:, start] != bos
     return CleanRows(padded.ids, padded.mask, maskable, torch.minimum(lengths, maskable.sum(dim=1)), text_length)
-
-
-def noise_seeds(examples: Sequence[Any]) -> Integer[Tensor, " batch"]:
-    """Each example's `noise_seed`; DataError where an example has none."""
-    if missing := [number for number, example in enumerate(examples) if "noise_seed" not in example]:
-        raise DataError(
-            f"Example {missing[0]} of a batch has no noise_seed, from which its masks would be drawn.\n"
-            "The loaders of xlm.datamodule add it; a loader of your own has to as well."
-        )
-    return torch.tensor([example["noise_seed"] for example in examples], dtype=torch.int64)
-
-
-def time_quantiles(examples: Sequence[Any]) -> Float[Tensor, " batch"] | None:
-    """Each example's `time_quantile`, evenly spread over an epoch by the loaders; None where an example has none."""
-    if not all("time_quantile" in example for example in examples):
-        return None
-    return torch.tensor([example["time_quantile"] for example in examples], dtype=torch.float64)
 
 
 class Masked(NamedTuple):
@@ -358,14 +344,9 @@ class MaskedSeq2SeqCollator(MasksRows, Seq2SeqCollator):
 def _prediction_batch(
     ids: Tensor, mask: Tensor, start: int, examples: Sequence[Any], tokenizer: Tokenizer
 ) -> MaskedPredictionBatch:
-    batch: MaskedPredictionBatch = {"input_ids": ids, "attention_mask": mask, "output_start_idx": start}
-    # Unconditional examples have an empty input and no prompt: there is no truth.
-    if examples and all("prompt_ids" in e and e.get("input_ids") is not None for e in examples):
-        truth = [[*example["input_ids"], tokenizer.eos_token_id] for example in examples]
-        batch["target_ids"] = pad_ids(truth, tokenizer.pad_token_id).ids
-    if examples and all("noise_seed" in example for example in examples):
-        batch["noise_seed"] = noise_seeds(examples)
-    return batch
+    batch: Any = {"input_ids": ids, "attention_mask": mask, "output_start_idx": start}
+    found: MaskedPredictionBatch = batch | seed_and_truth(examples, tokenizer)
+    return found
 
 
 @dataclass

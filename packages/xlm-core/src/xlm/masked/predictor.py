@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xlm.decoding.counter_rng import prompt_seeds, row_seeds
 from xlm.decoding.options import say_unread, suppressed_ids, unread_filters
+from xlm.decoding.prompts import answers, device_of, prompt_examples
 from xlm.decoding.trace import begin_trace, recording, writing
 from xlm.errors import ConfigError
 from xlm.masked.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
@@ -150,42 +151,20 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
         generator.
         """
         tokenizer, block_size = self.tokenizer, self.block_size
-        examples = [
-            {"prompt_ids": tokenizer(prompt, add_special_tokens=False)["input_ids"], "noise_seed": own}
-            for prompt, own in zip(prompts, prompt_seeds(len(prompts), self.seed), strict=True)
-        ]
+        examples = prompt_examples(prompts, tokenizer, self.seed)
         # A text that is longer than a block has none to be filled: BOS and EOS go around it.
         most = -1 if block_size is None or self.text_length not in FILLED else block_size - 2
         kinds = [
-            "after"
-            if tokenizer.mask_token_id not in (ids := example["prompt_ids"])
-            else "in"
-            if len(ids) <= most
-            else "long"
+            "after" if tokenizer.mask_token_id not in (ids := example["prompt_ids"])
+            else "in" if len(ids) <= most else "long"
             for example in examples
-        ]
-        texts = [""] * len(prompts)
-        asked: list[int] = []
+        ]  # fmt: skip
         collators: dict[str, MasksInPlace | MasksAfterPrompt] = {
             "in": MasksInPlace(tokenizer, block_size, text_length=self.text_length),
             "long": MasksInPlace(tokenizer),
             "after": MasksAfterPrompt(tokenizer, block_size),
         }
-        device = self._device()
-        for kind, collate in collators.items():
-            chosen = [n for n, found in enumerate(kinds) if found == kind]
-            if not chosen:
-                continue
-            asked += chosen
-            batch: Any = collate([examples[n] for n in chosen])
-            batch = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
-            preds = self.predict(batch)
-            answers = preds["ids"][:, preds["output_start_idx"] :].tolist()
-            for n, text in zip(chosen, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True):
-                texts[n] = text
-        if (trace := recording()) is not None:
-            trace.reorder(asked)
-        return texts
+        return answers(self, examples, collators, kinds)
 
     def continue_text(self, prompts: list[str]) -> list[str]:
         """What follows the beginnings of texts, for a model that learnt whole texts: `[BOS] prompt masks`.
@@ -201,7 +180,7 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
             raise ConfigError(
                 f"A prompt of {longest - 1} tokens leaves no room in a block of {block_size}, BOS included."
             )
-        device = self._device()
+        device = device_of(self)
         ids = torch.tensor([row + [tokenizer.mask_token_id] * (block_size - len(row)) for row in rows], device=device)
         batch: MaskedPredictionBatch = {
             "input_ids": ids,
@@ -214,10 +193,6 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
             str(tokenizer.decode(answer[len(row) :], skip_special_tokens=True))
             for row, answer in zip(rows, filled, strict=True)
         ]
-
-    def _device(self) -> torch.device:
-        device: torch.device = next(self.model.parameters()).device
-        return device
 
 
 def slots_of(batch: MaskedPredictionBatch, mask_token_id: int) -> Slots:
