@@ -35,7 +35,7 @@ from mdlm.model_mdlm import DiTMDLM
 from mlm.datamodule_mlm import MLMCollator, MLMSeq2SeqCollator
 from mlm.loss_mlm import MLMLoss
 from mlm.model_mlm import RotaryMLM
-from xlm.data.hashing import noise_levels
+from xlm.data.hashing import time_quantiles
 from xlm.datamodule import SimpleSpaceTokenizer
 from xlm.harness import Harness
 from xlm.noise import LogLinearSchedule
@@ -90,10 +90,15 @@ def examples(num_batches: int = 1) -> list[dict[str, Any]]:
         return torch.randint(7, 27, (n,), generator=generator).tolist()
 
     n = NUM_ROWS * num_batches
-    rows = zip(LENGTHS * num_batches, PROMPTS * num_batches, noise_levels(3, 0, np.arange(n)), strict=True)
+    rows = zip(LENGTHS * num_batches, PROMPTS * num_batches, time_quantiles(3, 0, np.arange(n)), strict=True)
     return [
-        {"input_ids": ids(length), "prompt_ids": ids(prompt), "noise_seed": 31 * place + 2, "noise_level": float(level)}
-        for place, (length, prompt, level) in enumerate(rows)
+        {
+            "input_ids": ids(length),
+            "prompt_ids": ids(prompt),
+            "noise_seed": 31 * place + 2,
+            "time_quantile": float(u),
+        }
+        for place, (length, prompt, u) in enumerate(rows)
     ]
 
 

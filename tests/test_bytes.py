@@ -131,7 +131,7 @@ def test_no_collator_sees_the_bytes(home: Path) -> None:
     session = start(load_config(words("arlm")))
     session.datamodule.setup("test")
     (loader,) = session.datamodule.test_dataloader()
-    assert set(loader.dataset[0]) == {"input_ids", "noise_seed", "noise_level"}
+    assert set(loader.dataset[0]) == {"input_ids", "noise_seed", "time_quantile", "noise_level"}
     assert [row["num_bytes"] for row in loader.rows_of_batch(2)] == [len(text.encode()) for text in TEXTS[8:]]
 
 

@@ -13,7 +13,7 @@ from workspace import CORE, ROOT, read_packages
 LAYERS: dict[str, int] = {
     "__about__": 0, "configs": 0, "errors": 0, "flags": 0, "moved": 0, "protocols": 0,
     "noise": 1, "sampling": 1, "schemas": 1, "utils": 1,
-    "data": 2, "decoding": 2, "log_predictions": 2, "metrics": 2, "model": 2, "modules": 2,
+    "data": 2, "decoding": 2, "log_predictions": 2, "masked": 2, "metrics": 2, "model": 2, "modules": 2,
     "evaluation": 3, "reports": 3, "tasks": 3, "traces": 3, "training": 3,
     "datamodule": 4, "harness": 4,
     "external_models": 5, "compose": 6,

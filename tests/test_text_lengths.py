@@ -27,11 +27,11 @@ from mlm.loss_mlm import MLMLoss
 from mlm.predictor_mlm import MLMPredictor
 from xlm.compose import load_config
 from xlm.datamodule import SimpleSpaceTokenizer
-from xlm.decoding.collate import MasksInPlace
-from xlm.decoding.text_length import FILLED, TextLength
 from xlm.errors import ConfigError
 from xlm.evaluation.continuations import Span, score_spans, score_whole
 from xlm.evaluation.likelihood import LikelihoodEstimator, description, likelihood_terms
+from xlm.masked.collate import MasksInPlace
+from xlm.masked.text_length import FILLED, TextLength
 from xlm.modules.length_model import LengthModel
 from xlm.noise import LogLinearSchedule
 from xlm.utils.instantiate import clear_components, components, instantiate

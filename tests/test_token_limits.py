@@ -11,8 +11,8 @@ from ilm.datamodule_ilm import ILMCollator, ILMInfillCollator, ILMSeq2SeqCollato
 from mdlm.datamodule_mdlm import MDLMCollator, MDLMSeq2SeqCollator
 from mlm.datamodule_mlm import MLMCollator, MLMSeq2SeqCollator
 from xlm.datamodule import SimpleSpaceTokenizer
-from xlm.decoding.collate import MasksAfterPrompt, MasksInPlace
 from xlm.errors import DataError
+from xlm.masked.collate import MasksAfterPrompt, MasksInPlace
 from xlm.noise import LogLinearSchedule
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(40)
@@ -32,7 +32,7 @@ def test_limits_are_those_of_the_batches(collator_class: Any) -> None:
     def given(lengths: dict[str, int]) -> int:
         """How many of the tokens that go in are anywhere in the batch."""
         example = {name: list(range(7, 7 + n)) for name, n in lengths.items()}
-        batch = collator([{**example, "noise_seed": 1, "noise_level": 0.5}])
+        batch = collator([{**example, "noise_seed": 1, "time_quantile": 0.5}])
         fields = [batch[name] for name in ("input_ids", "target_ids", "clean_ids") if name in batch]
         return len({token for field in fields for token in field.flatten().tolist() if token >= 7})
 

@@ -22,8 +22,8 @@ from mlm.predictor_mlm import MLMPredictor
 from workspace import ROOT, read_packages
 from xlm.compose import load_config
 from xlm.datamodule import SimpleSpaceTokenizer
-from xlm.decoding.collate import MasksAfterPrompt
-from xlm.decoding.unread import unsaid
+from xlm.decoding.options import unsaid
+from xlm.masked.collate import MasksAfterPrompt
 from xlm.noise import LogLinearSchedule
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)

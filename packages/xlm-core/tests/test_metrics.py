@@ -239,7 +239,7 @@ def test_states_keep_their_type_whatever_the_module_is_cast_to() -> None:
 
 
 def test_a_device_without_float64_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlm.metrics.widest_float", lambda device: torch.float32)
+    monkeypatch.setattr("xlm.metrics.sampling_dtype", lambda device: torch.float32)
     metric = TokenWeightedMean().to("cpu")
     assert metric.weighted_sum.dtype == torch.float32
     metric.update(2.0, 3)

@@ -19,6 +19,7 @@ from xlm.noise import (
     MaskingSchedule,
     NoiseSchedule,
     PolynomialSchedule,
+    RescaledSchedule,
 )
 
 SCHEDULES = [
@@ -137,3 +138,27 @@ def test_schedules_of_others_may_be_modules_with_an_init() -> None:
 
     assert float(Own(2.0).rate.detach()) == 2.0
     assert NoiseSchedule in type(DummyNoiseSchedule()).__mro__
+
+
+@each_schedule
+def test_rescaled_schedules_run_from_no_mask_to_masks_alone(schedule: MaskingSchedule) -> None:
+    rescaled = RescaledSchedule(schedule)
+    ends = rescaled.mask_prob(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert ends.tolist() == [0.0, 1.0]
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64, requires_grad=True)
+    mask_prob = rescaled.mask_prob(t)
+    torch.testing.assert_close(rescaled.time(mask_prob), t)
+    torch.testing.assert_close(rescaled.sigma(mask_prob), schedule.sigma(t))
+    # −α′/(1 − α) is the logarithmic derivative of 1 − α.
+    (slope,) = torch.autograd.grad(mask_prob.log().sum(), t)
+    torch.testing.assert_close(rescaled.weight(t.detach()), slope)
+    grid = rescaled.grid(10, torch.device("cpu"))
+    assert grid[0] == 1
+    assert grid[-1] == 0
+    assert (grid.diff() < 0).all()
+
+
+def test_where_alpha_starts_at_one_the_weight_is_the_schedules_own() -> None:
+    t = torch.linspace(0.01, 1, 20, dtype=torch.float64)
+    for schedule in SCHEDULES[:5]:
+        torch.testing.assert_close(RescaledSchedule(schedule).weight(t), schedule.loss_weight(t))

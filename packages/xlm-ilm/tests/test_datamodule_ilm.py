@@ -46,7 +46,7 @@ def reinserted(batch: Any, row: int) -> list[int]:
 
 
 def test_the_number_of_missing_tokens_follows_the_level_that_the_loader_gave() -> None:
-    rows = [{"input_ids": [7, 8, 9], "noise_seed": n, "noise_level": n / 16} for n in range(16)]
+    rows = [{"input_ids": [7, 8, 9], "noise_seed": n, "time_quantile": n / 16} for n in range(16)]
     assert ILMCollator(TOKENIZER)(rows)["n_drops"].tolist() == [n // 4 for n in range(16)]
     seeded = ILMCollator(TOKENIZER, low_variance=False)(rows)["n_drops"]
     bare = [{name: row[name] for name in ("input_ids", "noise_seed")} for row in rows]

@@ -31,12 +31,9 @@ def model(tokenizer: SimpleSpaceTokenizer) -> RotaryMLM:
 
 
 class TableModel(nn.Module):
-    """Any conditionals over three words at four positions after BOS, as if a network had learnt them.
+    """A joint distribution over three words at four positions after BOS, as if a network had learnt it."""
 
-    `order_agnostic`: those of one joint distribution; else predictions that depend on the order of unmasking.
-    """
-
-    def __init__(self, order_agnostic: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
         self.tokenizer = SimpleSpaceTokenizer.for_numbers(WORDS)
@@ -45,14 +42,11 @@ class TableModel(nn.Module):
             self.output_layer.weight.copy_(torch.eye(len(self.tokenizer)))
         self.sequences = torch.tensor(list(itertools.product(range(WORDS), repeat=LENGTH)))
         self.joint = torch.randn(len(self.sequences), dtype=torch.float64).mul(1.5).softmax(0)
-        if order_agnostic:
-            states = torch.tensor(list(itertools.product(range(WORDS + 1), repeat=LENGTH)))
-            agrees = ((states[:, None] == self.sequences) | (states[:, None] == WORDS)).all(-1)
-            one_hot = nn.functional.one_hot(self.sequences, WORDS).double()
-            marginal = torch.einsum("sx,xlv->slv", agrees * self.joint, one_hot)
-            self.table = (marginal / marginal.sum(-1, keepdim=True)).log()
-        else:
-            self.table = torch.randn(4**LENGTH, LENGTH, WORDS, dtype=torch.float64).mul(1.5).log_softmax(-1)
+        states = torch.tensor(list(itertools.product(range(WORDS + 1), repeat=LENGTH)))
+        agrees = ((states[:, None] == self.sequences) | (states[:, None] == WORDS)).all(-1)
+        one_hot = nn.functional.one_hot(self.sequences, WORDS).double()
+        marginal = torch.einsum("sx,xlv->slv", agrees * self.joint, one_hot)
+        self.table = (marginal / marginal.sum(-1, keepdim=True)).log()
 
     def conditionals(self, words: Tensor) -> Tensor:
         """(B, 4) words 0 … 2, or 3 for a mask → log p (B, 4, 3)."""
@@ -67,11 +61,6 @@ class TableModel(nn.Module):
         return logits
 
 
-@pytest.fixture(params=[True, False], ids=["order-agnostic", "order-dependent"])
-def table_model(request: pytest.FixtureRequest) -> TableModel:
-    return TableModel(request.param)
-
-
 @pytest.fixture
 def oracle() -> TableModel:
-    return TableModel(order_agnostic=True)
+    return TableModel()

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from arlm.types_arlm import ARLMBatch, ARLMPredictionBatch
-from xlm.data.collate import Limit, Padded, Truncate, limits, pad_ids, pad_prompt_and_answer, room
+from xlm.data.collate import (
+    IGNORE,
+    Limit,
+    Padded,
+    PadTo,
+    Truncate,
+    limits,
+    pad_ids,
+    pad_prompt_and_answer,
+    room,
+    seed_and_truth,
+    seq2seq_limits,
+    width,
+)
 from xlm.datamodule import (
     BaseCollatorInput,
     Collator,
@@ -19,11 +32,7 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
-from xlm.decoding.collate import noise_seeds
 from xlm.utils.rich_utils import print_batch
-
-IGNORE = -100
-PadTo = Literal["longest", "block"]
 
 
 def shifted_targets(padded: Padded, first_target: int) -> Tensor:
@@ -73,16 +82,9 @@ class ARLMCollator(Collator):
     def __call__(self, examples: Sequence[BaseCollatorInput]) -> ARLMBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         rows = [[bos, *example["input_ids"], eos] for example in examples]
-        length = _limit(rows, self.block_size, self.pad_to)
+        length = width(rows, self.block_size, self.pad_to)
         padded = pad_ids(rows, self.tokenizer.pad_token_id, length=length, truncate=self.truncate)
         return training_batch(padded, first_target=1)
-
-
-def _limit(rows: list[list[int]], block_size: int | None, pad_to: PadTo) -> int | None:
-    """Width to pad to: the block, or the longest row where that is shorter."""
-    if block_size is None or pad_to == "block":
-        return block_size
-    return min(block_size, max(map(len, rows), default=0))
 
 
 @dataclass
@@ -109,12 +111,7 @@ class ARLMSeq2SeqCollator(Seq2SeqCollator):
     pad_to: PadTo = "longest"
 
     def token_limits(self) -> dict[str, Limit]:
-        return limits(
-            text=room(self.block_size, 2),
-            prompt=self.input_block_size,
-            truncate=self.answer_truncate,
-            prompt_truncate=self.prompt_truncate,
-        )
+        return seq2seq_limits(self)
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> ARLMBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
@@ -124,8 +121,8 @@ class ARLMSeq2SeqCollator(Seq2SeqCollator):
             prompts,
             answers,
             self.tokenizer.pad_token_id,
-            prompt_length=_limit(prompts, self.input_block_size, self.pad_to),
-            answer_length=_limit(answers, self.block_size, self.pad_to),
+            prompt_length=width(prompts, self.input_block_size, self.pad_to),
+            answer_length=width(answers, self.block_size, self.pad_to),
             prompt_truncate=self.prompt_truncate,
             answer_truncate=self.answer_truncate,
         )
@@ -157,23 +154,19 @@ class ARLMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
         return limits(prompt=self.input_block_size, prompt_truncate=self.prompt_truncate)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> ARLMPredictionBatch:
-        pad, bos, eos = (getattr(self.tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos"))
+        pad, bos = self.tokenizer.pad_token_id, self.tokenizer.bos_token_id
         prompts = [list(example.get("prompt_ids") or []) for example in examples]
         start = [[bos] for _ in examples]
         padded, _ = pad_prompt_and_answer(
             prompts,
             start,
             pad,
-            prompt_length=_limit(prompts, self.input_block_size, self.pad_to),
+            prompt_length=width(prompts, self.input_block_size, self.pad_to),
             prompt_truncate=self.prompt_truncate,
         )
-        batch: ARLMPredictionBatch = {"input_ids": padded.ids, "attention_mask": padded.mask}
-        # Unconditional examples have an empty input and no prompt: there is no truth.
-        if all("prompt_ids" in e and e.get("input_ids") is not None for e in examples):
-            batch["target_ids"] = pad_ids([[*example["input_ids"], eos] for example in examples], pad).ids
-        if examples and all("noise_seed" in example for example in examples):
-            batch["noise_seed"] = noise_seeds(examples)
-        return batch
+        batch: Any = {"input_ids": padded.ids, "attention_mask": padded.mask}
+        found: ARLMPredictionBatch = batch | seed_and_truth(examples, self.tokenizer)
+        return found
 
 
 print_batch_arlm = print_batch

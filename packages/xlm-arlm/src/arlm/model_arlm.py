@@ -6,29 +6,21 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
-from xlm.model import Model
 from xlm.modules.attention import positions_from_mask
 from xlm.modules.kv_cache import KVCache
-from xlm.modules.layers import check_positive, check_vocabulary
-from xlm.modules.rotary_transformer import (
-    RotaryEmbedding,
-    RotaryTransformerFinalLayer,
-    RotaryTransformerLayer,
-    RotaryTransformerLayerList,
-)
+from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
 
 
-class RotaryARLM(nn.Module, Model):
+class RotaryARLM(RotaryNetwork):
     """p(x_i | x_<i) for every position of a sequence.
 
     Args:
         num_embeddings: vocabulary, special tokens included (V).
         d_model, num_layers, nhead, dim_feedforward: sizes; dim_feedforward None is 4 · d_model.
         dropout, activation, layer_norm_eps: of every layer.
-        max_length: positions the rotary table is made for at once; it grows when needed.
-        rotary_base, rotary_max_frequency: of the rotary positions; see `RotaryEmbedding`.
+        max_length, rotary_base, rotary_max_frequency: see `rotary_stack`.
     """
 
     def __init__(
@@ -46,19 +38,10 @@ class RotaryARLM(nn.Module, Model):
         rotary_max_frequency: float = 1.0,
     ) -> None:
         super().__init__()
-        check_positive(num_embeddings=num_embeddings, d_model=d_model, nhead=nhead)
-        self.embed_tokens = nn.Embedding(num_embeddings, d_model)
-        nn.init.normal_(self.embed_tokens.weight, std=0.02)
-        layer = RotaryTransformerLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
-        rotary = RotaryEmbedding(
-            d_model // nhead, cache_size=max_length, base=rotary_base, max_frequency=rotary_max_frequency
-        )
-        self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
-        self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps)
-
-    def check_tokenizer(self, tokenizer: Any) -> None:
-        """ConfigError if the tokenizer has more ids than are embedded here."""
-        check_vocabulary(self.embed_tokens.num_embeddings, tokenizer)
+        self.embed_tokens, _, _, self.layers, self.final_layer = rotary_stack(
+            num_embeddings, d_model, num_layers, nhead, dim_feedforward, dropout, activation, layer_norm_eps,
+            max_length, rotary_base, rotary_max_frequency, embedding_std=0.02,
+        )  # fmt: skip
 
     def for_transformers(self) -> Any:
         """A network of transformers with these weights that computes the same."""
@@ -100,7 +83,8 @@ class RotaryARLM(nn.Module, Model):
             elif positions is None:
                 positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids)
-        return self.layers(x, attention_mask, positions, is_causal=True, cache=cache)
+        hidden: Tensor = self.layers(x, attention_mask, positions, is_causal=True, cache=cache)
+        return hidden
 
     def forward(
         self,
@@ -114,4 +98,5 @@ class RotaryARLM(nn.Module, Model):
     ) -> Float[Tensor, "batch kept vocab"]:
         """Logits of the next token at every position, (B, L, V), or with `last_only` at the last, (B, 1, V)."""
         h = self.hidden(input_ids, attention_mask, positions, left_padded=left_padded, cache=cache)
-        return self.final_layer(h[:, -1:] if last_only else h)
+        logits: Tensor = self.final_layer(h[:, -1:] if last_only else h)
+        return logits

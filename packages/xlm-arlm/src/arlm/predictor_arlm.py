@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor
 
 from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
-from xlm.data.collate import pad_ids
-from xlm.decoding.streams import draw_tokens, prompt_seeds, row_seeds
+from xlm.data.collate import noise_seeds, pad_ids
+from xlm.decoding.counter_rng import draw_tokens, row_seeds
+from xlm.decoding.options import say_unread, unread_filters
+from xlm.decoding.prompts import answers, prompt_examples
 from xlm.decoding.trace import begin_trace, recording
-from xlm.decoding.unread import say_unread, unread_filters
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler
 from xlm.utils.annotations import AnySeed, Count, NonNegative, Probability, Share
@@ -20,6 +22,7 @@ from xlm.utils.instantiate import check_arguments
 from xlm.utils.text import remove_trailing_pads
 
 
+@dataclass(eq=False, repr=False)
 class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
     """Draws one token per row and step until EOS or `max_length`.
 
@@ -34,30 +37,22 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
             generator.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any = None,
-        noise_schedule: Any = None,
-        model: Any = None,
-        max_length: Count = 128,
-        temperature: NonNegative = 0.0,
-        top_k: Count | None = None,
-        top_p: Share | None = None,
-        min_p: Probability | None = None,
-        repetition_limit: Count | None = None,
-        use_cache: bool = True,
-        seed: AnySeed | None = None,
-    ) -> None:
-        check_arguments(ARLMPredictor, locals(), "predictor")
-        self.tokenizer = tokenizer
-        self.noise_schedule = noise_schedule
-        self.model = model
-        self.max_length = max_length
-        self.sampler = LogitsSampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        self.repetition_limit = repetition_limit
-        self.use_cache = use_cache
-        self.seed = seed
-        self.unread = say_unread(ARLMPredictor, locals(), unread_filters(self.sampler))
+    tokenizer: Any = None
+    noise_schedule: Any = None
+    model: Any = None
+    max_length: Count = 128
+    temperature: NonNegative = 0.0
+    top_k: Count | None = None
+    top_p: Share | None = None
+    min_p: Probability | None = None
+    repetition_limit: Count | None = None
+    use_cache: bool = True
+    seed: AnySeed | None = None
+
+    def __post_init__(self) -> None:
+        check_arguments(ARLMPredictor, vars(self), "predictor")
+        self.sampler = LogitsSampler(self.temperature, self.top_k, self.top_p, self.min_p)
+        self.unread = say_unread(ARLMPredictor, vars(self), unread_filters(self.sampler))
 
     @torch.no_grad()
     def predict(
@@ -153,32 +148,21 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
 
         The n-th prompt draws from the stream of (seed, n); without a seed, from torch's global generator.
         """
-        collate = ARLMSeq2SeqPredCollator(self.tokenizer)
-        seeds = prompt_seeds(len(prompts), self.seed)
-        examples = zip(prompts, seeds, strict=True)
-        return self._texts(collate([{"prompt_ids": self._encode(p), "noise_seed": seed} for p, seed in examples]))
+        examples = prompt_examples(prompts, self.tokenizer, self.seed)
+        return answers(self, examples, {"": ARLMSeq2SeqPredCollator(self.tokenizer)}, [""] * len(prompts))
 
     def continue_text(self, prompts: list[str]) -> list[str]:
         """What follows the beginnings of texts, for a model that learnt whole texts: BOS stands before a prompt.
 
         Draws as `generate` does.
         """
-        rows = [[self.tokenizer.bos_token_id, *self._encode(prompt)] for prompt in prompts]
-        padded = pad_ids(rows, self.tokenizer.pad_token_id, side="left")
-        seeds = torch.tensor(prompt_seeds(len(rows), self.seed), dtype=torch.int64)
-        return self._texts({"input_ids": padded.ids, "attention_mask": padded.mask, "noise_seed": seeds})
 
-    def _encode(self, prompt: str) -> list[int]:
-        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return ids
+        def begun(examples: list[dict[str, Any]]) -> ARLMPredictionBatch:
+            rows = [[self.tokenizer.bos_token_id, *example["prompt_ids"]] for example in examples]
+            padded = pad_ids(rows, self.tokenizer.pad_token_id, side="left")
+            return {"input_ids": padded.ids, "attention_mask": padded.mask, "noise_seed": noise_seeds(examples)}
 
-    def _texts(self, collated: ARLMPredictionBatch) -> list[str]:
-        device = next(self.model.parameters()).device
-        batch: Any = {name: value.to(device) for name, value in collated.items()}  # type: ignore[attr-defined]
-        preds = self.predict(batch)
-        answers = preds["ids"][:, preds["output_start_idx"] :]
-        texts: list[str] = self.tokenizer.batch_decode(answers.tolist(), skip_special_tokens=True)
-        return texts
+        return answers(self, prompt_examples(prompts, self.tokenizer, self.seed), {"": begun}, [""] * len(prompts))
 
 
 def repeats(ids: Tensor, limit: int, max_period: int = 8) -> Tensor:

@@ -16,7 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from xlm import flags
-from xlm.decoding.writing import Writing, snapshots
+from xlm.decoding.trace import Writing, snapshots
 from xlm.errors import ConfigError
 from xlm.utils.rank_zero import all_gather_objects, get_rank, warn_once
 from xlm.utils.rich_utils import plain_console

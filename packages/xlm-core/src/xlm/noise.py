@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xlm.protocols import NoiseSchedule
+from xlm.sampling import sampling_dtype
 
 __all__ = [
     "CosineSchedule",
@@ -21,6 +22,7 @@ __all__ = [
     "MaskingSchedule",
     "NoiseSchedule",
     "PolynomialSchedule",
+    "RescaledSchedule",
 ]
 
 Times = Float[Tensor, "*shape"]
@@ -226,6 +228,43 @@ class GeometricSchedule(_SigmaSchedule):
     def sigma_inverse(self, sigma: Times) -> Times:
         span = math.log(self.sigma_max / self.sigma_min)
         return (torch.log(sigma / self.sigma_min) / span).clamp(0, 1)
+
+
+class RescaledSchedule:
+    """A schedule whose α is rescaled to run from exactly 1 at t = 0 to exactly 0 at t = 1.
+
+    Sampling starts from masks alone, so a schedule that still keeps a token with probability α(1) = ε is the law of
+    another start; rescaled, the NELBO misses nothing at either end and is a bound for any ε. With α(0) = 1, as in
+    most schedules, the weight −α′/(1 − α) is the schedule's own. arXiv 2406.07524, section 3.
+    """
+
+    def __init__(self, schedule: MaskingSchedule) -> None:
+        self.schedule = schedule
+        ends = schedule.alpha(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        self.start, self.end = float(ends[0]), float(ends[1])
+
+    def mask_prob(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """1 − α(t): the probability that a token is masked at time t."""
+        return (self.start - self.schedule.alpha(t)) / (self.start - self.end)
+
+    def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """−α′(t) / (1 − α(t)), the NELBO's weight of the masked tokens' loss; infinite at t = 0."""
+        return -self.schedule.alpha_prime(t) / (self.start - self.schedule.alpha(t))
+
+    def time(self, mask_prob: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The t at which tokens are masked with probability `mask_prob`."""
+        return self.schedule.alpha_inverse(self.start - mask_prob * (self.start - self.end))
+
+    def sigma(self, mask_prob: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """σ at the time of that probability: the condition of the network."""
+        return self.schedule.sigma(self.time(mask_prob))
+
+    def grid(self, num_steps: int, device: torch.device) -> Float[Tensor, " points"]:
+        """The probability to be masked at num_steps + 1 equally spaced times from 1 down to 0; the ends are exact."""
+        t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+        grid = self.mask_prob(t)
+        grid[0], grid[-1] = 1.0, 0.0
+        return grid.to(device, sampling_dtype(device))
 
 
 def _check_eps(eps: float) -> None:

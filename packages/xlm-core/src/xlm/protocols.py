@@ -194,7 +194,8 @@ class BaseCollatorInput(TypedDict):
 
     input_ids: list[int]
     noise_seed: NotRequired[int]
-    noise_level: NotRequired[float]
+    time_quantile: NotRequired[float]
+    noise_level: NotRequired[float]  # older name of time_quantile
 
 
 class Seq2SeqCollatorInput(BaseCollatorInput):

@@ -77,6 +77,8 @@ def test_empty_batches_and_rows() -> None:
 def test_noise_seeds_of_a_batch() -> None:
     seeds = noise_seeds([{"noise_seed": 2**63 - 1}, {"noise_seed": 0}])
     assert seeds.tolist() == [2**63 - 1, 0]
+    with pytest.raises(DataError, match="Example 1 of a batch has no noise_seed"):
+        noise_seeds([{"noise_seed": 0}, {}])
 
 
 def test_padding_is_fast() -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from xlm.data.hashing import code_version, hash_of, noise_levels, noise_seeds, splitmix64
+from xlm.data.hashing import code_version, hash_of, noise_seeds, splitmix64, time_quantiles
 from xlm.errors import DataError
 
 
@@ -34,7 +34,7 @@ def test_noise_seeds_are_pinned() -> None:
 @pytest.mark.parametrize("start", [0, 12_345, 2**40])
 @pytest.mark.parametrize("size", [2, 8, 64, 500])
 def test_levels_spread_evenly_over_any_stretch_of_an_epoch(start: int, size: int) -> None:
-    levels = np.sort(noise_levels(3, 1, start + np.arange(size)))
+    levels = np.sort(time_quantiles(3, 1, start + np.arange(size)))
     gaps = np.diff(levels, append=levels[0] + 1)
     # Three lengths at most, the longest 1/golden² … of the others: no gap is more than 2.62 / size.
     assert gaps.max() < 2.62 / size
@@ -43,7 +43,7 @@ def test_levels_spread_evenly_over_any_stretch_of_an_epoch(start: int, size: int
 
 
 def test_an_examples_levels_are_uniform_over_epochs_and_seeds() -> None:
-    levels = np.array([noise_levels(seed, epoch, np.array([5]))[0] for seed in range(40) for epoch in range(50)])
+    levels = np.array([time_quantiles(seed, epoch, np.array([5]))[0] for seed in range(40) for epoch in range(50)])
     assert levels.min() >= 0
     assert levels.max() < 1
     counts = np.histogram(levels, bins=20, range=(0, 1))[0]

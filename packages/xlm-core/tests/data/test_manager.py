@@ -59,7 +59,7 @@ def examples(manager: DatasetManager, cache: Path, split: str = "val") -> list[d
 def test_star_graphs_arrive_as_ids(tmp_path: Path) -> None:
     found = examples(star(), tmp_path)
     assert len(found) == 10
-    assert found[0].keys() == {"prompt_ids", "input_ids", "noise_seed", "noise_level"}
+    assert found[0].keys() == {"prompt_ids", "input_ids", "noise_seed", "time_quantile", "noise_level"}
     assert all(len(e["prompt_ids"]) == 26 and len(e["input_ids"]) == 8 for e in found)
 
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 import xlm.datamodule
 from xlm.data.pretrained_tokenizers import BertTokenizerFast, GPT2TokenizerFast, check_vocabulary, load_auto_tokenizer
 from xlm.data.tokenizers import check_mask_token, fingerprint
-from xlm.decoding.collate import MasksInPlace
 from xlm.errors import ConfigError, DataError
+from xlm.masked.collate import MasksInPlace
 from xlm.protocols import Tokenizer as TokenizerProtocol
 
 TEXT = ["In the beginning was the word, and the word was with many others.", "0123456789 abcdefghijklmnopqrstuvwxyz"]

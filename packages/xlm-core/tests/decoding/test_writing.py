@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xlm.data.tokenizers import SimpleSpaceTokenizer
-from xlm.decoding.writing import Writing, pieces, snapshots, writing
+from xlm.decoding.trace import Writing, pieces, snapshots, writing
 
 TOKENIZER = SimpleSpaceTokenizer(["a", "b", "c"])
 A, B, C = (TOKENIZER.encode(word)[0] for word in "abc")

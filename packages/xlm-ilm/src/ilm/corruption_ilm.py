@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from xlm.decoding.streams import Stream, uniform
+from xlm.decoding.counter_rng import Stream, uniform
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -31,17 +31,17 @@ class Corrupted(NamedTuple):
 
 
 def draw_drops(
-    lengths: Sequence[int], seeds: Integer[Tensor, " batch"], level: Float[Tensor, " batch"] | None = None
+    lengths: Sequence[int], seeds: Integer[Tensor, " batch"], quantile: Float[Tensor, " batch"] | None = None
 ) -> Bools:
-    """(B, longest) True where a token is deleted: n = ⌊level · (length + 1)⌋ uniformly chosen positions.
+    """(B, longest) True where a token is deleted: n = ⌊quantile · (length + 1)⌋ uniformly chosen positions.
 
-    level None: U(0, 1) from the seeds, so that n ~ U{0..length}. Equal seeds delete in the same order.
+    quantile None: U(0, 1) from the seeds, so that n ~ U{0..length}. Equal seeds delete in the same order.
     """
     size = torch.tensor(lengths, dtype=torch.int64)
     width = max(lengths, default=0)
-    level = uniform(seeds, Stream.TIME) if level is None else level
+    quantile = uniform(seeds, Stream.TIME) if quantile is None else quantile
     # Below 1, but the product may round up to the next whole number.
-    num = torch.minimum((level * (size + 1)).long(), size)
+    num = torch.minimum((quantile * (size + 1)).long(), size)
     priority = uniform(seeds[:, None], Stream.ORDER, torch.arange(width))
     priority[torch.arange(width) >= size[:, None]] = 2.0  # never before a real token
     rank = priority.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
@@ -67,7 +67,9 @@ def close_up(sequences: Sequence[Sequence[int]], dropped: Bools) -> Corrupted:
 
 
 def corrupt(
-    sequences: Sequence[Sequence[int]], seeds: Integer[Tensor, " batch"], level: Float[Tensor, " batch"] | None = None
+    sequences: Sequence[Sequence[int]],
+    seeds: Integer[Tensor, " batch"],
+    quantile: Float[Tensor, " batch"] | None = None,
 ) -> Corrupted:
     """`close_up` of `draw_drops`: the training corruption of arXiv 2505.05755."""
-    return close_up(sequences, draw_drops([len(ids) for ids in sequences], seeds, level))
+    return close_up(sequences, draw_drops([len(ids) for ids in sequences], seeds, quantile))

@@ -12,7 +12,20 @@ from torch import Tensor
 
 from ilm.corruption_ilm import Corrupted, corrupt
 from ilm.types_ilm import CLS_TYPE, PROMPT_TYPE, REST_TYPE, ILMBatch, ILMPredictionBatch, ILMRows
-from xlm.data.collate import Limit, Padded, Truncate, limits, pad_ids, room, truncate_ids
+from xlm.data.collate import (
+    Limit,
+    Padded,
+    PadTo,
+    Truncate,
+    limits,
+    noise_seeds,
+    pad_ids,
+    room,
+    seed_and_truth,
+    seq2seq_limits,
+    time_quantiles,
+    truncate_ids,
+)
 from xlm.data.tokenizers import check_mask_token
 from xlm.datamodule import (
     BaseCollatorInput,
@@ -22,10 +35,7 @@ from xlm.datamodule import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
-from xlm.decoding.collate import noise_levels, noise_seeds
 from xlm.utils.rich_utils import print_batch
-
-PadTo = Literal["longest", "block"]
 
 
 def rows_of(prompts: Sequence[Sequence[int]], rest: Sequence[Sequence[int]], tokenizer: Any, **width: Any) -> ILMRows:
@@ -99,20 +109,6 @@ def bos_column(rows: ILMRows) -> int:
     return int((rows["token_type_ids"][:1] != REST_TYPE).sum())
 
 
-def _seed_and_truth(examples: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, Tensor]:
-    """`noise_seed` and `target_ids` of a prediction batch, each where all examples have it.
-
-    Without `prompt_ids` there is no truth: unconditional examples have an empty `input_ids`, texts to fill a given one.
-    """
-    found: dict[str, Tensor] = {}
-    if all("noise_seed" in example for example in examples):
-        found["noise_seed"] = noise_seeds(examples)
-    if all(example.get("prompt_ids") is not None and example.get("input_ids") is not None for example in examples):
-        truth = [[*example["input_ids"], tokenizer.eos_token_id] for example in examples]
-        found["target_ids"] = pad_ids(truth, tokenizer.pad_token_id).ids
-    return found
-
-
 @dataclass
 class ILMCollator(Collator):
     """`[CLS] [BOS] what is kept`, padded on the right; the missing tokens are targets of their gaps.
@@ -121,7 +117,7 @@ class ILMCollator(Collator):
         tokenizer: gives CLS, BOS and the pad id.
         block_size: most columns of a row, CLS and BOS included; None for no limit.
         noise_schedule, input_block_size: part of every collator's arguments, unused here.
-        low_variance: how many tokens are deleted follows from the example's `noise_level`, evenly spread over an
+        low_variance: how many tokens are deleted follows from the example's `time_quantile`, evenly spread over an
             epoch, where it has one; else from its seed.
         truncate: what a longer sequence loses before any token is deleted ("right": its end), or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
@@ -142,7 +138,7 @@ class ILMCollator(Collator):
         limit = None if self.block_size is None else self.block_size - 2
         sequences = _cut([example["input_ids"] for example in examples], limit, self.truncate, "sequence")
         seeds = noise_seeds(examples)
-        corrupted = corrupt(sequences, seeds, noise_levels(examples) if self.low_variance else None)
+        corrupted = corrupt(sequences, seeds, time_quantiles(examples) if self.low_variance else None)
         width = limit if self.pad_to == "block" else None
         rows = rows_of([[] for _ in examples], corrupted.kept, self.tokenizer, rest_length=width)
         pad = self.tokenizer.pad_token_id
@@ -162,7 +158,7 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
         block_size: most columns of BOS and answer together; None for no limit.
         input_block_size: most tokens of the prompt, CLS not counted.
         noise_schedule: part of every collator's arguments, unused here.
-        low_variance: how many tokens are deleted follows from the example's `noise_level`, evenly spread over an
+        low_variance: how many tokens are deleted follows from the example's `time_quantile`, evenly spread over an
             epoch, where it has one; else from its seed.
         prompt_truncate, answer_truncate: what a longer one loses, or "error".
         pad_to: "longest" row of the batch, or always "block" (static shapes, for `compile=true`).
@@ -178,19 +174,14 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
     pad_to: PadTo = "longest"
 
     def token_limits(self) -> dict[str, Limit]:
-        return limits(
-            text=room(self.block_size, 1),
-            prompt=self.input_block_size,
-            truncate=self.answer_truncate,
-            prompt_truncate=self.prompt_truncate,
-        )
+        return seq2seq_limits(self, num_special=1)
 
     def __call__(self, examples: Sequence[Seq2SeqCollatorInput]) -> ILMBatch:
         limit = None if self.block_size is None else self.block_size - 1
         prompts = [example["prompt_ids"] for example in examples]
         answers = _cut([example["input_ids"] for example in examples], limit, self.answer_truncate, "answer")
         seeds = noise_seeds(examples)
-        corrupted = corrupt(answers, seeds, noise_levels(examples) if self.low_variance else None)
+        corrupted = corrupt(answers, seeds, time_quantiles(examples) if self.low_variance else None)
         fixed = self.pad_to == "block"
         width = limit if fixed else None
         rows = rows_of(
@@ -233,7 +224,7 @@ class ILMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
         prompts = _cut(prompts, self.input_block_size, self.prompt_truncate, "prompt")
         width = self.input_block_size if self.pad_to == "block" else None
         rows = rows_of(prompts, [[] for _ in examples], self.tokenizer, prompt_length=width)
-        return {**rows, **_seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
+        return {**rows, **seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
 
 
 @dataclass
@@ -268,7 +259,7 @@ class ILMInfillCollator(Seq2SeqCollatorPrediction):
         given = _cut([[t for t in text if t != mask_id] for text in texts], limit, self.truncate, "text")
         rows = rows_of([[] for _ in examples], given, self.tokenizer)
         rows["constraint"] |= ~self._slots(texts, rows["input_ids"].shape[1])
-        return {**rows, **_seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
+        return {**rows, **seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
 
     def _slots(self, texts: Sequence[Sequence[int]], length: int) -> Tensor:
         """(B, L) True at the token left of a mask; BOS, in column 1, for masks at the start."""

@@ -13,8 +13,8 @@ from ilm.corruption_ilm import corrupt
 from ilm.datamodule_ilm import rows_of, training_batch
 from ilm.slot_logits_ilm import CHUNK_ELEMENTS, insertion_cross_entropy
 from ilm.types_ilm import PROMPT_TYPE, ILMBatch, ILMLossDict
-from xlm.decoding.masking import IGNORE
-from xlm.decoding.streams import Stream, derive, uniform
+from xlm.data.collate import IGNORE
+from xlm.decoding.counter_rng import Stream, derive, uniform
 from xlm.errors import ConfigError
 from xlm.harness import Harness, LossFunction
 from xlm.sampling import sampling_dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,11 +14,10 @@ from ilm.datamodule_ilm import ILMInfillCollator, ILMSeq2SeqPredCollator
 from ilm.rows_ilm import Rows, joined
 from ilm.sampling_ilm import Head, choose, choose_pair, choose_slots
 from ilm.types_ilm import REST_TYPE, ILMPredictionBatch, ILMPredictionDict
-from xlm.decoding.output import suppressed_ids
-from xlm.decoding.streams import Stream, derive, prompt_seeds, row_seeds, uniform
-from xlm.decoding.trace import Recorder, begin_trace, recording
-from xlm.decoding.unread import say_unread
-from xlm.decoding.writing import writing
+from xlm.decoding.counter_rng import Stream, derive, row_seeds, uniform
+from xlm.decoding.options import say_unread, suppressed_ids
+from xlm.decoding.prompts import answers, device_of, prompt_examples
+from xlm.decoding.trace import Recorder, begin_trace, recording, writing
 from xlm.errors import ConfigError
 from xlm.harness import Predictor
 from xlm.sampling import LogitsSampler, sampling_dtype
@@ -26,6 +26,7 @@ from xlm.utils.instantiate import check_arguments
 from xlm.utils.text import remove_trailing_pads
 
 
+@dataclass(eq=False, repr=False)
 class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
     """Inserts tokens where the batch's `constraint` allows; rows that have ended leave the batch.
 
@@ -53,51 +54,38 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
     # A mask in a text stands for any number of tokens.
     fills_any_length: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        tokenizer: Any = None,
-        noise_schedule: Any = None,
-        model: Any = None,
-        max_length: Count = 128,
-        max_steps: Count | None = None,
-        stopping_threshold: NonNegative | None = 0.9,
-        sampling: Literal["slot_first", "joint"] = "slot_first",
-        temperature: NonNegative = 1.0,
-        top_k: Count | None = None,
-        top_p: Share | None = None,
-        slot_top_k: Count | None = None,
-        slot_top_p: Share | None = None,
-        parallel_slots: Count = 1,
-        parallel_min_prob: Probability = 0.1,
-        suppressed_tokens: Sequence[str] = (),
-        seed: AnySeed | None = None,
-    ) -> None:
-        check_arguments(ILMPredictor, locals(), "predictor")
-        if sampling == "joint" and (slot_top_k is not None or slot_top_p is not None or parallel_slots > 1):
+    tokenizer: Any = None
+    noise_schedule: Any = None
+    model: Any = None
+    max_length: Count = 128
+    max_steps: Count | None = None
+    stopping_threshold: NonNegative | None = 0.9
+    sampling: Literal["slot_first", "joint"] = "slot_first"
+    temperature: NonNegative = 1.0
+    top_k: Count | None = None
+    top_p: Share | None = None
+    slot_top_k: Count | None = None
+    slot_top_p: Share | None = None
+    parallel_slots: Count = 1
+    parallel_min_prob: Probability = 0.1
+    suppressed_tokens: Sequence[str] = ()
+    seed: AnySeed | None = None
+
+    def __post_init__(self) -> None:
+        given = dict(vars(self))
+        check_arguments(ILMPredictor, given, "predictor")
+        filters = (self.slot_top_k, self.slot_top_p)
+        if self.sampling == "joint" and (filters != (None, None) or self.parallel_slots > 1):
             raise ConfigError(
                 "predictor.sampling=joint draws gap and token together: slot_top_k and slot_top_p must be null and "
                 "parallel_slots 1."
             )
-        self.tokenizer = tokenizer
-        self.noise_schedule = noise_schedule
-        self.model = model
-        self.max_length = max_length
-        self.max_steps = max_length if max_steps is None else max_steps
-        self.stopping_threshold = stopping_threshold
-        self.sampling = sampling
-        greedy = temperature == 0
+        greedy = self.temperature == 0
         # The temperature is the head's: a gap's share is that of its tempered tokens.
-        self.temperature = 1.0 if greedy else temperature
-        self.sampler = LogitsSampler(0.0 if greedy else 1.0, top_k, top_p)
-        try:
-            self.slot_sampler = LogitsSampler(0.0 if greedy else 1.0, slot_top_k, slot_top_p)
-        except ValueError as error:
-            raise ConfigError(f"predictor.slot_{error}.") from error
-        self.parallel_slots = parallel_slots
-        self.parallel_min_prob = parallel_min_prob
-        self.suppressed_tokens = suppressed_tokens
-        self.seed = seed
-        self.unread = say_unread(ILMPredictor, locals(), self._unread())
+        self.temperature = 1.0 if greedy else self.temperature
+        self.sampler = LogitsSampler(0.0 if greedy else 1.0, self.top_k, self.top_p)
+        self.slot_sampler = LogitsSampler(0.0 if greedy else 1.0, *filters)
+        self.unread = say_unread(ILMPredictor, given, self._unread())
 
     def _unread(self) -> dict[str, str]:
         """Option → why it has no effect beside the others."""
@@ -143,6 +131,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         """The finished rows, and of each: steps taken, network calls, whether CLS ended it."""
         rows = Rows.of(batch)
         B, device, step = len(rows.index), rows.ids.device, 0
+        max_steps = self.max_steps or self.max_length
         lengths = (rows.mask & (rows.types == REST_TYPE)).sum(dim=1) - 1
         steps, calls = (torch.zeros(B, dtype=torch.long, device=device) for _ in range(2))
         complete = torch.zeros(B, dtype=torch.bool, device=device)
@@ -151,7 +140,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         draws, ended = torch.arange(1 + 2 * self.parallel_slots, device=device), []
         trace = recording()
         while len(rows.index):
-            live = rows.is_open.any(dim=1) & (lengths[rows.index] < self.max_length) & (step < self.max_steps)
+            live = rows.is_open.any(dim=1) & (lengths[rows.index] < self.max_length) & (step < max_steps)
             ended.append(rows.select(~live))
             rows = rows.select(live)
             if not len(rows.index):
@@ -256,48 +245,33 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
                 number of tokens, so "begin [MASK]" continues a text for a model trained on text alone.
             seeds: one per prompt, from which its draws follow; None: from `seed` and the prompt's number.
         """
-        texts = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-        examples: list[dict[str, Any]] = [{"prompt_ids": ids} for ids in texts]
-        for example, own in zip(examples, seeds or prompt_seeds(len(texts), self.seed), strict=True):
-            example["noise_seed"] = own
-        filled = [self.tokenizer.mask_token_id in ids for ids in texts]
-        answers, asked = [""] * len(prompts), list[int]()
-        device = next(self.model.parameters()).device
-        for collate in (ILMSeq2SeqPredCollator(self.tokenizer), ILMInfillCollator(self.tokenizer)):
-            is_infill = isinstance(collate, ILMInfillCollator)
-            places = [i for i, has_masks in enumerate(filled) if has_masks == is_infill]
-            if places:
-                collated = collate([examples[i] for i in places])
-                batch: Any = {name: value.to(device) for name, value in collated.items()}  # type: ignore[attr-defined]
-                for i, row in zip(places, self.to_dict(batch, self.predict(batch)), strict=True):
-                    answers[i] = row["prediction"]
-                asked += places
-        if (trace := recording()) is not None:
-            trace.reorder(asked)
-        return answers
+        examples = prompt_examples(prompts, self.tokenizer, self.seed, seeds)
+        collators = {False: ILMSeq2SeqPredCollator(self.tokenizer), True: ILMInfillCollator(self.tokenizer)}
+        has_masks = [self.tokenizer.mask_token_id in example["prompt_ids"] for example in examples]
+        return answers(self, examples, collators, has_masks)
 
     def continue_text(self, prompts: list[str]) -> list[str]:
         """What follows the beginnings of texts, for a model that learnt whole texts: only the last gap is open.
 
         ConfigError for a prompt that is as long as `max_length`, which counts it.
         """
-        given = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-        if not given:
+        examples = prompt_examples(prompts, self.tokenizer, self.seed)
+        if not examples:
             return []
-        longest = max(map(len, given))
+        lengths = [len(example["prompt_ids"]) for example in examples]
+        longest = max(lengths)
         if longest >= self.max_length:
             raise ConfigError(f"A prompt of {longest} tokens leaves no room within max_length, {self.max_length}.")
-        mask = self.tokenizer.mask_token_id
-        seeds = prompt_seeds(len(given), self.seed)
-        examples = [{"prompt_ids": [*ids, mask], "noise_seed": own} for ids, own in zip(given, seeds, strict=True)]
-        device = next(self.model.parameters()).device
+        for example in examples:
+            example["prompt_ids"] = [*example["prompt_ids"], self.tokenizer.mask_token_id]
         collated = ILMInfillCollator(self.tokenizer)(examples)
+        device = device_of(self)
         batch: Any = {name: value.to(device) for name, value in collated.items()}  # type: ignore[attr-defined]
         preds = self.predict(batch)
         starts = preds["output_start_idx"].tolist()
         return [
-            str(self.tokenizer.decode(row[start + len(ids) :].tolist(), skip_special_tokens=True))
-            for row, start, ids in zip(preds["ids"], starts, given, strict=True)
+            str(self.tokenizer.decode(row[start + length :].tolist(), skip_special_tokens=True))
+            for row, start, length in zip(preds["ids"], starts, lengths, strict=True)
         ]
 
 

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from jaxtyping import Bool, Float, Integer
-from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM
+from torch import Tensor
 
-from xlm.modules.attention import drop_full_mask
-from xlm.modules.pretrained import PretrainedNetwork
+from xlm.modules.pretrained import PretrainedMaskedNetwork
 
 
-class HFMaskedDiffusion(PretrainedNetwork):
+class HFMaskedDiffusion(PretrainedMaskedNetwork):
     """p(x_i | z_t) by a BERT-like network, without time conditioning; arguments as for `PretrainedNetwork`."""
 
-    auto_class = AutoModelForMaskedLM
     time_conditioning = False
 
-    @property
-    def output_layer(self) -> nn.Linear:
-        """The linear map from features to logits."""
-        return self.head
-
-    def features(
+    def features(  # type: ignore[override]  # sigma in the place where `DiTMDLM` has it
         self,
         input_ids: Integer[Tensor, "batch length"],
         attention_mask: Bool[Tensor, "batch length"] | None = None,
@@ -29,9 +21,9 @@ class HFMaskedDiffusion(PretrainedNetwork):
         positions: Integer[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """What the output layer reads; arguments as for `DiTMDLM.features`, `sigma` not looked at."""
-        return self._run(input_ids, drop_full_mask(attention_mask), positions)
+        return super().features(input_ids, attention_mask, positions)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Integer[Tensor, "batch length"],
         attention_mask: Bool[Tensor, "batch length"] | None = None,

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
-from xlm.model import Model
 from xlm.modules.attention import drop_full_mask, positions_from_mask
-from xlm.modules.ddit_simple import DDitFinalLayer, DDiTLayer, DDiTLayerList, RotaryEmbedding, TimestepEmbedder
-from xlm.modules.layers import check_positive, check_vocabulary
 from xlm.modules.length_model import LengthModel
-from xlm.modules.rotary_transformer import (
-    RotaryTransformerFinalLayer,
-    RotaryTransformerLayer,
-    RotaryTransformerLayerList,
-)
+from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
 
 
-class DiTMDLM(nn.Module, Model):
+class DiTMDLM(RotaryNetwork):
     """p(x_i | z_t, t) for every position of a sequence (arXiv 2212.09748 and 2406.07524, appendix).
 
     Args:
@@ -30,9 +21,7 @@ class DiTMDLM(nn.Module, Model):
         d_cond: width of the vector that σ(t) is embedded in.
         time_conditioning: False for an ordinary pre-LN transformer, which is as good a denoiser (the number of masks
             tells the time) and smaller.
-        max_length: positions the rotary table is made for at once; it grows when needed.
-        short_conv: mix each token with its neighbours in every layer; see `ShortConvolution`.
-        rotary_base, rotary_max_frequency: of the rotary positions; see `RotaryEmbedding`.
+        max_length, short_conv, rotary_base, rotary_max_frequency: see `rotary_stack`.
         num_text_lengths: lengths that the length model knows, for `text_length=modelled`; None for no length model.
     """
 
@@ -55,35 +44,17 @@ class DiTMDLM(nn.Module, Model):
         num_text_lengths: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive(num_embeddings=num_embeddings, d_model=d_model, nhead=nhead)
-        self.length_model = None if num_text_lengths is None else LengthModel(num_text_lengths)
         self.time_conditioning = time_conditioning
-        self.embed_tokens = nn.Embedding(num_embeddings, d_model)
-        nn.init.normal_(self.embed_tokens.weight, std=d_model**-0.5)
-        rotary = RotaryEmbedding(
-            d_model // nhead, cache_size=max_length, base=rotary_base, max_frequency=rotary_max_frequency
-        )
-        sizes = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
-        self.layers: DDiTLayerList | RotaryTransformerLayerList
-        self.final_layer: DDitFinalLayer | RotaryTransformerFinalLayer
-        if time_conditioning:
-            self.embed_sigma = TimestepEmbedder(d_cond)
-            block = DDiTLayer(*sizes, d_cond=d_cond, short_conv=short_conv)
-            self.layers = DDiTLayerList.from_layer(block, num_layers, rotary)
-            self.final_layer = DDitFinalLayer(d_model, num_embeddings, d_cond, layer_norm_eps)
-        else:
-            layer = RotaryTransformerLayer(*sizes, short_conv=short_conv)
-            self.layers = RotaryTransformerLayerList.from_layer(layer, num_layers, rotary)
-            self.final_layer = RotaryTransformerFinalLayer(d_model, num_embeddings, layer_norm_eps, zero_init=True)
-
-    def check_tokenizer(self, tokenizer: Any) -> None:
-        """ConfigError if the tokenizer has more ids than are embedded here."""
-        check_vocabulary(self.embed_tokens.num_embeddings, tokenizer)
-
-    @property
-    def output_layer(self) -> nn.Linear:
-        """The linear map from features to logits."""
-        return self.final_layer.linear
+        stack = rotary_stack(
+            num_embeddings, d_model, num_layers, nhead, dim_feedforward, dropout, activation, layer_norm_eps,
+            max_length, rotary_base, rotary_max_frequency, short_conv=short_conv, embedding_std=d_model**-0.5,
+            d_cond=d_cond if time_conditioning else None, zero_init=True,
+        )  # fmt: skip
+        self.length_model = None if num_text_lengths is None else LengthModel(num_text_lengths)
+        self.embed_tokens = stack.embed_tokens
+        if stack.embed_condition is not None:
+            self.embed_sigma = stack.embed_condition
+        self.layers, self.final_layer = stack.layers, stack.final_layer
 
     def features(
         self,
@@ -105,13 +76,13 @@ class DiTMDLM(nn.Module, Model):
             positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids)
         if not self.time_conditioning:
-            x = self.layers(x, attention_mask, positions)
-            return self.final_layer.norm_final(x)
-        assert isinstance(self.final_layer, DDitFinalLayer)
+            hidden: Tensor = self.final_layer.norm_final(self.layers(x, attention_mask, positions))
+            return hidden
         if sigma is None:
             raise ValueError("A network with time conditioning needs sigma, the σ(t) of each row.")
         c = torch.nn.functional.silu(self.embed_sigma(sigma))
-        return self.final_layer.hidden(self.layers(x, c, attention_mask, positions), c)
+        modulated: Tensor = self.final_layer.hidden(self.layers(x, c, attention_mask, positions), c)
+        return modulated
 
     def forward(
         self,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 from jaxtyping import Float
 from torch import Tensor
 
-from xlm.decoding.collate import MaskedBatch, MaskedPredictionBatch
-from xlm.decoding.output import MaskedPredictionDict
+from xlm.masked.collate import MaskedBatch, MaskedLossDict, MaskedPredictionBatch
+from xlm.masked.predictor import MaskedPredictionDict
 
 __all__ = ["MDLMBatch", "MDLMLossDict", "MDLMPredictionBatch", "MDLMPredictionDict"]
 
+MDLMLossDict = MaskedLossDict
 MDLMPredictionBatch = MaskedPredictionBatch
 MDLMPredictionDict = MaskedPredictionDict
 
@@ -23,10 +22,3 @@ class MDLMBatch(MaskedBatch):
     sigma: Float[Tensor, " batch"]
     # −α′(t) / (1 − α(t)).
     weight: Float[Tensor, " batch"]
-
-
-class MDLMLossDict(TypedDict):
-    """What the loss returns."""
-
-    loss: Float[Tensor, ""]
-    num_loss_terms: int | Tensor

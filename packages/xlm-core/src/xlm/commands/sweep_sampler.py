@@ -17,7 +17,7 @@ from rich.table import Table
 
 from xlm.compose.checks import read_part
 from xlm.data.rows import SubsetRows
-from xlm.decoding.unread import unsaid
+from xlm.decoding.options import unsaid
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import PERPLEXITY, Point, draw, qualities, table, write_tables
 from xlm.evaluation.text_quality.texts import WrittenText, written_texts

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.errors import DataError
@@ -16,6 +16,9 @@ from xlm.errors import DataError
 Side = Literal["left", "right"]
 # Which end of a sequence that is too long is cut off; "error" refuses instead.
 Truncate = Literal["left", "right", "error"]
+PadTo = Literal["longest", "block"]
+# The target of a position that no loss reads.
+IGNORE = -100
 
 
 # Not among the protocols, which import no torch: a model's batch that extends it must be able to resolve its types.
@@ -57,6 +60,19 @@ def room(block_size: int | None, num_special: int) -> int | None:
     return None if block_size is None else block_size - num_special
 
 
+def seq2seq_limits(collator: Any, num_special: int = 2) -> dict[str, Limit]:
+    """`token_limits()` of a collator of prompts and answers, from the options that all of them have.
+
+    num_special: tokens of a block that are none of the answer's.
+    """
+    return limits(
+        text=room(collator.block_size, num_special),
+        prompt=collator.input_block_size,
+        truncate=collator.answer_truncate,
+        prompt_truncate=collator.prompt_truncate,
+    )
+
+
 class Padded(NamedTuple):
     """Ids of one rectangular batch, and which of them are real."""
 
@@ -75,6 +91,13 @@ def truncate_ids(ids: Sequence[int], max_length: int, truncate: Truncate, name: 
         )
     # Not ids[-max_length:], which is everything when max_length is 0.
     return ids[:max_length] if truncate == "right" else ids[len(ids) - max_length :]
+
+
+def width(rows: Sequence[Sequence[int]], block_size: int | None, pad_to: PadTo) -> int | None:
+    """Columns to pad to: the block, or the longest row where that is shorter; None for whatever is longest."""
+    if block_size is None or pad_to == "block":
+        return block_size
+    return min(block_size, max(map(len, rows), default=0))
 
 
 def pad_ids(
@@ -120,6 +143,34 @@ def pad_prompt_and_answer(
     return both, left.ids.shape[1]
 
 
-def noise_seeds(examples: Sequence[dict[str, int]]) -> np.ndarray:
-    """The `noise_seed` of every example as uint64, for generators that draw the same for an example anywhere."""
-    return np.array([example["noise_seed"] for example in examples], dtype=np.uint64)
+def noise_seeds(examples: Sequence[Any]) -> Integer[Tensor, " batch"]:
+    """Each example's `noise_seed`; DataError where an example has none."""
+    if missing := [number for number, example in enumerate(examples) if "noise_seed" not in example]:
+        raise DataError(
+            f"Example {missing[0]} of a batch has no noise_seed, from which its masks would be drawn.\n"
+            "The loaders of xlm.datamodule add it; a loader of your own has to as well."
+        )
+    return torch.tensor([example["noise_seed"] for example in examples], dtype=torch.int64)
+
+
+def time_quantiles(examples: Sequence[Any]) -> Float[Tensor, " batch"] | None:
+    """Each example's `time_quantile`, evenly spread over an epoch by the loaders; None where an example has none."""
+    if not all("time_quantile" in example for example in examples):
+        return None
+    return torch.tensor([example["time_quantile"] for example in examples], dtype=torch.float64)
+
+
+def seed_and_truth(examples: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, Tensor]:
+    """`noise_seed` and `target_ids` of a prediction batch, each where all examples have it.
+
+    Without `prompt_ids` there is no truth: unconditional examples have an empty `input_ids`, texts to fill a given one.
+    """
+    found: dict[str, Tensor] = {}
+    if examples and all("noise_seed" in example for example in examples):
+        found["noise_seed"] = noise_seeds(examples)
+    if examples and all(
+        example.get("prompt_ids") is not None and example.get("input_ids") is not None for example in examples
+    ):
+        truth = [[*example["input_ids"], tokenizer.eos_token_id] for example in examples]
+        found["target_ids"] = pad_ids(truth, tokenizer.pad_token_id).ids
+    return found

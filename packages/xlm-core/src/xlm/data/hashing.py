@@ -41,12 +41,12 @@ def noise_seeds(seed: int, epoch: int, indices: npt.NDArray[np.int64]) -> npt.ND
     return (splitmix64(base ^ indices.astype(np.uint64)) >> np.uint64(1)).astype(np.int64)
 
 
-def noise_levels(seed: int, epoch: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def time_quantiles(seed: int, epoch: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """One number in [0, 1) per place in the epoch's order: frac(u + place · (√5 − 1)/2), u uniform from (seed, epoch).
 
     Any stretch of the order is spread evenly, so a batch has low variance wherever it begins and however it is
-    shared among ranks, and yet no level depends on a batch. Weyl's sequence: see Niederreiter, Random Number Generation
-    and Quasi-Monte Carlo Methods (1992), chapter 3.
+    shared among ranks, and yet no quantile depends on a batch. Weyl's sequence: see Niederreiter, Random Number
+    Generation and Quasi-Monte Carlo Methods (1992), chapter 3.
     """
     u = noise_seeds(seed, epoch, np.array([_LEVELS]))[0] / 2.0**63
     # In integers: a product of floats would lose digits at places beyond 2^30.

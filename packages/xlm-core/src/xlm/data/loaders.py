@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from xlm.data.functional import NUM_BYTES
-from xlm.data.hashing import noise_levels, noise_seeds
+from xlm.data.hashing import noise_seeds, time_quantiles
 from xlm.data.rows import Rows
 from xlm.errors import DataError
 from xlm.utils.instantiate import building, check_arguments
@@ -130,7 +130,7 @@ _DATALOADER_OPTIONS = ("num_workers", "pin_memory", "prefetch_factor", "persiste
 
 
 class KeyedExamples:
-    """Examples by key: a row, processed, with the `noise_seed` and the `noise_level` that belong to the key."""
+    """Examples by key: a row, processed, with the `noise_seed` and the `time_quantile` that belong to the key."""
 
     def __init__(self, rows: Rows, seed: int, processor: Processor | None = None) -> None:
         self._rows = rows
@@ -154,10 +154,10 @@ class KeyedExamples:
         # A batch never spans epochs.
         epoch = keys[0].epoch
         seeds = noise_seeds(self._seed, epoch, np.array(indices))
-        levels = noise_levels(self._seed, epoch, np.array([key.place for key in keys]))
-        for example, seed, level in zip(examples, seeds.tolist(), levels.tolist(), strict=True):
+        quantiles = time_quantiles(self._seed, epoch, np.array([key.place for key in keys]))
+        for example, seed, quantile in zip(examples, seeds.tolist(), quantiles.tolist(), strict=True):
             example["noise_seed"] = seed
-            example["noise_level"] = level
+            example["time_quantile"] = example["noise_level"] = quantile  # the second is the older name
         return examples
 
     def rows_of(self, keys: Sequence[Key]) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Masked (absorbing) models: how tokens get masked and how masks get filled, for all families that do so."""
+"""What samplers of all families use: random numbers by address, traces, common options, blanks in a text."""

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor
 
-from xlm.decoding.bound import clean_ids
-from xlm.decoding.text_length import of_batch, pays_for_length
 from xlm.errors import ConfigError
 from xlm.evaluation.likelihood import IGNORE, BoundedLoss, ExactLoss, Terms, coded_ids, likelihood_terms
+from xlm.masked.elbo import clean_ids
+from xlm.masked.text_length import of_batch, pays_for_length
 from xlm.protocols import Tokenizer
 
 

@@ -13,7 +13,14 @@ from typing import IO, Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from xlm.decoding.blanks import Blank, has_blanks, shortened, split_blanks, text_before_its_only_blank, with_masks
+from xlm.decoding.infill_syntax import (
+    Blank,
+    has_blanks,
+    shortened,
+    split_blanks,
+    text_before_its_only_blank,
+    with_masks,
+)
 from xlm.decoding.trace import recording
 from xlm.errors import ConfigError, DataError, did_you_mean, nearest_names
 from xlm.evaluation.cost import counting_calls

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from xlm.decoding.text_length import of_batch
 from xlm.errors import ConfigError
 from xlm.evaluation.continuations import Scored, Span, score_spans, score_whole
 from xlm.evaluation.likelihood import BoundedLoss, description, gives_likelihood
 from xlm.inference.trained import TrainedModel
+from xlm.masked.text_length import of_batch
 from xlm.utils.instantiate import components, instantiate
 
 Precision = Literal["fp32", "bf16"]

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Bool, Float, Integer
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.model import Model
-from xlm.modules.attention import positions_from_mask
+from xlm.modules.attention import drop_full_mask, positions_from_mask
 from xlm.modules.length_model import LengthModel
 from xlm.utils.instantiate import first_sentence
 from xlm.utils.weight_files import read_weights, weights_in, without_wrappers
@@ -234,6 +235,35 @@ class PretrainedNetwork(nn.Module, Model):
                 f"++global_components.tokenizer.pretrained_model_name_or_path={path}",
                 key="global_components.tokenizer",
             )
+
+
+class PretrainedMaskedNetwork(PretrainedNetwork):
+    """p(x_i | what is visible) by a BERT-like network; arguments as for `PretrainedNetwork`."""
+
+    auto_class = AutoModelForMaskedLM
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The linear map from features to logits."""
+        return self.head
+
+    def features(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length d_model"]:
+        """What the output layer reads; arguments as for `RotaryMaskedNetwork.features`."""
+        return self._run(input_ids, drop_full_mask(attention_mask), positions)
+
+    def forward(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length vocab"]:
+        """Logits at every position, (B, L, V)."""
+        return self.head(self.features(input_ids, attention_mask, positions))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

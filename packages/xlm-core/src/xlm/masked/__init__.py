@@ -1,0 +1,1 @@
+"""What absorbing-state (masked) models share: batches, the NELBO, unmasking, and base classes of a new family."""

@@ -1,0 +1,75 @@
+"""The masked network: a pre-LN bidirectional transformer with rotary positions and an untied output layer."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+from xlm.modules.attention import drop_full_mask, positions_from_mask
+from xlm.modules.length_model import LengthModel
+from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
+
+
+class RotaryMaskedNetwork(RotaryNetwork):
+    """p(x_i | what is visible) for every position of a sequence.
+
+    Args:
+        num_embeddings: vocabulary, special tokens included (V).
+        d_model, num_layers, nhead, dim_feedforward: sizes; dim_feedforward None is 4 · d_model.
+        dropout, activation, layer_norm_eps: of every layer.
+        max_length, short_conv, rotary_base, rotary_max_frequency: see `rotary_stack`.
+        num_text_lengths: lengths that the length model knows, for `text_length=modelled`; None for no length model.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        nhead: int = 12,
+        dim_feedforward: int | None = None,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        layer_norm_eps: float = 1e-5,
+        max_length: int = 1024,
+        short_conv: bool = False,
+        rotary_base: float = 10000.0,
+        rotary_max_frequency: float = 1.0,
+        num_text_lengths: int | None = None,
+    ) -> None:
+        super().__init__()
+        stack = rotary_stack(
+            num_embeddings, d_model, num_layers, nhead, dim_feedforward, dropout, activation, layer_norm_eps,
+            max_length, rotary_base, rotary_max_frequency, short_conv=short_conv, embedding_std=d_model**-0.5,
+        )  # fmt: skip
+        self.length_model = None if num_text_lengths is None else LengthModel(num_text_lengths)
+        self.embed_tokens, _, _, self.layers, self.final_layer = stack
+
+    def features(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length d_model"]:
+        """What the output layer reads.
+
+        Args:
+            input_ids: (B, L), masks where tokens are to be predicted.
+            attention_mask: (B, L), True where a token is real; padding is seen by nobody and moves no position.
+            positions: (B, L); None counts the real tokens of each row from 0.
+        """
+        attention_mask = drop_full_mask(attention_mask)
+        if positions is None and attention_mask is not None:
+            positions = positions_from_mask(attention_mask)
+        x = self.layers(self.embed_tokens(input_ids), attention_mask, positions)
+        features: Tensor = self.final_layer.norm_final(x)
+        return features
+
+    def forward(
+        self,
+        input_ids: Integer[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        positions: Integer[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length vocab"]:
+        """Logits at every position, (B, L, V)."""
+        return self.output_layer(self.features(input_ids, attention_mask, positions))

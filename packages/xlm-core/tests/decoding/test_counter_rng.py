@@ -1,0 +1,93 @@
+"""Random numbers by address: uniform, independent, and never dependent on neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from xlm.data.hashing import splitmix64
+from xlm.decoding.counter_rng import Stream, derive, gumbel, gumbel_argmax, mix, row_seeds, uniform
+
+
+def test_mix_is_the_finaliser_of_splitmix64() -> None:
+    x = torch.randint(-(2**63), 2**63 - 1, (1000,))
+    wanted = splitmix64(x.numpy().view(np.uint64)).view(np.int64)
+    assert torch.equal(mix(x), torch.from_numpy(wanted))
+
+
+@pytest.mark.parametrize("axis", ["seeds", "counters", "streams"])
+def test_uniform_fills_its_interval_evenly_along_every_axis(axis: str) -> None:
+    n = 40_000
+    numbers = torch.arange(n)
+    if axis == "seeds":
+        u = uniform(numbers, Stream.TIME)
+    elif axis == "counters":
+        u = uniform(torch.tensor(5), Stream.TIME, numbers)
+    else:
+        u = torch.cat([uniform(numbers[: n // len(Stream)], stream) for stream in Stream])
+    counts = torch.histc(u, bins=50, min=0, max=1)
+    expected = len(u) / 50
+    assert float(((counts - expected) ** 2 / expected).sum()) < 49 + 4.5 * (2 * 49) ** 0.5
+    # Neighbours are uncorrelated.
+    assert abs(float(torch.corrcoef(torch.stack([u[:-1], u[1:]]))[0, 1])) < 4.5 / n**0.5
+
+
+def test_streams_and_seeds_are_independent() -> None:
+    seeds = torch.arange(40_000)
+    a, b = uniform(seeds, Stream.MASK), uniform(seeds, Stream.ORDER)
+    assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 4.5 / len(seeds) ** 0.5
+    # Seeds that differ by one, as many users choose them, with counters shifted against each other.
+    a, b = uniform(torch.tensor(7), Stream.MASK, seeds + 1), uniform(torch.tensor(8), Stream.MASK, seeds)
+    assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 4.5 / len(seeds) ** 0.5
+
+
+def test_parts_of_small_seeds_are_all_different() -> None:
+    """With one round of mixing, part 1 of seed 2 would be part 2 of seed 1."""
+    parts = derive(torch.arange(300)[:, None], torch.arange(300))
+    assert len(parts.unique()) == 300 * 300
+    seeds = torch.stack([row_seeds(100, seed, torch.arange(100)) for seed in range(100)])
+    assert len(seeds.unique()) == 100 * 100
+
+
+def test_uniform_is_float64_and_never_touches_an_end() -> None:
+    u = uniform(torch.arange(10_000), Stream.TIME)
+    assert u.dtype == torch.float64
+    assert 0 < float(u.min()) < float(u.max()) < 1
+
+
+def test_gumbel_has_the_right_mean_and_variance() -> None:
+    g = gumbel(torch.tensor(1), Stream.TOKEN, torch.arange(100_000))
+    assert abs(float(g.mean()) - 0.5772) < 0.02
+    assert abs(float(g.var()) - np.pi**2 / 6) < 0.05
+
+
+def test_argmax_with_gumbel_noise_follows_the_softmax() -> None:
+    logits = torch.tensor([2.0, 0.0, -1.0, 0.5, -torch.inf])
+    n = 40_000
+    drawn = gumbel_argmax(logits.expand(n, -1), torch.arange(n), torch.zeros(n, dtype=torch.long))
+    observed, expected = torch.bincount(drawn, minlength=5).double(), logits.double().softmax(0) * n
+    assert observed[4] == 0
+    assert float(((observed - expected) ** 2 / expected)[:4].sum()) < 20
+
+
+def test_chunks_change_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, seeds, counters = torch.randn(9, 50), torch.arange(9), torch.arange(9) * 3
+    whole = gumbel_argmax(logits, seeds, counters)
+    monkeypatch.setattr("xlm.decoding.counter_rng._LOGITS_AT_ONCE", 100)
+    assert torch.equal(gumbel_argmax(logits, seeds, counters), whole)
+    assert gumbel_argmax(logits[:0], seeds[:0], counters[:0]).shape == (0,)
+
+
+def test_row_seeds_follow_the_example_or_else_seed_and_row() -> None:
+    own = torch.tensor([11, 12, 11])
+    seeds = row_seeds(3, 5, own)
+    assert seeds[0] == seeds[2] != seeds[1]
+    assert not torch.equal(seeds, row_seeds(3, 6, own))
+    assert torch.equal(row_seeds(4, 5)[:2], row_seeds(2, 5))
+    assert len(row_seeds(1000, 5).unique()) == 1000
+    torch.manual_seed(0)
+    first = row_seeds(2)
+    assert not torch.equal(row_seeds(2), first)
+    torch.manual_seed(0)
+    assert torch.equal(row_seeds(2), first)
