@@ -1,4 +1,4 @@
-"""`xlm check NAME`: one line for each property of a model, what to do where one fails, and a count."""
+"""`xlm check NAME`: prints a line for each property of a model, a remedy for each failure, and a count."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORDS = {"passed": "hold", "failed": "fail", "inapplicable": "don't apply"}
 
 @dataclass(frozen=True)
 class Request:
-    """What to check: a model's properties (empty: all), by an experiment (None: the kit's choice) with overrides."""
+    """What to check: properties of a model (empty: all), with an experiment (None: a small one) and overrides."""
 
     name: str
     properties: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Request:
 
 
 def read_request(words: Sequence[str], options: Check) -> Request:
-    """The request of a command line; ConfigError for none or more than one model."""
+    """Read the request from a command line; ConfigError unless it names one model."""
     names = [*([options.model_name] if options.model_name else []), *(word for word in words if "=" not in word)]
     if len(names) != 1:
         raise ConfigError("Which model? xlm check NAME, or job_type=check model_name=NAME. `xlm models` lists them.")
@@ -40,7 +40,7 @@ def read_request(words: Sequence[str], options: Check) -> Request:
 
 
 def run_check(words: Sequence[str], options: Check) -> int:
-    """Check, print, and return 1 if a property fails.
+    """Check a model, print the outcomes, and return 1 if a property fails.
 
     Raises:
         XLMError: there is no such model or property.
@@ -73,7 +73,7 @@ def run_check(words: Sequence[str], options: Check) -> int:
 
 
 def _quietly(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """The same, without what the model itself prints meanwhile."""
+    """The same outcomes, without the output that the model prints."""
     while True:
         with redirect_stdout(StringIO()):
             outcome = next(outcomes, None)
@@ -83,7 +83,7 @@ def _quietly(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
-    """The line of a property; below it the reason and the remedy if it fails."""
+    """Print the line of a property, and below it the reason and the remedy if it fails."""
     from rich.markup import escape
 
     prop = outcome.prop
