@@ -93,7 +93,7 @@ class GlobalFlags(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSection(Options):
-    """Options of Lightning's Trainer (its other options work too, unchecked):"""
+    """Options of Lightning's Trainer (its other options are accepted, but not checked):"""
 
     section: ClassVar[str] = "trainer"
 
@@ -301,7 +301,7 @@ class Check:
 
     model_name: Text = option("", "name of the model")
     property: Names = option((), "check only these properties")
-    experiment: Text | None = option(None, "data and sizes to use; small ones by default")
+    experiment: Text | None = option(None, "experiment that sets data and sizes; small ones by default")
 
 
 @dataclass(frozen=True, kw_only=True)

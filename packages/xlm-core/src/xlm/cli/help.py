@@ -69,7 +69,7 @@ _OTHERS = "xlm train --help lists the top-level options of a configuration; xlm 
 
 def _option_lines(key: str, purpose: str, allowed: str, default: str) -> Iterator[str]:
     told = f"{purpose} ({allowed})" if default in ("", "null") else f"{purpose} ({allowed}) [{default}]"
-    if len(key) >= _WIDTH - 3:
+    if len(key) > _WIDTH - 3:
         yield f"  {key}"
         key = ""
     yield f"  {key.ljust(_WIDTH - 2)}{told}"

@@ -123,7 +123,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "trace",
             "xlm.commands.trace.run_trace",
-            "show step by step how trained models generate text: xlm trace runs/a runs/b",
+            "show how trained models generate text, side by side: xlm trace runs/a runs/b",
             usage="CHECKPOINT CHECKPOINT … [options]",
             options=("TraceRuns",),
             note=f"{_SAMPLER} NAME.predictor.<option>=… sets it for one run or family.",
