@@ -214,7 +214,7 @@ def test_a_conversation_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count == 1
     assert "bigram from x. A blank is ___" in shown
     assert "[b] text" in shown
-    assert "2 network calls a text" in shown
+    assert "2 network calls per text" in shown
 
 
 def test_options_of_a_stranger(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_a_group_that_does_not_exist(toy: Path) -> None:
 
 def test_a_cell_without_a_file_names_the_choices_that_make_it() -> None:
     text = message("experiment=star_easy_toy")
-    assert "No file is needed for it: experiment=star_easy model_type=toy model=toy" in text
+    assert "It needs no file: experiment=star_easy model_type=toy model=toy" in text
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_misspelt_key_among_other_mistakes_is_still_answered() -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], "is chosen: say"),
+        ([], "is chosen: give"),
         (["experiment=toy", "a=[b"], "Error parsing override 'a=[b'"),
         (["experiment=toy", "trainer.max_steps"], "missing EQUAL"),
         (["experiment=toy", "seed=1,2"], "To sweep over it, add --multirun"),
@@ -121,7 +121,7 @@ def test_other_mistakes(overrides: list[str], expected: str) -> None:
 
 def test_what_is_not_chosen_lists_what_there_is() -> None:
     text = message("datamodule=star_easy", "model_type=toy")
-    assert text.splitlines()[0].startswith("No model is chosen: say model=… or experiment=…")
+    assert text.splitlines()[0].startswith("No model is chosen: give model=… or experiment=…")
     assert "model: " in text
     assert "toy" in text
 

@@ -116,5 +116,5 @@ def test_a_configuration_that_another_one_hides_is_told(with_toy: Path) -> None:
     file.write_text("a: 1\n")
     (with_toy / "configs" / "config.yaml").write_text("a: 1\n")
     assert discover({}, with_toy).warnings == [
-        f"{file} is not used: model 'toy' (xlm_models.json) has a configuration of that name. Give it another one."
+        f"{file} is not used: model 'toy' (xlm_models.json) has a configuration of that name. Rename it."
     ]

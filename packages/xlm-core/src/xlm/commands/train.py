@@ -188,7 +188,7 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
     differences = config_differences(OmegaConf.create(found[1].get("xlm_config") or "{}"), cfg)
     if differences:
         raise ConfigError(
-            f"{cfg.paths.run_dir} has a run with other settings; nothing was changed. They differ in:\n  "
+            f"{cfg.paths.run_dir} holds a run with other settings; nothing was changed. They differ in:\n  "
             + "\n  ".join(differences[:12])
             + "\nUse another job_name= for a new run, or the old settings to continue that one."
         )
@@ -203,7 +203,7 @@ def refuse_other_data(checkpoint: dict[str, Any], session: Session) -> None:
     differences = data_differences(checkpoint.get("xlm_data") or {}, session.datamodule.contents("train"))
     if differences:
         raise ConfigError(
-            f"{session.run_dir} has a run with other training data; nothing was changed. They differ in:\n  "
+            f"{session.run_dir} holds a run on other training data; nothing was changed. They differ in:\n  "
             + "\n  ".join(differences)
             + "\nUse another job_name= for a new run, or the old data to continue that one."
         )

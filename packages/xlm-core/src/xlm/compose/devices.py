@@ -94,6 +94,6 @@ def check_divisible(
     choices = [str(size) for size in (below, below + one_round) if size]
     raise ConfigError(
         f"global_batch_size {global_batch_size} is not divisible by {factors}{product}. "
-        f"Possible values: {' or '.join(choices)}.",
+        f"It could be {' or '.join(choices)}.",
         key="global_batch_size",
     )
