@@ -96,7 +96,7 @@ def test_draws_of_an_exact_likelihood_are_said_to_have_no_effect(
     configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluation.run(configure("++eval.num_samples=5"))
-    assert "eval.num_samples=5 has no effect: nothing is drawn from an exact likelihood." in capsys.readouterr().out
+    assert "eval.num_samples=5 has no effect: an exact likelihood needs no draws." in capsys.readouterr().out
 
 
 def test_evaluating_twice_gives_the_same_digits(configure: Configure, work_dir: Path) -> None:

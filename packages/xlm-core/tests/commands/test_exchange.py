@@ -130,7 +130,7 @@ def test_averages_that_are_asked_for_have_to_be_there(home: Path, capsys: pytest
     del saved["xlm_ema"]
     torch.save(saved, path)
     assert main(["extract_checkpoint", "extract.checkpoint_path=runs/t", "extract.apply_ema=true"]) == 1
-    assert "holds no averaged weights: its run had no ema_decay." in capsys.readouterr().err
+    assert "has no averaged weights: its run had no ema_decay." in capsys.readouterr().err
     assert main(["extract_checkpoint", "extract.checkpoint_path=runs/t"]) == 0
     assert "The raw weights of" in capsys.readouterr().out
 

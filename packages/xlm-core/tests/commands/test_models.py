@@ -107,7 +107,7 @@ def test_hidden_configs_and_unusable_jobs(
     assert main(["models"]) == 0
     out, err = capsys.readouterr()
     assert "datamodule/default.yaml is hidden by xlm-core" in table(out)["toy"]
-    assert "Warning: Model 'toy' brings a job 'train'" in err
+    assert "Warning: Model 'toy' defines a job 'train'" in err
 
 
 def test_a_terminal_gets_lines_that_fit_and_paths_that_are_whole(

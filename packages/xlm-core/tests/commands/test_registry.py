@@ -58,7 +58,7 @@ def test_a_built_in_job_of_the_same_name_wins_with_a_warning(toy: ModelPackage) 
     commands(toy, "train: toy.parts.hello\nother: toy.parts.hello\n")
     jobs, warnings = custom_jobs({"toy": toy})
     assert [job.name for job in jobs] == ["other"]
-    assert warnings == ["Model 'toy' brings a job 'train'; the built-in job of that name is used."]
+    assert warnings == ["Model 'toy' defines a job 'train'; the built-in job of that name is used."]
     assert find_job("train", jobs) is BUILT_IN_JOBS["train"]
 
 

@@ -84,7 +84,7 @@ def test_report(runs: Path, args: list[str], capsys: pytest.CaptureFixture[str],
             "output: runs/one/results.json/x.html cannot be written: ",
         ),
         (["runs", "json=yes"], "json is 'yes', and must be true or false."),
-        (["runs", "--all"], "xlm runs takes no --all. Options: json=, sort=."),
+        (["runs", "--all"], "xlm runs does not accept --all. Options: json=, sort=."),
     ],
 )
 def test_mistakes(runs: Path, args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,8 +76,8 @@ def test_a_table_and_a_record_in_words(
     asked = ["num_texts=7", "train_examples=9"]
     assert main(["text_quality", "generations.jsonl", "train=train.txt", "output=out/quality.json", *asked]) == 0
     shown = capsys.readouterr().out
-    assert "num_texts is 7, and there are only 3 texts in generations.jsonl; all of them are used." in shown
-    assert "train_examples is 9, and there are only 2 training texts; all of them are used." in shown
+    assert "num_texts is 7, but there are only 3 texts in generations.jsonl; all of them are used." in shown
+    assert "train_examples is 9, but there are only 2 training texts; all of them are used." in shown
     assert "entropy of a text" in shown
     assert "in words" in shown
     assert "perplexity" not in shown

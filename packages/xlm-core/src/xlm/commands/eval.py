@@ -119,6 +119,6 @@ def _num_samples(asked: int | None, harness: Harness) -> int:
     if not gives_likelihood(harness.loss_function):
         if asked:
             name = type(harness.loss_function).__name__
-            raise ConfigError(f"{name} has no likelihood (no token_nll and no nll_bound). Use eval.num_samples=0.")
+            raise ConfigError(f"{name} gives no likelihood (no token_nll and no nll_bound). Use eval.num_samples=0.")
         return 0
     return NUM_SAMPLES if asked is None else asked

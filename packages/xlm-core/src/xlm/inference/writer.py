@@ -62,7 +62,7 @@ def _from_file(name: str) -> list[Prompt]:
     source, shown = (standard_input(), "standard input") if name == STDIN else (name, name)
     lines = [line for line in read_lines(source, shown) if line.text.strip()]
     if not lines:
-        raise DataError(f"There is no prompt in {shown}: it has only empty lines.")
+        raise DataError(f"There is no prompt in {shown}. Write one prompt per line.")
     if Path(name).suffix in _JSON or (name == STDIN and lines[0].text.lstrip().startswith("{")):
         return [_of_json(line) for line in lines]
     return [Prompt(line.text) for line in lines]
