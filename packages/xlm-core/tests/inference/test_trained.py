@@ -20,7 +20,7 @@ from xlm.inference.trained import usable_device
 from xlm.training.rng import capture
 from xlm.utils import instantiate as components
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parents[1] / "models"
 RUN = (
     "experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu",
     "datamodule.dataset_managers.train.lm.num_examples=64", "datamodule.dataset_managers.val.lm.num_examples=20",
