@@ -145,7 +145,7 @@ def _states(harness: Harness, cfg: DictConfig, optimizer: int) -> dict[str, Any]
 
 def _activations(found: Measured) -> dict[str, Any]:
     if found.peak_bytes is not None:
-        return {"activations": found.peak_bytes, "activations_are": "peak of a step, with gradients"}
+        return {"activations": found.peak_bytes, "activations_are": "peak of a step, gradients included"}
     return {"activations": found.saved_bytes, "activations_are": "kept by forward for backward, one batch"}
 
 

@@ -36,10 +36,10 @@ def read_request(words: Sequence[str], options: TraceRuns) -> Request:
     sampler: dict[str, dict[str, Any]] = {}
     runs: list[str] = []
     for text in words:
-        whose, dot, option = text.partition("=")[0].lstrip("+").rpartition(".")
-        is_of_sampler = whose == _OF_SAMPLER or whose.endswith(f".{_OF_SAMPLER}")
+        owner, dot, option = text.partition("=")[0].lstrip("+").rpartition(".")
+        is_of_sampler = owner == _OF_SAMPLER or owner.endswith(f".{_OF_SAMPLER}")
         if "=" in text and dot and option.isidentifier() and is_of_sampler:
-            name = whose.removesuffix(_OF_SAMPLER).removesuffix(".")
+            name = owner.removesuffix(_OF_SAMPLER).removesuffix(".")
             sampler.setdefault(name, {})[option] = as_value(text)
         else:
             runs.append(text)
@@ -128,12 +128,12 @@ def sampler_options(
         ConfigError: there is no such run or family, or a sampler has no such option.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in runs}
-    for whose, options in sorted(asked.items(), key=lambda item: _rank(item[0], runs)):
-        chosen = [name for name, (kind, _) in runs.items() if whose in ("", kind, short_name(name))]
+    for owner, options in sorted(asked.items(), key=lambda item: _rank(item[0], runs)):
+        chosen = [name for name, (kind, _) in runs.items() if owner in ("", kind, short_name(name))]
         if not chosen:
             there = dict.fromkeys(called for name, (kind, _) in runs.items() for called in (kind, short_name(name)))
             names = ", ".join(there) or "none, since all of them are files of traces"
-            raise ConfigError(f"{whose or 'This'}.predictor is not the sampler of any run. Runs and families: {names}.")
+            raise ConfigError(f"{owner or 'This'}.predictor is not the sampler of any run. Runs and families: {names}.")
         for name in chosen:
             kind, known = runs[name]
             for option in options:
@@ -150,9 +150,9 @@ def sampler_options(
     return found
 
 
-def _rank(whose: str, runs: dict[str, tuple[str, list[str]]]) -> int:
+def _rank(owner: str, runs: dict[str, tuple[str, list[str]]]) -> int:
     """The order of application: options for fewer runs come later and win."""
-    return 0 if not whose else 1 if whose in {kind for kind, _ in runs.values()} else 2
+    return 0 if not owner else 1 if owner in {kind for kind, _ in runs.values()} else 2
 
 
 def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | None], Any]:

@@ -247,7 +247,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer, length: L
         "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
         "batch": f"{global_batch} ({cfg.per_device_batch_size} per device × {trainer.world_size} × "
         f"{trainer.accumulate_grad_batches} accumulated)",
-        "steps": f"{steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'by default')}, "
+        "steps": f"{steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'default')}, "
         f"{short_name(cfg.lr_scheduler) if cfg.lr_scheduler else 'no schedule'}",
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }
