@@ -1,4 +1,4 @@
-"""`xlm check`: a line for each property, what to do where one fails, the exit code."""
+"""`xlm check`: a line for each property, a remedy for each failure, the exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`xlm eval` on a bigram model: one comparable number with its error, and options that are refused."""
+"""`xlm eval` on a bigram model: a comparable number with its error, and rejected options."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_exact_likelihood_is_the_test_loss_whatever_the_batches(
     assert one["nll_per_sequence"]["value"] == pytest.approx(9 * one["nll_per_token"]["value"])
     assert one["perplexity"]["se"] == pytest.approx(one["perplexity"]["value"] * one["nll_per_token"]["se"])
     assert 0 < one["nll_per_token"]["se"] < 1
-    # Labels of a graph are no text.
+    # Labels of a graph are not text.
     assert "bits_per_byte" not in one
     screen = capsys.readouterr().out
     assert "test/lm: exact NLL of the whole sequence under the model" in screen

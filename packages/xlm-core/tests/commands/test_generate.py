@@ -1,4 +1,4 @@
-"""`xlm generate` with a bigram model: the texts that Python gives, rows that say what they depend on, refusals."""
+"""`xlm generate` with a bigram model: the same texts as in Python, complete rows, and errors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def home(work_dir: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty directory with that run; no data but those prepared."""
+    """An empty directory with that run and only the prepared data."""
     shutil.copytree(trained / "runs", work_dir / "runs")
     monkeypatch.setenv("XLM_MODELS_PATH", str(MODELS))
     monkeypatch.setenv("XLM_CACHE_DIR", str(trained / "cache"))
@@ -58,7 +58,7 @@ def home(work_dir: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def rows_of(capsys: pytest.CaptureFixture[str], *args: str) -> list[dict[str, Any]]:
-    """What the command prints as JSON lines, and nothing else."""
+    """The rows that the command prints as JSON lines, with no other output."""
     capsys.readouterr()
     assert main(["generate", *args, "generation.output=-"]) == 0, capsys.readouterr().err
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -82,9 +82,9 @@ def test_the_command_line_and_python_write_the_same(capsys: pytest.CaptureFixtur
     assert {(row["seed"], row["mode"], row["checkpoint"]) for row in rows} == {
         (5, "answer", "runs/t/checkpoints/best.ckpt")
     }
-    assert {row["network_calls"] for row in rows} == {None}  # this predictor doesn't tell
+    assert {row["network_calls"] for row in rows} == {None}  # this predictor doesn't report them
     assert len({row["prediction"] for row in rows}) > 1
-    # Composed from its parts, the configuration is the same one.
+    # The configuration is the same if it is composed from its parts.
     assert rows_of(capsys, *BIGRAM, PROMPTS, *options) == rows
 
 
@@ -101,7 +101,7 @@ def test_from_a_shared_folder_and_from_weights(home: Path, capsys: pytest.Captur
 
 
 def test_where_it_ran_stays_behind(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another machine's folders and devices are none of this one's."""
+    """Folders and devices of another machine are not used on this one."""
     file = home / "runs/t/checkpoints/last.ckpt"
     xlm.load(file).save_pretrained("elsewhere")
     config = home / "elsewhere/xlm_config.yaml"
@@ -155,7 +155,7 @@ def test_a_plus_is_not_needed(form: str) -> None:
         ((STORED, PROMPTS, "generation.num_samples=0"), "generation.num_samples is 0, and must be at least 1"),
         ((STORED, PROMPTS, "generation.num_examples=2"), "is for prompts from the data"),
         ((STORED, PROMPTS, "generation.mode=fill"), "generation.mode is 'fill', and must be auto, answer"),
-        ((STORED, PROMPTS, "generation.mode=continue"), "This bigram was trained on answers to prompts, not on whole texts"),
+        ((STORED, PROMPTS, "generation.mode=continue"), "This bigram was trained on answers to prompts"),
         ((STORED, PROMPTS, "generation.mode=infill"), "The text '3 1 19' has no blank to fill: write ___"),
         ((STORED, "generation.prompts='1 ___ 2'"), "has blanks, and bigram cannot fill any: it has no role 'infill'."),
         ((STORED, f"generation.prompts='{'1 ' * 40}'"), "has 40 tokens, and this model takes at most 28 (input_block"),

@@ -1,4 +1,4 @@
-"""`xlm runs` and `xlm report` at the command line: words, options, what is written, and no torch."""
+"""`xlm runs` and `xlm report` on the command line: words, options, written files, and no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xlm.commands.report import output_path
 
 @pytest.fixture
 def runs(work_dir: Path) -> Path:
-    """Two runs in runs/, one of them with nothing but a record."""
+    """Two runs in runs/, one of them with only a record."""
     for name, ended in (("one", True), ("two", False)):
         folder = work_dir / "runs" / name
         folder.mkdir(parents=True)

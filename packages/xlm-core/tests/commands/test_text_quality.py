@@ -1,4 +1,4 @@
-"""`xlm text_quality`: files in, a table and a record out, mistakes as one sentence."""
+"""`xlm text_quality`: files in, a table and a record out, errors in one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xlm.inference.texts import read_texts
 @pytest.fixture
 def samples(tmp_path: Path) -> Path:
     path = tmp_path / "generations.jsonl"
-    # A separator of lines within a text: JSON leaves it as it is.
+    # A line separator inside a text: JSON does not escape it.
     rows = [{"prediction": "in the\u2028end in the end", "ended": True}, {"prediction": ""}, {"text": "far away"}]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path

@@ -1,4 +1,4 @@
-"""What is checked of a composed configuration before anything runs."""
+"""Checks of a composed configuration before anything runs."""
 
 from __future__ import annotations
 

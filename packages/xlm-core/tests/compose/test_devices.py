@@ -1,4 +1,4 @@
-"""Device counts, precision, and gradient accumulation with its sentence of numbers."""
+"""Device counts, precision, and gradient accumulation with its error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way to mistype a configuration: one short message with what there is and the nearest names."""
+"""Mistakes in a configuration give one short message, with the existing and the nearest names."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_target_is_located_in_the_chosen_file(toy: Path) -> None:
 
 
 def test_causes_that_go_round_end() -> None:
-    """As OmegaConf's do when what is inside an interpolation is no text: `${sizes.${kind}}` with kind=-1."""
+    """OmegaConf's error for an interpolation that is not text inside: `${sizes.${kind}}` with kind=-1."""
     with pytest.raises(OmegaConfBaseException) as caught:
         OmegaConf.create({"sizes": {"a": 1}, "kind": -1, "size": "${sizes.${kind}}"}).size  # noqa: B018
     assert "should return a string" in str(translate(caught.value))

@@ -45,7 +45,10 @@ def test_beside_a_mirrored_tree(model: ModelPackage) -> None:
         ("- a", "it must be a mapping {job_type: dotted.path}"),
         ("a: 3", "the entry 'a': 3 must have the form"),
         ("a: {target: b.c, kind: other}", "the kind of 'a' is 'other', and must be one of: composed, standalone"),
-        ("a: {target: b.c, helps: x}", "'a' has a bad entry 'helps'. Entries are texts with the keys: target, help, kind, options"),
+        (
+            "a: {target: b.c, helps: x}",
+            "'a' has a bad entry 'helps'. Entries are texts with the keys: target, help, kind",
+        ),
         ("a: {help: x}", "the entry 'a': {'help': 'x'} must have the form"),
         ("3: a.b", "the entry 3: 'a.b' must have the form"),
     ],

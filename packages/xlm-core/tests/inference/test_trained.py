@@ -1,4 +1,4 @@
-"""`xlm.load`: every door to a trained model, nothing around it touched, mistakes in one sentence."""
+"""`xlm.load`: every way to load a trained model, no side effects, errors in one sentence."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROMPTS = ["3 1 19", "", "7"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a short run, whose data are gone."""
+    """The folder of a short run without its data."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def run(trained: Path, work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The run, seen from an empty directory."""
+    """The path of the run, from an empty current directory."""
     monkeypatch.setenv("XLM_MODELS_PATH", str(MODELS))
     return trained
 
@@ -199,7 +199,7 @@ def test_models_of_whole_texts_continue_prompts_and_fill_masks(
     (tmp_path / "config.yaml").write_text(whole)
     lm = xlm.load(run, config=tmp_path / "config.yaml")
     assert lm.continues
-    assert lm.generate(PROMPTS) == xlm.load(run).generate(PROMPTS)  # for want of anything better
+    assert lm.generate(PROMPTS) == xlm.load(run).generate(PROMPTS)  # there is no other way
     lm.config.collators.infill = {}
     monkeypatch.setattr(
         type(lm.predictor), "continue_text", lambda _, prompts: [f"{p} goes on" for p in prompts], raising=False
@@ -210,7 +210,7 @@ def test_models_of_whole_texts_continue_prompts_and_fill_masks(
 
 
 class Hub:
-    """What the hub's client does, on a directory."""
+    """The hub's client on a local directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -266,7 +266,7 @@ def test_what_is_not_there(run: Path, tmp_path: Path) -> None:
         xlm.load("nowhere/best.ckpt")
     with pytest.raises(CheckpointError, match=r"has no model: a run has checkpoints/best\.ckpt or last\.ckpt"):
         xlm.load(tmp_path)
-    with pytest.raises(CheckpointError, match="'nobody/nothing' is not a file or folder here, and could not be downloaded"):
+    with pytest.raises(CheckpointError, match="'nobody/nothing' is not a file or folder here, and could not"):
         xlm.load("nobody/nothing")
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes((run / "checkpoints/best.ckpt").read_bytes()[:200])
