@@ -44,7 +44,7 @@ def test_blanks_inside_a_text(lm: xlm.TrainedModel) -> None:
     text, known = "And God ___ the light.", "And God ___[2] the light."
     if family == "arlm":
         for blank in (text, known):
-            with pytest.raises(ConfigError, match="arlm cannot fill any: it has no role 'infill'; it goes on with"):
+            with pytest.raises(ConfigError, match=r"arlm cannot fill any: .* no role 'infill'; it can only continue"):
                 lm.infill(blank)
         return
     filled, refused = (known, text) if family in KNOWN else (text, known)
@@ -53,7 +53,7 @@ def test_blanks_inside_a_text(lm: xlm.TrainedModel) -> None:
     assert sample.network_calls is not None
     assert sample.network_calls > 0
     assert lm.generate(filled, seed=3) == lm.infill(filled, seed=3) == [sample.text]
-    with pytest.raises(ConfigError, match="known length only" if family in KNOWN else "decides itself how long"):
+    with pytest.raises(ConfigError, match="known length only" if family in KNOWN else "chooses the length"):
         lm.infill(refused)
 
 

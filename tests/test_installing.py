@@ -170,6 +170,6 @@ def test_everything_at_once(crowded: Place) -> None:
         "ExternalModelConflictError: Duplicate model name: ilm",
         f"  {work}/ilm/ilm  (from xlm_models.json)",
         f"  {site}/ilm  (from entry point of xlm-ilm)",
-        "Each model needs a name of its own: remove or rename the entry in all but one of these places.",
+        "Each model needs its own name: remove or rename the entry in all but one of these places.",
     ]
     assert done.returncode == 1

@@ -157,7 +157,7 @@ def test_padding_is_counted_from_attention_masks(configure: Configure, tmp_path:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (("~datamodule.dataset_managers.train",), "There are no training data"),
+        (("~datamodule.dataset_managers.train",), "There is no training data"),
         (("data_files.train=nowhere.csv",), "The training data cannot be read: "),
     ],
 )

@@ -259,7 +259,7 @@ def test_flexlm_keeps_its_own_schedule(flexlm: tuple[Path, list[str]]) -> None:
 
 def test_flexlm_writes_although_it_brings_a_command_of_that_name(flexlm: tuple[Path, list[str]]) -> None:
     folder, outputs = flexlm
-    assert "Model 'flexlm' brings a job 'generate'; the built-in job of that name is used." in outputs[2]
+    assert "Model 'flexlm' defines a job 'generate'; the built-in job of that name is used." in outputs[2]
     written = rows(folder / "runs/debug/a/generations.jsonl")
     assert all(row["text"] == row["truth"] for row in written)
     steps = [entry[2] for entry in written[0]["history"]]

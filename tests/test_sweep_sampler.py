@@ -118,7 +118,7 @@ def test_a_checkpoint_brings_its_configuration(home: Path, capsys: pytest.Captur
     ("overrides", "message"),
     [
         (["sweep.num_step=[1]"], r"Unknown option 'sweep\.num_step'.*Did you mean 'sweep\.num_steps'\?"),
-        (["sweep.split=test"], r"Nothing to sweep over: give sweep\.<option>=\[…\], of sampler, num_steps"),
+        (["sweep.split=test"], r"Nothing to sweep over. Give sweep\.<option>=\[…\] for one of: sampler, num_steps"),
         (["sweep.num_steps=[]"], r"sweep\.num_steps has no values"),
         (["sweep.num_steps=[0]"], r"predictor\.num_steps is 0, and must be at least 1"),
         (["sweep.num_steps=[1]", "sweep.split=train"], r"sweep\.split is 'train', and must be val or test"),
@@ -148,7 +148,7 @@ def test_what_is_not_read_or_not_there_is_said(
         "sweep.num_examples=70", "sweep.output_path=some",
     )  # fmt: skip
     assert [point.n for point in points] == [40, 40]
-    said = "sweep.num_examples is 70, and there are only 40 examples in test/prediction; all of them are used."
+    said = "sweep.num_examples is 70, but there are only 40 examples in test/prediction; all of them are used."
     assert said in capsys.readouterr().out
     effects = [text for text in caplog.messages if "no effect" in text]
     assert effects == ["predictor.remasking=0.125 has no effect: sampler=confidence does not use it."]

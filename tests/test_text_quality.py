@@ -114,7 +114,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(home:
         evaluate("eval.judge_window=1")
     with pytest.raises(ConfigError, match=r"eval\.judge_protocol is 'mldm', and must be xlm or mdlm"):
         evaluate(f"eval.judge={judge}", "eval.judge_protocol=mldm")
-    with pytest.raises(ConfigError, match="no loader that asks for any"):
+    with pytest.raises(ConfigError, match="no loader for them"):
         evaluate(f"eval.judge={judge}", f"~{MANAGERS}.test.unconditional_prediction")
     with pytest.raises(ConfigError, match="There is no folder"):
         evaluate("eval.judge=./nowhere")
@@ -157,7 +157,7 @@ def test_a_sweep_shows_perplexity_and_entropy_against_calls(
 def test_a_sweep_of_texts_needs_a_judge(home: Path, judge: str) -> None:
     with pytest.raises(ConfigError, match=r"sweep\.judge=…"):
         sweep()
-    with pytest.raises(ConfigError, match="doesn't go with"):
+    with pytest.raises(ConfigError, match="cannot be combined with"):
         sweep(f"sweep.judge={judge}", "sweep.metric=entropy")
 
 

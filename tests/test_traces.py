@@ -68,7 +68,7 @@ def answers(doc: Document) -> list[list[str]]:
 def test_fewer_prompts_than_asked_for_are_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run,) = trace_runs(read_request(*read_command(["trace", "runs/my_arlm", "num_prompts=9"])))["runs"]
     assert len(run["samples"]) == 7
-    assert "num_prompts is 9, and there are only 7 in the 'test' data; all of them are used." in capsys.readouterr().out
+    assert "num_prompts is 9, but there are only 7 in the 'test' data; all of them are used." in capsys.readouterr().out
 
 
 def test_options_reach_the_samplers_that_they_are_meant_for(home: Path) -> None:

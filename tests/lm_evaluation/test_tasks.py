@@ -117,7 +117,7 @@ def test_the_job(folder_of_texts: Callable[[str], Path], tmp_path: Path, capsys:
     assert main(["lm_eval", *words, "num_samples=2", "predictor.temperature=0.5", f"output={tmp_path / 'r.json'}"]) == 0
     said = capsys.readouterr().out
     assert "|choices|" in said
-    assert "lower bound on the log-likelihood, 2 draws a request" in said
+    assert "lower bound on the log-likelihood, 2 draws per request" in said
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["job_type"] == "lm_eval"
     assert record["config"]["xlm"]["sampler"] == {"temperature": 0.5}

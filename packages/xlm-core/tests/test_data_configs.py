@@ -197,4 +197,4 @@ def test_prepare_data_fills_the_cache_and_says_where(
     assert "StarGraphs-easy-train" in printed
     assert "5,000" in printed
     assert not any(p.built for p in prepare_data.run(cfg))
-    assert "was there" in capsys.readouterr().out
+    assert "cached" in capsys.readouterr().out

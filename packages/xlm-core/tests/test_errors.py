@@ -1,4 +1,4 @@
-"""The error tree: it is the one drawn, its first lines are what people read, and it survives pickling."""
+"""The error tree matches its drawing, has readable first lines, and survives pickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Components are called with what their signatures take."""
+"""Components are called with the arguments that their signatures accept."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_function_gets_those_arguments_that_it_takes(function: Callable[..., A
 
 
 class ByLossFn(nn.Module, LossFunction[Any, Any]):
-    """Calling a Module leads to `forward`, which this one lacks."""
+    """Calling a Module calls `forward`, which this one doesn't have."""
 
     def loss_fn(self, batch: Any) -> Any:
         return ("loss_fn", batch)

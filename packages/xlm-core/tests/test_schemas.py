@@ -1,4 +1,4 @@
-"""Every option of every job against values that it may and may not have; what `--help` says is what is taken."""
+"""Every option of every job with valid and invalid values; `--help` describes exactly the valid ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VALUES: list[Any] = [
 
 
 def may_be(said: str, value: Any) -> bool:
-    """Whether a value is one of what `describe` said of an option, read as a person would."""
+    """Whether a value matches the description of an option, as a person would read it."""
     lists = "list" in said
     if value is None:
         return "null" in said

@@ -1,26 +1,26 @@
-"""Every error that a user can cause or act on, in one tree; the first line of each is what a person reads.
+"""All errors that a user can cause or fix, in one tree; the first line of a message can be read on its own.
 
 XLMError                            exit code 1
 ├── ConfigError                     a configuration that cannot be composed or used
-│   ├── MissingConfigError          a group member that no searched folder holds
-│   ├── MissingRoleError            a dataset needs a collator that the model type doesn't bring
+│   ├── MissingConfigError          a group member that is not in any searched folder
+│   ├── MissingRoleError            a dataset needs a collator that the model type does not have
 │   ├── BadTargetError              a `_target_` or dotted path that cannot be imported
-│   ├── BadArgumentError            a `_target_` called with arguments that it doesn't take
-│   └── UnknownJobError             a job_type that nobody registered
+│   ├── BadArgumentError            a `_target_` that does not accept its arguments
+│   └── UnknownJobError             a job_type that does not exist
 ├── ExternalModelError              discovery of model packages
-│   ├── ExternalModelConflictError  one name, two directories
+│   ├── ExternalModelConflictError  one model name for several directories
 │   ├── ModelsFileError             an xlm_models.json or commands.yaml that cannot be used
-│   ├── UnknownModelError           a name that nobody lists
-│   ├── ModelNotInstalledError      a listed package that Python does not find
+│   ├── UnknownModelError           a model name that is not listed anywhere
+│   ├── ModelNotInstalledError      a listed package that Python cannot find
 │   ├── ModelLayoutError            a model directory without its package or its configs
 │   └── ScaffoldError               a model package that cannot be created
 ├── DataError                       data sources, preprocessing, collation
-│   └── CacheCorruptError           a prepared data set that cannot be read back
+│   └── CacheCorruptError           a prepared dataset that cannot be read
 ├── CheckpointError                 saving and loading of runs
-│   ├── CheckpointMismatchError     weights that do not fit the model
+│   ├── CheckpointMismatchError     weights that don't fit the model
 │   └── CheckpointCorruptError      a file that cannot be read
-├── RunInUseError                   another training run writes into the same folder
-├── NonFiniteLossError              training diverged
+├── RunInUseError                   another training run is writing to the same folder
+├── NonFiniteLossError              the training loss is NaN or infinite
 └── TrainingInterrupted             a signal ended the run after a checkpoint; exit code 128 + signal
 """
 
@@ -35,19 +35,19 @@ from typing import Any, ClassVar
 
 
 def nearest_names(name: str, choices: Iterable[str], num_names: int = 3) -> list[str]:
-    """The choices most like `name`, best first, at most `num_names`; none when nothing is close."""
+    """The choices most similar to `name`, best first, at most `num_names`; empty if nothing is close."""
     return get_close_matches(name, list(choices), n=num_names, cutoff=0.6)
 
 
 def did_you_mean(names: Sequence[str]) -> str:
-    """`Did you mean 'a' or 'b'?`, or nothing for no names."""
+    """`Did you mean 'a' or 'b'?`; empty without names."""
     if not names:
         return ""
     return "Did you mean " + " or ".join(f"'{name}'" for name in names) + "?"
 
 
 def as_line(text: object) -> str:
-    """`text` on one line that any terminal takes: the unprintable becomes an escape, such as `\\n` or `\\x1b`."""
+    """`text` on one line, with unprintable characters as escapes such as `\\n` or `\\x1b`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
@@ -58,19 +58,19 @@ def _restore(cls: type[XLMError], message: str, state: dict[str, Any]) -> XLMErr
 
 
 class XLMError(Exception):
-    """Base of all errors here; `str(error)` is the message, its first line stands alone."""
+    """Base of all errors here; `str(error)` is the message, and its first line can be read on its own."""
 
     exit_code: int = 1
-    #: What stands before the message on the screen: for errors that people search for by name, that name.
+    #: Printed before the message; errors that people search for by name print that name.
     label: ClassVar[str] = "Error"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Launchers send errors between processes; subclasses take other arguments than the message.
+        # Launchers send errors between processes, and subclasses don't take the message as an argument.
         return _restore, (type(self), str(self), dict(self.__dict__))
 
 
 class ConfigError(XLMError):
-    """The configuration cannot be composed or used; `key` is the dotted key at fault, if one is."""
+    """The configuration cannot be composed or used; `key` is the dotted key at fault, if it is known."""
 
     def __init__(self, message: str, *, key: str | None = None) -> None:
         super().__init__(message)
@@ -78,7 +78,7 @@ class ConfigError(XLMError):
 
 
 class MissingConfigError(ConfigError):
-    """No searched folder holds `name` (`group/member`); `options` are the members there are."""
+    """`name` (`group/member`) is not in any searched folder; `options` are the existing members."""
 
     label = "hydra.errors.ConfigCompositionException"
 
@@ -89,7 +89,7 @@ class MissingConfigError(ConfigError):
 
 
 class MissingRoleError(ConfigError):
-    """`datamodule` needs a collator for `role`; `model_type` fills only `available`."""
+    """`datamodule` needs a collator for `role`; `model_type` has only those in `available`."""
 
     def __init__(self, role: str, *, model_type: str, datamodule: str, available: Sequence[str]) -> None:
         has = ", ".join(available) if available else "none"
@@ -105,9 +105,9 @@ class MissingRoleError(ConfigError):
 
 
 class BadTargetError(ConfigError):
-    """`target` cannot be imported; `reason` is the original error, `config_file` where it is written.
+    """`target` cannot be imported; `reason` is the original error, `config_file` the file that names it.
 
-    `python_path` is the folder that must be on Python's path to import it, where that isn't so anyway.
+    `python_path` is the folder that must be on Python's path to import it, if it is not there by default.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class BadTargetError(ConfigError):
 
 
 class BadArgumentError(ConfigError):
-    """`target` was found but doesn't take the arguments that the configuration gives it."""
+    """`target` was found but does not accept the arguments in the configuration."""
 
     def __init__(self, target: str, reason: str, *, key: str | None = None, hint: str = "") -> None:
         where = f" (key '{key}')" if key else ""
@@ -146,7 +146,7 @@ class BadArgumentError(ConfigError):
 
 
 class UnknownJobError(ConfigError):
-    """`job_type` is none of `jobs`."""
+    """`job_type` is not one of `jobs`."""
 
     def __init__(self, job_type: str, jobs: Iterable[str]) -> None:
         self.job_type = job_type
@@ -159,7 +159,7 @@ class UnknownJobError(ConfigError):
 
 
 class ExternalModelError(XLMError):
-    """A model package cannot be used; `name` is the model's, where one is concerned."""
+    """A model package cannot be used; `name` is the name of the model, if it is known."""
 
     def __init__(self, message: str, *, name: str | None = None) -> None:
         super().__init__(message)
@@ -178,7 +178,7 @@ class ExternalModelConflictError(ExternalModelError):
                 [
                     as_line(f"Duplicate model name: {name}"),
                     *lines,
-                    "Each model needs a name of its own: remove or rename the entry in all but one of these places.",
+                    "Each model needs its own name: remove or rename the entry in all but one of these places.",
                 ]
             ),
             name=name,
@@ -187,7 +187,7 @@ class ExternalModelConflictError(ExternalModelError):
 
 
 class ModelsFileError(ExternalModelError):
-    """`path` (an xlm_models.json or commands.yaml) cannot be used, for `reason`."""
+    """`path` (an xlm_models.json or commands.yaml) cannot be used; `reason` says why."""
 
     def __init__(self, path: Path | str, reason: str, *, name: str | None = None) -> None:
         super().__init__(as_line(f"{path}: {reason}"), name=name)
@@ -196,7 +196,7 @@ class ModelsFileError(ExternalModelError):
 
 
 class UnknownModelError(ExternalModelError):
-    """No model is called `name`; `known` are those that were found in `places`."""
+    """There is no model `name`; `known` are the models that were found in `places`."""
 
     def __init__(self, name: str, known: Iterable[str], places: Iterable[str] = ()) -> None:
         self.known = tuple(sorted(known))
@@ -207,7 +207,7 @@ class UnknownModelError(ExternalModelError):
 
 
 class ModelNotInstalledError(ExternalModelError):
-    """`package`, which `listed_by` lists, is nowhere on Python's path."""
+    """`package`, which `listed_by` lists, is not on Python's path."""
 
     def __init__(self, package: str, listed_by: str) -> None:
         super().__init__(
@@ -219,7 +219,7 @@ class ModelNotInstalledError(ExternalModelError):
 
 
 class ModelLayoutError(ExternalModelError):
-    """`directory` of model `name` lacks a part that every model has; `reason` says which."""
+    """`directory` of model `name` lacks a required part; `reason` says which."""
 
     def __init__(self, name: str, directory: Path | str, reason: str) -> None:
         super().__init__(as_line(f"Model '{name}' in {directory}: {reason}"), name=name)
@@ -228,15 +228,15 @@ class ModelLayoutError(ExternalModelError):
 
 
 class ScaffoldError(ExternalModelError):
-    """A model package cannot be created as asked; nothing has been changed."""
+    """A model package cannot be created as requested; nothing has been changed."""
 
 
 class DataError(XLMError):
-    """Data that cannot be found, read or used as the configuration says."""
+    """Data cannot be found, read or used as configured."""
 
 
 class CacheCorruptError(DataError):
-    """The prepared data in `path` cannot be read back."""
+    """The prepared data in `path` cannot be read."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"The prepared data in {path} cannot be used: {reason}")
@@ -245,7 +245,7 @@ class CacheCorruptError(DataError):
 
 
 class CheckpointError(XLMError):
-    """A checkpoint cannot be saved, found or loaded; `path` where one is concerned."""
+    """A checkpoint cannot be saved, found or loaded; `path` is its path, if it has one."""
 
     def __init__(self, message: str, *, path: Path | str | None = None) -> None:
         super().__init__(message)
@@ -254,7 +254,7 @@ class CheckpointError(XLMError):
 
 @contextmanager
 def of_option(key: str) -> Iterator[None]:
-    """For a block that reads the checkpoint which an option names: its errors begin with the option's key."""
+    """Prefix the checkpoint errors of a block with the key of the option that names the checkpoint."""
     try:
         yield
     except CheckpointError as error:
@@ -277,11 +277,11 @@ class CheckpointMismatchError(CheckpointError):
     ) -> None:
         shapes = dict(shapes or {})
         lines = [f"The checkpoint {path} does not fit the model."]
-        lines += self._shown("keys that the checkpoint lacks", list(missing))
-        lines += self._shown("keys that the model doesn't have", list(unexpected))
+        lines += self._shown("keys missing in the checkpoint", list(missing))
+        lines += self._shown("keys missing in the model", list(unexpected))
         differing = [f"{k}: {tuple(a)} in the checkpoint, {tuple(b)} in the model" for k, (a, b) in shapes.items()]
-        lines += self._shown("shapes that differ", differing)
-        lines.append("Was it trained with another model= or other sizes? Choose those, or another job_name.")
+        lines += self._shown("different shapes", differing)
+        lines.append("Was it trained with another model= or other sizes? Use the same ones, or another job_name.")
         super().__init__("\n".join(lines), path=path)
         self.missing = tuple(missing)
         self.unexpected = tuple(unexpected)
@@ -305,7 +305,7 @@ class CheckpointCorruptError(CheckpointError):
 
 
 class RunInUseError(XLMError):
-    """Another training run writes into `folder`."""
+    """Another training run is writing to `folder`."""
 
     def __init__(self, message: str, *, folder: Path | str) -> None:
         super().__init__(message)
@@ -325,8 +325,8 @@ class NonFiniteLossError(XLMError):
         self.loss = loss
 
 
-class TrainingInterrupted(XLMError):  # noqa: N818 - a person wanted it: nothing went wrong
-    """Signal `signum` ended the run; `checkpoint_path` continues it (None: nothing was saved)."""
+class TrainingInterrupted(XLMError):  # noqa: N818 - not an error: a person asked for it
+    """Signal `signum` ended the run; it can continue from `checkpoint_path` (None: nothing was saved)."""
 
     def __init__(self, signum: int, checkpoint_path: Path | str | None = None) -> None:
         saved = f"saved {checkpoint_path}" if checkpoint_path else "nothing was saved"

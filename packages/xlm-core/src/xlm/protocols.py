@@ -1,4 +1,4 @@
-"""The contracts between core and a model package: what its components offer, and how they are called."""
+"""The contracts between core and a model package: what each component provides, and how core calls it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ T_in = TypeVar("T_in", contravariant=True)
 T_out = TypeVar("T_out", covariant=True)
 T_out_pred = TypeVar("T_out_pred")
 
-# What may follow the batch, in the documented order.
+# The arguments that may follow the batch, in the documented order.
 PLACE = ("batch_idx", "dataloader_idx", "dataloader_name")
-# Of `torch.nn.Module`, which isn't imported for it.
+# The module of `torch.nn.Module`, by name: importing torch takes seconds.
 _MODULE = "torch.nn.modules.module"
 
 
 def call_at(function: Callable[..., Any], batch: Any, *place: Any) -> Any:
-    """`function(batch, …)` with as much of `place` (the values of `PLACE`) as the function takes.
+    """Call `function(batch, …)` with as much of `place` (the values of `PLACE`) as the function accepts.
 
     `loss_fn(self, batch)`, `loss_fn(self, batch, dataloader_name)`, `loss_fn(self, batch, **kwargs)` and the whole
-    documented signature are all fine. Arguments of other names that have a default keep it, unless they stand beside
-    documented ones in a signature that takes all; those without one are filled by their position.
+    documented signature all work. An argument with another name keeps its default; without one it is filled by
+    position. A signature with three arguments after the batch, one of them documented, gets all three by position.
     """
     # A `torch.nn.Module` is called as its `forward`.
     module: Any = function
@@ -36,10 +36,10 @@ def call_at(function: Callable[..., Any], batch: Any, *place: Any) -> Any:
 
 
 def call_loss(loss: Any, batch: Any, *place: Any) -> Any:
-    """The outputs of a loss function for a batch.
+    """Call a loss function with a batch and return its outputs.
 
-    Through `loss_fn` where calling the object would not reach it: it is no callable, or a `torch.nn.Module` that
-    comes before `LossFunction` among its bases and has no `forward`.
+    Calls `loss_fn` directly if calling the object would not reach it: the object is not callable, or it has no
+    `forward` and `torch.nn.Module` comes before `LossFunction` among its bases.
     """
     stops = _is_called_as_module(loss) and type(loss).forward.__module__ == _MODULE
     return call_at(loss.loss_fn if stops or not callable(loss) else loss, batch, *place)
@@ -51,10 +51,10 @@ def _is_called_as_module(function: Any) -> bool:
 
 
 def _taken(function: Callable[..., Any]) -> tuple[int, tuple[str, ...]]:
-    """How many of `PLACE` a function takes by position after the batch, and which of the others by name."""
+    """How many of `PLACE` a function accepts by position after the batch, and which others it accepts by name."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # a builtin, which tells nothing
+    except (TypeError, ValueError):  # a builtin without a signature
         return len(PLACE), ()
     kinds = {parameter.kind for parameter in parameters}
     if inspect.Parameter.VAR_POSITIONAL in kinds:
@@ -78,7 +78,7 @@ def _taken(function: Callable[..., Any]) -> tuple[int, tuple[str, ...]]:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to token ids and back; `full_vocab_size` counts every id a model must be able to embed."""
+    """Converts text to token ids and back; `full_vocab_size` counts every id that a model must embed."""
 
     pad_token_id: int
     mask_token_id: int
@@ -110,38 +110,38 @@ class Tokenizer(Protocol):
 
 
 class NoiseSchedule(Protocol):
-    """How corruption grows with time; core only passes it around, so the members are the family's own."""
+    """How noise grows with time. Core only passes it on, so its members are up to the model family."""
 
 
 @runtime_checkable
 class StandaloneModel(Protocol):
-    """A network made from files elsewhere, which can be made again without them once its weights are stored."""
+    """A network built from other files, which can be rebuilt without them once its weights are stored."""
 
     def standalone_arguments(self) -> dict[str, Any]: ...
 
 
 @runtime_checkable
 class TransformersModel(Protocol):
-    """A network that transformers has too: `for_transformers` gives its `PreTrainedModel`, with the same weights."""
+    """A network that transformers also has: `for_transformers` returns its `PreTrainedModel` with the same weights."""
 
     def for_transformers(self) -> Any: ...
 
 
 @runtime_checkable
 class ChecksTokenizer(Protocol):
-    """A network that knows tokens from before; raises ConfigError if the run's tokenizer numbers them otherwise."""
+    """A pretrained network; raises ConfigError if the run's tokenizer does not have its vocabulary."""
 
     def check_tokenizer(self, tokenizer: Any) -> None: ...
 
 
 class Model(Protocol):
-    """The network; everything about `forward` is private to the family."""
+    """The network; the signature of `forward` is private to the model family."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any: ...
 
 
 class LossFunction(Protocol[T_in, T_out]):
-    """Turns a batch into a dict with `"loss"` (scalar mean) and anything else that metrics may want."""
+    """Turns a batch into a dict with `"loss"` (scalar mean) and any other values that metrics need."""
 
     model: Any
     tokenizer: Any
@@ -155,7 +155,7 @@ class LossFunction(Protocol[T_in, T_out]):
     ) -> T_out: ...
 
     def configure(self, pl_module: Harness) -> None:
-        """Run once on the device before the first batch, for instance to turn scalars into tensors."""
+        """Called once on the device before the first batch, for example to turn scalars into tensors."""
 
     def __call__(
         self,
@@ -164,7 +164,7 @@ class LossFunction(Protocol[T_in, T_out]):
         dataloader_idx: int | None = None,
         dataloader_name: str | None = None,
     ) -> T_out:
-        # Through the attribute, so that core can put the compiled form in its place.
+        # Through the attribute, so that core can replace it with the compiled function.
         found: T_out = call_at(self.loss_fn, batch, batch_idx, dataloader_idx, dataloader_name)
         return found
 
@@ -185,7 +185,7 @@ class Predictor(Protocol[T_in, T_out_pred]):
     ) -> T_out_pred: ...
 
     def to_dict(self, batch: T_in, preds: T_out_pred) -> list[dict[str, Any]]:
-        """One JSON-able row per example."""
+        """One JSON-serializable row per example."""
         ...
 
 
@@ -205,21 +205,21 @@ class Seq2SeqCollatorInput(BaseCollatorInput):
 
 
 class Collator(Protocol):
-    """Turns a list of examples into a dict of tensors; must pickle, since workers carry it.
+    """Turns a list of examples into a dict of tensors; must be picklable, since workers receive a copy.
 
-    One that has `token_limits()` (see `xlm.data.collate.limits`) says what it takes whole, for `too_long`.
+    A collator with `token_limits()` (see `xlm.data.collate.limits`) declares which lengths fit, for `too_long`.
     """
 
     def __call__(self, examples: Sequence[Any]) -> Any: ...
 
 
 class Seq2SeqCollator(Collator, Protocol):
-    """For training on prompt and answer."""
+    """A collator for training on prompts and answers."""
 
     def __call__(self, examples: Sequence[Any]) -> Any: ...
 
 
 class Seq2SeqCollatorPrediction(Collator, Protocol):
-    """For generating the answer of a prompt; the truth stays apart in `target_ids`."""
+    """A collator for generating the answer to a prompt; the true answer is kept apart in `target_ids`."""
 
     def __call__(self, examples: Sequence[Any]) -> Any: ...

@@ -46,7 +46,7 @@ def test_what_names_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     overrides = ("job_type=eval", "datamodule@a/b=c", "~datamodule.dataset_managers.train", "a/b=c")
     assert parse_arguments(overrides, JOBS).overrides == overrides
     assert parse_arguments(["train", "checkpoint=a"], JOBS).overrides == ("job_type=train", "checkpoint=a")
-    with pytest.raises(ConfigError, match="takes one checkpoint, and was given a and b"):
+    with pytest.raises(ConfigError, match="takes one checkpoint, but was given a and b"):
         parse_arguments(["eval", "a", "checkpoint=b"], JOBS)
 
 
@@ -57,7 +57,7 @@ def test_misspelt_jobs(args: list[str]) -> None:
 
 
 def test_two_jobs_at_once() -> None:
-    with pytest.raises(ConfigError, match="one of them is enough"):
+    with pytest.raises(ConfigError, match="Use only one of them"):
         parse_arguments(["train", "job_type=eval"], JOBS)
 
 

@@ -1,4 +1,4 @@
-"""`xlm --help` explains the jobs, the overrides and where models were found, whatever state they are in."""
+"""`xlm --help` explains the jobs, the overrides and where models were found, even if some are broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The installed command in processes of its own: real imports from every place, exit codes, no torch, quick."""
+"""The installed command in separate processes: real imports from all places, exit codes, no torch, fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs through Hydra in this process: custom jobs, sweeps, Hydra's own flags, and how errors come out."""
+"""Jobs through Hydra in this process: custom jobs, sweeps, Hydra's flags, and errors."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_what_a_job_returns_is_the_exit_code(capsys: pytest.CaptureFixture[str])
     assert run(capsys, "metrics", "experiment=toy")[0] == 0
 
 
-# All that a command with options of its own takes: an entry, a dataclass, a function.
+# A command with its own options needs an entry, a dataclass and a function.
 NEW_COMMAND = """\
 count:
   target: toy.counting.count

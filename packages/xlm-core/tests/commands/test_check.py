@@ -1,4 +1,4 @@
-"""`xlm check`: a line for each property, what to do where one fails, the exit code."""
+"""`xlm check`: a line for each property, a remedy for each failure, the exit code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_other_jobs(args: list[str]) -> None:
     [
         (["check"], "Which model?"),
         (["check", "a", "b"], "Which model?"),
-        (["check", "a", "--cfg"], "xlm check takes no --cfg"),
+        (["check", "a", "--cfg"], "xlm check does not accept --cfg"),
     ],
 )
 def test_requests_that_are_none(args: list[str], said: str) -> None:

@@ -1,4 +1,4 @@
-"""`xlm eval` on a bigram model: one comparable number with its error, and options that are refused."""
+"""`xlm eval` on a bigram model: a comparable number with its error, and rejected options."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_exact_likelihood_is_the_test_loss_whatever_the_batches(
     assert one["nll_per_sequence"]["value"] == pytest.approx(9 * one["nll_per_token"]["value"])
     assert one["perplexity"]["se"] == pytest.approx(one["perplexity"]["value"] * one["nll_per_token"]["se"])
     assert 0 < one["nll_per_token"]["se"] < 1
-    # Labels of a graph are no text.
+    # Labels of a graph are not text.
     assert "bits_per_byte" not in one
     screen = capsys.readouterr().out
     assert "test/lm: exact NLL of the whole sequence under the model" in screen
@@ -96,7 +96,7 @@ def test_draws_of_an_exact_likelihood_are_said_to_have_no_effect(
     configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluation.run(configure("++eval.num_samples=5"))
-    assert "eval.num_samples=5 has no effect: nothing is drawn from an exact likelihood." in capsys.readouterr().out
+    assert "eval.num_samples=5 has no effect: an exact likelihood needs no draws." in capsys.readouterr().out
 
 
 def test_evaluating_twice_gives_the_same_digits(configure: Configure, work_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run as a folder to share and back: the same weights, texts and numbers, from any door."""
+"""A run exported as a folder and loaded again: the same weights, texts and numbers, in every way to load it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROMPTS = ["3 1 19", "", "7"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where a run of two steps is, below runs/t."""
+    """A folder with a run of two steps in runs/t."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def home(trained: Path, work_dir: Path, monkeypatch: pytest.MonkeyPatch, fresh_process: None) -> Path:
-    """A copy of it as current directory."""
+    """A copy of it as the current directory."""
     monkeypatch.setenv("XLM_MODELS_PATH", str(MODELS))
     monkeypatch.setenv("XLM_CACHE_DIR", str(trained / "cache"))
     shutil.copytree(trained / "runs", work_dir / "runs")
@@ -95,7 +95,7 @@ def test_averaged_or_raw(home: Path) -> None:
         folder = home / f"ema_{apply_ema}"
         options = (f"extract.output_dir={folder}", f"extract.apply_ema={apply_ema}", "extract.checkpoint_path=runs/t")
         assert main(["extract_checkpoint", *options]) == 0
-        # What was chosen is what there is: nothing is chosen a second time.
+        # The checkpoint is chosen once and not a second time.
         for again in (True, False):
             assert xlm.load(folder, apply_ema=again).model.table.weight.equal(expected["model.table.weight"])
 
@@ -130,13 +130,13 @@ def test_averages_that_are_asked_for_have_to_be_there(home: Path, capsys: pytest
     del saved["xlm_ema"]
     torch.save(saved, path)
     assert main(["extract_checkpoint", "extract.checkpoint_path=runs/t", "extract.apply_ema=true"]) == 1
-    assert "holds no averaged weights: its run had no ema_decay." in capsys.readouterr().err
+    assert "has no averaged weights: its run had no ema_decay." in capsys.readouterr().err
     assert main(["extract_checkpoint", "extract.checkpoint_path=runs/t"]) == 0
     assert "The raw weights of" in capsys.readouterr().out
 
 
 class Hub:
-    """What the hub's client does, on a directory."""
+    """The hub's client on a local directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""`xlm generate` with a bigram model: the texts that Python gives, rows that say what they depend on, refusals."""
+"""`xlm generate` with a bigram model: the same texts as in Python, complete rows, and errors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def home(work_dir: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty directory with that run; no data but those prepared."""
+    """An empty directory with that run and only the prepared data."""
     shutil.copytree(trained / "runs", work_dir / "runs")
     monkeypatch.setenv("XLM_MODELS_PATH", str(MODELS))
     monkeypatch.setenv("XLM_CACHE_DIR", str(trained / "cache"))
@@ -58,7 +58,7 @@ def home(work_dir: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def rows_of(capsys: pytest.CaptureFixture[str], *args: str) -> list[dict[str, Any]]:
-    """What the command prints as JSON lines, and nothing else."""
+    """The rows that the command prints as JSON lines, with no other output."""
     capsys.readouterr()
     assert main(["generate", *args, "generation.output=-"]) == 0, capsys.readouterr().err
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -82,9 +82,9 @@ def test_the_command_line_and_python_write_the_same(capsys: pytest.CaptureFixtur
     assert {(row["seed"], row["mode"], row["checkpoint"]) for row in rows} == {
         (5, "answer", "runs/t/checkpoints/best.ckpt")
     }
-    assert {row["network_calls"] for row in rows} == {None}  # this predictor doesn't tell
+    assert {row["network_calls"] for row in rows} == {None}  # this predictor doesn't report them
     assert len({row["prediction"] for row in rows}) > 1
-    # Composed from its parts, the configuration is the same one.
+    # The configuration is the same if it is composed from its parts.
     assert rows_of(capsys, *BIGRAM, PROMPTS, *options) == rows
 
 
@@ -101,7 +101,7 @@ def test_from_a_shared_folder_and_from_weights(home: Path, capsys: pytest.Captur
 
 
 def test_where_it_ran_stays_behind(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another machine's folders and devices are none of this one's."""
+    """Folders and devices of another machine are not used on this one."""
     file = home / "runs/t/checkpoints/last.ckpt"
     xlm.load(file).save_pretrained("elsewhere")
     config = home / "elsewhere/xlm_config.yaml"
@@ -130,7 +130,7 @@ def test_from_nothing_and_from_the_data(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_fewer_prompts_than_asked_for_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", STORED, "generation.num_examples=9", "generation.split=val"]) == 0
-    said = "generation.num_examples is 9, and there are only 5 prompts in val/prediction; all of them are used."
+    said = "generation.num_examples is 9, but there are only 5 prompts in val/prediction; all of them are used."
     shown = capsys.readouterr().out
     assert said in shown
     assert "5 rows from" in shown
@@ -153,18 +153,18 @@ def test_a_plus_is_not_needed(form: str) -> None:
     [
         ((STORED, "generation.promts=['1']"), "Unknown option 'generation.promts'"),
         ((STORED, PROMPTS, "generation.num_samples=0"), "generation.num_samples is 0, and must be at least 1"),
-        ((STORED, PROMPTS, "generation.num_examples=2"), "takes prompts from the data, each once"),
+        ((STORED, PROMPTS, "generation.num_examples=2"), "is for prompts from the data"),
         ((STORED, PROMPTS, "generation.mode=fill"), "generation.mode is 'fill', and must be auto, answer"),
-        ((STORED, PROMPTS, "generation.mode=continue"), "This bigram learnt answers to prompts, not whole texts"),
+        ((STORED, PROMPTS, "generation.mode=continue"), "This bigram was trained on answers to prompts"),
         ((STORED, PROMPTS, "generation.mode=infill"), "The text '3 1 19' has no blank to fill: write ___"),
         ((STORED, "generation.prompts='1 ___ 2'"), "has blanks, and bigram cannot fill any: it has no role 'infill'."),
         ((STORED, f"generation.prompts='{'1 ' * 40}'"), "has 40 tokens, and this model takes at most 28 (input_block"),
         ((STORED, PROMPTS, "predictor.lenght=3"), "has no key 'predictor.lenght'. Did you mean 'predictor.length'?"),
-        ((STORED, PROMPTS, "datamodule=star_hard"), "Name the whole: experiment=…"),
+        ((STORED, PROMPTS, "datamodule=star_hard"), "To compose another one, give experiment=…"),
         ((STORED, PROMPTS, "trainer_strategy=gpus"), "Could not find 'trainer_strategy/gpus'"),
-        (("generation.checkpoint_path=runs/s", PROMPTS), "There are in runs: t."),
-        (("generation.checkpoint_path=runs/t/checkpoints/bst.ckpt",), "There are in runs/t/checkpoints: best.ckpt"),
-        ((*BIGRAM, "job_name=s", PROMPTS), "Runs that have one: t."),
+        (("generation.checkpoint_path=runs/s", PROMPTS), "Models in runs: t."),
+        (("generation.checkpoint_path=runs/t/checkpoints/bst.ckpt",), "Models in runs/t/checkpoints: best.ckpt"),
+        ((*BIGRAM, "job_name=s", PROMPTS), "Runs with a checkpoint: t."),
         ((*BIGRAM, "generation.prompt_file=none.txt"), "There is no file of prompts at none.txt"),
     ],
 )  # fmt: skip
@@ -212,9 +212,9 @@ def test_a_conversation_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     count = converse(lambda p, n: [Sample(p, "[b] text", "answer", 0, 0, 2.0)], Console(file=screen), "bigram from x")
     shown = screen.getvalue()
     assert count == 1
-    assert "bigram from x. A blank is ___" in shown
+    assert "bigram from x. Write ___ for a blank" in shown
     assert "[b] text" in shown
-    assert "2 network calls a text" in shown
+    assert "2 network calls per text" in shown
 
 
 def test_options_of_a_stranger(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +223,7 @@ def test_options_of_a_stranger(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     here = "generation.checkpoint_path=me/bigram"
     rows = rows_of(capsys, here, PROMPTS)
     assert [row["prediction"] for row in rows] == xlm.load("runs/t").generate(["3 1 19", "7"])
-    assert "comes from the hub, and all but writing texts would call" in refusal(capsys, here)
+    assert "is from the hub, and this job would call any function" in refusal(capsys, here)
     assert len(rows_of(capsys, here, "generation.num_examples=1", "generation.trust_remote_code=true")) == 1
     config = Path("hub/xlm_config.yaml")
     config.write_text(config.read_text().replace("bigram.components_bigram.BigramPredictor", "os.system"))

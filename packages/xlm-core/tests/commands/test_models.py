@@ -1,4 +1,4 @@
-"""`xlm models`: a row for each model, problems in full, and an exit code that says whether something is broken."""
+"""`xlm models`: a row for each model, problems in full, and an exit code for broken models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def list_models(folder: Path, **models: object) -> None:
 
 
 def table(text: str) -> dict[str, str]:
-    """What is said of each model, by its name; the last paragraph counts them."""
+    """The printed lines of each model, by its name; the last paragraph counts them."""
     listed, _, summary = text.rpartition("\n\n")
     header, *lines = listed.splitlines()
     assert header.split() == ["name", "version", "source"]
@@ -107,7 +107,7 @@ def test_hidden_configs_and_unusable_jobs(
     assert main(["models"]) == 0
     out, err = capsys.readouterr()
     assert "datamodule/default.yaml is hidden by xlm-core" in table(out)["toy"]
-    assert "Warning: Model 'toy' brings a job 'train'" in err
+    assert "Warning: Model 'toy' defines a job 'train'" in err
 
 
 def test_a_terminal_gets_lines_that_fit_and_paths_that_are_whole(
@@ -138,7 +138,7 @@ def test_a_terminal_without_the_letters_of_a_folder(work_dir: Path, write_model:
     list_models(work_dir, toy="modèle")
     done = run_xlm("models", env={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"  directory: {work_dir}/modèle\n" in done.stdout  # UTF-8, as all that goes to stdout
+    assert f"  directory: {work_dir}/modèle\n" in done.stdout  # UTF-8, as everything on stdout
 
 
 def test_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Whatever stands in xlm_models.json and the variables: `xlm models` prints models or clear sentences, no traceback."""
+"""`xlm models` prints models or clear messages, never a traceback, for any xlm_models.json and variables."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=4,
 )
-# Python's json reads lone surrogates from escapes, which no terminal takes.
+# Python's json reads lone surrogates from escapes, and terminals cannot print them.
 escapes = st.sampled_from([b'{"toy": "\\udcff"}', b'{"\\udcff": "toy"}', b'{"toy": "\\ud800"}', b'{"toy": "a\\u0000"}'])
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A sound file of which a part is missing, twice there, or something else."""
+    """A valid file with a part missing, repeated or replaced."""
     start, end = sorted((draw(st.integers(0, len(SOUND))), draw(st.integers(0, len(SOUND)))))
     middle = draw(st.just(b"") | st.just(SOUND[start:end] * 2) | st.binary(max_size=3))
     return SOUND[:start] + middle + SOUND[end:]
@@ -49,7 +49,7 @@ contents = (
     | st.binary(max_size=40)
     | st.none()  # a folder of that name
 )
-# What an environment can hold: any bytes but zero.
+# A variable can have any bytes except zero.
 variables = st.binary(max_size=20).map(lambda raw: os.fsdecode(raw.replace(b"\0", b""))) | st.lists(
     names.map(lambda name: name.replace("\0", "").encode("utf-8", "replace").decode()), max_size=4
 ).map(":".join)
@@ -57,7 +57,7 @@ variables = st.binary(max_size=20).map(lambda raw: os.fsdecode(raw.replace(b"\0"
 
 @contextlib.contextmanager
 def folder_with(here: bytes | None, below: bytes | None, path: str, packages: str) -> Iterator[Path]:
-    """The current directory, with two such files, one sound model, a link to it, and a link to itself."""
+    """The current directory, with two such files, one valid model, a link to it, and a link to itself."""
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder = Path(name)
         (folder / "toy" / "configs").mkdir(parents=True)
@@ -75,7 +75,7 @@ def folder_with(here: bytes | None, below: bytes | None, path: str, packages: st
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every path in it, with the contents of files."""
+    """All paths in it, with the contents of files."""
     return {str(p): p.read_bytes() if p.is_file() and not p.is_symlink() else b"" for p in folder.rglob("*")}
 
 

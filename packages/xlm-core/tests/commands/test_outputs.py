@@ -1,4 +1,4 @@
-"""Every job looks at where it will write before it reads a checkpoint, data or texts: none of these exist here."""
+"""Every job checks its output paths before it reads a checkpoint, data or texts, which don't exist here."""
 
 from __future__ import annotations
 

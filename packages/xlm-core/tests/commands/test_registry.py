@@ -1,4 +1,4 @@
-"""The registry: core's jobs, those of models, and what happens when they disagree."""
+"""The registry: core's jobs, jobs of models, and conflicts between them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_built_in_jobs_are_those_of_the_interface_and_exist() -> None:
     }  # fmt: skip
     for job in BUILT_IN_JOBS.values():
         module, _, function = job.target.rpartition(".")
-        spec = importlib.util.find_spec(module)  # read, since importing a job imports torch
+        spec = importlib.util.find_spec(module)  # not imported, since importing a job imports torch
         assert spec is not None
         assert spec.origin is not None
         tree = ast.parse(Path(spec.origin).read_text())
@@ -58,7 +58,7 @@ def test_a_built_in_job_of_the_same_name_wins_with_a_warning(toy: ModelPackage) 
     commands(toy, "train: toy.parts.hello\nother: toy.parts.hello\n")
     jobs, warnings = custom_jobs({"toy": toy})
     assert [job.name for job in jobs] == ["other"]
-    assert warnings == ["Model 'toy' brings a job 'train'; the built-in job of that name is used."]
+    assert warnings == ["Model 'toy' defines a job 'train'; the built-in job of that name is used."]
     assert find_job("train", jobs) is BUILT_IN_JOBS["train"]
 
 

@@ -1,4 +1,4 @@
-"""`xlm runs` and `xlm report` at the command line: words, options, what is written, and no torch."""
+"""`xlm runs` and `xlm report` on the command line: words, options, written files, and no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xlm.commands.report import output_path
 
 @pytest.fixture
 def runs(work_dir: Path) -> Path:
-    """Two runs in runs/, one of them with nothing but a record."""
+    """Two runs in runs/, one of them with only a record."""
     for name, ended in (("one", True), ("two", False)):
         folder = work_dir / "runs" / name
         folder.mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_report(runs: Path, args: list[str], capsys: pytest.CaptureFixture[str],
             "output: runs/one/results.json/x.html cannot be written: ",
         ),
         (["runs", "json=yes"], "json is 'yes', and must be true or false."),
-        (["runs", "--all"], "xlm runs takes no --all. Options: json=, sort=."),
+        (["runs", "--all"], "xlm runs does not accept --all. Options: json=, sort=."),
     ],
 )
 def test_mistakes(runs: Path, args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`xlm text_quality`: files in, a table and a record out, mistakes as one sentence."""
+"""`xlm text_quality`: files in, a table and a record out, errors in one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xlm.inference.texts import read_texts
 @pytest.fixture
 def samples(tmp_path: Path) -> Path:
     path = tmp_path / "generations.jsonl"
-    # A separator of lines within a text: JSON leaves it as it is.
+    # A line separator inside a text: JSON does not escape it.
     rows = [{"prediction": "in the\u2028end in the end", "ended": True}, {"prediction": ""}, {"text": "far away"}]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
@@ -76,8 +76,8 @@ def test_a_table_and_a_record_in_words(
     asked = ["num_texts=7", "train_examples=9"]
     assert main(["text_quality", "generations.jsonl", "train=train.txt", "output=out/quality.json", *asked]) == 0
     shown = capsys.readouterr().out
-    assert "num_texts is 7, and there are only 3 texts in generations.jsonl; all of them are used." in shown
-    assert "train_examples is 9, and there are only 2 training texts; all of them are used." in shown
+    assert "num_texts is 7, but there are only 3 texts in generations.jsonl; all of them are used." in shown
+    assert "train_examples is 9, but there are only 2 training texts; all of them are used." in shown
     assert "entropy of a text" in shown
     assert "in words" in shown
     assert "perplexity" not in shown

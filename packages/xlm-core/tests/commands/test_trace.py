@@ -1,4 +1,4 @@
-"""`xlm trace` and `trace=true`: what is asked for, and mistakes in one sentence."""
+"""`xlm trace` and `trace=true`: requests, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_other_jobs(args: list[str]) -> None:
     ("args", "said"),
     [
         ([], "Which runs?"),
-        (["a", "--gif"], "takes no --gif"),
+        (["a", "--gif"], "does not accept --gif"),
         (["a", "sed=3"], "Did you mean 'seed'?"),
         (["a", "num_samples=0"], "num_samples is 0"),
         (["a", "num_prompts=x"], "num_prompts is 'x'"),
@@ -92,12 +92,12 @@ def test_options_are_everybodys_a_familys_or_a_runs() -> None:
     [
         (
             {"": {"num_steps": 1}},
-            r"b.ckpt \(arlm\) has no option 'num_steps' .* Give it to those that do: mdlm.predictor.num_",
+            r"b.ckpt \(arlm\) has no option 'num_steps' .* Set it only where it exists: mdlm.predictor.num_",
         ),
         ({"a": {"temprature": 1}}, r"a \(mdlm\) has no option 'temprature' .* Did you mean 'temperature'\?"),
         (
             {"ilm": {"temperature": 1}},
-            r"ilm.predictor is no run's sampler; the runs and families: mdlm, a, arlm, b.ckpt\.",
+            r"ilm.predictor is not the sampler of any run. Runs and families: mdlm, a, arlm, b.ckpt\.",
         ),
     ],
 )
@@ -107,7 +107,7 @@ def test_options_that_nobody_has(asked: dict[str, dict[str, Any]], said: str) ->
 
 
 def test_options_for_files_of_traces_alone() -> None:
-    with pytest.raises(ConfigError, match=r"This.predictor is no run's sampler.* all of them are files of traces"):
+    with pytest.raises(ConfigError, match=r"This.predictor is not the sampler of .* all of them are files of traces"):
         sampler_options({"": {"temperature": 1}}, {})
 
 

@@ -1,4 +1,4 @@
-"""`xlm train`: the test at its end scores the averaged weights, whichever weights are tested."""
+"""`xlm train`: the final test uses averaged weights, for both values of test_weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xlm.utils.instantiate import clear_components
 from xlm.utils.run_lock import RunLock
 
 MODELS = Path(__file__).parents[1] / "models"
-# The best checkpoint is that of step 3 and the last one that of step 5, each with an average of its own.
+# The best checkpoint is from step 3 and the last one from step 5, each with its own average.
 AVERAGED = (
     "experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu",
     "datamodule.dataset_managers.train.lm.num_examples=64", "datamodule.dataset_managers.val.lm.num_examples=20",
@@ -38,7 +38,7 @@ def configure(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 def test_the_test_scores_averaged_weights_whichever_are_tested(configure: Callable[..., DictConfig]) -> None:
-    """As `xlm eval` does of the same checkpoint; also a complete run that is only tested again, and a debug run."""
+    """Same as `xlm eval` of the same checkpoint; also for a complete run that is tested again, and for a debug run."""
 
     def trained(*overrides: str) -> float:
         return train.run(configure(*overrides))["test/lm/accumulated_loss"]
@@ -60,8 +60,8 @@ def test_the_test_scores_averaged_weights_whichever_are_tested(configure: Callab
     ("checkpoints", "environ", "folders"),
     [
         ("runs/a/checkpoints", {}, ["runs/a"]),
-        ("elsewhere", {}, ["runs/a", "elsewhere"]),  # perhaps shared with another run
-        ("elsewhere", {"LOCAL_RANK": "1"}, []),  # the first process holds both for all
+        ("elsewhere", {}, ["runs/a", "elsewhere"]),  # may be shared with another run
+        ("elsewhere", {"LOCAL_RANK": "1"}, []),  # the first process locks both for all
         ("elsewhere", {"NODE_RANK": "1"}, []),
     ],
 )

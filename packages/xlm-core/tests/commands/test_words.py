@@ -1,4 +1,4 @@
-"""Command lines without a configuration: lists of names that hold commas."""
+"""Command lines without a configuration: lists of names that contain commas."""
 
 from __future__ import annotations
 

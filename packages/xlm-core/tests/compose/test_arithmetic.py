@@ -1,4 +1,4 @@
-"""The arithmetic of ${eval:…}: Python's values for arithmetic, and nothing but arithmetic."""
+"""The arithmetic of ${eval:…}: the same values as in Python, and only arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts and paths of a command line arrive as they were typed, whatever Hydra's grammar would make of them."""
+"""Texts and paths of a command line arrive as typed, independent of Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATH_KEYS = ("eval.checkpoint_path", "++generation.output", "paths.run_dir", "da
 
 
 def value(override: str) -> Any:
-    """What a configuration holds after an override."""
+    """The value in a configuration after an override."""
     (parsed,) = OverridesParser.create().parse_overrides([as_typed(override)])
     return OmegaConf.to_container(OmegaConf.create({"x": parsed.value()}), resolve=True)["x"]  # type: ignore[index,call-overload]
 
@@ -58,7 +58,7 @@ def test_the_home_folder_null_quotes_and_interpolations() -> None:
 @pytest.mark.parametrize("key", PATH_KEYS)
 def test_a_path_is_not_empty(key: str) -> None:
     for blank in ("", "  "):
-        with pytest.raises(ConfigError, match=r"= is empty \(an unset variable of the shell\?\)") as caught:
+        with pytest.raises(ConfigError, match=r"= is empty \(an unset shell variable\?\)") as caught:
             as_typed(f"{key}={blank}")
         assert caught.value.key == key.lstrip("+")
 
@@ -96,7 +96,7 @@ def test_prompts(typed: str, prompts: Any) -> None:
 
 @pytest.mark.parametrize("typed", ["[{a: 1}]", "[a, {b}]", "[[a, b]]"])
 def test_prompts_that_are_no_texts(typed: str) -> None:
-    with pytest.raises(ConfigError, match="is no text; a text with brackets is written in quotes") as caught:
+    with pytest.raises(ConfigError, match=r"is not a text\. Write a text with brackets in quotes") as caught:
         as_typed(f"generation.prompts={typed}")
     assert caught.value.key == "generation.prompts"
 

@@ -1,4 +1,4 @@
-"""What is checked of a composed configuration before anything runs."""
+"""Checks of a composed configuration before anything runs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_loader_without_any_collator() -> None:
     cfg = config(datamodule={"dataset_managers": {"val": {"prediction": {"collator": "???"}}}})
     with pytest.raises(ConfigError) as caught:
         check_config(cfg, CHOICES)
-    assert "The dataloader val/prediction has no collator: model_type 'arlm' attaches none" in str(caught.value)
+    assert "The dataloader val/prediction has no collator: model_type 'arlm' does not set" in str(caught.value)
     assert "~datamodule.dataset_managers.val.prediction" in str(caught.value)
 
 

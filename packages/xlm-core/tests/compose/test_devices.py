@@ -1,4 +1,4 @@
-"""Device counts, precision, and gradient accumulation with its sentence of numbers."""
+"""Device counts, precision, and gradient accumulation with its error message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_auto_counts_the_chosen_accelerator_only(accelerator: str) -> None:
 
 @pytest.mark.parametrize("choice", [0, -2, "many", [], 1.5, True, {}])
 def test_other_choices_are_refused(choice: object) -> None:
-    with pytest.raises(ConfigError, match="a count, a list of indices, 'auto' or -1 is needed"):
+    with pytest.raises(ConfigError, match="must be a count, a list of indices, 'auto' or -1"):
         num_devices(choice)
 
 

@@ -1,4 +1,4 @@
-"""load_config composes toy models as the command line would, in both collator styles, without importing torch."""
+"""load_config composes toy models like the command line, in both collator styles, without importing torch."""
 
 from __future__ import annotations
 

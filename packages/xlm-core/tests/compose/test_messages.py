@@ -1,4 +1,4 @@
-"""Every way to mistype a configuration: one short message with what there is and the nearest names."""
+"""Mistakes in a configuration give one short message, with the existing and the nearest names."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_group_that_does_not_exist(toy: Path) -> None:
 
 def test_a_cell_without_a_file_names_the_choices_that_make_it() -> None:
     text = message("experiment=star_easy_toy")
-    assert "No file is needed for it: experiment=star_easy model_type=toy model=toy" in text
+    assert "It needs no file: experiment=star_easy model_type=toy model=toy" in text
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_misspelt_key_among_other_mistakes_is_still_answered() -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], "is chosen: say"),
+        ([], "is chosen: give"),
         (["experiment=toy", "a=[b"], "Error parsing override 'a=[b'"),
         (["experiment=toy", "trainer.max_steps"], "missing EQUAL"),
         (["experiment=toy", "seed=1,2"], "To sweep over it, add --multirun"),
@@ -121,7 +121,7 @@ def test_other_mistakes(overrides: list[str], expected: str) -> None:
 
 def test_what_is_not_chosen_lists_what_there_is() -> None:
     text = message("datamodule=star_easy", "model_type=toy")
-    assert text.splitlines()[0].startswith("No model is chosen: say model=… or experiment=…")
+    assert text.splitlines()[0].startswith("No model is chosen: give model=… or experiment=…")
     assert "model: " in text
     assert "toy" in text
 
@@ -150,7 +150,7 @@ def test_a_target_is_located_in_the_chosen_file(toy: Path) -> None:
 
 
 def test_causes_that_go_round_end() -> None:
-    """As OmegaConf's do when what is inside an interpolation is no text: `${sizes.${kind}}` with kind=-1."""
+    """OmegaConf's error for an interpolation that is not text inside: `${sizes.${kind}}` with kind=-1."""
     with pytest.raises(OmegaConfBaseException) as caught:
         OmegaConf.create({"sizes": {"a": 1}, "kind": -1, "size": "${sizes.${kind}}"}).size  # noqa: B018
     assert "should return a string" in str(translate(caught.value))

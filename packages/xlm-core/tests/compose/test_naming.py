@@ -40,7 +40,7 @@ def test_names(changes: dict[str, str | None], overrides: list[str], name: str) 
         (["optimizer.lr=1e-3"], ",optimizer.lr=0.001"),
         (["++optimizer.lr=0.0010"], ",optimizer.lr=0.001"),
         (["optimizer.lr=1e-1"], ",optimizer.lr=0.1"),
-        (["optimizer.lr=1", "optimizer.lr=2"], ",optimizer.lr=2"),  # as Hydra does, the last
+        (["optimizer.lr=1", "optimizer.lr=2"], ",optimizer.lr=2"),  # the last one, as in Hydra
         (["seed=3", "optimizer.betas=[0.9, 0.95]"], ",optimizer.betas=0.9,0.95,seed=3"),
         (["optimizer.betas=[0.9,0.95]", "seed='3'"], ",optimizer.betas=0.9,0.95,seed=3"),
         (["optimizer=muon", "lr_scheduler=cosine"], ",lr_scheduler=cosine,optimizer=muon"),
@@ -48,7 +48,7 @@ def test_names(changes: dict[str, str | None], overrides: list[str], name: str) 
         (["datamodule.dataset_managers.train.lm.num_examples=64"], ",train.lm.num_examples=64"),
         (["~model.dropout", "~datamodule.dataset_managers.train.extra"], ",~model.dropout,~train.extra"),
         (["collator@collators.lm=my_lm"], ",collator-collators.lm=my_lm"),
-        # What is run, watched or used in another way is the same run.
+        # A run that is executed, logged or used in another way is the same run.
         (["trainer.max_steps=9", "trainer.max_epochs=1", "trainer.val_check_interval=2", "trainer.devices=2"], ""),
         (["num_dataloader_workers=2", "datamodule.dataset_managers.train.lm.num_workers=1"], ""),
         (["loggers=debug", "loggers.wandb.project=x", "callbacks.checkpoint_monitor.mode=max", "compile=true"], ""),

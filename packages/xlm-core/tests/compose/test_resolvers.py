@@ -1,4 +1,4 @@
-"""What YAML may call: every resolver of the interface, in YAML as it is written there."""
+"""All resolvers of the interface, called from YAML."""
 
 from __future__ import annotations
 

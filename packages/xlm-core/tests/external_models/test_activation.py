@@ -1,4 +1,4 @@
-"""Activation: sys.path, Hydra's search path with the models' own labels, and the promised datamodule names."""
+"""Activation: sys.path, Hydra's search path with labels of models, and the documented datamodule names."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_modules_beside_a_list_of_models_and_in_the_working_directory_are_found_
     (lists / "xlm_models.json").write_text('{"toy_flat": "toy_flat"}')
     (lists / "beside_the_list.py").write_text("x = 1\n")
     (tmp_path / "work" / "beside_me.py").write_text("x = 2\n")
-    (tmp_path / "work" / "toy_flat").mkdir()  # a package of its own in the working directory doesn't hide the model's
+    (tmp_path / "work" / "toy_flat").mkdir()  # another package in the working directory doesn't hide the model's
     (tmp_path / "work" / "json.py").write_text("raise RuntimeError\n")
     found = discover({}, tmp_path / "work")
     activate(found.models, folders=found.folders)
@@ -116,5 +116,5 @@ def test_a_configuration_that_another_one_hides_is_told(with_toy: Path) -> None:
     file.write_text("a: 1\n")
     (with_toy / "configs" / "config.yaml").write_text("a: 1\n")
     assert discover({}, with_toy).warnings == [
-        f"{file} is not used: model 'toy' (xlm_models.json) has a configuration of that name. Give it another one."
+        f"{file} is not used: model 'toy' (xlm_models.json) has a configuration of that name. Rename it."
     ]

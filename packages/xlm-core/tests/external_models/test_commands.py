@@ -42,12 +42,15 @@ def test_beside_a_mirrored_tree(model: ModelPackage) -> None:
     ("text", "reason"),
     [
         ("a: [", "cannot be read as YAML"),
-        ("- a", "a mapping {job_type: dotted.path} is needed"),
-        ("a: 3", "the entry 'a': 3 is not of the form"),
-        ("a: {target: b.c, kind: other}", "the kind of 'a' is 'other'; kinds: composed, standalone"),
-        ("a: {target: b.c, helps: x}", "'helps' of 'a' must be text under one of: target, help, kind, options"),
-        ("a: {help: x}", "the entry 'a': {'help': 'x'} is not of the form"),
-        ("3: a.b", "the entry 3: 'a.b' is not of the form"),
+        ("- a", "it must be a mapping {job_type: dotted.path}"),
+        ("a: 3", "the entry 'a': 3 must have the form"),
+        ("a: {target: b.c, kind: other}", "the kind of 'a' is 'other', and must be one of: composed, standalone"),
+        (
+            "a: {target: b.c, helps: x}",
+            "'a' has a bad entry 'helps'. Entries are texts with the keys: target, help, kind",
+        ),
+        ("a: {help: x}", "the entry 'a': {'help': 'x'} must have the form"),
+        ("3: a.b", "the entry 3: 'a.b' must have the form"),
     ],
 )
 def test_unusable_files_are_named(model: ModelPackage, text: str, reason: str) -> None:

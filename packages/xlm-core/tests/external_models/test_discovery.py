@@ -193,7 +193,7 @@ def test_one_conflict_does_not_stop_the_other_models(work_dir: Path, write_model
         ('{"toy": {"path": "a"}}', "must be a string, not an object"),
         ('{"toy": true}', "must be a string, not true or false"),
         ('{"toy": ""}', "is empty"),
-        ('{"toy": "a\\u0000b"}', "no usable path"),
+        ('{"toy": "a\\u0000b"}', "not a usable path"),
         ('{"": "toy"}', "cannot name a model"),
         ('{"a/b": "toy"}', "cannot name a model"),
     ],

@@ -1,4 +1,4 @@
-"""Whatever stands in xlm_models.json or in the variables: models or an XLMError, never another exception."""
+"""Any content of xlm_models.json and the variables gives models or an XLMError, never another exception."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_configs_that_mirror_core_are_searched_from_there(tmp_path: Path) -> Non
         (["configs/model/toy.yaml", "toy/parts.py"], "toy/__init__.py does not exist"),
         (["configs/model/toy.yaml", "model_toy.py"], "__init__.py does not exist"),
         (["__init__.py"], "there is no configs/ folder in it"),
-        (["toy/__init__.py"], "there is no configs/ folder in it, nor in its package"),
+        (["toy/__init__.py"], "there is no configs/ folder in it or in its package"),
         (["configs/a.yaml", "one/__init__.py", "two/__init__.py"], "several packages (one, two)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Configuration files that another place hides."""
+"""Configuration files that are hidden by another folder's."""
 
 from __future__ import annotations
 

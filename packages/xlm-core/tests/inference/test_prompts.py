@@ -47,7 +47,7 @@ def test_of_standard_input(monkeypatch: pytest.MonkeyPatch, arguments: tuple[Any
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.txt", b"\n \n", "There is no prompt in .*p.txt: a prompt is a line that isn't empty"),
+        ("p.txt", b"\n \n", "There is no prompt in .*p.txt. Write one prompt per line"),
         ("p.jsonl", b'"a"\nb\n', "p.jsonl, line 2 is not JSON"),
         ("p.jsonl", b'{"text": "a"}\n', 'p.jsonl, line 1 has no text under "prompt"'),
         ("p.jsonl", b"3\n", 'line 1 has no text under "prompt"'),

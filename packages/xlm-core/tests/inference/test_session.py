@@ -1,4 +1,4 @@
-"""Which processes in an allocation of Slurm are tasks of `srun`; a Trainer's lengths."""
+"""Which processes in a Slurm allocation are tasks of `srun`; intervals of the Trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`xlm.load`: every door to a trained model, nothing around it touched, mistakes in one sentence."""
+"""`xlm.load`: every way to load a trained model, no side effects, errors in one sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROMPTS = ["3 1 19", "", "7"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a short run, whose data are gone."""
+    """The folder of a short run without its data."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def run(trained: Path, work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The run, seen from an empty directory."""
+    """The path of the run, from an empty current directory."""
     monkeypatch.setenv("XLM_MODELS_PATH", str(MODELS))
     return trained
 
@@ -139,7 +139,7 @@ def test_a_model_without_a_predictor_says_that_it_cannot_write(run: Path, tmp_pa
     OmegaConf.save(config, tmp_path / "silent.yaml")
     lm = xlm.load(run / "checkpoints/best.ckpt", config=tmp_path / "silent.yaml")
     assert lm.options == {}
-    with pytest.raises(ConfigError, match="this model cannot write"):
+    with pytest.raises(ConfigError, match="this model cannot generate text"):
         lm.generate(PROMPTS)
 
 
@@ -182,7 +182,7 @@ def test_weights_alone_and_a_folder_to_share(run: Path, tmp_path: Path) -> None:
 
     alone = tmp_path / "alone.safetensors"
     shutil.copy(folder / "model.safetensors", alone)
-    with pytest.raises(CheckpointError, match="comes without the configuration of its run"):
+    with pytest.raises(CheckpointError, match="has no configuration"):
         xlm.load(alone)
     assert xlm.load(alone, config=run / "config.yaml").generate(PROMPTS) == texts
     with pytest.raises(CheckpointError, match="There is no configuration at"):
@@ -203,7 +203,7 @@ def test_models_of_whole_texts_continue_prompts_and_fill_masks(
     (tmp_path / "config.yaml").write_text(text.replace("prompt_mode: answer", "prompt_mode: continue"))
     lm = xlm.load(run, config=tmp_path / "config.yaml")
     assert lm.continues
-    assert lm.generate(PROMPTS) == xlm.load(run).generate(PROMPTS)  # for want of anything better
+    assert lm.generate(PROMPTS) == xlm.load(run).generate(PROMPTS)  # there is no other way
     lm.config.collators.infill = {}
     monkeypatch.setattr(
         type(lm.predictor), "continue_text", lambda _, prompts: [f"{p} goes on" for p in prompts], raising=False
@@ -214,7 +214,7 @@ def test_models_of_whole_texts_continue_prompts_and_fill_masks(
 
 
 class Hub:
-    """What the hub's client does, on a directory."""
+    """The hub's client on a local directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -268,9 +268,9 @@ def test_a_strangers_configuration_calls_only_models(run: Path, hub: Hub, key: s
 def test_what_is_not_there(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"There is no file or folder nowhere/best\.ckpt"):
         xlm.load("nowhere/best.ckpt")
-    with pytest.raises(CheckpointError, match=r"holds no model: neither checkpoints/best\.ckpt or last\.ckpt"):
+    with pytest.raises(CheckpointError, match=r"has no model: a run has checkpoints/best\.ckpt or last\.ckpt"):
         xlm.load(tmp_path)
-    with pytest.raises(CheckpointError, match="'nobody/nothing' is no file or folder here, and could not be fetched"):
+    with pytest.raises(CheckpointError, match="'nobody/nothing' is not a file or folder here, and could not"):
         xlm.load("nobody/nothing")
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes((run / "checkpoints/best.ckpt").read_bytes()[:200])
@@ -278,7 +278,7 @@ def test_what_is_not_there(run: Path, tmp_path: Path) -> None:
         xlm.load(damaged)
     other = tmp_path / "other.yaml"
     other.write_text("a: 1\n")
-    with pytest.raises(ConfigError, match="is not one of a run: it has no 'model'"):
+    with pytest.raises(ConfigError, match="is not that of a run: it has no 'model'"):
         xlm.load(run, config=other)
     config = OmegaConf.load(run / "config.yaml")
     config.model.num_embeddings = 40
@@ -301,6 +301,6 @@ def test_unknown_names_of_the_package() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "cudda:0", "cuda:99", "12"])
 def test_a_device_that_is_not_here(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^device is '{name}', which cannot be used here: auto, cpu"):
+    with pytest.raises(ConfigError, match=rf"^device is '{name}', and must be one of: auto, cpu"):
         usable_device(name)
     assert usable_device("cpu") == torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Reads the command line before Hydra does: the job's short form, misspelt flags, sweeps into one folder."""
+"""Reads the command line before Hydra: the short form of jobs, misspelled flags, sweeps into one folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from xlm.errors import ConfigError
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line says: overrides, Hydra's flags, and `--config-dir` folders.
+    """A parsed command line: overrides, Hydra's flags, and `--config-dir` folders.
 
-    `multirun` (`-m`) sweeps over the overrides; `shows_only` (`--cfg`) prints a configuration and runs nothing.
+    `multirun` (`-m`) sweeps over the overrides; `shows_only` (`--cfg`) prints a configuration without running.
     """
 
     overrides: tuple[str, ...]
@@ -29,11 +29,11 @@ class Arguments:
 
 
 def with_job_type(overrides: Sequence[str], jobs: Sequence[Job]) -> tuple[str, ...]:
-    """`train a=b` as `job_type=train a=b`; UnknownJobError for a word, or a job_type=, that is no job."""
+    """`train a=b` as `job_type=train a=b`; UnknownJobError for a word or job_type= that is not a job."""
     words = [text for text in overrides if text.isidentifier()]
     if words and (words[0] == overrides[0] or words[0] in job_names(jobs)):
         if any(text.startswith("job_type=") for text in overrides):
-            raise ConfigError(f"Both '{words[0]}' and job_type= name the job; one of them is enough.", key="job_type")
+            raise ConfigError(f"Both '{words[0]}' and job_type= name a job. Use only one of them.", key="job_type")
         at = list(overrides).index(words[0])
         overrides = [*overrides[:at], f"job_type={words[0]}", *overrides[at + 1 :]]
     for text in overrides:
@@ -44,13 +44,13 @@ def with_job_type(overrides: Sequence[str], jobs: Sequence[Job]) -> tuple[str, .
 
 
 def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
-    """The parts of the command line; ConfigError for a flag that Hydra doesn't have, UnknownJobError for a job."""
+    """Parse the command line; ConfigError for an unknown flag, UnknownJobError for an unknown job."""
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     for arg in args:
-        # Not left to argparse, which takes --experiment= for the beginning of another flag.
+        # argparse would read --experiment= as an abbreviation of another flag.
         if arg.startswith("-") and arg.partition("=")[0] not in parser._option_string_actions:
             bare = arg.lstrip("-")
             hint = f"Overrides are written without dashes: {bare}" if "=" in bare else "See xlm --help."
@@ -68,10 +68,10 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
 
 
 def _apart(args: Sequence[str], parser: ArgumentParser) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Hydra's flags with their values, and the overrides, which may stand between them."""
+    """Separate Hydra's flags with their values from the overrides between them."""
     flags: list[str] = []
     overrides: list[str] = []
-    option = None  # the flag just before, which may want a value
+    option = None  # the preceding flag, which may need a value
     for arg in args:
         is_value = option is not None and (
             option.nargs is None or (option.nargs == "?" and arg in (option.choices or ()))
@@ -87,7 +87,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def check_sweep_names(arguments: Arguments) -> None:
-    """ConfigError if a sweep's training runs would all go on in the folder of one job_name."""
+    """ConfigError if all training runs of a sweep would use the folder of one job_name."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
@@ -96,14 +96,14 @@ def check_sweep_names(arguments: Arguments) -> None:
     try:
         overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
     except OverrideParseException:
-        return  # Hydra will say so
+        return  # Hydra will report it
     plain = {str(override.key_or_group): override for override in overrides}
     name, job = plain.get("job_name"), plain.get("job_type")
     trains = job is None or job.value() == "train"
     sweeps = any(override.is_sweep_override() for override in overrides)
     if trains and sweeps and name and not name.is_sweep_override() and "paths.run_dir" not in plain:
         raise ConfigError(
-            f"job_name={name.value()} would be the folder of every run of this sweep, each going on with the last.\n"
-            "Leave job_name out (each run is then named by its overrides), or sweep over it too.",
+            f"job_name={name.value()} would be the folder of every run of this sweep: each would continue the last.\n"
+            "Omit job_name (each run is then named by its overrides), or sweep over it too.",
             key="job_name",
         )

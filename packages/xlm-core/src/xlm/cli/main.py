@@ -1,4 +1,4 @@
-"""The console command: looks the command up in the table and calls it; errors become one short message."""
+"""The console command: finds the job in the table and calls it; an error becomes one short message."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `xlm <argv>` (by default this process's arguments) and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Rows of text are UTF-8, whatever encoding the terminal or LANG=C asks for; what has no UTF-8 is escaped.
+        # Print UTF-8 whatever the encoding of the terminal; characters without UTF-8 are escaped.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         code = _dispatch(args)
-        # What a reader who has gone does not take is met here, not when the interpreter ends.
+        # If the reader (`| head`) is gone, the error comes here and not at exit.
         sys.stdout.flush()
         return code
     except XLMError as error:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) has gone; nothing may be flushed to it at exit either.
+        # The reader (`| head`) is gone, so nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

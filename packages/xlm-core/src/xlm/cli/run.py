@@ -26,7 +26,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def run_job(args: Sequence[str]) -> int:
-    """Run `xlm <args>` as a job, or answer Hydra's own flags (`--cfg job`, `--info`, `-m`); the exit code."""
+    """Run `xlm <args>` as a job, or handle Hydra's flags (`--cfg job`, `--info`, `-m`); returns the exit code."""
     found = discover(os.environ, Path.cwd())
     found.raise_errors()
     jobs, warnings = custom_jobs(found.models)
@@ -46,7 +46,7 @@ def run_job(args: Sequence[str]) -> int:
         with _arguments(argv), _environ(FULL_ERROR, "1"), shown:
             _hydra_main(task)
     except (*FOREIGN_ERRORS, ValueError) as error:
-        # A ValueError of the job's is a bug; before that, Hydra uses it for flags that don't go together.
+        # A ValueError from a job is a bug; before the job starts, Hydra raises it for conflicting flags.
         if task.started and not isinstance(error, FOREIGN_ERRORS):
             raise
         raise translate(error, found, arguments.overrides) from error
@@ -56,7 +56,7 @@ def run_job(args: Sequence[str]) -> int:
 
 
 class Task:
-    """What Hydra calls with a composed configuration; unpickled by a launcher's worker, it prepares that process."""
+    """What Hydra calls with a composed configuration; unpickling it in a launcher's worker prepares that process."""
 
     def __init__(
         self, found: Discovery, jobs: Sequence[Job], config_dirs: Sequence[Path], overrides: Sequence[str]
@@ -75,12 +75,12 @@ class Task:
         self.prepare()
 
     def prepare(self) -> None:
-        """Make models and resolvers known to this process."""
+        """Register models and resolvers in this process."""
         activate(self.found.models, self.config_dirs, self.found.folders)
         register_resolvers()
 
     def __call__(self, cfg: DictConfig) -> Any:
-        """Check `cfg` and run its job. A sweep's job raises a user's mistake; a single run keeps it in `error`."""
+        """Check `cfg` and run its job. User errors are raised in a sweep, and kept in `error` in a single run."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -100,12 +100,12 @@ class Task:
                 readable.__cause__ = error
             if hydra.mode == RunMode.MULTIRUN:
                 raise readable from readable.__cause__
-            # Raised once Hydra has returned, which would print a line of its own first.
+            # Raised after Hydra has returned: Hydra would print its own line first.
             self.error = readable
             return None
 
     def run_stored(self, name: str) -> int:
-        """Run a job with the configuration of the checkpoint that it names; its exit code. Raises a user's mistake."""
+        """Run a job with the configuration of its checkpoint, and return the exit code; raises user errors."""
         from xlm.inference.stored_config import stored_config
 
         try:
@@ -117,7 +117,7 @@ class Task:
             raise readable from (None if readable is error else error)
 
     def _run(self, cfg: DictConfig, choices: dict[str, Any]) -> Any:
-        cfg.job_name = checked_job_name(cfg.job_name)  # from here on text, whatever Hydra still remembers later
+        cfg.job_name = checked_job_name(cfg.job_name)  # text from here on
         job = find_job(str(cfg.job_type), self.jobs)
         if job.name in BUILT_IN_JOBS and job.name != "name":
             check_config(cfg, choices)
@@ -134,7 +134,7 @@ def _hydra_main(task: Task) -> None:
 
 @contextmanager
 def _arguments(args: Sequence[str]) -> Iterator[None]:
-    """Hydra, and the processes that Lightning starts for DDP, read sys.argv; its first entry stays the program."""
+    """Set sys.argv, which Hydra and Lightning's DDP processes read; its first entry stays the program."""
     before = sys.argv
     sys.argv = [before[0], *args]
     try:
@@ -145,7 +145,7 @@ def _arguments(args: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _environ(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable for a while (None: unset it)."""
+    """Set an environment variable inside a block (None: unset it)."""
     before = os.environ.pop(name, None)
     if value is not None:
         os.environ[name] = value

@@ -1,4 +1,4 @@
-"""The commands of `xlm`: core's own, in one table, and those that models bring in commands.yaml."""
+"""The commands of `xlm`: core's own, in one table, and those that models define in commands.yaml."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xlm.external_models import ModelPackage, load_commands
 from xlm.utils.imports import get_function, get_object
 
 _SAMPLER = "predictor.<option>=… sets an option of the model's sampler."
-_NO_OPTIONS = "It has no options of its own; see xlm train --help."
+_NO_OPTIONS = "This job has no options of its own; see xlm train --help."
 _TRACE_KEYS = ("prompts", "prompt_file", "num_samples", "mode", "split", "apply_ema", "revision", "trust_remote_code")
 
 
@@ -20,18 +20,18 @@ class Job:
     """A command, `xlm NAME` or `xlm job_type=NAME`.
 
     Args:
-        name: how it is called.
+        name: its name.
         target: dotted path of its function: `fn(cfg)` of a composed configuration, or `fn(words, options)` of a
             standalone command. An integer that it returns is the exit code.
-        help: a line for `xlm --help`.
-        source: the model that brings it.
+        help: its line in `xlm --help`.
+        source: the model that defines it.
         usage: what follows the name, for `xlm NAME --help`.
-        options: names of the schemas in `xlm.schemas`, or dotted paths of a model's own, that describe its options. A
-            composed command finds them in the section of the configuration that a schema names, a standalone one reads
-            them from its words.
-        note: what else it takes.
-        is_standalone: composes no configuration.
-        other_names: further names of a standalone command's options.
+        options: names of schemas in `xlm.schemas`, or dotted paths of a model's own schemas, that describe its options.
+            A composed command finds them in the section of the configuration that the schema names; a standalone one
+            reads them from its words.
+        note: what else it accepts.
+        is_standalone: whether it runs without a composed configuration.
+        other_names: other names for options of a standalone command.
         takes_overrides: whether unknown `key=value` are left among the words.
     """
 
@@ -47,7 +47,7 @@ class Job:
     takes_overrides: bool = False
 
     def load(self) -> Callable[..., Any]:
-        """Import the function; BadTargetError says why if that fails."""
+        """Import the function; raises BadTargetError if that fails."""
         return get_function(self.target, key=f"job_type={self.name}")
 
     @property
@@ -63,14 +63,14 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "train",
             "xlm.commands.train.run",
-            "train a model, validate on the way, test at the end",
+            "train a model, with validation, and test it at the end",
             usage="experiment=… [overrides]",
             options=("Root", "TrainerSection", "GlobalFlags", "Trace"),
         ),
         Job(
             "eval",
             "xlm.commands.eval.run",
-            "score a trained model on a split",
+            "evaluate a trained model on a split",
             usage="CHECKPOINT [overrides]",
             options=("Eval",),
             note=_SAMPLER,
@@ -78,7 +78,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "generate",
             "xlm.commands.generate.run",
-            "let a trained model write, to a file of JSON lines",
+            "generate text with a trained model, as a file of JSON lines",
             usage="CHECKPOINT [overrides]",
             options=("Generation",),
             note=_SAMPLER,
@@ -86,49 +86,49 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "extract_checkpoint",
             "xlm.commands.exchange.extract",
-            "write a checkpoint's model as a folder to share",
+            "export the model of a checkpoint as a folder to share",
             usage="CHECKPOINT [overrides]",
             options=("Extract",),
         ),
         Job(
             "push_to_hub",
             "xlm.commands.exchange.push",
-            "upload a checkpoint's model to the Hugging Face hub",
+            "upload the model of a checkpoint to the Hugging Face hub",
             usage="CHECKPOINT hub.repo_id=… [overrides]",
             options=("Hub",),
         ),
         Job(
             "plan",
             "xlm.commands.plan.run",
-            "say what a run would take: parameters, memory, operations, time, disk",
+            "estimate what a run would need: parameters, memory, operations, time, disk",
             usage="experiment=… [overrides]",
             options=("Plan",),
         ),
         Job(
             "sweep_sampler",
             "xlm.commands.sweep_sampler.run",
-            "try many settings of a sampler: quality against cost",
+            "compare settings of a sampler: quality against cost",
             usage="CHECKPOINT sweep.<option>=[…] [overrides]",
             options=("Sweep",),
-            note="sweep.<option>=[…] gives the values of an option of the model's sampler, such as "
+            note="sweep.<option>=[…] sets the values to try for an option of the model's sampler, such as "
             "sweep.temperature=[0.5,1].",
         ),
         Job(
             "prepare_data",
             "xlm.commands.prepare_data.run",
-            "download or generate the data and fill the cache",
+            "download or generate the data, and cache it",
             usage="experiment=… [overrides]",
             note=_NO_OPTIONS,
         ),
         Job(
             "trace",
             "xlm.commands.trace.run_trace",
-            "show how trained models write, side by side: xlm trace runs/a runs/b",
+            "show how trained models generate text, side by side: xlm trace runs/a runs/b",
             usage="CHECKPOINT CHECKPOINT … [options]",
             options=("TraceRuns",),
-            note=f"{_SAMPLER} NAME.predictor.<option>=… that of one run or family.",
+            note=f"{_SAMPLER} NAME.predictor.<option>=… sets it for one run or family.",
             is_standalone=True,
-            # As `xlm generate` calls them.
+            # The names of these options in `xlm generate`.
             other_names={
                 **{f"generation.{name}": name for name in _TRACE_KEYS},
                 "generation.num_examples": "num_prompts",
@@ -151,7 +151,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "check",
             "xlm.commands.check.run_check",
-            "prove that a model obeys the contract: xlm check NAME",
+            "check that a model package obeys the contract: xlm check NAME",
             usage="NAME [overrides]",
             options=("Check",),
             is_standalone=True,
@@ -160,7 +160,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "text_quality",
             "xlm.commands.text_quality.run_text_quality",
-            "judge generated texts: perplexity beside entropy, lengths, repetition and what was copied",
+            "measure generated texts: perplexity, entropy, lengths, repetition, copied text",
             usage="FILE … [options]",
             options=("TextQuality",),
             is_standalone=True,
@@ -168,7 +168,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "runs",
             "xlm.commands.report.print_runs",
-            "list the runs of a folder, by default runs/",
+            "list the runs in a folder, by default runs/",
             usage="[folders or filters] [options]",
             options=("Runs",),
             is_standalone=True,
@@ -184,7 +184,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "models",
             "xlm.commands.models.print_models",
-            "list the models that were found, and their problems",
+            "list the models that were found, with any problems",
             usage="",
             options=("Models",),
             is_standalone=True,
@@ -192,7 +192,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "name",
             "xlm.commands.name.run",
-            "print the name of the run, which is its folder under runs/",
+            "print the name of a run, which is its folder under runs/",
             usage="experiment=… [overrides]",
             note=_NO_OPTIONS,
         ),
@@ -201,7 +201,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
 
 
 def custom_jobs(models: Mapping[str, ModelPackage]) -> tuple[list[Job], list[str]]:
-    """Every job that `models` bring, and what was wrong: unreadable files, names that core's jobs keep."""
+    """All jobs that `models` define, and warnings about unreadable files and names of built-in jobs."""
     from xlm.errors import ModelsFileError
 
     jobs: list[Job] = []
@@ -214,7 +214,7 @@ def custom_jobs(models: Mapping[str, ModelPackage]) -> tuple[list[Job], list[str
             continue
         for name, entry in commands.items():
             if name in BUILT_IN_JOBS:
-                warnings.append(f"Model '{model.name}' brings a job '{name}'; the built-in job of that name is used.")
+                warnings.append(f"Model '{model.name}' defines a job '{name}'; the built-in job of that name is used.")
                 continue
             is_standalone = entry.get("kind") == "standalone"
             jobs.append(
@@ -232,12 +232,12 @@ def custom_jobs(models: Mapping[str, ModelPackage]) -> tuple[list[Job], list[str
 
 
 def job_names(custom: Iterable[Job] = ()) -> list[str]:
-    """All names that `job_type` may take, sorted."""
+    """All valid names for `job_type`, sorted."""
     return sorted({*BUILT_IN_JOBS, *(job.name for job in custom)})
 
 
 def find_job(job_type: str, custom: Iterable[Job] = ()) -> Job:
-    """The job of that name, core's own first; UnknownJobError, or ConfigError if models disagree about it."""
+    """The job of that name, core's own first; raises UnknownJobError, or ConfigError if models conflict."""
     if job_type in BUILT_IN_JOBS:
         return BUILT_IN_JOBS[job_type]
     custom = list(custom)
@@ -246,18 +246,18 @@ def find_job(job_type: str, custom: Iterable[Job] = ()) -> Job:
         raise UnknownJobError(job_type, job_names(custom))
     if len({job.target for job in named}) > 1:
         claims = ", ".join(f"{job.target} (model '{job.source}')" for job in named)
-        raise ConfigError(f"Several models bring a job '{job_type}': {claims}.", key="job_type")
+        raise ConfigError(f"Several models define a job '{job_type}': {claims}.", key="job_type")
     return named[0]
 
 
 def named_job(args: Sequence[str], custom: Iterable[Job] = ()) -> str:
-    """The command that a command line names, by its first word or `job_type=`; empty if it names none."""
+    """The job in a command line, from its first word or `job_type=`; empty if there is none."""
     said = [text.partition("=")[2] for text in args if text.startswith("job_type=")]
     return args[0] if args and args[0] in job_names(custom) else said[0] if said else ""
 
 
 def standalone_job(args: Sequence[str], custom: Iterable[Job] = ()) -> Job | None:
-    """The standalone command that a command line names, core's own first; None for another kind of command line."""
+    """The standalone command in a command line, core's own first; None if there is none."""
     custom = list(custom)
     name = named_job(args, custom)
     job = find_job(name, custom) if name in job_names(custom) else None
@@ -265,5 +265,5 @@ def standalone_job(args: Sequence[str], custom: Iterable[Job] = ()) -> Job | Non
 
 
 def exit_code(result: Any) -> int:
-    """What a command's function returned, as an exit code: an integer is one, anything else means success."""
+    """The result of a command's function as an exit code: an integer stays, anything else means success."""
     return result if isinstance(result, int) and not isinstance(result, bool) else 0

@@ -1,4 +1,4 @@
-"""`xlm eval`: metrics and likelihood of a checkpoint on a split, with no training data needed."""
+"""`xlm eval`: metrics and likelihood of a checkpoint on a split, without the training data."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from xlm.training.rng import RandomState
 from xlm.utils.files import output_file, output_folder
 from xlm.utils.rank_zero import all_gather_objects
 
-# Draws from a bound for each example: the fewest whose error can be told, as each is the mean over several maskings.
+# Draws of the bound per example: the smallest number with a standard error. Each draw averages several maskings.
 NUM_SAMPLES = 2
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
-    """Score `eval.split` (default test) of the datamodule; returns the metrics and the likelihood.
+    """Evaluate `eval.split` (default test) of the datamodule; returns the metrics and the likelihood.
 
     Raises:
-        ConfigError: an option or a value that isn't one; the split has no loader; draws are asked for from a loss
-            without likelihood.
-        CheckpointError: no checkpoint, or one that cannot be read or does not fit.
+        ConfigError: an unknown option or a bad value; the split has no loader; draws are requested from a loss
+            without a likelihood.
+        CheckpointError: the checkpoint is missing, cannot be read or doesn't fit.
     """
     options = read_section(cfg, Eval)
     split = options.split
@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     estimates = Estimates()
     callbacks = [RandomState(cfg.seed), EvaluationProgress(), estimates, *([likelihood] if likelihood else [])]
     trainer = session.trainer(callbacks, [])
-    # Before anything is written: a judge that cannot be loaded should cost nothing.
+    # Load the judge before anything is written: if that fails, nothing is lost.
     judges = TextScoring.of(session, options, judge if trainer.is_global_zero else None, trainer.strategy.root_device)
     record = session.write_record(trainer, "eval")
     loop = trainer.test if split == "test" else trainer.validate
@@ -69,12 +69,12 @@ def run(cfg: DictConfig) -> dict[str, float]:
         print_results(f"{display_path(checkpoint)} on {split}", metrics, estimates.counts, session.console, results)
         print_likelihoods(measured, session.console)
         if (asked := options.num_samples) and measured and all(m.likelihood.exact for m in measured.values()):
-            told = f"eval.num_samples={asked} has no effect: nothing is drawn from an exact likelihood."
+            told = f"eval.num_samples={asked} has no effect: an exact likelihood needs no draws."
             session.console.print(told, highlight=False, soft_wrap=True)
         quality: dict[str, Any] | None = None
         if texts:
             qualities, quality = judges.measure(texts)
-            print_quality(qualities, "Texts from nothing", caption(quality), session.console)
+            print_quality(qualities, "Unconditional samples", caption(quality), session.console)
             for name, estimate in named(split, qualities).items():
                 if estimate.value is not None:
                     results[name], metrics[name] = estimate.record(), estimate.value
@@ -102,12 +102,12 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
 
 def sampler_of(cfg: DictConfig) -> dict[str, Any] | None:
-    """The predictor and all options that the configuration gives it; None without one."""
+    """The predictor and its options in the configuration; None without a predictor."""
     if not cfg.get("predictor"):
         return None
     plain = OmegaConf.to_container(cfg.predictor, resolve=True)
     assert isinstance(plain, dict)
-    # A configuration may hand the predictor live objects, such as the tokenizer: their kind says enough.
+    # Options may be live objects, such as the tokenizer; record only their class.
     described = json.dumps(
         {str(name): value for name, value in plain.items()}, default=lambda live: type(live).__name__
     )
@@ -115,10 +115,10 @@ def sampler_of(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _num_samples(asked: int | None, harness: Harness) -> int:
-    """`eval.num_samples`; 0 for no likelihood, which is also the default where the loss has none."""
+    """`eval.num_samples`; 0 for no likelihood, which is also the default if the loss has none."""
     if not gives_likelihood(harness.loss_function):
         if asked:
             name = type(harness.loss_function).__name__
-            raise ConfigError(f"{name} gives no likelihood (neither token_nll nor nll_bound): eval.num_samples=0.")
+            raise ConfigError(f"{name} gives no likelihood (no token_nll and no nll_bound). Use eval.num_samples=0.")
         return 0
     return NUM_SAMPLES if asked is None else asked

@@ -1,4 +1,4 @@
-"""`xlm extract_checkpoint` and `xlm push_to_hub`: a checkpoint as a folder of weights, configuration and tokenizer."""
+"""`xlm extract_checkpoint` and `xlm push_to_hub`: export a checkpoint as weights, configuration and tokenizer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def extract(cfg: DictConfig) -> Path:
     """Write the model of `extract.checkpoint_path`, or of the run, into `extract.output_dir`; returns that folder.
 
     Raises:
-        ConfigError: an option or a value that isn't one, or a format that this network doesn't have.
-        CheckpointError: no checkpoint, one that doesn't fit, or a folder with something in it.
+        ConfigError: an unknown option, a bad value, or a format that this network doesn't support.
+        CheckpointError: the checkpoint is missing or doesn't fit, or the folder is not empty.
     """
     options = read_section(cfg, Extract)
     default = Path(cfg.paths.run_dir) / "extracted"
@@ -46,15 +46,15 @@ def extract(cfg: DictConfig) -> Path:
 
 
 def push(cfg: DictConfig) -> str:
-    """Upload the model of `hub.checkpoint_path`, or of the run, to `hub.repo_id`; returns what the hub answers.
+    """Upload the model of `hub.checkpoint_path`, or of the run, to `hub.repo_id`; returns the hub's answer.
 
     Raises:
-        ConfigError: no repository is named, or an option or a value isn't one.
-        CheckpointError: no checkpoint, one that doesn't fit, or the hub refuses.
+        ConfigError: no repository is named, an unknown option, or a bad value.
+        CheckpointError: the checkpoint is missing or doesn't fit, or the hub refuses the upload.
     """
     options = read_section(cfg, Hub)
     if not options.repo_id:
-        raise ConfigError("push_to_hub needs the repository: hub.repo_id=owner/name.", key="hub.repo_id")
+        raise ConfigError("push_to_hub needs a repository: hub.repo_id=owner/name.", key="hub.repo_id")
     size = _shard_size(options)
     model, what = _loaded(cfg, "hub", options)
     message = str(options.commit_message or "Upload model")
@@ -69,24 +69,24 @@ def _shard_size(options: Extract | Hub) -> int | str | None:
 
 
 def _loaded(cfg: DictConfig, section: str, options: Checkpoint) -> tuple[TrainedModel, str]:
-    """The chosen weights in the network of this configuration, and a line that says which they are."""
+    """The model with the chosen weights, and a line that describes the weights."""
     quiet_libraries()
     weights = chosen_weights(cfg, section)
     alone, averaged = is_weights_alone(weights.path), weights.has_averages
     if _asks_for_averages(cfg, section) and not alone and not averaged:
-        raise CheckpointError(f"{weights.path} holds no averaged weights: its run had no ema_decay.", path=weights.path)
+        raise CheckpointError(f"{weights.path} has no averaged weights: its run had no ema_decay.", path=weights.path)
     source = Source(weights.path, _as_trained(cfg), weights.checkpoint, weights.tokenizer, weights.is_remote)
     kind = "weights" if alone else "averaged weights" if averaged and options.apply_ema else "raw weights"
     return load_source(source, apply_ema=options.apply_ema), f"The {kind} of {display_path(weights.path)}"
 
 
 def _asks_for_averages(cfg: DictConfig, section: str) -> bool:
-    """Whether somebody said so, where the default is to take what there is."""
+    """Whether apply_ema was set explicitly; by default averaged weights are used if there are any."""
     return bool((cfg.get(section) or {}).get("apply_ema"))
 
 
 def _as_trained(cfg: DictConfig) -> DictConfig:
-    """The configuration without what belongs to this job alone."""
+    """The configuration without the sections of this job."""
     config = cfg.copy()
     OmegaConf.set_struct(config, False)
     with open_dict(config):

@@ -1,4 +1,4 @@
-"""`xlm generate`: what a checkpoint writes, as JSON lines or in a conversation."""
+"""`xlm generate`: generates text with a checkpoint, as JSON lines or interactively."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _PROMPT = "[bold cyan]prompt>[/bold cyan] "
 
 
 def converse(write: Callable[[str, int], Sequence[Sample]], console: Console, title: str) -> int:
-    """Read prompts and print what `write(prompt, number of the prompt)` gives; returns how many were answered.
+    """Read prompts and print the results of `write(prompt, number of the prompt)`; returns the number of prompts.
 
-    Ctrl-C, Ctrl-D and an empty line end it. A mistake is told, and the next prompt read. With input from a pipe each
-    line is a prompt, and nothing but texts is printed.
+    Ctrl-C, Ctrl-D or an empty line ends it. After an error the next prompt is read. With input from a pipe, each line
+    is a prompt and only texts are printed.
     """
     at_terminal = sys.stdin.isatty()
     if at_terminal:
         _edit_lines()
-        console.print(f"{title}. A blank is ___ (or ___[3] for three tokens). An empty line ends it.", soft_wrap=True)
+        console.print(f"{title}. Write ___ for a blank (___[3]: three tokens). An empty line ends it.", soft_wrap=True)
     count = 0
     try:
         for prompt in _prompts(console, at_terminal):
@@ -80,7 +80,7 @@ def _typed(console: Console) -> Iterator[str]:
 
 
 def _edit_lines() -> None:
-    """Arrow keys and history, where Python has them."""
+    """Turn on arrow keys and history, if Python has readline."""
     try:
         import readline  # noqa: F401
     except ImportError:
@@ -89,26 +89,26 @@ def _edit_lines() -> None:
 
 def _cost(samples: Sequence[Sample], seconds: float) -> str:
     counts = [sample.network_calls for sample in samples if sample.network_calls is not None]
-    calls = f"{sum(counts) / len(counts):g} network calls a text, " if counts else ""
+    calls = f"{sum(counts) / len(counts):g} network calls per text, " if counts else ""
     return f"{calls}{seconds:.2f} s"
 
 
-# Where prompts are taken from when none are given, in this order.
+# Splits to take prompts from if none are given, in this order.
 SPLITS = ("predict", "test", "val")
-# Of each row, on the screen; a published predictor calls what it wrote its text.
+# Keys of a row to show on the screen; a published predictor uses `text` for its output.
 SHOWN = ("prompt", "prediction", "text", "truth")
 STDOUT = "-"
 NUM_EXAMPLES = 8
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
-    """Generate for the prompts of `generation.prompts` or `.prompt_file`, from nothing, or for those of the data.
+    """Generate for the prompts of `generation.prompts` or `.prompt_file`, without prompts, or for those of the data.
 
     Rows go to `generation.output` (default `<run>/generations.jsonl`; "-" is standard output) and to the screen.
 
     Raises:
-        ConfigError: an option or a value that isn't one, options that don't go together, or a model that cannot do it.
-        DataError: no prompts where some were promised.
+        ConfigError: an unknown option, a bad value, conflicting options, or a model that cannot do it.
+        DataError: the prompts cannot be read.
         CheckpointError: no checkpoint, or one that cannot be read or does not fit.
     """
     options = read_section(cfg, Generation)
@@ -143,7 +143,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
 
 
 def _output(cfg: DictConfig, options: Generation) -> str:
-    """Where rows go; ConfigError where they, or the record in the run's folder, could not be written."""
+    """The output path; ConfigError if the rows, or the record in the run's folder, could not be written."""
     if options.interactive:
         return ""  # nothing is written
     run_dir = output_folder(cfg.paths.run_dir, "paths.run_dir")
@@ -158,18 +158,18 @@ def _output(cfg: DictConfig, options: Generation) -> str:
 
 
 def _check(options: Generation, prompts: list[Prompt] | None) -> None:
-    """ConfigError for options that don't go together."""
+    """ConfigError for conflicting options."""
     of_data = [name for name in ("num_examples", "split") if getattr(options, name) is not None]
     of_prompts = [name for name in ("num_samples", "mode") if getattr(options, name) is not None]
     if of_data and (prompts is not None or of_prompts):
         other = "prompts" if prompts is not None else of_prompts[0]
         raise ConfigError(
-            f"generation.{of_data[0]} takes prompts from the data, each once, and doesn't go with generation.{other}."
+            f"generation.{of_data[0]} is for prompts from the data and cannot be combined with generation.{other}."
         )
 
 
 def _seed(cfg: DictConfig) -> int:
-    """The run's, unless the sampler has one of its own."""
+    """The seed of the sampler, if it has one, else of the run."""
     own = (cfg.get("predictor") or {}).get("seed")
     return int(cfg.seed if own is None else own)
 
@@ -189,7 +189,7 @@ def _samples(
 def from_prompts(
     writer: Writer, prompts: Sequence[Prompt], cfg: DictConfig, options: Generation
 ) -> list[dict[str, Any]]:
-    """A row for each sample of each prompt, with what else the prompt's line said."""
+    """A row for each sample of each prompt, with the other fields of the prompt's line."""
     samples = _samples(writer, prompts, cfg, options)
     each = len(samples) // len(prompts)
     return [
@@ -207,7 +207,7 @@ def from_prompts(
 
 
 def from_data(session: Session, harness: Harness, options: Generation, seed: int) -> list[dict[str, Any]]:
-    """Rows for the first prompts of the first prediction loader there is."""
+    """Rows for the first prompts of the first prediction loader."""
     num_examples = options.num_examples or NUM_EXAMPLES
     datamodule = session.datamodule
     splits = [options.split] if options.split else SPLITS
@@ -242,7 +242,7 @@ def _predicted(harness: Harness, batch: Any, batch_idx: int, index: int, name: s
 
 
 def _deliver(rows: Sequence[dict[str, Any]], output: str, console: Console, source: str) -> None:
-    """Write the rows as JSON lines, and show them where that isn't the same place."""
+    """Write the rows as JSON lines, and show them unless they go to standard output."""
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if output == STDOUT:
         sys.stdout.write(lines)
@@ -250,7 +250,7 @@ def _deliver(rows: Sequence[dict[str, Any]], output: str, console: Console, sour
         return
     path = replace_text(Path(output), lines)
     for row in rows:
-        # Markup is off for texts: rich would take [MASK] for some.
+        # No markup in texts: rich would read [MASK] as a tag.
         for key in (key for key in SHOWN if key in row):
             console.print(f"{key} ", style="bold", end="")
             console.print(f"{row[key]}  ", markup=False, highlight=False, soft_wrap=True, end="")

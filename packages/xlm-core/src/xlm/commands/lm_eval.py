@@ -1,4 +1,4 @@
-"""`xlm lm_eval checkpoint=… tasks=[…]`: tasks of lm-evaluation-harness on a trained model of any family."""
+"""`xlm lm_eval checkpoint=… tasks=[…]`: runs tasks of lm-evaluation-harness on a trained model of any family."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def run_lm_eval(words: Sequence[str], options: LMEval) -> int:
     """Run the tasks, print their table, write `output` (default: lm_eval.json in the run's folder); 0.
 
     Raises:
-        ConfigError: lm-eval isn't installed, a task that isn't one, or a family that cannot do it.
+        ConfigError: lm-eval isn't installed, a task is unknown, or the model family doesn't support it.
         CheckpointError: there is no such model.
     """
     sampler = {word.partition("=")[0]: as_value(word) for word in words if word.startswith(_OF_SAMPLER)}
     named = [word for word in words if not word.startswith(_OF_SAMPLER)]
     checkpoint = options.checkpoint or (named.pop(0) if named else "")
     if named:
-        raise ConfigError(f"xlm lm_eval takes one checkpoint, and doesn't know what '{named[0]}' is.")
+        raise ConfigError(f"xlm lm_eval takes one checkpoint, but was also given '{named[0]}'.")
     if not checkpoint:
         raise ConfigError("Which model? xlm lm_eval checkpoint=runs/mine tasks=[…].", key="checkpoint")
     tasks = list(options.tasks)
@@ -94,17 +94,17 @@ def _evaluate(checkpoint: str, tasks: list[str], options: LMEval, sampler: dict[
 
 
 def stated_options(about: dict[str, Any]) -> str:
-    """One line on what the numbers are."""
+    """A line that says what the numbers mean."""
     found = about["likelihood"]
-    cut = f" {about['num_truncated']} contexts lost their beginning." if about["num_truncated"] else ""
+    cut = f" {about['num_truncated']} contexts were truncated at their start." if about["num_truncated"] else ""
     if found is None:
         return f"{about['checkpoint']}: nothing was scored.{cut}"
-    draws = "" if found["num_samples"] is None else f", {found['num_samples']} draws a request"
+    draws = "" if found["num_samples"] is None else f", {found['num_samples']} draws per request"
     return f"Likelihoods of {found['scored']}: {found['kind']}{draws}; of {found['of']}.{cut}"
 
 
 def _manager(tasks: list[str], include_path: str) -> Any:
-    """lm-eval's index of tasks: of the given folder alone where that has them all, since its own takes seconds."""
+    """lm-eval's index of tasks; only of the given folder if it has all tasks, since the full index takes seconds."""
     from lm_eval.tasks import TaskManager
 
     if include_path and not Path(include_path).is_dir():
@@ -125,7 +125,7 @@ def _unknown(tasks: list[str], known: list[str]) -> list[str]:
 
 
 def _folder(checkpoint: str, weights: Path) -> Path:
-    """The run's folder, or that of the weights; for a model of the hub the current one."""
+    """The folder of the run or of the weights; the current folder for a model from the hub."""
     from xlm.inference.sources import folder_of
 
     return folder_of(weights) if Path(checkpoint).exists() else Path.cwd()

@@ -1,4 +1,4 @@
-"""`xlm models`: every model that was found, where, and what is wrong with it."""
+"""`xlm models`: lists all models that were found, with their folders and problems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ("name", "version", "source")
 
 @dataclass(frozen=True)
 class Entry:
-    """What is printed of one model; several `directories` are a conflict."""
+    """The printed facts of one model; several `directories` are a conflict."""
 
     name: str
     version: str
@@ -32,12 +32,12 @@ class Entry:
 
 
 def print_models(words: Sequence[str] = (), options: Models | None = None) -> int:
-    """Print all models, and what is broken in full on stderr; 1 if something is, else 0."""
+    """Print all models, and errors in full on stderr; returns 1 if there are errors, else 0."""
     if words:
         raise ConfigError(f"xlm models takes no arguments, but was given: {' '.join(words)}")
     found = discover(os.environ, Path.cwd())
     entries = list_entries(found)
-    # Only a terminal is wrapped for: in a file or a pipe, one line is one sentence.
+    # Wrap lines only for a terminal, not in a file or a pipe.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print("\n".join(as_lines(entries, width)) if entries else f"No models were found. Searched: {_places(found)}")
     sys.stdout.flush()
@@ -53,7 +53,7 @@ def print_models(words: Sequence[str] = (), options: Models | None = None) -> in
 
 
 def list_entries(found: Discovery) -> list[Entry]:
-    """An entry for each model that is usable or was at least listed, by name."""
+    """An entry for each model that is usable or listed, sorted by name."""
     hidden = hidden_configs(found.models)
     entries = []
     for model in found.models.values():
@@ -68,9 +68,9 @@ def list_entries(found: Discovery) -> list[Entry]:
 
 
 def as_lines(entries: Sequence[Entry], width: int | None = None) -> list[str]:
-    """One line for each model, below it its directory and problems, and how many can be used; wrapped to `width`.
+    """A line for each model, its directory and problems below it, and a count; problems are wrapped to `width`.
 
-    A path stays whole, so that it can be copied.
+    Paths are not broken, so that they can be copied.
     """
     rows = [COLUMNS, *((as_line(entry.name), as_line(entry.version), entry.source) for entry in entries)]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
@@ -96,7 +96,7 @@ def _wrapped(label: str, text: str, width: int | None) -> list[str]:
 
 
 def _problem(error: ExternalModelError) -> str:
-    """What is wrong, without the name and the directory, which stand above it."""
+    """The problem without the name and the directory, which are printed above it."""
     return error.reason if isinstance(error, ModelLayoutError) else str(error).splitlines()[0]
 
 

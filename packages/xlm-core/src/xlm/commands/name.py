@@ -1,4 +1,4 @@
-"""Prints the name of a run without running it: scripts find its folder that way."""
+"""Prints the name of a run without running it, so that scripts can find its folder."""
 
 from __future__ import annotations
 

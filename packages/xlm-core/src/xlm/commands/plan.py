@@ -1,4 +1,4 @@
-"""`xlm plan`: what a run would be and take, from its real objects and a few steps that leave nothing behind."""
+"""`xlm plan`: estimates the size and cost of a run from its real objects and a few steps, without side effects."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ WIDTH = 80
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Print the plan of the run that the configuration describes, write it to `plan.output_path`, and return it.
 
-    Nothing of the run's folder is read or written, and global random states are as before. Where there are no
-    training data, only what needs none is told.
+    The run's folder is not read or written, and global random states don't change. Without training data, the plan
+    has only the parts that don't need data.
 
     Raises:
-        ConfigError: an option or a value that isn't one.
+        ConfigError: an unknown option or a bad value.
     """
     options = read_section(cfg, Plan)
     path = output_file(options.output_path, "plan.output_path")
@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, Any], bool]:
-    """The plan, and whether this is the process that tells it."""
+    """The plan, and whether this is the process that prints it."""
     session = start(_quiet(cfg, num_steps + num_warmup))
     for split in ("val", "test", "predict"):
         session.datamodule.dataset_managers[split] = {}
@@ -92,7 +92,7 @@ def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, A
         plan["memory_bytes"] = _states(harness, cfg, kept) | _activations(found)
     else:
         plan["not_measured"] = why_not
-        # Without storage, a step costs nothing, however large the model.
+        # On the meta device a step costs nothing, however large the model is.
         kept = bytes_after_a_step(build_optimizer(cfg.optimizer, copy.deepcopy(harness.model).to("meta")))
         plan["memory_bytes"] = _states(harness, cfg, kept)
     stored = num_bytes(harness.model.state_dict().values()) + kept + plan["memory_bytes"]["averaged_weights"]
@@ -101,7 +101,7 @@ def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, A
 
 
 def _quiet(cfg: DictConfig, num_steps: int) -> DictConfig:
-    """The configuration for a training of a few steps that writes nothing."""
+    """The configuration for a few training steps that write nothing."""
     quiet = copy.deepcopy(cfg)
     with open_dict(quiet):
         quiet.trainer.max_steps = num_steps
@@ -112,9 +112,9 @@ def _quiet(cfg: DictConfig, num_steps: int) -> DictConfig:
 
 
 def _why_no_steps(session: Session, harness: Harness) -> str | None:
-    """Why no step can be taken, as a sentence; None if one can."""
+    """Why no step can be run, as a sentence; None if one can."""
     if not session.datamodule.dataset_managers["train"]:
-        return "There are no training data (datamodule.dataset_managers.train is empty)."
+        return "There is no training data (datamodule.dataset_managers.train is empty)."
     if harness.loss_function is None:
         return "The model has no loss (loss: null)."
     try:
@@ -192,7 +192,7 @@ def _disk(cfg: DictConfig, one: int) -> dict[str, int]:
 
 
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
-    """The plan as one table, two columns."""
+    """Print the plan as one table."""
     table = Table(
         title=f"Plan of {plan['run']} ({plan['device'].partition(',')[0]}, {plan['precision']})", title_justify="left"
     )
@@ -206,7 +206,7 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     if "not_measured" in plan:
         console.print(
-            f"{plan['not_measured']}\nOperations, activations, steps an epoch and time need a training batch.",
+            f"{plan['not_measured']}\nOperations, activations, steps per epoch and time need a training batch.",
             highlight=False,
         )
 
@@ -249,9 +249,9 @@ def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     tokens, padding = data["tokens_per_step"], data["padding"]
     return [
         ("training examples", f"{data['examples']:,}", ""),
-        ("steps an epoch", f"{data['steps_per_epoch']:,}", f"of {data['examples_per_step']:,.0f} examples"),
-        ("tokens a step", "unknown" if tokens is None else f"{tokens:,.0f}", "without padding"),
-        ("padding", "unknown" if padding is None else f"{padding:.1%}", "of the positions measured"),
+        ("steps per epoch", f"{data['steps_per_epoch']:,}", f"of {data['examples_per_step']:,.0f} examples"),
+        ("tokens per step", "unknown" if tokens is None else f"{tokens:,.0f}", "without padding"),
+        ("padding", "unknown" if padding is None else f"{padding:.1%}", "of the measured positions"),
     ]
 
 
@@ -259,17 +259,17 @@ def _speed_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     flops, spent = plan["flops"], plan["time"]
     step, whole = spent["seconds_per_step"], spent["training_seconds"]
     rows = [
-        ("a step", _duration(step["median"]), f"{_duration(step['least'])} to {_duration(step['most'])}, "
+        ("time per step", _duration(step["median"]), f"{_duration(step['least'])} to {_duration(step['most'])}, "
          f"{spent['num_steps_measured']} steps measured"),
     ]  # fmt: skip
     if whole is not None:
         between = f"{_duration(whole['least'])} to {_duration(whole['most'])}, no validation"
         rows.append((f"{spent['max_steps']:,} steps", _duration(whole["median"]), between))
     if flops is None:
-        rows.append(("operations", "unknown", "compiled, or no products of matrices seen"))
+        rows.append(("operations", "unknown", "compiled, or no matrix products seen"))
     else:
-        rows.append(("operations a position", f"{flops['per_position'] / 1e6:,.2f} M", "forward and backward"))
-        rows.append(("operations a step", f"{flops['per_step'] / 1e9:,.2f} G", ""))
+        rows.append(("operations per position", f"{flops['per_position'] / 1e6:,.2f} M", "forward and backward"))
+        rows.append(("operations per step", f"{flops['per_step'] / 1e9:,.2f} G", ""))
         peak = flops["measured_matmul_peak_per_second"]
         rows.append(("MFU", f"{flops['mfu']:.1%}", f"of a measured matmul peak, {peak / 1e9:,.0f} G/s"))
     return rows

@@ -1,4 +1,4 @@
-"""Job `prepare_data`: downloads or generates every data set of a run and fills the cache."""
+"""`xlm prepare_data`: downloads or generates all datasets of a run and fills the cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xlm.inference.session import start
 
 
 class Prepared(NamedTuple):
-    """One data set of a run; `path` is None for those that need no cache."""
+    """One dataset of a run; `path` is None if it needs no cache."""
 
     split: str
     name: str
@@ -27,7 +27,7 @@ class Prepared(NamedTuple):
 
 
 def run(cfg: DictConfig) -> list[Prepared]:
-    """Prepare all splits and print where they lie; what is there already is only checked."""
+    """Prepare all splits and print where they are; data that is already cached is only checked."""
     session = start(cfg)
     prepared = prepare(session.datamodule)
     print_table(prepared, session.datamodule.cache_dir, session.console)
@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> list[Prepared]:
 
 
 def prepare(datamodule: TextDataModule) -> list[Prepared]:
-    """Fill the cache for every data set of `datamodule`."""
+    """Fill the cache for all datasets of `datamodule`."""
     found = []
     for split, managers in datamodule.dataset_managers.items():
         for name, manager in managers.items():
@@ -51,7 +51,7 @@ def prepare(datamodule: TextDataModule) -> list[Prepared]:
 
 
 def print_table(prepared: Iterable[Prepared], cache_dir: Path, console: Console) -> None:
-    """One line a data set: split, name, rows, seconds, folder."""
+    """Print a line per dataset: split, name, rows, seconds, folder."""
     table = Table(title=f"Prepared data in {cache_dir}", title_justify="left")
     for column in ("split", "name"):
         table.add_column(column)
@@ -59,6 +59,6 @@ def print_table(prepared: Iterable[Prepared], cache_dir: Path, console: Console)
         table.add_column(column, justify="right")
     table.add_column("folder", overflow="fold")
     for one in prepared:
-        folder = "(in memory)" if one.path is None else f"{one.path.name}{'' if one.built else ' (was there)'}"
+        folder = "(in memory)" if one.path is None else f"{one.path.name}{'' if one.built else ' (cached)'}"
         table.add_row(one.split, one.name, f"{one.num_rows:,}", f"{one.seconds:.2f}", folder)
     console.print(table)

@@ -1,4 +1,4 @@
-"""`xlm report` and `xlm runs`: runs compared on one page, or listed one a line."""
+"""`xlm report` and `xlm runs`: compare runs on one page, or list them one per line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_NAME = 80
 
 
 def write_report(words: Sequence[str], options: Report) -> int:
-    """Write `<output>.html`, `.md`, `.csv` and `_pairs.csv`, and say where; 0.
+    """Write `<output>.html`, `.md`, `.csv` and `_pairs.csv`, and print their paths; returns 0.
 
     Raises:
         ConfigError: no runs are named, or one doesn't exist.
@@ -51,7 +51,7 @@ def write_report(words: Sequence[str], options: Report) -> int:
 
 
 def output_path(said: str, names: Sequence[str]) -> Path:
-    """The page's path: as said (a folder takes it as report.html), else in reports/, called after the runs."""
+    """The page's path: as given (report.html in a folder), else in reports/, named after the runs."""
     if said:
         path = Path(said)
         if path.is_dir() or said.endswith("/"):
@@ -62,7 +62,7 @@ def output_path(said: str, names: Sequence[str]) -> Path:
 
 
 def print_runs(words: Sequence[str], options: Runs) -> int:
-    """Print the runs of a folder (by default runs/) that the other words choose; 0, whatever they are."""
+    """Print the runs of a folder (by default runs/) that match all other words; returns 0."""
     folders = [Path(word) for word in words if Path(word).is_dir()]
     filters = [word for word in words if not Path(word).is_dir()]
     found = [run for folder in folders or [DEFAULT_FOLDER] for run in run_folders(folder)]
@@ -82,7 +82,7 @@ def print_runs(words: Sequence[str], options: Runs) -> int:
 
 
 def _chosen(run: Run, word: str) -> bool:
-    """Whether a word is part of what the table says of a run, or a pattern for one of them."""
+    """Whether a word is part of an entry in the run's row, or a pattern that matches one."""
     return any(
         word in text or fnmatchcase(text, word)
         for text in (run.name, str(run.folder), run.model, run.data, run.state())

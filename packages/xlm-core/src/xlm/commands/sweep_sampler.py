@@ -1,4 +1,4 @@
-"""`xlm sweep_sampler`: one checkpoint under many settings of its sampler, quality against network calls."""
+"""`xlm sweep_sampler`: one checkpoint with many settings of its sampler, quality against network calls."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ Values = dict[str, tuple[float, float | None]]
 
 
 class Scoring(Protocol):
-    """Collects what one setting wrote; `quality` is the number that counts, `record` what the numbers depend on."""
+    """Collects the samples of one setting; `quality` is the main number, `record` what the numbers depend on."""
 
     quality: str
     record: dict[str, Any]
 
     def add(self, batch: Mapping[str, Any], predictions: Mapping[str, Any], num_rows: int) -> None:
-        """Count a batch."""
+        """Add the samples of a batch."""
 
     def finish(self) -> Values:
-        """Value and standard error by name, the quality first; forgets what was counted."""
+        """Value and standard error by name, quality first; resets the collection."""
 
 
 def scoring_of(session: Session, harness: Harness, split: str, name: str, options: Sweep) -> Scoring:
-    """By a judge where one is named, else by the loader's metrics.
+    """Score by a judge if one is named, else by the loader's metrics.
 
     Raises:
-        ConfigError: a loader without metrics and no judge, no such metric or judge, or both are named.
+        ConfigError: there is no metric and no judge, the metric or judge doesn't exist, or both are named.
     """
     texts = [loader for loader in loaders_of_texts(session, split) if loader == name]
     judge, metric = scorer_of(options, "sweep", texts, split), options.metric
@@ -64,15 +64,15 @@ def scoring_of(session: Session, harness: Harness, split: str, name: str, option
         return ByMetrics(harness, _metrics(harness, split, name, metric, bool(texts)))
     if metric is not None:
         raise ConfigError(
-            f"sweep.metric={metric} doesn't go with sweep.judge: texts are shown by perplexity and entropy, and all "
-            "other numbers are in the tables.",
+            f"sweep.metric={metric} cannot be combined with sweep.judge: a judge gives perplexity and entropy, and the "
+            "tables have all other numbers.",
             key="sweep.metric",
         )
     return AsTexts(TextScoring.of(session, options, judge, harness.device))
 
 
 class ByMetrics:
-    """Each metric's value of every example; the first metric is the quality."""
+    """Scores each example with all metrics; the first metric is the quality."""
 
     def __init__(self, harness: Harness, metrics: list[MetricWrapper]) -> None:
         self.quality = metrics[0].name
@@ -96,7 +96,7 @@ class ByMetrics:
 
 
 class AsTexts:
-    """All texts of a setting together: a perplexity and what stands beside it."""
+    """Scores all texts of a setting together: perplexity and the other numbers of text quality."""
 
     def __init__(self, judging: TextScoring) -> None:
         judge = judging.judge
@@ -111,7 +111,7 @@ class AsTexts:
     def finish(self) -> Values:
         found, told = self._judging.measure({"texts": self._texts})
         self.record, self._texts = {"text_quality": told}, []
-        # A number that means nothing, as the perplexity of nothing but empty texts.
+        # A number can be undefined, for example the perplexity if all texts are empty.
         return {
             name: (math.nan if estimate.value is None else estimate.value, estimate.se)
             for name, estimate in found["texts"].numbers.items()
@@ -119,12 +119,12 @@ class AsTexts:
 
 
 def _metrics(harness: Harness, split: str, name: str, chosen: str | None, is_of_texts: bool) -> list[MetricWrapper]:
-    """The loader's metrics, the chosen one (default: the first) in front."""
+    """The loader's metrics, with the chosen one (default: the first) in front."""
     found = [metric for metric in harness.metrics_at(split, name) if metric.name != "steps_taken"]
     names = [metric.name for metric in found]
     if not found:
-        hint = " A judge would: sweep.judge=…, a causal language model." if is_of_texts else ""
-        raise ConfigError(f"The loader {split}/{name} has no metric, so nothing says how good a sample is.{hint}")
+        hint = " Give a causal language model as a judge: sweep.judge=…" if is_of_texts else ""
+        raise ConfigError(f"The loader {split}/{name} has no metric, so the quality of samples is unknown.{hint}")
     if chosen is not None and chosen not in names:
         hint = did_you_mean(nearest_names(chosen, names, 1))
         raise ConfigError(f"{split}/{name} has no metric '{chosen}'; it has {', '.join(names)}. {hint}".rstrip())
@@ -155,11 +155,10 @@ _FILLED = ("self", "tokenizer", "noise_schedule", "model")
 
 
 def run(cfg: DictConfig) -> list[Point]:
-    """Measure every combination of the `sweep.<option>=[…]` of the command line that has not been measured yet.
+    """Measure all combinations of the `sweep.<option>=[…]` on the command line that have not been measured yet.
 
     Raises:
-        ConfigError: an option that neither the job nor the predictor has or that the predictor never reads, or a value
-            that the predictor refuses.
+        ConfigError: an option is unknown or is never read by the predictor, or the predictor rejects a value.
         CheckpointError: no checkpoint, or one that cannot be read or does not fit.
     """
     own, grid = _options(cfg)
@@ -191,7 +190,7 @@ def run(cfg: DictConfig) -> list[Point]:
         point = known.get(_text(options))
         if point is None:
             if not is_warm:
-                # Otherwise the first setting would pay for what is set up once.
+                # Otherwise the first setting would include the cost of the one-time setup.
                 call_at(predictor.predict, next(batches()), 0, 0, name)
                 is_warm = True
             with random_state_of(cfg.seed):
@@ -207,7 +206,7 @@ def run(cfg: DictConfig) -> list[Point]:
 
 
 def _options(cfg: DictConfig) -> tuple[Sweep, dict[str, list[Any]]]:
-    """The job's own options, and the values of each of the predictor's; ConfigError for one that neither has."""
+    """The job's own options, and the values for each option of the predictor; ConfigError for an unknown option."""
     own, others = read_part(cfg, Sweep)
     if not cfg.get("predictor"):
         raise ConfigError("model_type has no predictor (predictor: null), so there is no sampler to sweep over.")
@@ -217,20 +216,19 @@ def _options(cfg: DictConfig) -> tuple[Sweep, dict[str, list[Any]]]:
         if name not in swept:
             hint = did_you_mean([f"sweep.{near}" for near in nearest_names(name, [*options_in(Sweep), *swept], 1)])
             raise ConfigError(
-                f"Unknown option 'sweep.{name}': neither the job nor its sampler has it "
-                f"({', '.join(swept)}). {hint}".rstrip(),
+                f"Unknown option 'sweep.{name}'. Options of the sampler: {', '.join(swept)}. {hint}".rstrip(),
                 key=f"sweep.{name}",
             )
     grid = {name: value if isinstance(value, list) else [value] for name, value in others.items()}
     if empty := [name for name, values in grid.items() if not values]:
         raise ConfigError(f"sweep.{empty[0]} has no values.", key=f"sweep.{empty[0]}")
     if not grid:
-        raise ConfigError(f"Nothing to sweep over: give sweep.<option>=[…], of {', '.join(swept)}.")
+        raise ConfigError(f"Nothing to sweep over. Give sweep.<option>=[…] for one of: {', '.join(swept)}.")
     return own, grid
 
 
 def _check_read(harness: Harness, grid: Mapping[str, list[Any]], settings: list[dict[str, Any]]) -> None:
-    """ConfigError for an option that the sampler of no setting reads; of others, the predictors say where it isn't."""
+    """ConfigError for an option that is not read in any setting; predictors report the other unread options."""
     with unsaid():
         unread = [getattr(harness.predictor_with(options), "unread", None) or {} for options in settings]
     for name in grid:
@@ -243,11 +241,11 @@ def _check_read(harness: Harness, grid: Mapping[str, list[Any]], settings: list[
 def _batches(
     session: Session, harness: Harness, split: str, num_examples: int
 ) -> tuple[str, Callable[[], Iterator[Any]], int]:
-    """The name of the split's first prediction loader, what goes through its first examples, how many there are."""
+    """The name of the split's first prediction loader, an iterator over its first examples, and their number."""
     datamodule = session.datamodule
     found = datamodule.first_loader(split, "prediction")
     if found is None:
-        raise ConfigError(f"datamodule.dataset_managers.{split} has no prediction loader to draw samples for.")
+        raise ConfigError(f"datamodule.dataset_managers.{split} has no prediction loader to generate samples for.")
     name = found[1]
     manager = datamodule.dataset_managers[split][name]
     manager.setup(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
@@ -271,7 +269,7 @@ def _measure(
     name: str,
     batches: Callable[[], Iterator[Any]],
 ) -> Point:
-    """Predict all batches with one predictor, timing that alone."""
+    """Predict all batches with one predictor, and time only the prediction."""
     seconds, calls, n = 0.0, 0.0, 0
     counts_calls = True
     for batch_idx, batch in enumerate(batches()):
@@ -291,7 +289,7 @@ def _measure(
 
 
 def _key(cfg: DictConfig, weights: Path, own: Sweep, num_examples: int) -> str:
-    """What has to be the same for a point to be taken over from an earlier start."""
+    """A hash of everything that must be the same to reuse a point of an earlier start."""
     state = weights.stat()
     parts = {name: cfg.get(name) for name in ("model", "predictor", "datamodule", "collators", "seed")}
     text = OmegaConf.to_yaml(OmegaConf.create(parts), resolve=False)
@@ -306,7 +304,7 @@ def _text(options: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, key: str) -> dict[str, Point]:
-    """Points of earlier starts, by their options; a line that a kill cut off is passed over."""
+    """Points of earlier starts, by their options; an incomplete line is skipped."""
     found: dict[str, Point] = {}
     for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
         try:
@@ -335,25 +333,25 @@ def _line(point: Point, quality: str) -> str:
 
 def _value(point: Point, name: str) -> str:
     value, error = point.metrics[name]
-    form = ".4f" if abs(value) < 100 else ".1f"  # a perplexity has no four decimals
+    form = ".4f" if abs(value) < 100 else ".1f"  # four decimals are too many for a perplexity
     return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"
 
 
 def _write(
     session: Session, trainer: Any, points: list[Point], quality: str, folder: Path, record: dict[str, Any]
 ) -> None:
-    """Tables, picture and record; the table on the screen too."""
+    """Write tables, picture and record, and print the table."""
     record = {**session.write_record(trainer, "sweep_sampler"), **record, "quality": quality}
     write_tables(folder, points, quality)
     write_results(folder / "sweep.json", {**record, "points": [point.as_dict() for point in points]})
     title = f"{session.cfg.job_name}, {record['split']}, n = {points[0].n:,}"
     draw(folder / "sweep.png", points, quality, title)
     session.console.print(_screen(points, quality, title))
-    session.console.print(f"Table and picture are in {display_path(folder)}.", soft_wrap=True)
+    session.console.print(f"The table and the picture are in {display_path(folder)}.", soft_wrap=True)
 
 
 def _screen(points: list[Point], quality: str, title: str) -> Table:
-    """As much as fits a terminal: quality and cost; the other metrics are in the files."""
+    """The table for the terminal: quality and cost only; the files have the other metrics."""
     header, rows = table(points, quality)
     screen = Table(title=title, title_justify="left")
     options = list(points[0].options)

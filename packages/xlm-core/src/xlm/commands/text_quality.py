@@ -1,4 +1,4 @@
-"""`xlm text_quality`: judges texts in files, and says what they have of the training data."""
+"""`xlm text_quality`: measures the quality of texts in files, and what they copy from the training data."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Request:
-    """What to judge: files of texts, and how; see docs/guide/text-quality.md."""
+    """Files of texts to measure, and options; see docs/guide/text-quality.md."""
 
     samples: tuple[str, ...]
     options: TextQuality
 
 
 def read_request(words: Sequence[str], options: TextQuality) -> Request:
-    """The request of a command line; ConfigError for options that don't go together."""
+    """Read the request from a command line; ConfigError for conflicting options."""
     samples = tuple(dict.fromkeys([*options.samples, *words]))
     if not samples:
         raise ConfigError(f"Which texts? xlm {JOB} samples=runs/mine/generations.jsonl, or several: samples=[a,b].")
     if options.mauve and not (options.judge and options.reference):
-        raise ConfigError("mauve=true compares features of a judge: it needs judge=… and reference=…", key="mauve")
+        raise ConfigError("mauve=true compares features of the judge. It needs judge=… and reference=…", key="mauve")
     return Request(samples, options)
 
 
 def run_text_quality(words: Sequence[str], options: TextQuality) -> int:
-    """Measure, print, write the record and the table; 0, since mistakes are raised as XLMError."""
+    """Measure texts, print the table, and write it with the record; returns 0, since errors are raised as XLMError."""
     from xlm.evaluation.text_quality.measure import as_markdown, print_quality
     from xlm.inference.session import display_path, quiet_libraries
     from xlm.training.progress import write_results
@@ -51,7 +51,7 @@ def run_text_quality(words: Sequence[str], options: TextQuality) -> int:
     console = plain_console()
     path = output_file(request.options.output or _beside(request.samples[0]), "output", read=request.samples)
     if path.suffix == ".md":
-        raise ConfigError(f"output={path} is where the table goes; the record needs another name.", key="output")
+        raise ConfigError(f"output={path} is the path of the table. Give the record another name.", key="output")
     output_file(path.with_suffix(".md"), "output", read=request.samples)
     found, record, caption = judged(request)
     title = "Text quality"
@@ -65,10 +65,10 @@ def run_text_quality(words: Sequence[str], options: TextQuality) -> int:
 
 
 def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
-    """The quality of each file's texts (and of the reference), what it depends on, and that in a sentence.
+    """The quality of each file's texts (and of the reference), the record of what it depends on, and a caption.
 
     Raises:
-        DataError: no texts; ConfigError: no such judge; CheckpointError: no such model to take data from.
+        DataError: there are no texts; ConfigError: there is no such judge; CheckpointError: there is no such model.
     """
     from xlm.evaluation.text_quality.diversity import Overlap, add_all
     from xlm.evaluation.text_quality.measure import measure
@@ -85,7 +85,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     for name in request.samples:
         texts[name], writer = read_texts(name, options.key or None)
         writers.append(writer)
-    # The judge goes first: data may take minutes to prepare.
+    # Load the judge first: data may take minutes to prepare.
     device = usable_device(options.device)
     judge = load_scorer(options.judge, device, options.window, options.protocol) if options.judge else None
     train = _train(options.train, writers)
@@ -129,21 +129,21 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
 
 
 def _train(said: str, writers: Sequence[str | None]) -> str:
-    """The name of the training data: as said, else the texts' writer, where it is here; empty for none."""
+    """The name of the training data: as given, else the model that wrote the texts, if it is here; empty for none."""
     if said:
         return "" if said == NONE else said
     return next((writer for writer in writers if writer and Path(writer).exists()), "")
 
 
 def _data_of(names: Mapping[str, str]) -> dict[str, DataOfModel]:
-    """The data of those that are models and no files of texts, by name; `names` are in which option."""
+    """The data of all names that are models and not files of texts; `names` maps each name to its option."""
     from xlm.inference.texts import data_of_model, is_file_of_texts
 
     return {name: data_of_model(name, option) for name, option in names.items() if name and not is_file_of_texts(name)}
 
 
 def _unit(tokenizer: str, data: dict[str, DataOfModel]) -> Unit:
-    """Tokens of the tokenizer that is named, or of the model whose data are used; else words."""
+    """Tokens of the named tokenizer, or of the model that the data comes from; else words."""
     from xlm.evaluation.text_quality.texts import TokensOf, Words
 
     if tokenizer == "words" or not (tokenizer or data):
@@ -156,7 +156,7 @@ def _unit(tokenizer: str, data: dict[str, DataOfModel]) -> Unit:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"tokenizer is {tokenizer!r}, a folder or an id of the hub that has none, and not words: {reason}",
+                f"tokenizer={tokenizer} is not 'words', and no tokenizer was found there: {reason}",
                 key="tokenizer",
             ) from error
     name, first = next(iter(data.items()))
@@ -164,7 +164,7 @@ def _unit(tokenizer: str, data: dict[str, DataOfModel]) -> Unit:
 
 
 def _cut(texts: Sequence[WrittenText], unit: Unit) -> list[WrittenText]:
-    """Texts up to the EOS that they spell out, where a tokenizer says what that is."""
+    """Texts up to the first EOS token, if there is a tokenizer."""
     from dataclasses import replace
 
     from xlm.evaluation.text_quality.texts import TokensOf, cut_text
@@ -175,6 +175,6 @@ def _cut(texts: Sequence[WrittenText], unit: Unit) -> list[WrittenText]:
 
 
 def _beside(samples: str) -> Path:
-    """Where the record goes: beside the first file."""
+    """The path of the record, beside the first file."""
     path = Path(samples)
     return path / "text_quality.json" if path.is_dir() else path.with_suffix(".quality.json")

@@ -1,4 +1,4 @@
-"""`xlm trace RUN…`: the same prompts through several trained models, or traces from files, as a page or a replay."""
+"""`xlm trace RUN…`: the same prompts with several trained models, or traces from files, as a page or a replay."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _OF_SAMPLER = "predictor"
 
 @dataclass(frozen=True)
 class Request(TraceRuns):
-    """What `xlm trace` is asked for.
+    """The request of `xlm trace`.
 
     Args:
-        sampler: whose → option → value: "" is everybody's, else a run's name or a family's.
+        sampler: name → option → value; the name is a run, a family, or "" for all runs.
     """
 
     sampler: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_request(words: Sequence[str], options: TraceRuns) -> Request:
-    """The request of runs, options of samplers and the command's own options; ConfigError if no run is named."""
+    """Read the request: runs, options of samplers and the command's own options; ConfigError if no run is named."""
     sampler: dict[str, dict[str, Any]] = {}
     runs: list[str] = []
     for text in words:
-        whose, dot, option = text.partition("=")[0].lstrip("+").rpartition(".")
-        is_of_sampler = whose == _OF_SAMPLER or whose.endswith(f".{_OF_SAMPLER}")
+        owner, dot, option = text.partition("=")[0].lstrip("+").rpartition(".")
+        is_of_sampler = owner == _OF_SAMPLER or owner.endswith(f".{_OF_SAMPLER}")
         if "=" in text and dot and option.isidentifier() and is_of_sampler:
-            name = whose.removesuffix(_OF_SAMPLER).removesuffix(".")
+            name = owner.removesuffix(_OF_SAMPLER).removesuffix(".")
             sampler.setdefault(name, {})[option] = as_value(text)
         else:
             runs.append(text)
@@ -51,7 +51,7 @@ def read_request(words: Sequence[str], options: TraceRuns) -> Request:
 
 
 def run_trace(words: Sequence[str], options: TraceRuns) -> int:
-    """Write and show what was asked for; always 0, since mistakes are raised as XLMError."""
+    """Write the page and other requested files; returns 0, since errors are raised as XLMError."""
     from xlm.inference.session import display_path, quiet_libraries
     from xlm.inference.tracing import check_trace, write_trace
     from xlm.traces.terminal import replay_in_terminal
@@ -72,21 +72,21 @@ def run_trace(words: Sequence[str], options: TraceRuns) -> int:
         replay_in_terminal(doc, console)
     if writes:
         write_trace(page, doc, gif=request.gif, png=request.png)
-        console.print(f"Written to {display_path(page)}, to be opened in a browser.", soft_wrap=True)
+        console.print(f"Written to {display_path(page)}, a page for a browser.", soft_wrap=True)
     return 0
 
 
 def trace_runs(request: Request) -> Document:
-    """One document of all runs.
+    """One document with the traces of all runs.
 
     Raises:
-        ConfigError: a model cannot write, records nothing, or has no such option; CheckpointError: there is none;
-            DataError: no trace, or no prompts.
+        ConfigError: a model cannot generate, records nothing, or doesn't have an option; CheckpointError: there is no
+            checkpoint; DataError: there is no trace, or no prompts.
     """
     import xlm
     from xlm.traces.document import document, read_document
 
-    # All are loaded first: a mistake in the last one's options should not cost what the others write.
+    # Load all models first: an error in the last one should not cost the work of the others.
     loaded = {
         name: xlm.load(
             name,
@@ -111,36 +111,36 @@ def trace_runs(request: Request) -> Document:
 
 
 def family(lm: TrainedModel) -> str:
-    """How a run's family is called."""
+    """The name of the run's model family."""
     return str(lm.config.get("model_name") or "")
 
 
 def sampler_options(
     asked: dict[str, dict[str, Any]], runs: dict[str, tuple[str, list[str]]]
 ) -> dict[str, dict[str, Any]]:
-    """For each run the options of its sampler: everybody's, then its family's, then its own.
+    """The options of each run's sampler: those for all runs, then for its family, then for itself.
 
     Args:
-        asked: whose → option → value; see `Request.sampler`.
-        runs: each run's family, and the options that its sampler has.
+        asked: name → option → value; see `Request.sampler`.
+        runs: the family of each run, and the options of its sampler.
 
     Raises:
-        ConfigError: nobody is called so, or a sampler has no such option.
+        ConfigError: there is no such run or family, or a sampler has no such option.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in runs}
-    for whose, options in sorted(asked.items(), key=lambda item: _rank(item[0], runs)):
-        chosen = [name for name, (kind, _) in runs.items() if whose in ("", kind, short_name(name))]
+    for owner, options in sorted(asked.items(), key=lambda item: _rank(item[0], runs)):
+        chosen = [name for name, (kind, _) in runs.items() if owner in ("", kind, short_name(name))]
         if not chosen:
             there = dict.fromkeys(called for name, (kind, _) in runs.items() for called in (kind, short_name(name)))
-            names = ", ".join(there) or "none, as all of them are files of traces"
-            raise ConfigError(f"{whose or 'This'}.predictor is no run's sampler; the runs and families: {names}.")
+            names = ", ".join(there) or "none, since all of them are files of traces"
+            raise ConfigError(f"{owner or 'This'}.predictor is not the sampler of any run. Runs and families: {names}.")
         for name in chosen:
             kind, known = runs[name]
             for option in options:
                 if option not in known:
                     near = did_you_mean(nearest_names(option, known, 1))
                     having = [other for other, its in runs.values() if option in its]
-                    only = f"Give it to those that do: {having[0]}.predictor.{option}=…" if having else ""
+                    only = f"Set it only where it exists: {having[0]}.predictor.{option}=…" if having else ""
                     raise ConfigError(
                         f"The sampler of {short_name(name)} ({kind}) has no option '{option}' (it has "
                         f"{', '.join(known)}). {only or near}".rstrip(),
@@ -150,13 +150,13 @@ def sampler_options(
     return found
 
 
-def _rank(whose: str, runs: dict[str, tuple[str, list[str]]]) -> int:
-    """What is said of fewer runs counts more."""
-    return 0 if not whose else 1 if whose in {kind for kind, _ in runs.values()} else 2
+def _rank(owner: str, runs: dict[str, tuple[str, list[str]]]) -> int:
+    """The order of application: options for fewer runs come later and win."""
+    return 0 if not owner else 1 if owner in {kind for kind, _ in runs.values()} else 2
 
 
 def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | None], Any]:
-    """Prompts, their answers where the data has them, and the drawing function."""
+    """Prompts, their answers if the data has them, and the drawing function."""
 
     from xlm.inference.session import fewer_than_asked
     from xlm.inference.writer import read_prompts
@@ -192,7 +192,7 @@ def _traced(
     seed = request.seed if own_seed is None else int(own_seed)
     options = {option: value for option, value in options.items() if option != "seed"}
     with record() as recorder:
-        # One prompt after the other, so that traces come in their order.
+        # One prompt at a time, so that traces are in the same order.
         for number, prompt in enumerate(prompts):
             lm.samples(prompt, request.num_samples, mode=request.mode, seed=seed + number, **options)
     return describe_run(
@@ -209,7 +209,7 @@ def _traced(
 
 
 def short_name(run: str) -> str:
-    """What a run is called on the page: its folder's name."""
+    """The name of a run on the page: the name of its folder."""
     from xlm.inference.sources import folder_of
     from xlm.utils.weight_files import is_weights_alone
 
@@ -220,7 +220,7 @@ def short_name(run: str) -> str:
 
 
 def prompts_of_data(lm: TrainedModel, split: str, num_prompts: int) -> tuple[list[str], list[str | None]]:
-    """The first prompts of the prediction loader that a model's configuration has for `split`, and their answers.
+    """The first prompts of the prediction loader for `split` in a model's configuration, and their answers.
 
     ConfigError if it has none.
     """
@@ -250,7 +250,7 @@ def _rows(batch: Any) -> list[tuple[Any, Any]]:
 
 
 def _prompt(ids: list[int], mask: list[bool], tokenizer: Any) -> str:
-    """A prompt as text: special tokens left out, and the masks that are only room for an answer."""
+    """A prompt as text, without special tokens and without the masks reserved for an answer."""
     names = ("pad", "bos", "eos", "cls", "sep")
     unseen = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
     kept = [token for token, real in zip(ids, mask, strict=True) if real and token not in unseen]

@@ -1,4 +1,4 @@
-"""`xlm train`: fit, with everything that lets a run be stopped and continued, then test the best weights."""
+"""`xlm train`: trains a model in a run that can be stopped and continued, then tests the best weights."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ from xlm.utils.files import output_folder
 from xlm.utils.rank_zero import is_first_process
 from xlm.utils.run_lock import RunLock
 
-# Batches whose tokens are counted: of 64 texts each, the mean is known within a percent or so.
+# Number of batches to count tokens in: with 64 texts each, the mean is known within about a percent.
 NUM_COUNTED = 32
 
 
 @dataclass(frozen=True)
 class Length:
-    """The optimizer steps of a run, and what they follow from."""
+    """The optimizer steps of a run, and the reason for their number."""
 
     steps: int
     reason: str
 
 
 def resolve_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None:
-    """Set `trainer.max_steps` to what `max_tokens` or `trainer.max_epochs` mean; None where neither is asked for.
+    """Set `trainer.max_steps` from `max_tokens` or `trainer.max_epochs`; None if neither is set.
 
-    With several limits the first one that is reached counts; `max_tokens` takes the place of `trainer.max_steps`.
-    All processes of a run come to the same number.
+    The smallest limit applies; `max_tokens` replaces `trainer.max_steps`. All processes of a run get the same
+    number.
 
     Raises:
-        ConfigError: more tokens are asked for than can be counted, or batches have no `input_ids`.
+        ConfigError: `max_tokens` is too large, or batches have no `input_ids`.
     """
     max_epochs, max_tokens = cfg.trainer.get("max_epochs") or -1, cfg.get("max_tokens")
     if max_epochs <= 0 and max_tokens is None:
@@ -72,7 +72,7 @@ def resolve_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None
             raise ConfigError(
                 f"max_tokens={max_tokens:.3g} would be {steps:.3g} steps, which is too many.", key="max_tokens"
             )
-        found.append(Length(steps, f"for {max_tokens:,.0f} tokens, about {per_step:,.0f} a step"))
+        found.append(Length(steps, f"for {max_tokens:,.0f} tokens, about {per_step:,.0f} per step"))
     elif cfg.trainer.max_steps > 0:
         found.append(Length(int(cfg.trainer.max_steps), "trainer.max_steps"))
     if max_epochs > 0:
@@ -88,34 +88,34 @@ def resolve_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None
 
 
 def _tokens_per_batch(loader: StatefulTrainLoader | CombinedTrainLoader, seed: int) -> float:
-    """Mean number of tokens in a batch of one device, padding left out."""
+    """Mean number of tokens in a batch of one device, without padding."""
     with random_state_of(seed):
         counts = [num_tokens(batch) for batch in itertools.islice(iter(loader), NUM_COUNTED)]
     if not sum(counts):
-        raise ConfigError("max_tokens cannot be kept: the batches have no input_ids to count.", key="max_tokens")
+        raise ConfigError("max_tokens cannot be used: the batches have no input_ids to count.", key="max_tokens")
     return sum(counts) / len(counts)
 
 
 def _limited(num_batches: int, limit: Any) -> int:
-    """As Lightning reads `limit_train_batches`: a number of batches, or a share of them."""
+    """The limit as Lightning reads `limit_train_batches`: a number of batches, or a share of them."""
     if limit is None:
         return num_batches
     return int(num_batches * limit) if isinstance(limit, float) else min(num_batches, limit)
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
-    """Train as the config says; returns the final metrics.
+    """Train as configured; returns the final metrics.
 
     Raises:
-        RunInUseError: another training run writes into the same folder.
-        XLMError: with one readable sentence, before anything is written where that is possible.
+        RunInUseError: another training run is writing to the same folder.
+        XLMError: any other user error, before anything is written if possible.
     """
     with raising_on_sigterm(), contextlib.ExitStack() as stack:
         return _train(cfg, [stack.enter_context(RunLock(folder)) for folder in written_folders(cfg)])
 
 
 def written_folders(cfg: DictConfig) -> list[Path]:
-    """The run's folder, and that of its checkpoints where it lies elsewhere; none for a process that writes nothing."""
+    """The run's folder, and the checkpoint folder if it is elsewhere; empty for a process that writes nothing."""
     run_dir, checkpoints = Path(cfg.paths.run_dir), Path(cfg.checkpointing_dir)
     if not is_first_process():
         return []
@@ -127,7 +127,7 @@ def written_folders(cfg: DictConfig) -> list[Path]:
 def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     resume = resume_point(cfg)
     session = start(cfg)
-    # Before anything is written: a source that cannot be read is a mistake like any other.
+    # Before anything is written, so that a source that cannot be read leaves no files behind.
     session.datamodule.prepare_data()
     if resume is not None and not cfg.resume_checkpoint_path:
         refuse_other_data(resume[1], session)
@@ -147,7 +147,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         if 0 < trainer.max_steps <= step_before:
             session.console.print(
                 f"This run is complete at step {step_before}; it is only tested again. "
-                "A larger trainer.max_steps goes on with it, another job_name starts a new one.",
+                "Use a larger trainer.max_steps to continue it, or another job_name to start a new one.",
                 soft_wrap=True,
             )
         record = session.write_record(trainer, "train")
@@ -158,17 +158,17 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     record["training"] = cost.as_dict(trainer.strategy.root_device)
     earlier = read_mapping(session.run_dir / "results.json", [])
     if earlier.get("step") == trainer.global_step == step_before and "training" in earlier:
-        # Nothing was trained: the cost is what the first end wrote, which counts the time behind the last checkpoint.
+        # Nothing was trained: keep the cost that the first end wrote, with the time after the last checkpoint.
         record["training"] = earlier["training"]
     return finish(session, harness, trainer, record, estimates)
 
 
 def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint to go on from, if any.
+    """The checkpoint to continue from, if any.
 
     Raises:
-        ConfigError: the run's folder holds another run: other model, loss, optimizer, seed or lengths.
-        CheckpointError: a checkpoint was named and can't be used, or there are some and none can be read.
+        ConfigError: the run's folder has a run with another model, loss, optimizer, seed or other lengths.
+        CheckpointError: the named checkpoint cannot be used, or no checkpoint in the folder can be read.
     """
     if cfg.resume_checkpoint_path:
         path = Path(cfg.resume_checkpoint_path)
@@ -182,35 +182,35 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
         return None
     if not cfg.resume_from_checkpoint:
         raise CheckpointError(
-            f"{directory} holds the checkpoints of a run, and resume_from_checkpoint=false would overwrite them.\n"
-            "Give another job_name, or remove that folder."
+            f"{directory} has the checkpoints of a run, and resume_from_checkpoint=false would overwrite them.\n"
+            "Use another job_name, or remove that folder."
         )
     differences = config_differences(OmegaConf.create(found[1].get("xlm_config") or "{}"), cfg)
     if differences:
         raise ConfigError(
             f"{cfg.paths.run_dir} holds a run with other settings; nothing was changed. They differ in:\n  "
             + "\n  ".join(differences[:12])
-            + "\nGive another job_name= for a new run, or the old settings to go on with that one."
+            + "\nUse another job_name= for a new run, or the old settings to continue that one."
         )
     return found
 
 
 def refuse_other_data(checkpoint: dict[str, Any], session: Session) -> None:
-    """ConfigError if the run of a checkpoint was trained on other examples; one from before they were recorded passes.
+    """ConfigError if the run of a checkpoint was trained on other examples. Old checkpoints without a record pass.
 
-    Files with the same name and other content are no difference of settings.
+    The settings alone cannot show this: a file may keep its name and change its content.
     """
     differences = data_differences(checkpoint.get("xlm_data") or {}, session.datamodule.contents("train"))
     if differences:
         raise ConfigError(
             f"{session.run_dir} holds a run on other training data; nothing was changed. They differ in:\n  "
             + "\n  ".join(differences)
-            + "\nGive another job_name= for a new run, or the old data to go on with that one."
+            + "\nUse another job_name= for a new run, or the old data to continue that one."
         )
 
 
 class RunLockHeld(Callback):
-    """Ends a run whose folder another one has taken over."""
+    """Ends a run if another run has taken over its folder."""
 
     def __init__(self, locks: list[RunLock]) -> None:
         self.locks = locks
@@ -221,7 +221,7 @@ class RunLockHeld(Callback):
 
 
 def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) -> list[Callback]:
-    """Core's own callbacks around those of the config."""
+    """The configured callbacks, with core's own before and after them."""
     own: list[Callback] = [RandomState(cfg.seed), LogTruncation(), FiniteLossGuard(), MonitoredMetric(), train_log]
     if cfg.ema_decay:
         own.append(ExponentialMovingAverage(cfg.ema_decay))
@@ -233,7 +233,7 @@ def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) ->
 
 
 def describe_run(session: Session, harness: Harness, trainer: Trainer, length: Length | None = None) -> None:
-    """Say what is about to run: choices, sizes, device, folder."""
+    """Print what is about to run: choices, sizes, device, folder."""
     if not trainer.is_global_zero:
         return
     cfg = session.cfg
@@ -247,7 +247,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer, length: L
         "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
         "batch": f"{global_batch} ({cfg.per_device_batch_size} per device × {trainer.world_size} × "
         f"{trainer.accumulate_grad_batches} accumulated)",
-        "steps": f"{steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'of its own')}, "
+        "steps": f"{steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'default')}, "
         f"{short_name(cfg.lr_scheduler) if cfg.lr_scheduler else 'no schedule'}",
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }
@@ -256,7 +256,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer, length: L
 
 
 def shown_parts(harness: Harness) -> list[tuple[str, nn.Module]]:
-    """What the harness says its parts are; of the whole model, its children."""
+    """The parts that the harness names; the whole model is replaced by its children."""
     return [
         part
         for name, module in harness.top_level_named_modules()
@@ -265,12 +265,12 @@ def shown_parts(harness: Harness) -> list[tuple[str, nn.Module]]:
 
 
 def short_name(node: DictConfig) -> str:
-    """How an optimizer or a schedule is called: the name it has, else its class; a model may bring its own."""
+    """The name of an optimizer or a schedule: its `name`, else its class."""
     return str(node.get("name") or node.get("_target_", "unnamed")).rpartition(".")[-1]
 
 
 def cost_line(training: dict[str, Any]) -> str:
-    """The cost of training in a line."""
+    """The cost of training, as a line."""
     speed = training["tokens_per_second"]
     parts = [f"{training['wall_seconds'] / 60:.1f} minutes", f"{training['cpu_seconds'] / 60:.1f} of CPU time"]
     parts += [] if speed is None else [f"{speed:,.0f} tokens/s"]
@@ -283,11 +283,11 @@ def loaders(session: Session) -> dict[str, list[str]]:
 
 
 def load_averaged(harness: Harness, trainer: Trainer, path: Path) -> None:
-    """Put a checkpoint's averaged weights, or raw ones where it kept no average, into the harness for good."""
+    """Load a checkpoint's averaged weights, or raw ones if it has no average, into the harness permanently."""
     load_weights(harness, select_weights(load_checkpoint(path), apply_ema=True), path)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExponentialMovingAverage):
-            callback.forget()  # the average of the last step must not stand in for these
+            callback.forget()  # the average of the last step must not replace these
 
 
 def finish(
@@ -315,7 +315,7 @@ def finish(
         )
         session.console.print(cost_line(record["training"]), highlight=False)
         session.console.print(
-            f"Everything is in {display_path(run_dir)}, the curves in {display_path(run_dir / 'curves.png')}.",
+            f"All files are in {display_path(run_dir)}, the curves in {display_path(run_dir / 'curves.png')}.",
             soft_wrap=True,
         )
     return metrics

@@ -1,4 +1,4 @@
-"""Words of a command line: options that a schema describes, and how a checkpoint is named."""
+"""Words of a command line: options that a schema describes, and names of checkpoints."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _OF_GENERATE = "generation."
 
 
 def read_command(args: Sequence[str]) -> tuple[list[str], Any]:
-    """`read_words` of the standalone command that a command line names."""
+    """`read_words` for the standalone command of a command line."""
     return read_words(BUILT_IN_JOBS[named_job(args)], args)
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """What a standalone command without options of its own takes."""
+    """The schema of a standalone command without options."""
 
 
 def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
-    """The words of a standalone command, and its options as the schema has them; `title=` alone is its default.
+    """Read the words and options of a standalone command; an empty value, such as `title=`, means the default.
 
-    Words are what is no option: names, and dotted keys with values, such as options of samplers.
+    Words are all arguments that are not options: names, and dotted keys with values, such as sampler options.
 
     Args:
-        args: the command line, the command's name included.
+        args: the command line, with the command's name.
 
     Raises:
         ConfigError: a flag, an option that the command doesn't have, or a value outside its type.
@@ -51,7 +51,7 @@ def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
         key, equals, value = text.partition("=")
         name = job.other_names.get(key, key)
         if text.startswith("-"):
-            raise ConfigError(f"xlm {job.name} takes no {text}. Options: {_listed(options)}.")
+            raise ConfigError(f"xlm {job.name} does not accept {text}. Options: {_listed(options)}.")
         if equals and name in options:
             if value:
                 given[name] = _value(key, value, options[name].annotation, given.get(name, ()))
@@ -65,7 +65,7 @@ def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
 
 
 def _is_misspelt(key: str, job: Job) -> bool:
-    """Whether `key=` can only be meant as an option of a command that doesn't have it."""
+    """Whether `key=` can only be a misspelled option of the command."""
     if job.takes_overrides or not _KEY.fullmatch(key):
         return False
     return key.isidentifier() or (bool(job.note) and ".predictor." not in f".{key}")
@@ -81,18 +81,18 @@ def _value(key: str, text: str, annotation: Any, before: Any) -> Any:
 
 
 def _prompts(key: str, text: str) -> tuple[str, ...]:
-    """`[a,b]` or one value, as texts: a prompt of digits stays a prompt."""
+    """`[a,b]` or one value, as texts, also if a prompt has only digits."""
     import yaml
 
     try:
         loaded = yaml.load(text, Loader=yaml.BaseLoader) if text.startswith("[") else [text]
     except yaml.YAMLError as error:
-        raise ConfigError(f"{key}={text} cannot be read. A list is written [a,b].", key=key) from error
+        raise ConfigError(f"{key}={text} cannot be read. Write a list as [a,b].", key=key) from error
     return tuple(str(item) for item in loaded)
 
 
 def as_list(value: str) -> list[str]:
-    """`[a,b]`, as Hydra writes a list, or `a,b`; a part in quotes, and a path that is there, may hold commas."""
+    """Split `[a,b]`, a list in Hydra's notation, or `a,b`; quoted parts and existing paths may contain commas."""
     if value and Path(value).exists():
         return [value]
     inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
@@ -101,7 +101,7 @@ def as_list(value: str) -> list[str]:
 
 
 def _joined(parts: Sequence[str]) -> Iterator[str]:
-    """The parts of a list, with those put together again that are a path only together: `runs/a,seed=1`."""
+    """The parts of a list; parts that are an existing path only together, such as `runs/a,seed=1`, are joined again."""
     at = 0
     while at < len(parts):
         ends = range(len(parts), at + 1, -1) if not Path(parts[at].strip()).exists() else ()
@@ -111,7 +111,7 @@ def _joined(parts: Sequence[str]) -> Iterator[str]:
 
 
 def as_value(text: str) -> Any:
-    """The value of `key=value` as Hydra reads it: YAML, but 1e-3 is a number and no is text; ConfigError for none."""
+    """The value of `key=value` as Hydra reads it: YAML, except that 1e-3 is a number and `no` is text."""
     from omegaconf import OmegaConf
     from yaml import YAMLError
 
@@ -121,19 +121,19 @@ def as_value(text: str) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
     except YAMLError as error:
-        raise ConfigError(f"{text} cannot be read. A list is written [a,b].", key=key) from error
+        raise ConfigError(f"{text} cannot be read. Write a list as [a,b].", key=key) from error
 
 
 def _listed(options: Iterable[str]) -> str:
     return ", ".join(f"{key}=" for key in options)
 
 
-# With one of these the command line composes a configuration of its own.
+# With one of these keys, the command line composes its own configuration.
 _COMPOSES = ("experiment", "model", "model_type")
 
 
 def job_of_stored_config(overrides: Sequence[str]) -> str | None:
-    """The job of a command line that names a checkpoint for it and nothing to compose; else None."""
+    """The job of a command line, if it names a checkpoint and nothing to compose; else None."""
     said = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     section = _checkpoint_section(said.get("job_type", ""))
     if not section or any(key in said for key in _COMPOSES):
@@ -142,7 +142,7 @@ def job_of_stored_config(overrides: Sequence[str]) -> str | None:
 
 
 def with_checkpoint_key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """`eval runs/a` and `eval checkpoint=runs/a` with the key of the job's section, `eval.checkpoint_path=runs/a`.
+    """Rewrite `eval runs/a` and `eval checkpoint=runs/a` with the key of the job, `eval.checkpoint_path=runs/a`.
 
     Raises:
         ConfigError: several checkpoints are named.
@@ -155,13 +155,13 @@ def with_checkpoint_key(overrides: Sequence[str]) -> tuple[str, ...]:
     named = [text for text in overrides if _names_one(text)]
     if len(named) > 1:
         paths = " and ".join(text.removeprefix(_CHECKPOINT) for text in named)
-        raise ConfigError(f"xlm {job} takes one checkpoint, and was given {paths}.", key="checkpoint")
+        raise ConfigError(f"xlm {job} takes one checkpoint, but was given {paths}.", key="checkpoint")
     key = f"{section}.{PATH_KEYS[0]}"
     return tuple(f"{key}={text.removeprefix(_CHECKPOINT)}" if text in named else text for text in overrides)
 
 
 def _checkpoint_section(job: str) -> str:
-    """Where the options of a job that loads a trained model are; empty for other jobs."""
+    """The section with the options of a job that loads a trained model; empty for other jobs."""
     schema = SECTIONS_OF_JOBS.get(job)
     return schema.section if schema is not None and schema.section in CHECKPOINT_SECTIONS else ""
 
@@ -171,7 +171,7 @@ _OVERRIDE = re.compile(r"[~+]*[\w.@:/-]+=.*", re.DOTALL)
 
 
 def _names_one(text: str) -> bool:
-    """Whether a word is a checkpoint: no override, or a path that looks like one (`runs/a,seed=1`) and is there."""
+    """Whether a word is a checkpoint: not an override, or an existing path that looks like one (`runs/a,seed=1`)."""
     if text.startswith((_CHECKPOINT, "~/")):
         return True
     if text.startswith("~"):  # an override that removes something

@@ -1,4 +1,4 @@
-"""What is checked of a composed configuration before anything runs: values, roles, collators, batch sizes."""
+"""Checks a composed configuration before anything runs: values, roles, collators, batch sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Schema = TypeVar("Schema", bound=Options)
 
 
 def check_values(cfg: DictConfig) -> None:
-    """ConfigError for the first value outside its type or choices, in all that the job of a configuration reads."""
+    """ConfigError for the first value outside its type or choices, among all options that the job reads."""
     _check_present(cfg, Root)
     trainer = cfg.get("trainer")
     if isinstance(trainer, DictConfig):
@@ -32,13 +32,13 @@ def check_values(cfg: DictConfig) -> None:
 
 
 def read_section(cfg: DictConfig, schema: type[Schema]) -> Schema:
-    """The options of a job; ConfigError for one that it doesn't have, and for a value outside its type."""
+    """The options of a job; ConfigError for an unknown option or a value outside its type."""
     section = schema.section
     return read_options(schema, _given(cfg, section), section)
 
 
 def read_part(cfg: DictConfig, schema: type[Schema]) -> tuple[Schema, dict[str, Any]]:
-    """The options of a job, and the others of its section."""
+    """The options of a job, and the other keys of its section."""
     section = schema.section
     given, known = _given(cfg, section), options_in(schema)
     own = read_options(schema, {name: value for name, value in given.items() if name in known}, section)
@@ -54,7 +54,7 @@ def trace_options(cfg: DictConfig) -> Trace | None:
 
 
 def _check_flags(cfg: DictConfig) -> None:
-    """Flags of a model's own are its own affair."""
+    """Check core's flags; a model may have its own, which are not checked."""
     flags = _given(cfg, GlobalFlags.section)
     known = options_in(GlobalFlags)
     for name in flags.keys() & known.keys():
@@ -62,21 +62,21 @@ def _check_flags(cfg: DictConfig) -> None:
 
 
 def _check_present(node: DictConfig, schema: type[Options]) -> None:
-    """Check what is there of a schema's options; further keys are somebody else's."""
+    """Check the options of a schema that are present; other keys are ignored."""
     section = schema.section
     for option in options_in(schema).values():
         if option.name not in node:
             continue
         if OmegaConf.is_missing(node, option.name) or (section and OmegaConf.is_interpolation(node, option.name)):
-            continue  # the trainer's are worked out when it is made, from the devices there are
+            continue  # the trainer's are resolved later, from the devices
         value = plain(node[option.name])
         taken = checked(f"{section}.{option.name}".lstrip("."), value, option.annotation)
         if isinstance(taken, str) and not isinstance(value, str):
-            node[option.name] = taken  # digits that are meant as text
+            node[option.name] = taken  # digits meant as text
 
 
 def _given(cfg: DictConfig, section: str) -> dict[str, Any]:
-    """What a section says, as plain values; ConfigError for one that is no mapping."""
+    """A section as plain values; ConfigError if it is not a mapping."""
     node = cfg.get(section)
     if node is None:
         return {}
@@ -107,7 +107,7 @@ def check_config(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
 
 
 def check_roles(cfg: DictConfig, model_type: str, datamodule: str) -> None:
-    """MissingRoleError if the datamodule asks for a collator role that the model type doesn't fill."""
+    """MissingRoleError if the datamodule needs a collator role that the model type doesn't have."""
     available = sorted(role for role, node in _plain(cfg, "collators").items() if node not in (None, "???"))
     for role in _asked_roles(_plain(cfg, "datamodule")):
         if role not in available:
@@ -115,20 +115,20 @@ def check_roles(cfg: DictConfig, model_type: str, datamodule: str) -> None:
 
 
 def check_collators(cfg: DictConfig, model_type: str) -> None:
-    """ConfigError if a dataloader was left without a collator."""
+    """ConfigError if a dataloader has no collator."""
     for split, named in _plain(cfg, "datamodule.dataset_managers").items():
         for name, manager in (named if isinstance(named, dict) else {}).items():
             if isinstance(manager, dict) and manager.get("collator") == "???":
                 key = f"datamodule.dataset_managers.{split}.{name}"
                 raise ConfigError(
-                    f"The dataloader {split}/{name} has no collator: model_type '{model_type}' attaches none "
-                    f"at {key}.collator, and its dataset asks for no role.\nWithout that dataloader: ~{key}",
+                    f"The dataloader {split}/{name} has no collator: model_type '{model_type}' does not set "
+                    f"{key}.collator, and its dataset does not name a role.\nTo remove that dataloader: ~{key}",
                     key=f"{key}.collator",
                 )
 
 
 def check_batch_sizes(cfg: DictConfig) -> None:
-    """ConfigError if `global_batch_size` cannot be reached, as far as that is known without counting devices."""
+    """ConfigError if `global_batch_size` cannot be reached, as far as known without counting devices."""
     per_device, together = cfg.get("per_device_batch_size"), cfg.get("global_batch_size")
     if together is None:
         return
@@ -139,14 +139,14 @@ def check_batch_sizes(cfg: DictConfig) -> None:
 
 
 def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:
-    """The mapping at `key` as plain dicts, interpolations as their text; empty if there is none."""
+    """The mapping at `key` as plain dicts, with unresolved interpolations; empty if there is none."""
     node = OmegaConf.select(cfg, key, throw_on_missing=False)
     plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else None
     return {str(name): value for name, value in plain.items()} if isinstance(plain, dict) else {}
 
 
 def _asked_roles(node: Any) -> Iterator[str]:
-    """Each role in a plain tree that somewhere says `${collators.<role>}`."""
+    """All roles that a plain tree refers to as `${collators.<role>}`."""
     if isinstance(node, str):
         yield from _ROLE.findall(node)
     elif isinstance(node, dict | list):

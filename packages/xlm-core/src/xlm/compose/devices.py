@@ -1,4 +1,4 @@
-"""How many devices a run will use and in which precision; asks torch only when nothing else can tell."""
+"""The number of devices of a run and its precision; imports torch only if it is needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def default_precision(accelerator: str = "auto") -> str:
 
 
 def num_devices(devices: Any, accelerator: str | None = None) -> int:
-    """What Lightning makes of `trainer.devices`: a count, a list of indices, "0,1", "auto" or -1."""
+    """The number of devices that Lightning uses for `trainer.devices`: a count, indices, "0,1", "auto" or -1."""
     if isinstance(devices, str) and devices.strip().lstrip("-").isdigit():
         devices = int(devices)
     if isinstance(devices, str) and "," in devices:
@@ -44,7 +44,7 @@ def num_devices(devices: Any, accelerator: str | None = None) -> int:
         return devices
     if isinstance(devices, Sequence) and not isinstance(devices, str) and len(devices) > 0:
         return len(devices)
-    raise ConfigError(f"trainer.devices={devices!r}: a count, a list of indices, 'auto' or -1 is needed.")
+    raise ConfigError(f"trainer.devices is {devices!r}, and must be a count, a list of indices, 'auto' or -1.")
 
 
 def find_grad_accum(
@@ -54,9 +54,9 @@ def find_grad_accum(
     num_nodes: int,
     accelerator: str | None = None,
 ) -> int:
-    """Batches that each device accumulates per optimizer step; ConfigError with the numbers if that is no integer.
+    """Batches that each device accumulates per optimizer step; ConfigError if that is not a whole number.
 
-    A global batch size of None is one batch of every device.
+    A global batch size of None means one batch per device.
     """
     if global_batch_size is None:
         return 1
@@ -82,7 +82,7 @@ def check_positive(key: str, size: Any) -> None:
 def check_divisible(
     global_batch_size: int, per_device_batch_size: int, num_nodes: int = 1, num_devices: int | None = None
 ) -> None:
-    """ConfigError unless the global batch is a whole number of rounds; an unknown device count is left out."""
+    """ConfigError unless the global batch is a whole number of rounds; an unknown number of devices is ignored."""
     one_round = per_device_batch_size * num_nodes * (num_devices or 1)
     if global_batch_size % one_round == 0:
         return

@@ -26,9 +26,9 @@ def load_config(
     cwd: Path | None = None,
     check: bool = True,
 ) -> DictConfig:
-    """The configuration that `xlm <overrides>` would run with, its job_name settled; raises only XLMError.
+    """The configuration of `xlm <overrides>`, with its job_name set; raises only XLMError.
 
-    Models are found as from `cwd` with `environ` (by default this process's) and stay active.
+    Models are discovered from `cwd` with `environ` (by default of this process) and stay active.
     """
     from hydra import compose, initialize_config_module
 
@@ -49,7 +49,7 @@ def load_config(
 
 
 def without_reporting(cfg: DictConfig) -> DictConfig:
-    """A copy that builds neither metrics nor files of predictions, evaluators, callbacks or loggers."""
+    """A copy without metrics, logged predictions, evaluators, callbacks and loggers."""
     bare = cfg.copy()
     with open_dict(bare):
         for key in ("reported_metrics", "diagnostic_metrics", "callbacks", "loggers"):
@@ -60,6 +60,6 @@ def without_reporting(cfg: DictConfig) -> DictConfig:
 
 
 def to_yaml(cfg: DictConfig, resolve: bool = False) -> str:
-    """The configuration as YAML text; values of live objects that don't exist yet stay as they are written."""
+    """The configuration as YAML; values that need live objects stay unresolved."""
     with readable_errors(), late_values_as_text():
         return OmegaConf.to_yaml(cfg, resolve=resolve)

@@ -1,4 +1,4 @@
-"""Turns the exceptions of Hydra and OmegaConf into short messages: what was asked, what there is, what to do."""
+"""Turns exceptions of Hydra and OmegaConf into short messages: what was given, what exists, what to do."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from xlm.utils.instantiate import explain
 
 
 def config_folders() -> list[Path]:
-    """Core's configs, then those of the active models and of the user's own folders."""
+    """Folders of configs: core's, then those of the active models, then the user's own."""
     return list(dict.fromkeys([core_config_dir(), *active_config_dirs()]))
 
 
 def config_files() -> Iterator[Path]:
-    """Every YAML file in them."""
+    """All YAML files in those folders."""
     for folder in config_folders():
         yield from sorted(folder.rglob("*.yaml"))
 
@@ -46,16 +46,16 @@ def group_names() -> list[str]:
 
 
 def searched_places() -> list[str]:
-    """Whose folders were searched, in order."""
+    """The owners of the searched folders, in order."""
     models = active_models().values()
     own = [folder for folder in active_config_dirs() if folder not in {model.config_dir for model in models}]
     return ["xlm-core", *(model.provider for model in models), *map(str, own)]
 
 
 def nearest_keys(key: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """Where the dotted `key` leaves the configuration that `overrides` give, and the nearest full keys there.
+    """The part of the dotted `key` that is not in the configuration of `overrides`, and the nearest full keys.
 
-    Without such a configuration (other mistakes in `overrides`) the groups' names are all there is.
+    If the configuration cannot be composed (`overrides` has other errors), only the names of groups are searched.
     """
     composed = _compose_or_none(overrides)
     node: Any = OmegaConf.to_container(composed, resolve=False) if composed is not None else {}
@@ -97,23 +97,23 @@ _NOT_CHOSEN = re.compile(r"You must specify '([^']+)', e\.g")
 
 @contextmanager
 def readable_errors(found: Discovery | None = None, overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Raise an XLMError in place of any error of Hydra's, OmegaConf's or YAML's while a block composes."""
+    """Raise an XLMError instead of any error of Hydra, OmegaConf or YAML in a block that composes."""
     try:
         yield
-    except (*FOREIGN_ERRORS, ValueError) as error:  # Hydra has no type of its own for some choices
+    except (*FOREIGN_ERRORS, ValueError) as error:  # Hydra raises it for some choices
         readable = translate(error, found, overrides)
         raise readable from error
 
 
 def is_foreign(error: Exception) -> bool:
-    """Whether an error of a library is about the configuration, whenever it comes; Lightning isn't imported for it."""
+    """Whether a library's error is about the configuration; does not import Lightning."""
     kind = type(error)
     from_lightning = kind.__module__.startswith("lightning.") and kind.__name__ == "MisconfigurationException"
     return from_lightning or isinstance(error, FOREIGN_ERRORS)
 
 
 def translate(error: Exception, found: Discovery | None = None, overrides: Sequence[str] = ()) -> Exception:
-    """The XLMError to show instead of `error`; `error` itself when a target failed inside."""
+    """The XLMError to show instead of `error`; `error` itself if a target failed inside."""
     ours = _ours_in_chain(error)
     if ours:
         return ours
@@ -139,7 +139,7 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
 
 
 def locate_target(error: BadTargetError, choices: Mapping[str, object], overrides: Sequence[str]) -> BadTargetError:
-    """The same error with the chosen configuration file that names the target, and how to import it alone."""
+    """The same error, with the configuration file that names the target and a command that imports it."""
     model = next((m for m in active_models().values() if error.target.split(".")[0] == m.import_name), None)
     named = BadTargetError(
         error.target,
@@ -153,7 +153,7 @@ def locate_target(error: BadTargetError, choices: Mapping[str, object], override
 
 
 def _file_of(target: str, choices: Mapping[str, object]) -> Path | None:
-    """The only searched file that names `target`, or the first that is among `choices`."""
+    """The only searched file that names `target`, or the first one among `choices`."""
     line = re.compile(rf"['\"\s:]{re.escape(target)}['\"\s]")
     files = [path for path in config_files() if line.search(path.read_text("utf-8", errors="replace") + "\n")]
     chosen = [path for path in files if str(choices.get(path.parent.name)) == path.stem]
@@ -161,12 +161,12 @@ def _file_of(target: str, choices: Mapping[str, object]) -> Path | None:
 
 
 def _ours_in_chain(error: BaseException | None) -> XLMError | None:
-    """Our own error that a resolver raised and OmegaConf wrapped."""
+    """The XLMError of a resolver that OmegaConf wrapped."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         if isinstance(error, XLMError):
             return error
-        seen.append(error)  # OmegaConf's errors of its grammar have themselves as context
+        seen.append(error)  # grammar errors of OmegaConf have themselves as context
         error = error.__cause__ or error.__context__
     return None
 
@@ -176,7 +176,7 @@ def _missing_config(error: MissingConfigException, found: Discovery | None) -> C
     match = _NOT_FOUND.search(text)
     name = error.missing_cfg_file or (match.group(1) if match else "")
     group, _, member = name.rpartition("/")
-    if not group:  # the root itself, after --config-name or --config-path
+    if not group:  # the root config, with --config-name or --config-path
         return ConfigError(_short(text))
     options = group_members(group)
     lines = [f"Could not find '{name}'"]
@@ -192,17 +192,17 @@ def _missing_config(error: MissingConfigException, found: Discovery | None) -> C
 
 
 def _same_cell(group: str, member: str, options: Sequence[str]) -> list[str]:
-    """For `experiment=<data>_<model>` without a file: the choices that make the same run."""
+    """For `experiment=<data>_<model>` without a file: the choices that give the same run."""
     for model in active_models() if group == "experiment" else ():
         experiment = member.removesuffix(f"_{model}")
         if experiment != member and experiment in options:
             networks = [name for name in group_members("model") if name == model or name.endswith(f"_{model}")]
-            return [f"No file is needed for it: experiment={experiment} model_type={model} model={'|'.join(networks)}"]
+            return [f"It needs no file: experiment={experiment} model_type={model} model={'|'.join(networks)}"]
     return []
 
 
 def _unusable_reasons(name: str, found: Discovery | None) -> list[str]:
-    """Models that were listed but cannot be used, if `name` asks for one: why, once more."""
+    """The reasons why listed models that `name` may refer to cannot be used."""
     words = re.split(r"[/_+]", name)
     unusable = found.unusable if found else {}
     return [
@@ -214,13 +214,13 @@ def _unusable_reasons(name: str, found: Discovery | None) -> list[str]:
 
 def _not_chosen(group: str, overrides: Sequence[str]) -> ConfigError:
     chosen = ", ".join(overrides) or "nothing"
-    lines = [f"No {group} is chosen: say {group}=… or experiment=… (so far: {chosen})"]
+    lines = [f"No {group} is chosen: give {group}=… or experiment=… (so far: {chosen})"]
     lines += [f"{name}: {_listed(group_members(name))}" for name in (group, "experiment")]
     return ConfigError("\n".join(lines), key=group)
 
 
 def _no_key(key: str, overrides: Sequence[str]) -> ConfigError:
-    """A misspelt override: which key is unknown, and the nearest ones."""
+    """The error for a misspelled override, with the unknown key and the nearest ones."""
     override = next((text for text in overrides if text.lstrip("+~").split("=")[0] == key), f"{key}=…")
     unknown, nearest = nearest_keys(key, [text for text in overrides if text != override])
     lines = [f"Key '{unknown}' is not in the configuration (override '{override}')."]
@@ -252,7 +252,7 @@ def _omegaconf_text(error: OmegaConfBaseException) -> str:
 
 
 def _short(text: str, max_lines: int = 6) -> str:
-    """Hydra's message without its search path, its link and blank lines."""
+    """Hydra's message without its search path, links and blank lines."""
     kept = []
     for line in text.splitlines():
         if line.startswith(("Config search path", "See https")):

@@ -14,9 +14,9 @@ from xlm.errors import ConfigError, as_line
 MAX_LENGTH = 150
 _MOST_BYTES = 255
 _AS_NAME = re.compile(r"[^A-Za-z0-9_.+=,~\-]+")
-# What these choose is in the name anyway, or says where the run's folder is.
+# These choices are in the name anyway, or only locate the run's folder.
 _NAMED_ANYWAY = ("experiment", "datamodule", "model", "model_type", "job_type", "debug")
-# With other values of these a run goes on as the same run, or they say only how it is run, watched or used.
+# A change of these keys doesn't make another run: they only say how a run is executed, logged or used.
 _SAME_RUN = (
     "job_name", "paths", "hydra", "tags", "trace", "trace_view", "global_flags", "compile", "resume_from_checkpoint",
     "resume_checkpoint_path", "checkpointing_dir", "loggers", "callbacks", "log_predictions", "post_hoc_evaluator",
@@ -32,9 +32,9 @@ _SAME_RUN = (
     "datamodule.print_batch_fn", "datamodule.dataset_managers.val", "datamodule.dataset_managers.test",
     "datamodule.dataset_managers.predict", "data_files.val", "data_files.test", "data_files.predict",
 )  # fmt: skip
-# How batches are fetched, which changes no batch.
+# How batches are fetched, which doesn't change the batches.
 _FETCHING = (".num_workers", ".prefetch_factor", ".persistent_workers", ".pin_memory")
-# The data to train on; evaluation leaves them out as a whole (`~…`).
+# The training data, which evaluation may remove as a whole (`~…`).
 _DATASETS, _TRAIN = "datamodule.dataset_managers.", "datamodule.dataset_managers.train"
 _PER_DEVICE, _TOGETHER = "per_device_batch_size", "global_batch_size"
 
@@ -42,13 +42,13 @@ _PER_DEVICE, _TOGETHER = "per_device_batch_size", "global_batch_size"
 def default_job_name(
     choices: Mapping[str, Any], overrides: Sequence[str] = (), is_sweep: bool = False, global_batch_size: Any = None
 ) -> str:
-    """The experiments joined by `+`, else the dataset; then a network and a model type that these don't name.
+    """The experiments joined by `+`, else the dataset; then the network and the model type if not named yet.
 
-    `choices` are Hydra's (group → member), `overrides` what the command line said. Those that make another run follow,
-    in the order of their keys; a run of a sweep carries all that it was given, so that no two share a folder.
+    `choices` are Hydra's (group → member), `overrides` are from the command line. Overrides that make another run
+    follow, sorted by key; a run of a sweep has all of its overrides, so that no two runs share a folder.
 
     Args:
-        global_batch_size: where it has a value, that of each device changes nothing.
+        global_batch_size: if set, the batch size per device doesn't make another run.
     """
     said = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     # Hydra records a list of experiments only among the overrides.
@@ -70,7 +70,7 @@ def default_job_name(
 
 
 def _settings(overrides: Sequence[str], has_global_batch: bool) -> list[str]:
-    """The overrides that make another run, each as `key=value`; of one key the last."""
+    """The overrides that make another run, as `key=value`; the last one of each key."""
     said: dict[str, str] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -92,7 +92,7 @@ def _makes_another(key: str) -> bool:
 
 
 def _shown(value: str) -> str:
-    """A value as short as it can be told from others: `1e-3` is 0.001, quotation marks and brackets are left out."""
+    """A short form of a value: `1e-3` becomes 0.001, quotation marks and brackets are removed."""
     text = value.strip()
     with suppress(ValueError):
         if any(c in text for c in ".eE"):
@@ -100,7 +100,7 @@ def _shown(value: str) -> str:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
     plain = re.sub(r"[\[\]'\" ]+", "", text) if text.startswith("[") else text
-    # Another text may look the same once it is part of a name.
+    # Different texts may look the same in a folder name.
     return plain if _AS_NAME.search(plain) is None else f"{plain}-{_digest(text, 6)}"
 
 
@@ -111,23 +111,23 @@ def name_from_hydra(hydra: Any, global_batch_size: Any = None) -> str:
 
 
 def checked_job_name(name: Any) -> str:
-    """`name` as text, if it is that of a folder below the runs' folder.
+    """`name` as text, if it is a valid folder below the folder of runs.
 
     Raises:
-        ConfigError: it is empty, or leads elsewhere.
+        ConfigError: it is empty, too long, or leads to another folder.
     """
     text = "" if name is None else str(name)
     parts = text.split("/")
     if not text.strip() or text != text.strip():
-        reason = "is empty (an unset variable of the shell?)" if not text.strip() else "begins or ends with a blank"
+        reason = "is empty (an unset shell variable?)" if not text.strip() else "begins or ends with a blank"
     elif text.startswith(("/", "~")) or ".." in parts or "." in parts or "" in parts or "\0" in text:
-        reason = "is no name of a folder below the folder of runs (paths.run_dir=… puts a run anywhere)"
+        reason = "is not a folder below the folder of runs (paths.run_dir=… allows any folder)"
     elif max(len(part.encode()) for part in parts) > _MOST_BYTES:
-        reason = f"is longer than the {_MOST_BYTES} bytes of a folder's name"
+        reason = f"is longer than {_MOST_BYTES} bytes, the limit for a folder's name"
     else:
         return text
     raise ConfigError(
-        as_line(f"job_name={text} {reason}. Without job_name= a run has a name of its own."), key="job_name"
+        as_line(f"job_name={text} {reason}. Without job_name=, a run gets a default name."), key="job_name"
     )
 
 
@@ -140,7 +140,7 @@ def _has_word(part: str, word: str) -> bool:
 
 
 def _members(choice: Any) -> list[str]:
-    """The members of a group's choice, a name or a list as the command line writes it: `[a,b]`."""
+    """The members of a group's choice: a name, or a list such as `[a,b]`."""
     if choice is None or choice == "null":
         return []
     return [member.strip().strip("'\"") for member in str(choice).strip("[]").split(",") if member.strip()]

@@ -1,4 +1,4 @@
-"""Overrides of the command line as Hydra takes them: texts and paths as typed, sections that may be absent."""
+"""Prepares overrides for Hydra: quotes texts and paths as typed, adds sections that may be absent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATHS = frozenset(
                                        "output_dir")),
     }
 )  # fmt: skip
-# Options of models and data that name a file or something on the hub, by the last part of their key.
+# Options of models and data that name a file or a hub id, by the last part of their key.
 _PATH_NAMES = ("data_file", "full_name", "pretrained_model_name_or_path")
 _MANY = frozenset(name for name in PATHS if name.startswith("data_files."))
 TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id"})
@@ -32,10 +32,10 @@ _CALL = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*")  # choice(a,b), range(3), glob(*
 
 
 def as_typed(override: str, multirun: bool = False) -> str:
-    """An override with its value quoted if its key names a text, a path or a list of texts; others as they are.
+    """An override, with its value quoted if the key takes a text, a path or a list of texts.
 
-    Values in quotation marks, null, interpolations, and lists where several files may be named stay what they are; `~`
-    is the home folder at the beginning of a path. With `multirun` a comma separates values.
+    Quoted values, null, interpolations, and lists for keys that take several files don't change. `~` at the start
+    of a path is the home folder. With `multirun`, a comma separates values.
     """
     key, equals, value = override.partition("=")
     name = key.lstrip("+")
@@ -49,7 +49,7 @@ def as_typed(override: str, multirun: bool = False) -> str:
     if (value[:1], value[-1:]) in _BRACKETS and name not in TEXTS | (PATHS - _MANY):
         return override
     if is_path and not value.strip():
-        raise ConfigError(f"{name}= is empty (an unset variable of the shell?), and must be a path.", key=name)
+        raise ConfigError(f"{name}= is empty (an unset shell variable?), and must be a path.", key=name)
     if not multirun:
         return f"{key}={_quoted(value, is_path)}"
     if _CALL.fullmatch(value):
@@ -58,8 +58,8 @@ def as_typed(override: str, multirun: bool = False) -> str:
 
 
 def quote(text: str) -> str:
-    """A text in Hydra's quotation marks."""
-    # Of backslashes Hydra reads those alone that stand before a mark.
+    """A text quoted for Hydra."""
+    # Hydra reads a backslash as an escape only before a quotation mark.
     inner = re.sub(r"(\\*)'", lambda match: match.group(1) * 2 + r"\'", text)
     inner = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, inner)
     return f"'{inner}'"
@@ -72,7 +72,7 @@ def _quoted(value: str, is_path: bool) -> str:
 
 
 def _texts(key: str, value: str) -> str:
-    """A text, or a list of them; ConfigError for a part that is no text."""
+    """A text, or a list of texts; ConfigError for a part that is not text."""
     text = value.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return value if text in NULL or is_quoted(text) else quote(_literal(value))
@@ -80,7 +80,7 @@ def _texts(key: str, value: str) -> str:
     for part in parts:
         if part.startswith(("[", "{")):
             raise ConfigError(
-                f"{key}: {part} is no text; a text with brackets is written in quotes: ['{part}'].", key=key
+                f"{key}: {part} is not a text. Write a text with brackets in quotes: ['{part}'].", key=key
             )
     return (
         value
@@ -90,7 +90,7 @@ def _texts(key: str, value: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text in which `${…}` stands for itself."""
+    """A text with `${…}` escaped, so that it is not resolved."""
     return text.replace("${", "\\${")
 
 
@@ -100,15 +100,15 @@ SHORT_FORMS = {"interactive": "generation.interactive"}
 
 
 def with_optional_sections(overrides: Sequence[str], multirun: bool = False) -> tuple[str, ...]:
-    """`eval.split=val` as `++eval.split=val`: these sections are absent from a config that doesn't use them.
+    """Rewrite `eval.split=val` as `++eval.split=val`, since these sections are absent from most configs.
 
-    Texts and paths are quoted, so that they stay as they were typed; with `multirun` a comma separates values.
+    Texts and paths are quoted to stay as typed; with `multirun`, a comma separates values.
     """
     return tuple(_with_pluses(as_typed(text, multirun)) for text in overrides)
 
 
 def without_pluses(text: str) -> str:
-    """A text about overrides without the `++` that nobody typed."""
+    """A text about overrides without the `++` that was added here."""
     return _PLUSES.sub("", text)
 
 

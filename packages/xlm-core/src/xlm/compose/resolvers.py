@@ -1,4 +1,4 @@
-"""The functions that YAML may call as `${name:…}`, arithmetic included; registering them again changes nothing."""
+"""The functions that YAML can call as `${name:…}`, with arithmetic; registering them twice is harmless."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ _MAX_BITS = 4096
 
 
 def evaluate(text: str) -> int | float | bool:
-    """The value of an arithmetic expression; ConfigError for anything else, or for numbers without bounds."""
+    """The value of an arithmetic expression; ConfigError for anything else and for numbers that are too large."""
     if len(text) > _MAX_LENGTH:
         raise ConfigError(f"eval: an expression of {len(text)} characters is too long.")
     try:
         tree = ast.parse(text.strip(), mode="eval")
         value = _value(tree.body)
     except (ArithmeticError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
-        raise ConfigError(f"eval: '{text}' is not arithmetic that has a value: {error}") from error
+        raise ConfigError(f"eval: '{text}' cannot be computed: {error}") from error
     if not isinstance(value, int | float):
-        raise ConfigError(f"eval: '{text}' gives no number.")
+        raise ConfigError(f"eval: '{text}' is not a number.")
     return value
 
 
@@ -85,7 +85,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def _binary(op: ast.operator, left: Any, right: Any) -> Any:
-    # 9**9**9 would keep the process busy for good.
+    # 9**9**9 would never finish.
     is_power = isinstance(op, ast.Pow) and isinstance(left, int) and isinstance(right, int)
     if is_power and abs(right) * max(left.bit_length(), 1) > _MAX_BITS:
         raise ValueError("the power is too large")
@@ -96,14 +96,14 @@ def _binary(op: ast.operator, left: Any, right: Any) -> Any:
 
 
 def register_resolvers() -> None:
-    """Make every resolver known to OmegaConf, in place of any of the same name."""
+    """Register all resolvers in OmegaConf, replacing any of the same name."""
     for name, resolver in _RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 @contextmanager
 def late_values_as_text() -> Iterator[None]:
-    """For showing a configuration: what depends on live objects that don't exist yet stays as it is written."""
+    """Leave values that depend on live objects unresolved, to show a configuration before they exist."""
     token = _SHOWN_ONLY.set(True)
     try:
         yield
@@ -115,7 +115,7 @@ _SHOWN_ONLY: ContextVar[bool] = ContextVar("_SHOWN_ONLY", default=False)
 
 
 def _eval(*parts: Any) -> Any:
-    # A comma separates arguments in OmegaConf's grammar, so that min(1, 2) arrives in two pieces.
+    # In OmegaConf's grammar a comma separates arguments, so min(1, 2) arrives in two parts.
     text = ",".join(str(part) for part in parts)
     return f"${{eval:{text}}}" if _SHOWN_ONLY.get() and "${" in text else evaluate(text)
 
@@ -131,7 +131,7 @@ def _replace_str(text: str, old: str, new: str = "") -> str:
 
 
 def _dict_to_list(mapping: DictConfig | None) -> ListConfig:
-    """The values, in order; entries that are null are left out."""
+    """The values in order, without null entries."""
     values = () if mapping is None else mapping.values()
     return ListConfig([value for value in values if value is not None])
 
@@ -150,7 +150,7 @@ def _if_else(condition: Any, if_true: Any, if_false: Any) -> Any:
 
 
 def _default_job_name(*, _root_: Container) -> str:
-    """From Hydra's record of choices: in the tree while it is there, else of the job that runs."""
+    """The default name from Hydra's choices, in the tree if they are there, else of the running job."""
     from hydra.core.hydra_config import HydraConfig
 
     together = OmegaConf.select(_root_, "global_batch_size", throw_on_missing=False)
@@ -159,7 +159,7 @@ def _default_job_name(*, _root_: Container) -> str:
         return name_from_hydra(composed, together)
     if HydraConfig.initialized():
         return name_from_hydra(HydraConfig.get(), together)
-    raise ConfigError("job_name has no default without Hydra's record of choices; set job_name=…", key="job_name")
+    raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
 
 
 def _component_reader(name: str) -> Callable[[str], Any]:

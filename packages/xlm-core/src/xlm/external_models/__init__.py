@@ -1,4 +1,4 @@
-"""Model packages that live outside core: where they are found, and how they become usable."""
+"""Finds model packages outside core and makes them usable."""
 
 from xlm.errors import ExternalModelConflictError, ExternalModelError
 from xlm.external_models.activation import activate, active_config_dirs, active_models

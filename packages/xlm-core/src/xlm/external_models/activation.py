@@ -1,4 +1,4 @@
-"""Makes discovered models usable: sys.path, Hydra's search path, and the datamodule names that docs promise."""
+"""Makes discovered models usable: sys.path, Hydra's search path, and the documented names of datamodules."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def active_models() -> dict[str, ModelPackage]:
 
 
 def active_config_dirs() -> list[Path]:
-    """Where Hydra searches after core: the configurations of active models, then those of the user's own folders."""
+    """The folders that Hydra searches after core: configurations of active models, then the user's own."""
     return list(_config_dirs)
 
 
 def activate(
     models: Mapping[str, ModelPackage], extra_config_dirs: Iterable[Path] = (), folders: Iterable[Path] = ()
 ) -> None:
-    """Make exactly these `models` usable by Python and Hydra in this process; repeating it changes nothing.
+    """Make exactly these `models` usable by Python and Hydra in this process; a second call is harmless.
 
     Args:
         extra_config_dirs: further folders that Hydra will search (`--config-dir`).
         folders: the user's own (`Discovery.folders`); their modules can be imported and their `configs` are searched,
-            where no model and no installed package has the name.
+            unless a model or an installed package has the same name.
     """
     folders = list(folders)
     own = [path for folder in folders for path in config_dirs_of(folder)]
@@ -45,7 +45,7 @@ def activate(
 
 
 def datamodule_aliases(models: Mapping[str, ModelPackage], config_dirs: Iterable[Path]) -> dict[str, str]:
-    """`<dataset>_<model>` → `<dataset>` for core's datasets, where no folder has a file of that name."""
+    """`<dataset>_<model>` → `<dataset>` for core's datasets, if no folder has a file of that name."""
     folders = [folder / "datamodule" for folder in config_dirs]
     taken = {file.stem for folder in folders for file in folder.glob("*.y*ml")}
     datasets = sorted(file.stem for file in (core_config_dir() / "datamodule").glob("*.yaml"))
@@ -54,7 +54,7 @@ def datamodule_aliases(models: Mapping[str, ModelPackage], config_dirs: Iterable
 
 
 def _extend_sys_path(models: Mapping[str, ModelPackage], folders: Iterable[Path]) -> None:
-    """Swap the entries of an earlier activation for those of `models`, and behind them `folders`."""
+    """Replace the entries of an earlier activation with those of `models`, followed by `folders`."""
     sys.path[:] = [entry for entry in sys.path if entry not in _added_paths]
     _added_paths.clear()
     for root in (*(model.import_root for model in models.values()), *folders):
@@ -74,7 +74,7 @@ def _register_with_hydra(models: Mapping[str, ModelPackage]) -> None:
     providers = {model.config_dir: model.provider for model in reversed(list(models.values()))}
     ModelsSearchPath.folders = {folder: providers.get(folder, OWN) for folder in _config_dirs}
     Plugins.instance().register(ModelsSearchPath)
-    # Hydra keeps the first source of a scheme, so it has to be put in its place.
+    # Hydra keeps the first source of a scheme, so this one must replace it.
     sources: dict[str, type[ConfigSource]] = SourcesRegistry.instance().types
     sources[ExperimentsAreGlobal.scheme()] = ExperimentsAreGlobal
 

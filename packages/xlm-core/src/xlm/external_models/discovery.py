@@ -32,11 +32,11 @@ from xlm.external_models.package import (
 )
 
 MODELS_FILE = "xlm_models.json"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")  # it becomes part of file names
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")  # used in file names
 
 
 def read_models_file(path: Path, label: str) -> tuple[list[tuple[str, Path]], list[ModelsFileError]]:
-    """The (name, absolute directory) pairs of `path`, and an error for each part that cannot be used.
+    """The (name, absolute directory) pairs of `path`, and an error for each unusable part.
 
     A name may occur twice; whether that is a conflict depends on the directories. `label` names the file in errors.
     """
@@ -45,7 +45,7 @@ def read_models_file(path: Path, label: str) -> tuple[list[tuple[str, Path]], li
     except (OSError, ValueError, RecursionError) as error:
         return [], [ModelsFileError(label, f"it cannot be read as JSON: {_first_line(error)}")]
     if not isinstance(pairs, _Pairs):
-        reason = f'an object such as {{"my_model": "my_model"}} is needed, not {_kind(pairs)}.'
+        reason = f'it must be an object such as {{"my_model": "my_model"}}, not {_kind(pairs)}.'
         return [], [ModelsFileError(label, reason)]
     entries: list[tuple[str, Path]] = []
     errors: list[ModelsFileError] = []
@@ -63,7 +63,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 def _directory(path: Path, label: str, name: str, value: Any) -> Path:
     if not _NAME.fullmatch(name):
-        reason = f"{name!r} cannot name a model: letters, digits, '_', '-' and '.' only."
+        reason = f"{name!r} cannot name a model: use only letters, digits, '_', '-' and '.'."
         raise ModelsFileError(label, reason, name=name)
     if not isinstance(value, str):
         reason = f"the directory of model '{name}' must be a string, not {_kind(value)}."
@@ -73,7 +73,7 @@ def _directory(path: Path, label: str, name: str, value: Any) -> Path:
     try:
         return (path.parent / value).resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        reason = f"the directory of model '{name}' is no usable path: {_first_line(error)}"
+        reason = f"the directory of model '{name}' is not a usable path: {_first_line(error)}"
         raise ModelsFileError(label, reason, name=name) from error
 
 
@@ -95,7 +95,7 @@ PACKAGES_VARIABLE = "XLM_MODELS_PACKAGES"
 
 @dataclass(frozen=True)
 class InstalledEntry:
-    """Someone says that the import package `package` is the model `name`."""
+    """A claim that the import package `package` is the model `name`."""
 
     name: str
     package: str
@@ -105,7 +105,7 @@ class InstalledEntry:
 
 def entry_point_entries() -> Iterator[InstalledEntry]:
     """One entry for each entry point of the group `xlm.models` in this environment."""
-    # Sorted, because the order of installation decides nothing that a user could know of.
+    # Sorted, because users cannot see the order of installation.
     for point in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
         distribution = point.dist
         owner = distribution.name if distribution else "an unknown distribution"
@@ -121,9 +121,9 @@ def listed_entries(value: str) -> Iterator[InstalledEntry]:
 
 
 def locate_package(package: str, regular: bool = False) -> Path | None:
-    """The directory of an importable package, or None; only finders run, no code of the package.
+    """The directory of an importable package, or None; does not run any code of the package.
 
-    `regular` leaves out namespace packages: folders without `__init__.py`, which yield to any other package.
+    `regular` excludes namespace packages: folders without `__init__.py`, which any other package takes precedence over.
     """
     parts = package.split(".")
     if not all(part.isidentifier() for part in parts):
@@ -142,9 +142,9 @@ def locate_package(package: str, regular: bool = False) -> Path | None:
 
 
 def locate_import(name: str) -> Path | None:
-    """What `import name` finds: the directory of a package, else the file of a module; None for neither.
+    """The path that `import name` finds: the directory of a package, or the file of a module; None if nothing.
 
-    Folders without `__init__.py` don't count: they yield to any package.
+    Folders without `__init__.py` don't count, since any package takes precedence.
     """
     directory = locate_package(name, regular=True)
     if directory is not None or not name.isidentifier():
@@ -170,7 +170,7 @@ PATH_VARIABLE = "XLM_MODELS_PATH"
 
 @dataclass(frozen=True)
 class Unusable:
-    """A listed model that cannot be used, and why; `tolerated` if nothing has to be mended for it."""
+    """A listed model that cannot be used, and why; `tolerated` if this is only a warning."""
 
     name: str
     source: str
@@ -181,12 +181,12 @@ class Unusable:
 
 @dataclass
 class Discovery:
-    """What a search found: usable `models`, and everything that was wrong.
+    """The result of a search: usable `models`, and everything that was wrong.
 
-    `errors` must be mended before any job runs (conflicts, broken files, packages that are not installed).
-    `unusable` models are left out, and why is said again when one is asked for; `warnings` is what to say
-    at once. `places` are the files, groups and variables that were looked at. `folders` are the user's own: those of
-    the lists of models that were read, then the working directory.
+    `errors` must be fixed before any job runs (conflicts, broken files, packages that are not installed).
+    `unusable` models are skipped; the reason is shown again when one is requested. `warnings` are shown at once.
+    `places` are the files, groups and variables that were searched. `folders` are the user's own: those of the
+    model lists that were read, then the working directory.
     """
 
     models: dict[str, ModelPackage] = field(default_factory=dict)
@@ -202,7 +202,7 @@ class Discovery:
             raise self.errors[0]
 
     def leave_out(self, unusable: Unusable, is_error: bool = False) -> None:
-        """Note a model that cannot be used; `is_error` if no job may run until that is mended."""
+        """Record an unusable model; `is_error` if no job may run until it is fixed."""
         self.unusable.setdefault(unusable.name, unusable)
         if is_error:
             self.errors.append(unusable.error)
@@ -212,7 +212,7 @@ class Discovery:
 
 @dataclass(frozen=True)
 class _Claim:
-    """`source` says that `directory` is the model `name`; `model` if that can be used."""
+    """A claim of `source` that `directory` is the model `name`; `model` if it is usable."""
 
     name: str
     directory: Path
@@ -221,7 +221,7 @@ class _Claim:
 
 
 def find_models(environ: Mapping[str, str], cwd: Path) -> dict[str, ModelPackage]:
-    """Every usable model by name; raises the first conflict or broken listing. Changes nothing."""
+    """All usable models by name; raises the first conflict or broken listing. Has no side effects."""
     found = discover(environ, cwd)
     found.raise_errors()
     return found.models
@@ -243,7 +243,7 @@ def find_model(name: str, found: Discovery) -> ModelPackage:
 
 
 def discover(environ: Mapping[str, str], cwd: Path) -> Discovery:
-    """Search all places and report everything, errors included. Changes nothing and imports no model."""
+    """Search all places and return everything found, with errors. Has no side effects and imports no model."""
     found = Discovery()
     by_name: dict[str, list[_Claim]] = {}
     for claim in [*_directory_claims(environ, cwd, found), *_installed_claims(environ, found)]:
@@ -258,7 +258,7 @@ def discover(environ: Mapping[str, str], cwd: Path) -> Discovery:
 
 
 def _hidden_configs(found: Discovery) -> Iterator[str]:
-    """A warning for each configuration in a folder of the user's own that core or a model has by the same name."""
+    """A warning for each configuration in a user's own folder that core or a model also has."""
     searched = {core_config_dir(): "xlm-core"} | {m.config_dir: m.provider for m in found.models.values()}
     for folder in found.folders:
         for own in config_dirs_of(folder):
@@ -268,11 +268,11 @@ def _hidden_configs(found: Discovery) -> Iterator[str]:
                 name = file.relative_to(own)
                 owner = next((owner for place, owner in searched.items() if (place / name).is_file()), None)
                 if owner:
-                    yield as_line(f"{file} is not used: {owner} has a configuration of that name. Give it another one.")
+                    yield as_line(f"{file} is not used: {owner} has a configuration of that name. Rename it.")
 
 
 def _settle(name: str, claims: list[_Claim], found: Discovery) -> None:
-    """One directory: one model, whoever lists it. Several: a conflict, and nobody gets the name."""
+    """Add the model if all claims name the same directory; otherwise record a conflict."""
     model = next((claim.model for claim in claims if claim.model), None)
     sources = ", ".join(dict.fromkeys(claim.source for claim in claims))
     if model and model.import_root is not None and model.import_name in sys.stdlib_module_names:
@@ -289,7 +289,7 @@ def _settle(name: str, claims: list[_Claim], found: Discovery) -> None:
 
 
 def _other_import(model: ModelPackage) -> Path | None:
-    """What Python would import in place of a listed directory's package, if there is such a package or module."""
+    """The package or module that Python would import instead of a listed directory's package; None if there is none."""
     if model.import_root is None:
         return None
     found = locate_import(model.import_name)
@@ -298,8 +298,8 @@ def _other_import(model: ModelPackage) -> Path | None:
 
 def _hidden_by_python(model: ModelPackage) -> ModelLayoutError:
     reason = (
-        f"'{model.import_name}' is a module of Python's standard library, which `import {model.import_name}` finds in "
-        "place of this package. Rename the package."
+        f"'{model.import_name}' is a module of Python's standard library, and `import {model.import_name}` finds that "
+        "module instead of this package. Rename the package."
     )
     return ModelLayoutError(model.name, model.root, reason)
 
@@ -336,7 +336,7 @@ def _models_files(environ: Mapping[str, str], cwd: Path, found: Discovery) -> It
             models_file = (cwd / os.path.expanduser(directory)).resolve() / MODELS_FILE
             exists = models_file.exists()
         except (OSError, ValueError, RuntimeError) as error:
-            found.warnings.append(as_line(f"{variable}: {directory!r} is no usable path: {error}"))
+            found.warnings.append(as_line(f"{variable}: {directory!r} is not a usable path: {error}"))
             continue
         if models_file in seen:
             continue
@@ -354,7 +354,7 @@ def _installed_claims(environ: Mapping[str, str], found: Discovery) -> Iterator[
     for entry in entry_point_entries():
         yield from _claim_installed(entry, f"the {entry.source}", found)
     for entry in listed_entries(environ.get(PACKAGES_VARIABLE, "")):
-        # What a person listed by hand is an error at once; a leftover entry point is not their doing.
+        # A package that the user listed is an error; a stale entry point is not the user's fault.
         yield from _claim_installed(entry, PACKAGES_VARIABLE, found, is_error=True)
 
 
@@ -391,7 +391,7 @@ def _label(path: Path, cwd: Path) -> str:
 
 
 def hidden_configs(models: Mapping[str, ModelPackage]) -> dict[str, list[tuple[str, str]]]:
-    """For each model, its (config file, owner of the file that Hydra takes instead): the first place wins."""
+    """For each model, its hidden config files as (file, owner of the file that Hydra uses instead)."""
     owners = dict.fromkeys(_config_files(core_config_dir()), "xlm-core")
     hidden: dict[str, list[tuple[str, str]]] = {}
     folders: set[Path] = set()

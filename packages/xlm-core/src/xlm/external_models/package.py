@@ -1,4 +1,4 @@
-"""One model package on disk: its two documented layouts, its configs, commands and version; imports none of it."""
+"""One model package on disk: its layout, configs, commands and version, all read without importing it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def core_config_dir() -> Path:
 
 
 def config_dirs_of(folder: Path) -> list[Path]:
-    """The folders of configurations in a user's own folder: `configs`, or in it what mirrors core's tree."""
+    """The config folders in a user's own folder: `configs`, and `configs/lightning_train` as in core."""
     return [path for path in (folder / "configs", folder / "configs" / "lightning_train") if path.is_dir()]
 
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """A model that can be used: where its code and its configs are, and who said so.
+    """A usable model: where its code and its configs are, and which source listed it.
 
     `root` is the directory as listed (an installed package's own), `package_dir` the importable package,
     `config_dir` the folder that Hydra searches, `import_root` what must be on sys.path (None: it is already).
@@ -39,12 +39,12 @@ class ModelPackage:
 
     @property
     def import_name(self) -> str:
-        """The name that `import` takes."""
+        """The name to import it by."""
         return self.package_dir.name
 
     @property
     def provider(self) -> str:
-        """The label under which Hydra lists this model's configs."""
+        """The label of this model's configs in Hydra's search path."""
         return f"model '{self.name}' ({self.source})"
 
 
@@ -61,7 +61,7 @@ def read_directory(name: str, root: Path, source: str) -> ModelPackage:
         configs = next((c for c in (root / "configs", package_dir / "configs") if c.is_dir()), root / "configs")
         import_root = package_dir.parent
     if not configs.is_dir():
-        raise ModelLayoutError(name, root, "there is no configs/ folder in it, nor in its package.")
+        raise ModelLayoutError(name, root, "there is no configs/ folder in it or in its package.")
     return ModelPackage(
         name=name,
         root=root,
@@ -89,13 +89,13 @@ def read_installed(name: str, package_dir: Path, source: str, version: str | Non
 
 
 def search_root(configs: Path) -> Path:
-    """Where groups lie: `configs/lightning_train/` if a model mirrors core's tree, else `configs/`."""
+    """The folder of config groups: `configs/lightning_train/` if it exists, as in core, else `configs/`."""
     mirrored = configs / "lightning_train"
     return mirrored if mirrored.is_dir() else configs
 
 
 def read_version(package_dir: Path) -> str:
-    """`__version__` as `__about__.py`, `_version.py` or `__init__.py` spells it, read without importing."""
+    """`__version__` from `__about__.py`, `_version.py` or `__init__.py`, read without importing."""
     for file_name in ("__about__.py", "_version.py", "__init__.py"):
         version = _version_in(package_dir / file_name)
         if version:
@@ -104,7 +104,7 @@ def read_version(package_dir: Path) -> str:
 
 
 def _nested_package(name: str, root: Path) -> Path:
-    """The package directory inside `root`: called like the model or like `root`, else the only one."""
+    """The package directory inside `root`: named like the model or like `root`, else the only one."""
     for candidate in (root / name, root / root.name):
         if (candidate / "__init__.py").is_file():
             return candidate
@@ -112,10 +112,10 @@ def _nested_package(name: str, root: Path) -> Path:
     if len(packages) == 1:
         return packages[0]
     if (root / "__init__.py").is_file():
-        return root  # flat, without configs: the caller says so
+        return root  # flat, without configs: the caller reports it
     if packages:
         found = ", ".join(p.name for p in packages)
-        raise ModelLayoutError(name, root, f"it holds several packages ({found}) and none is called '{name}'.")
+        raise ModelLayoutError(name, root, f"it has several packages ({found}), and none is named '{name}'.")
     place = root / name if (root / name).is_dir() else root
     raise ModelLayoutError(name, root, f"there is no Python package in it: {place / '__init__.py'} does not exist.")
 
@@ -124,7 +124,7 @@ def _version_in(path: Path) -> str | None:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError, RecursionError):
-        return None  # a file that cannot be parsed tells no version; importing it will say why
+        return None  # importing the file will show why it cannot be parsed
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         named = any(isinstance(target, ast.Name) and target.id == "__version__" for target in targets)
@@ -141,14 +141,14 @@ _COMMAND_KINDS = ("composed", "standalone")
 
 
 def load_commands(model: ModelPackage) -> dict[str, dict[str, str]]:
-    """The model's commands by name, each with its `target` and what else the file says.
+    """The model's commands by name, each with its `target` and its other entries.
 
-    Empty without a commands.yaml; ModelsFileError when the file cannot be used.
+    Empty without a commands.yaml; ModelsFileError if the file cannot be used.
     """
     path = _commands_file(model)
     if path is None:
         return {}
-    import yaml  # only now: most models bring no jobs, and listing models should stay quick
+    import yaml  # imported here: most models have no jobs, and listing models should stay fast
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def load_commands(model: ModelPackage) -> dict[str, dict[str, str]]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ModelsFileError(path, "a mapping {job_type: dotted.path} is needed.", name=model.name)
+        raise ModelsFileError(path, "it must be a mapping {job_type: dotted.path}.", name=model.name)
     return {name: _command(model, path, name, entry) for name, entry in content.items()}
 
 
@@ -166,20 +166,20 @@ def _command(model: ModelPackage, path: Path, name: object, entry: object) -> di
     """An entry as a mapping; a dotted path alone is a target."""
     given = {"target": entry} if isinstance(entry, str) else entry
     if not isinstance(name, str) or not isinstance(given, dict) or not isinstance(given.get("target"), str):
-        reason = f"the entry {name!r}: {entry!r} is not of the form job_type: dotted.path, or {{target: …}}."
+        reason = f"the entry {name!r}: {entry!r} must have the form job_type: dotted.path or job_type: {{target: …}}."
         raise ModelsFileError(path, reason, name=model.name)
     for key, value in given.items():
         if key not in _COMMAND_KEYS or not isinstance(value, str):
-            reason = f"{key!r} of '{name}' must be text under one of: {', '.join(_COMMAND_KEYS)}."
+            reason = f"'{name}' has a bad entry {key!r}. Entries are texts with the keys: {', '.join(_COMMAND_KEYS)}."
             raise ModelsFileError(path, reason, name=model.name)
     if given.get("kind", "composed") not in _COMMAND_KINDS:
-        reason = f"the kind of '{name}' is {given['kind']!r}; kinds: {', '.join(_COMMAND_KINDS)}."
+        reason = f"the kind of '{name}' is {given['kind']!r}, and must be one of: {', '.join(_COMMAND_KINDS)}."
         raise ModelsFileError(path, reason, name=model.name)
     return dict(given)
 
 
 def _commands_file(model: ModelPackage) -> Path | None:
-    # A model that mirrors core's tree may keep the file beside lightning_train/, where the docs put it.
+    # A model with configs/lightning_train/ may keep the file beside that folder, as documented.
     folders = [model.config_dir]
     if model.config_dir.name == "lightning_train":
         folders.append(model.config_dir.parent)

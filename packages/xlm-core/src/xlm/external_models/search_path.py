@@ -1,4 +1,4 @@
-"""How Hydra finds and reads the configurations of models: a plugin of its search path, and a reader of files."""
+"""Lets Hydra find and read the configurations of models: a search path plugin and a file reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWN = "own configs"
 
 
 class ModelsSearchPath(SearchPathPlugin):
-    """Core first, then the models in the order in which they were found, then folders of the user's own."""
+    """Searches core first, then the models in the order in which they were found, then the user's own folders."""
 
     folders: ClassVar[Mapping[Path, str]] = {}
 
@@ -25,7 +25,7 @@ class ModelsSearchPath(SearchPathPlugin):
 
 
 class ExperimentsAreGlobal(FileConfigSource):
-    """Files, of which an experiment speaks of the whole configuration, also without `# @package _global_`."""
+    """Reads config files; experiments are global, even without `# @package _global_`."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         loaded = super().load_config(config_path)

@@ -1,1 +1,1 @@
-"""One road from a path to a trained model, its texts and their scores."""
+"""Loads a trained model from a path, generates texts and scores them."""

@@ -1,4 +1,4 @@
-"""The live parts of a command, built from a composed config in the one order that works."""
+"""Builds the live objects of a command from a composed config, in the required order."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from xlm.utils.instantiate import check_values, clear_components, instantiate, s
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 
-# Advice of Lightning's that does not apply here, one reason each.
+# Lightning's advice that does not apply here, with reasons.
 QUIET = (
-    r".*does not have many workers.*",  # star graphs are collated faster than they are trained on
+    r".*does not have many workers.*",  # collating star graphs is faster than training on them
     r".*The number of training batches .* is smaller than the logging interval.*",  # debug=overfit has one batch
-    r".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on has one
-    r".*treespec, LeafSpec.*",  # lightning 2.6 calls what torch 2.13 deprecates
+    r".*Checkpoint directory .* exists and is not empty.*",  # a continued run has one
+    r".*treespec, LeafSpec.*",  # lightning 2.6 calls a function that torch 2.13 deprecates
 )
 
 
 @dataclass
 class Session:
-    """Tokenizer, datamodule, and a console to speak through."""
+    """The tokenizer, the datamodule and the console of a command."""
 
     cfg: DictConfig
     tokenizer: Any
@@ -52,7 +52,7 @@ class Session:
 
     @property
     def config_yaml(self) -> str:
-        """The composed config, interpolations kept."""
+        """The composed config as YAML, with interpolations."""
         return OmegaConf.to_yaml(self.cfg, resolve=False)
 
     def harness(self) -> Harness:
@@ -60,7 +60,7 @@ class Session:
         return build_harness(self.cfg, self.tokenizer, self.datamodule)
 
     def trainer(self, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
-        """Lightning's Trainer as `cfg.trainer` says; ConfigError for what it refuses, also where it would later."""
+        """Lightning's Trainer from `cfg.trainer`; ConfigError for values that it rejects now or would reject later."""
         check_trainer(self.cfg.trainer)
         trainer = instantiate(
             self.cfg.trainer,
@@ -74,7 +74,7 @@ class Session:
         return trainer
 
     def write_record(self, trainer: Trainer, job: str) -> dict[str, Any]:
-        """Write the config, and what else the numbers depend on, into the run's folder; returns the record."""
+        """Write the config and a record of what the numbers depend on into the run's folder; returns the record."""
         from xlm.training.progress import write_results
 
         record = run_record(self.config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
@@ -82,14 +82,14 @@ class Session:
         record["job_type"] = job
         if trainer.is_global_zero:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            # The run's own config stays what it was trained with.
+            # config.yaml keeps the settings of training.
             name = "config.yaml" if job == "train" else f"config_{job}.yaml"
             (self.run_dir / name).write_text(self.config_yaml, encoding="utf-8")
             write_results(self.run_dir / f"record_{job}.json", record)
         return record
 
 
-# What Lightning fails with in the middle of training, or does nothing for: key, least, whether that is allowed.
+# Values that make Lightning fail during training or do nothing: key, minimum, whether the minimum is allowed.
 _LEAST = (
     ("val_check_interval", 0, False),
     ("check_val_every_n_epoch", 0, False),
@@ -99,7 +99,7 @@ _LEAST = (
 
 
 def check_trainer(trainer: DictConfig) -> None:
-    """ConfigError for a length of the Trainer below what means something."""
+    """ConfigError for an interval of the Trainer below its minimum."""
     for name, least, allowed in _LEAST:
         value = trainer.get(name)
         if isinstance(value, int | float) and (value < least or (value == least and not allowed)):
@@ -108,10 +108,10 @@ def check_trainer(trainer: DictConfig) -> None:
 
 
 def own_environment(environ: Mapping[str, str]) -> list[LightningEnvironment]:
-    """Lightning's plain environment for a process in an allocation of Slurm that `srun` didn't start as one of several.
+    """Lightning's plain environment for a process in a Slurm allocation that `srun` didn't start as one of several.
 
-    A shell of `salloc` and the script of `sbatch` carry SLURM_NTASKS too. Lightning would take such a process for one
-    of so many, and wait for the others, or miss the variables that only `srun` sets.
+    A shell of `salloc` and the script of `sbatch` have SLURM_NTASKS too. Lightning would treat such a process as one
+    of many and wait for the others, or miss the variables that only `srun` sets.
     """
     num_tasks = environ.get("SLURM_NTASKS")
     started_by_srun = "SLURM_PROCID" in environ and environ.get("SLURM_STEP_NUM_TASKS", "1") == num_tasks
@@ -119,7 +119,7 @@ def own_environment(environ: Mapping[str, str]) -> list[LightningEnvironment]:
 
 
 def quiet_libraries() -> None:
-    """Silence what libraries say at every start; what they say of a real problem stays."""
+    """Silence the messages that libraries print at every start, but not their real warnings."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in QUIET:
@@ -127,13 +127,13 @@ def quiet_libraries() -> None:
 
 
 def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
-    """Seed, flags, tokenizer (from its own files if they are given), noise schedule and datamodule, in that order."""
+    """Set seed and flags; build tokenizer (from `tokenizer_folder` if given), noise schedule and datamodule."""
     quiet_libraries()
     clear_components()
     flags.set_flags(cfg.get("global_flags") or {})
     seed_everything(cfg.seed, workers=True, verbose=False)
     tokenizer = build_components(cfg, tokenizer_folder)["tokenizer"]
-    check_values(cfg.get("collators"))  # those that no data set of this run uses too
+    check_values(cfg.get("collators"))  # also those that no dataset of this run uses
     datamodule = instantiate(cfg.datamodule)
     assert isinstance(datamodule, TextDataModule)
     set_component("datamodule", datamodule)
@@ -141,7 +141,7 @@ def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
 
 
 def build_components(cfg: DictConfig, tokenizer_folder: Path | None = None) -> dict[str, Any]:
-    """Tokenizer, noise schedule and whatever else `global_components` names, set as the live objects of the process.
+    """Build the tokenizer, the noise schedule and other `global_components`, as the live objects of the process.
 
     The tokenizer comes first, since the others may refer to it.
     """
@@ -169,7 +169,7 @@ def _component(name: str, node: Any) -> Any:
 
 
 def build_tokenizer(cfg: DictConfig, folder: Path | None = None) -> Any:
-    """The tokenizer whose files are in a folder, else that of the configuration."""
+    """The tokenizer from the files in a folder, else from the configuration."""
     if folder is None:
         return instantiate(cfg.global_components.tokenizer)
     from xlm.datamodule import load_auto_tokenizer
@@ -178,22 +178,22 @@ def build_tokenizer(cfg: DictConfig, folder: Path | None = None) -> Any:
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
-    """Every logger of `cfg.loggers`; an entry set to null is left out."""
+    """All loggers of `cfg.loggers`, without null entries."""
     return [instantiate(node) for node in (cfg.get("loggers") or {}).values() if node]
 
 
 def display_path(path: Path) -> str:
-    """A path as short as it can be said: relative where it lies below the current directory."""
+    """A path, relative if it is below the current directory."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
-    """Every callback of `cfg.callbacks`; a group entry set to null is left out."""
+    """All callbacks of `cfg.callbacks`, without null entries."""
     return [instantiate(node) for name, node in (cfg.get("callbacks") or {}).items() if node]
 
 
 def fewer_than_asked(option: str, asked: int | None, found: int, of: str) -> str:
-    """A sentence for a number of which there are fewer: `of` names them; empty where there are enough."""
+    """A sentence for a request of more items than there are, named by `of`; empty if there are enough."""
     if asked is None or found >= asked:
         return ""
-    return f"{option} is {asked:,}, and there are only {found:,} {of}; all of them are used."
+    return f"{option} is {asked:,}, but there are only {found:,} {of}; all of them are used."

@@ -1,4 +1,4 @@
-"""Which trained model is meant: a checkpoint, weights alone, a run's folder, an exported folder, or a hub id."""
+"""Finds a trained model from a checkpoint, weights alone, a run's folder, an exported folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from xlm.training.weights import CONFIG, TOKENIZER, load_from, load_weights, sel
 from xlm.utils.weight_files import INDEX, WEIGHTS, is_weights_alone, weights_in, whole
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# A run keeps its configuration under this name, in the folder above its checkpoints.
+# The configuration of a run, in the folder above its checkpoints.
 _RUN_CONFIG = "config.yaml"
 _MOST_NAMES = 12
 
 
 @dataclass(frozen=True)
 class Source:
-    """Weights and the configuration that they belong to.
+    """Weights with their configuration.
 
     Args:
-        path: the file of weights, or the index of its shards.
-        config: as it was composed.
+        path: the weights file, or the index of its shards.
+        config: the composed configuration.
         checkpoint: the content of a `.ckpt`; None for safetensors.
-        tokenizer: folder of the tokenizer's own files, if it has any.
-        is_remote: it came from the hub.
+        tokenizer: folder of the tokenizer's files, if it has any.
+        is_remote: whether it came from the hub.
     """
 
     path: Path
@@ -49,16 +49,16 @@ class Source:
 
 
 def find_source(path_or_id: str | Path, config: str | Path | None = None, revision: str | None = None) -> Source:
-    """The model that a path or an id of the hub (`owner/name`) means; what lies here goes before the hub.
+    """The model at a path or a hub id (`owner/name`); an existing path takes precedence over the hub.
 
     Args:
         path_or_id: a `.ckpt`, a `.safetensors`, an index of shards or one of these, a run's folder (its best
             checkpoint, else its last), or a folder with `model.safetensors` or its shards and `xlm_config.yaml`.
-        config: file to read the configuration from instead of the one that is stored.
+        config: file to read the configuration from, instead of the stored one.
         revision: branch, tag or commit on the hub.
 
     Raises:
-        CheckpointError: there is nothing, or nothing that can be used; CheckpointCorruptError: a damaged file.
+        CheckpointError: there is no usable model; CheckpointCorruptError: a file is damaged.
     """
     found = find_weights(path_or_id, revision)
     return Source(
@@ -71,13 +71,13 @@ def find_source(path_or_id: str | Path, config: str | Path | None = None, revisi
 
 
 def folder_of(weights: Path) -> Path:
-    """The folder of the run that a file of weights belongs to, or the one that it lies in."""
+    """The folder of the run that a weights file belongs to, or the folder of the file."""
     return weights.parent.parent if weights.parent.name == "checkpoints" else weights.parent
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights, or the index of its shards; `tokenizer` is the folder of its tokenizer's files, if any."""
+    """A weights file, or the index of its shards; `tokenizer` is the folder of its tokenizer's files, if any."""
 
     path: Path
     tokenizer: Path | None = None
@@ -90,20 +90,20 @@ class Weights:
 
     @cached_property
     def has_averages(self) -> bool:
-        """Whether it holds averaged weights beside the raw ones."""
+        """Whether it has averaged weights besides the raw ones."""
         return self.checkpoint is not None and averaged_state_dict(self.checkpoint) is not None
 
     def release(self) -> None:
-        """Forget the content, which is as large as the file."""
+        """Free the content, which is as large as the file."""
         _ = self.has_averages
         self.__dict__.pop("checkpoint", None)
 
 
 def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights:
-    """The file of weights that a path or an id of the hub means, as for `find_source`.
+    """The weights file at a path or a hub id, as for `find_source`.
 
     Raises:
-        CheckpointError: there is none; the message names what there is instead.
+        CheckpointError: there is none; the message lists the models beside it.
     """
     path = Path(path_or_id)
     if path.exists():
@@ -120,21 +120,21 @@ def _weights(path: Path, is_remote: bool) -> Weights:
 
 @lru_cache(maxsize=1)
 def _unchanged(path: Path, is_remote: bool, state: tuple[int, ...]) -> Weights:
-    """One object for a file as long as it stays what it is, so that a job which asks for it again has it read once."""
+    """The same object for a file until the file changes, so that a job reads it only once."""
     tokenizer = path.parent / TOKENIZER
     has_tokenizer = is_weights_alone(path) and tokenizer.is_dir()
     return Weights(path, tokenizer if has_tokenizer else None, is_remote)
 
 
 def _what_is_there(path: Path) -> str:
-    """The models beside a path that doesn't exist, or in the first folder above it that does."""
+    """The models beside a path that doesn't exist, or in the first existing folder above it."""
     folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
     names = [] if folder is None else sorted(entry.name for entry in folder.iterdir() if _may_be_model(entry))
     if folder is None or not names or folder == Path.cwd():
         return ""
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f" There are in {shown}: {', '.join(names[:_MOST_NAMES])}{more}."
+    return f" Models in {shown}: {', '.join(names[:_MOST_NAMES])}{more}."
 
 
 def _may_be_model(entry: Path) -> bool:
@@ -149,18 +149,18 @@ def _fetched(repo_id: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(
-            f"'{repo_id}' is no file or folder here, and could not be fetched from the hub: {reason}."
+            f"'{repo_id}' is not a file or folder here, and could not be downloaded from the hub: {reason}."
             + _what_is_there(Path(repo_id))
         ) from error
 
 
 def _weights_in(folder: Path) -> Path:
-    """The file of weights that a folder stands for."""
+    """The weights file of a folder."""
     found = best_or_last(folder / "checkpoints") or best_or_last(folder) or weights_in(folder)
     if found is not None:
         return found
     raise CheckpointError(
-        f"{folder} holds no model: neither checkpoints/{BEST} or {LAST}, as a run does, nor {WEIGHTS} or {INDEX}.",
+        f"{folder} has no model: a run has checkpoints/{BEST} or {LAST}, an exported folder {WEIGHTS} or {INDEX}.",
         path=folder,
     )
 
@@ -174,7 +174,7 @@ def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -
     if given:
         raise CheckpointError(f"There is no configuration at {given}.", path=given)
     raise CheckpointError(
-        f"{path} comes without the configuration of its run ({CONFIG} or {_RUN_CONFIG} beside it); give config=….",
+        f"{path} has no configuration ({CONFIG} or {_RUN_CONFIG} beside it). Give config=….",
         path=path,
     )
 
@@ -190,15 +190,15 @@ def _parsed(text: str, source: Path) -> DictConfig:
     except yaml.YAMLError as error:
         raise ConfigError(f"The configuration in {source} cannot be read as YAML.") from error
     if not isinstance(config, DictConfig) or "model" not in config:
-        raise ConfigError(f"The configuration in {source} is not one of a run: it has no 'model'.")
+        raise ConfigError(f"The configuration in {source} is not that of a run: it has no 'model'.")
     return config
 
 
 def check_trusted(config: DictConfig, import_names: set[str], sections: tuple[str, ...]) -> None:
-    """ConfigError if building these sections of a stranger's configuration would call anything but xlm and models.
+    """ConfigError if these sections of a configuration from the hub would call anything but xlm and models.
 
-    A `_target_` may name any function of any package, and the tokenizers of transformers run code of a repository
-    when told so.
+    A `_target_` may name any function of any package, and tokenizers of transformers can run code from a
+    repository.
     """
     for section in sections:
         node = config.get(section)
@@ -207,7 +207,7 @@ def check_trusted(config: DictConfig, import_names: set[str], sections: tuple[st
             name = key.rsplit(".", 1)[-1]
             if name == "_target_" and str(value).split(".")[0] not in import_names:
                 raise ConfigError(
-                    f"The configuration from the hub would call '{value}' ({key}), which belongs to no installed "
+                    f"The configuration from the hub would call '{value}' ({key}), which is not in an installed "
                     "model package. If you trust its author: trust_remote_code=True.",
                     key=key,
                 )
@@ -227,12 +227,12 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def chosen_weights(cfg: DictConfig, section: str) -> Weights:
-    """What `<section>.checkpoint_path` (or `.ckpt_path`) means, else the run's best checkpoint, else its last.
+    """The weights at `<section>.checkpoint_path` (or `.ckpt_path`), else the run's best or last checkpoint.
 
-    A file, the folder of a run or of an exported model, or an id of the hub (at `<section>.revision`).
+    The path is a file, the folder of a run or of an exported model, or a hub id (at `<section>.revision`).
 
     Raises:
-        CheckpointError: what was named isn't there, or nothing was named and the run's folder has none.
+        CheckpointError: the path doesn't exist, or no path was given and the run's folder has no checkpoint.
     """
     options: Any = cfg.get(section) or {}
     for key in PATH_KEYS:
@@ -244,15 +244,15 @@ def chosen_weights(cfg: DictConfig, section: str) -> Weights:
         return find_weights(path)
     log_dir = Path(cfg.paths.log_dir)
     trained = sorted(run.name for run in log_dir.glob("*") if best_or_last(run / "checkpoints"))
-    there = f" Runs that have one: {', '.join(trained)}." if trained else ""
+    there = f" Runs with a checkpoint: {', '.join(trained)}." if trained else ""
     raise CheckpointError(
         f"There is no checkpoint in {directory}.{there}\n"
-        f"Train first under this job_name, or give {section}.checkpoint_path=…"
+        f"Train with this job_name first, or give {section}.checkpoint_path=…"
     )
 
 
 def load_chosen(harness: Harness, weights: Weights, apply_ema: bool) -> Path:
-    """Load the chosen weights, averaged ones if asked for and there; returns where they came from."""
+    """Load the chosen weights, averaged ones if requested and available; returns their path."""
     if weights.checkpoint is None:
         load_from(harness, weights.path)
     else:

@@ -1,4 +1,4 @@
-"""The configuration that a checkpoint brings, for jobs that name a checkpoint and no experiment."""
+"""The configuration stored with a checkpoint, for jobs that name a checkpoint and no experiment."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _NEED_NO_DATA = ("prompts", "prompt_file", "num_samples", "interactive")
 def stored_config(overrides: Sequence[str], job: str, option: str | None = None) -> DictConfig:
     """The configuration that a checkpoint was trained with, with overrides of its values.
 
-    Where it ran stays behind: paths are those of here, and the devices one of whatever there is, unless
-    `trainer_strategy=…` says otherwise. Errors of the checkpoint name the `option`, by default that of the job.
+    Paths and devices are not taken from the checkpoint: the job uses the paths of this machine and one device, unless
+    `trainer_strategy=…` is given. Errors about the checkpoint name the `option`, by default that of the job.
 
     Raises:
-        CheckpointError: the checkpoint isn't there or comes without its configuration.
-        ConfigError: an override that chooses a group, or a configuration from the hub that would call strange code.
+        CheckpointError: the checkpoint doesn't exist or has no configuration.
+        ConfigError: an override chooses a group, or a configuration from the hub would call unknown code.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -44,12 +44,12 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     said = {name: given[key] for name in names if (key := f"{section}.{name}") in given}
     options = read_options(Checkpoint, said, section)
     if not (options.checkpoint_path or options.ckpt_path):
-        raise ConfigError(f"{section}.checkpoint_path names no checkpoint.", key=f"{section}.checkpoint_path")
+        raise ConfigError(f"{section}.checkpoint_path is empty. Give a checkpoint.", key=f"{section}.checkpoint_path")
     with of_option(option or f"{section}.{PATH_KEYS[0] if options.checkpoint_path else PATH_KEYS[1]}"):
         source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
     cfg = source.config
     with open_dict(cfg):
-        # Keys that came after the checkpoint.
+        # Keys that are newer than the checkpoint.
         for key in _file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
             cfg[key] = _file("config.yaml")._get_node(key)
         cfg.paths = _file("paths/default.yaml")
@@ -63,8 +63,8 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     for override in values:
         if override.key_or_group.split("@")[0] in _groups():
             raise ConfigError(
-                f"'{override.input_line}' chooses a part of a configuration, and here the checkpoint's own is used. "
-                "Name the whole: experiment=…",
+                f"'{override.input_line}' chooses a part of a configuration, but this job uses the checkpoint's own. "
+                "To compose another one, give experiment=…",
                 key=override.key_or_group,
             )
         if not (override.is_add() or override.is_force_add()):
@@ -72,7 +72,7 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     OmegaConf.set_struct(cfg, True)
     ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
     OmegaConf.set_struct(cfg, False)
-    # Which file is meant is decided once: a run that is training may write another best checkpoint meanwhile.
+    # Choose the file only once: a running training may write another best checkpoint in the meantime.
     for key in PATH_KEYS:
         if cfg[section].get(key):
             cfg[section][key] = str(source.path)
@@ -83,14 +83,14 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
 
 
 def name_of_run(weights: Path, log_dir: str | Path) -> str | None:
-    """The name of the run in whose folder a checkpoint lies now, by which its copy is another run; None elsewhere."""
+    """The name of the run that a checkpoint's folder belongs to, so that a copy is another run; None elsewhere."""
     folder, runs = folder_of(weights).resolve(), Path(log_dir).resolve()
     is_run = weights.parent.name == "checkpoints" and folder.is_relative_to(runs) and folder != runs
     return folder.relative_to(runs).as_posix() if is_run else None
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:
-    """ConfigError, with the nearest names, for a key that isn't there."""
+    """ConfigError, with the nearest name, for a key that doesn't exist."""
     above, _, name = key.rpartition(".")
     parent = OmegaConf.select(cfg, above) if above else cfg
     names = [str(known) for known in parent] if isinstance(parent, DictConfig) else []
@@ -100,11 +100,11 @@ def _check_key(cfg: DictConfig, key: str) -> None:
 
 
 def _restricted(cfg: DictConfig, job: str, given: Mapping[str, Any]) -> DictConfig:
-    """A stranger's configuration without what writing texts does not need; the rest calls xlm and installed models."""
+    """A hub configuration with only the parts that generation needs; they call only xlm and installed models."""
     if job != "generate" or not any(given.get(f"generation.{name}") for name in _NEED_NO_DATA):
         raise ConfigError(
-            "The configuration comes from the hub, and all but writing texts would call whatever functions it names. "
-            "Give experiment=… of your own, or, if you trust its author, "
+            "The configuration is from the hub, and this job would call any function that it names. "
+            "Give your own experiment=…, or, if you trust its author, "
             f"{SECTIONS_OF_JOBS[job].section}.trust_remote_code=true."
         )
     cfg = without_reporting(cfg)

@@ -1,4 +1,4 @@
-"""Quality of texts: of those that a run's model writes, and of files, compared with the data of a model."""
+"""Measures the quality of texts, generated or from files, and compares them with the data of a model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from xlm.inference.session import Session, fewer_than_asked
 from xlm.schemas import ScorerOptions
 from xlm.utils.text_files import Line, json_value, read_lines
 
-# Keys under which rows hold what was written, in this order.
+# Keys of the generated text in a row, in this order.
 KEYS = ("prediction", "text")
 GENERATIONS = "generations.jsonl"
 _FILES = (".jsonl", ".json", ".txt")
@@ -39,21 +39,21 @@ _AT_ONCE = 1000
 
 
 def is_file_of_texts(name: str) -> bool:
-    """Whether a name is that of a file of texts, and not of a trained model."""
+    """Whether a name is a file of texts and not a trained model."""
     return Path(name).suffix in _FILES
 
 
 def read_texts(name: str, key: str | None = None, tokenizer: Any = None) -> tuple[list[WrittenText], str | None]:
-    """The texts of a file, and the checkpoint that wrote them, if its rows say so.
+    """The texts of a file, and the checkpoint that generated them, if its rows name it.
 
-    A row of `.jsonl` is a JSON string or an object with `prediction` or `text` (or `key`), and perhaps `ended`; of any
-    other file a line is a text, an empty one too. A run's folder stands for its `generations.jsonl`.
+    A row of `.jsonl` is a JSON string, or an object with `prediction` or `text` (or `key`) and optionally `ended`. In
+    any other file each line is a text, even if it is empty. A run's folder means its `generations.jsonl`.
 
     Args:
-        tokenizer: where one is given, texts end at the EOS that they spell out and lose its other special tokens.
+        tokenizer: if given, texts are cut at the first EOS token, and other special tokens are removed.
 
     Raises:
-        DataError: there is no such file, it has no texts, or a row has none.
+        DataError: the file doesn't exist or has no texts, or a row has no text.
     """
     path = Path(name)
     if path.is_dir() and (path / GENERATIONS).is_file():
@@ -74,7 +74,7 @@ def read_texts(name: str, key: str | None = None, tokenizer: Any = None) -> tupl
 
 
 def _of_json(line: Line, key: str | None) -> tuple[WrittenText, str | None]:
-    """A row's text, which stands under `key` or the first of KEYS, and the checkpoint that wrote it, if it says so."""
+    """A row's text, at `key` or the first of KEYS, and the checkpoint that generated it, if the row names it."""
     value = json_value(line.text, line.where)
     if isinstance(value, str):
         return WrittenText(value), None
@@ -90,19 +90,19 @@ def _of_json(line: Line, key: str | None) -> tuple[WrittenText, str | None]:
 
 @dataclass(frozen=True)
 class DataOfModel:
-    """Tokenizer and data that a trained model's configuration names."""
+    """The tokenizer and the data of a trained model's configuration."""
 
     name: str
     tokenizer: Any
     datamodule: TextDataModule
 
     def rows(self, split: str) -> Rows:
-        """The whole texts of a split; DataError without any."""
+        """The whole texts of a split; DataError if there are none."""
         return texts_rows(self.datamodule, split)
 
 
 def texts_rows(datamodule: TextDataModule, split: str) -> Rows:
-    """The prepared examples of the first data set of a split that brings texts of its own.
+    """The prepared examples of the first dataset of a split that has texts.
 
     Raises:
         DataError: there is none.
@@ -113,16 +113,16 @@ def texts_rows(datamodule: TextDataModule, split: str) -> Rows:
         manager.setup(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
         assert manager.rows is not None
         return manager.rows
-    raise DataError(f"The data have no split '{split}' of texts (datamodule.dataset_managers.{split}).")
+    raise DataError(f"The data has no texts in the split '{split}' (datamodule.dataset_managers.{split}).")
 
 
 def data_of_model(path_or_id: str, option: str | None = None) -> DataOfModel:
-    """What the configuration of a checkpoint, a run or a shared folder names; nothing of the model is built.
+    """The data of a checkpoint's, run's or exported folder's configuration; does not build the model.
 
-    Errors name the `option` in which it was said.
+    Errors name the `option` that gave the path.
 
     Raises:
-        CheckpointError: there is no such model; ConfigError: its configuration cannot be built here.
+        CheckpointError: there is no such model; ConfigError: its data cannot be built here.
     """
     from xlm.compose import register_resolvers
     from xlm.compose.overrides import quote
@@ -141,7 +141,7 @@ def data_of_model(path_or_id: str, option: str | None = None) -> DataOfModel:
 
 
 def examples(name: str, unit: Unit, most: int | None, data: DataOfModel | None, split: str) -> Iterator[Tokens]:
-    """Texts of a file, or of a split of a model's data, in a unit; the first `most` of them."""
+    """The first `most` texts of a file, or of a split of a model's data, encoded in a unit."""
     if data is not None:
         yield from examples_of(data.rows(split), data.tokenizer, unit, most)
         return
@@ -158,12 +158,12 @@ def texts_to_compare(name: str, data: DataOfModel | None, split: str, most: int 
     return [WrittenText(text) for text in texts_of(data.rows(split), data.tokenizer, most)]
 
 
-# Of the training data, so many examples are compared with at most, unless more are asked for.
+# The default maximum number of training examples to compare with.
 TRAIN_EXAMPLES = 100_000
 
 
 def loaders_of_texts(session: Session, split: str) -> list[str]:
-    """The loaders that ask for texts from nothing; none where tokens are no text."""
+    """The loaders of unconditional samples; empty if tokens are not text."""
     if not getattr(session.tokenizer, "is_text", True):
         return []
     managers = session.datamodule.dataset_managers[split]
@@ -171,15 +171,15 @@ def loaders_of_texts(session: Session, split: str) -> list[str]:
 
 
 def scorer_of(options: ScorerOptions, section: str, loaders: Sequence[str], split: str) -> str | None:
-    """The name of the judge that the options ask for.
+    """The name of the judge in the options.
 
     Raises:
-        ConfigError: there are no texts to judge.
+        ConfigError: there are no unconditional samples to score.
     """
     if options.judge and not loaders:
         raise ConfigError(
-            f"{section}.judge judges texts written from nothing, and datamodule.dataset_managers.{split} has no loader "
-            "that asks for any (xlm.datamodule.UnconditionalGenerationDatasetManager).",
+            f"{section}.judge scores unconditional samples, but datamodule.dataset_managers.{split} has no loader for "
+            "them (xlm.datamodule.UnconditionalGenerationDatasetManager).",
             key=f"{section}.judge",
         )
     return str(options.judge) if options.judge else None
@@ -187,12 +187,12 @@ def scorer_of(options: ScorerOptions, section: str, loaders: Sequence[str], spli
 
 @dataclass(frozen=True)
 class TextScoring:
-    """Measures texts by a judge, if there is one, and against the training data; all else in the model's own tokens.
+    """Measures texts with a judge, if there is one, and against the training data; counts tokens of the model.
 
     Args:
-        judge: None for what needs no judge.
-        train_examples: how many training examples texts are compared with; 0: none.
-        asked: the same where somebody said it.
+        judge: None for numbers that need no judge.
+        train_examples: number of training examples to compare texts with; 0: none.
+        asked: the same number, if the user set it.
     """
 
     session: Session
@@ -202,17 +202,17 @@ class TextScoring:
 
     @classmethod
     def of(cls, session: Session, options: ScorerOptions, judge: str | None, device: torch.device) -> TextScoring:
-        """As the options of a job say; without a judge, training data are looked at only if they are asked for."""
+        """Build it from the options of a job; without a judge, training data is used only if requested."""
         asked = options.train_examples
         loaded = load_scorer(judge, device, options.judge_window or WINDOW, options.judge_protocol) if judge else None
         default = TRAIN_EXAMPLES if judge and session.datamodule.dataset_managers["train"] else 0
         return cls(session, loaded, default if asked is None else asked, asked)
 
     def measure(self, texts: Mapping[str, Sequence[WrittenText]]) -> tuple[dict[str, Quality], dict[str, Any]]:
-        """Quality of each list of texts, and what it depends on.
+        """The quality of each list of texts, and the record of what it depends on.
 
         Raises:
-            DataError: training data are asked for, and there are none of texts.
+            DataError: training data is requested, but there are no texts in it.
         """
         rows = {name: [text.tokens or () for text in found] for name, found in texts.items()}
         overlaps = {name: Overlap(found) for name, found in rows.items()} if self.train_examples else {}
@@ -236,18 +236,18 @@ class TextScoring:
 
 
 def named(split: str, qualities: Mapping[str, Quality]) -> dict[str, Estimate]:
-    """All numbers as an evaluation names them: `split/loader/number`."""
+    """All numbers by the names of an evaluation: `split/loader/number`."""
     return {f"{split}/{name}/{key}": e for name, found in qualities.items() for key, e in found.numbers.items()}
 
 
 def training_of(overlap: Overlap, asked: int | None) -> dict[str, int]:
-    """What texts were compared with, for the record; with what was asked for where there is less."""
+    """The training data that texts were compared with, for the record, and the requested number if there is less."""
     found = {"examples": overlap.num_examples, "tokens": overlap.num_tokens}
     return {**found, "asked": asked} if asked is not None and overlap.num_examples < asked else found
 
 
 def caption(record: Mapping[str, Any]) -> str:
-    """What the numbers of a table mean, in a line."""
+    """A line that says what the numbers of a table mean."""
     judge, training = record["judge"], record["training"]
     parts = [f"Entropy in nats, lengths and n-grams in {record['unit']}."]
     if judge:

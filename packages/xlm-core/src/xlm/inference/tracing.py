@@ -1,4 +1,4 @@
-"""`trace=true` for jobs that predict: records the first rows, and leaves trace.json and trace.html in the folder."""
+"""`trace=true` for jobs that predict: records the first rows and writes trace.json and trace.html."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from xlm.traces.document import Document, View, describe_run, document, find_vie
 from xlm.utils.files import output_file
 from xlm.utils.rank_zero import all_gather_objects, get_rank
 
-# What a predictor's configuration says besides its options.
+# Keys of a predictor's configuration that are not options.
 _NOT_OPTIONS = ("_target_", "tokenizer", "noise_schedule", "model")
 
 
 @contextmanager
 def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[None]:
-    """Record what the harness' predictor writes inside, if `trace` is on, and write the files at the end.
+    """Record what the harness' predictor generates in a block, if `trace` is on, and write the files at the end.
 
-    Of several processes each records its share, and the first one writes what all have together.
+    Each process records its share, and the first one writes all of them.
     """
     options = trace_options(session.cfg)
     if options is None:
@@ -36,14 +36,12 @@ def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[No
     page = check_trace(session.run_dir / "trace.html", "paths.run_dir", gif=options.gif, png=options.png)
     with record(limit=options.num_samples) as recorder:
         yield
-    # Shares are consecutive: one behind the other, they are in the order of the data.
+    # Shares are consecutive, so joined they are in the order of the data.
     traces = [trace for share in all_gather_objects(recorder.traces) for trace in share][: options.num_samples]
     if get_rank() == 0:
         doc = _document(session.cfg, harness, checkpoint, traces, view)
         written = write_trace(page, doc, gif=options.gif, png=options.png)
-        session.console.print(
-            f"How it was written: {display_path(written)}, to be opened in a browser.", soft_wrap=True
-        )
+        session.console.print(f"The trace is in {display_path(written)}, a page for a browser.", soft_wrap=True)
 
 
 def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, traces: list[Trace], view: View | None) -> Document:
@@ -60,23 +58,23 @@ def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, traces: list[
 
 
 def sampler_of(cfg: DictConfig) -> dict[str, Any]:
-    """The options of the predictor, as the configuration says them."""
+    """The options of the predictor in the configuration."""
     plain = OmegaConf.to_container(cfg.predictor, resolve=False) if cfg.get("predictor") else {}
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items() if key not in _NOT_OPTIONS}
 
 
 def check_trace(page: Path, key: str, gif: bool = False, png: bool = False) -> Path:
-    """`page`, once it and what goes beside it could be written; ConfigError, which names `key`, where not."""
+    """`page`, if it and the files beside it can be written; otherwise a ConfigError that names `key`."""
     if page.suffix in (".json", ".gif", ".png"):
-        raise ConfigError(f"{key}: {page} is no name for a page, beside which {page.suffix} stands.", key=key)
+        raise ConfigError(f"{key}: {page} cannot be the page: its {page.suffix} file is written beside it.", key=key)
     for suffix in (page.suffix, ".json", *([".gif"] if gif else []), *([".png"] if png else [])):
         output_file(page.with_suffix(suffix), key)
     return page
 
 
 def write_trace(page: Path, doc: Document, gif: bool = False, png: bool = False) -> Path:
-    """Write a page, its document beside it, and pictures if asked for; returns the page."""
+    """Write a page, its document beside it, and pictures if requested; returns the page."""
     write_document(page.with_suffix(".json"), doc)
     write_page(page, doc)
     if gif or png:

@@ -24,18 +24,18 @@ from xlm.training.rng import random_state_of
 from xlm.training.weights import load_weights, push_folder, save_folder, save_for_transformers, select_weights
 from xlm.utils.instantiate import components, instantiate
 
-# What loading builds; metrics, data and loggers stay as they are written.
+# The sections that loading builds; metrics, data and loggers are not built.
 BUILT = ("global_components", "noise_schedule", "model", "loss", "predictor", "lightning_module")
 
 
 class TrainedModel:
-    """A model with its tokenizer and predictor, ready to generate; `load` makes one.
+    """A model with its tokenizer and predictor, ready to generate; made by `load`.
 
     Args:
         harness: in evaluation mode on its device; its loss, predictor, model and tokenizer are live.
-        source: the file that the weights came from.
-        live: the objects that the configuration's late values (`${tokenizer:…}`) read.
-        seed: from which all calls of `generate` draw, one after the other; None: each call differs.
+        source: the file of the weights.
+        live: the objects that the configuration's late values (`${tokenizer:…}`) refer to.
+        seed: random seed for all calls of `generate`, one after the other; None: each call differs.
     """
 
     def __init__(self, harness: Harness, source: Path, live: dict[str, Any], seed: int | None = None) -> None:
@@ -51,33 +51,33 @@ class TrainedModel:
 
     @property
     def model(self) -> Any:
-        """The network, with the weights that were loaded."""
+        """The network with the loaded weights."""
         return self.harness.model
 
     @property
     def tokenizer(self) -> Any:
-        """Text to token ids and back."""
+        """Converts text to token ids and back."""
         return self.harness.tokenizer
 
     @property
     def predictor(self) -> Any:
-        """What writes; its options are those of the run's configuration."""
+        """The predictor, with the options of the run's configuration."""
         return self.harness.predictor
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def continues(self) -> bool:
-        """Whether prompts are the beginnings of texts, because the model learnt whole texts and no answers."""
+        """Whether prompts are beginnings of texts, because the model was trained on whole texts, not on answers."""
         return self._writer.continues
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option that `generate` takes for the sampler, with the value that it has without."""
+        """All sampler options that `generate` accepts, with their default values."""
         return self._writer.options
 
     def generate(
@@ -89,39 +89,39 @@ class TrainedModel:
         batch_size: int = 64,
         **options: Any,
     ) -> list[str]:
-        """Answers to prompts, without special tokens; for a model of whole texts, what follows them.
+        """Generate answers to prompts, or continuations for a model of whole texts, without special tokens.
 
         Args:
-            prompts: of any lengths; None writes from nothing. One with blanks (see `infill`) or mask tokens comes back
-                whole, with all of them filled, where the model has the role `infill`.
-            num_samples: of each prompt, one after the other in the list.
-            seed: the same seed gives the same texts; None goes on in the stream that `load` was given.
-            batch_size: how many rows run at once. Greedy answers don't depend on it.
-            options: of the sampler, for this call only; see `options`.
+            prompts: texts of any length; None: an unconditional sample. If the model has the role `infill`, a prompt
+                with blanks (see `infill`) or mask tokens is returned whole, with all of them filled.
+            num_samples: samples per prompt, one after the other in the list.
+            seed: the same seed gives the same texts; None continues the random stream of `load`.
+            batch_size: rows at once. Greedy answers don't depend on it.
+            options: sampler options for this call only; see `options`.
 
         Raises:
-            ConfigError: the predictor has no such option, the model cannot do this, or a prompt is too long for it.
+            ConfigError: an unknown option, a task that the model cannot do, or a prompt that is too long for it.
         """
         return _texts(self.samples(prompts, num_samples, seed=seed, batch_size=batch_size, **options))
 
     def infill(self, texts: str | Sequence[str], num_samples: int = 1, **options: Any) -> list[str]:
-        """Texts with their blanks filled, each given back whole.
+        """Fill the blanks of texts, and return each text whole.
 
         Args:
-            texts: `___` is a blank for any number of tokens, `___[3]` one for three; a mask token is one too. A
-                model that fills masks needs the number, one that inserts decides it itself; a model that only continues
-                texts takes a blank of any length at the end.
-            num_samples, options: as for `generate`, `seed` and `batch_size` included.
+            texts: `___` is a blank of any length, `___[3]` a blank of three tokens; a mask token is a blank too. A
+                model that fills masks needs the number; one that inserts tokens chooses it. A model that only continues
+                texts accepts a blank of any length at the end.
+            num_samples, options: as for `generate`, with `seed` and `batch_size`.
 
         Raises:
-            ConfigError: a text without a blank, or with one that this model cannot fill.
+            ConfigError: a text has no blank, or one that this model cannot fill.
         """
         return _texts(self.samples(texts, num_samples, mode="infill", **options))
 
     def continue_text(self, prompts: str | Sequence[str], num_samples: int = 1, **options: Any) -> list[str]:
-        """What follows the beginnings of texts; ConfigError if the model didn't learn whole texts.
+        """Continue the beginnings of texts; ConfigError if the model was not trained on whole texts.
 
-        `num_samples` and `options` are as for `generate`, `seed` and `batch_size` included.
+        `num_samples` and `options` are as for `generate`, with `seed` and `batch_size`.
         """
         return _texts(self.samples(prompts, num_samples, mode="continue", **options))
 
@@ -135,9 +135,9 @@ class TrainedModel:
         batch_size: int = 64,
         **options: Any,
     ) -> list[Sample]:
-        """As `generate`, with the seed and the network calls of each text.
+        """Like `generate`, but returns the seed and the network calls of each text too.
 
-        `mode` says what prompts are: "answer", "continue", "infill"; "auto" looks at the model and the prompt.
+        `mode` is "answer", "continue" or "infill"; "auto" depends on the model and the prompt.
         """
         prompts = [""] if prompts is None else [prompts] if isinstance(prompts, str) else list(prompts)
         seed = self._next_seed() if seed is None else seed
@@ -150,14 +150,14 @@ class TrainedModel:
         return int(torch.randint(2**62, (), generator=self._seeds))
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str | None = None) -> Path:
-        """Write the model as a folder that `load` reads: weights as they are now, configuration, tokenizer.
+        """Write the model as a folder that `load` can read: current weights, configuration, tokenizer.
 
         `max_shard_size` (bytes, or "5GB"): larger weights become several files with an index.
         """
         return save_folder(folder, self.model, self.config, self.tokenizer, max_shard_size)
 
     def save_for_transformers(self, folder: str | Path, max_shard_size: int | str | None = None) -> Path:
-        """Write the network alone as transformers reads it, with the tokenizer's files; ConfigError if it has none."""
+        """Write the network in the format of transformers, with the tokenizer; ConfigError if it has no such format."""
         return save_for_transformers(folder, self.model, self.tokenizer, max_shard_size)
 
     def push_to_hub(
@@ -167,7 +167,7 @@ class TrainedModel:
         private: bool | None = None,
         max_shard_size: int | str | None = None,
     ) -> str:
-        """Upload that folder; `load(repo_id)` gets it back."""
+        """Upload that folder; `load(repo_id)` loads it again."""
         return push_folder(repo_id, self.model, self.config, self.tokenizer, commit_message, private, max_shard_size)
 
     def __repr__(self) -> str:
@@ -189,28 +189,28 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> TrainedModel:
-    """The trained model of a checkpoint, of weights beside a configuration, of a run's folder, or of the hub.
+    """Load a trained model from a checkpoint, weights with a configuration, a run's folder, or the hub.
 
-    Writes nothing but the hub's own cache, and leaves global random state and the components of a run alone; any
-    number of models can be loaded side by side.
+    Writes only to the hub's cache, and does not change global random state or the components of a run. Several
+    models can be loaded at the same time.
 
     Args:
         path_or_id: see `xlm.inference.sources.find_source`.
-        device: as torch names it, or "auto" for the best that is there.
-        apply_ema: take the averaged weights where the checkpoint has them.
-        seed: makes what all later calls of `generate` draw repeatable.
+        device: a torch device, or "auto" for the best one available.
+        apply_ema: use the averaged weights if the checkpoint has them.
+        seed: makes all later calls of `generate` reproducible.
         config: another file to read the configuration from.
         revision: branch, tag or commit on the hub.
-        trust_remote_code: let a configuration from the hub call more than xlm and the installed model packages.
+        trust_remote_code: allow a configuration from the hub to call more than xlm and installed model packages.
 
     Raises:
-        CheckpointError: nothing is there, it is damaged, or its weights don't fit its configuration.
-        ConfigError: the configuration cannot be built here, for instance because its model package isn't installed.
+        CheckpointError: the model doesn't exist, is damaged, or its weights don't fit its configuration.
+        ConfigError: the configuration cannot be built here, for example because its model package isn't installed.
     """
     source = find_source(path_or_id, config, revision)
     found = discover(os.environ, Path.cwd())
     found.raise_errors()
-    # Models that are in use stay usable.
+    # Models that are already active stay usable.
     activate({**active_models(), **found.models}, folders=found.folders)
     register_resolvers()
     if source.is_remote and not trust_remote_code:
@@ -221,7 +221,7 @@ def load(
 def load_source(
     source: Source, *, device: str | torch.device = "cpu", apply_ema: bool = True, seed: int | None = None
 ) -> TrainedModel:
-    """The model of weights and a configuration that were found and may be used; arguments as for `load`."""
+    """Build the model from a checked source; arguments as for `load`."""
     with random_state_of(0):
         harness, live = _built(source)
     if source.checkpoint is None:
@@ -233,7 +233,7 @@ def load_source(
 
 
 def _built(source: Source) -> tuple[Harness, dict[str, Any]]:
-    """A harness with fresh weights and the live objects that its configuration reads."""
+    """A harness with fresh weights, and the live objects that its configuration refers to."""
     cfg = without_reporting(source.config)
     with open_dict(cfg):
         cfg.compile = False
@@ -250,7 +250,7 @@ def _built(source: Source) -> tuple[Harness, dict[str, Any]]:
 
 
 def _settle(node: Any) -> None:
-    """Write down what late values (`${tokenizer:full_vocab_size}`) are, so that reading them needs no live objects."""
+    """Replace late values (`${tokenizer:full_vocab_size}`) by their current values, which need no live objects."""
     keys = range(len(node)) if OmegaConf.is_list(node) else list(node)
     for key in keys:
         raw = node._get_node(key)
@@ -264,7 +264,7 @@ def _settle(node: Any) -> None:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """`auto` is the best that is here: CUDA, else MPS, else the CPU; ConfigError for a device that isn't."""
+    """The device of a name; `auto` is CUDA, else MPS, else the CPU. ConfigError for a device that isn't available."""
     if name != "auto":
         try:
             return torch.empty(0, device=name).device
@@ -273,7 +273,7 @@ def usable_device(name: str | torch.device) -> torch.device:
             here += ["mps"] if torch.backends.mps.is_available() else []
             hint = did_you_mean(nearest_names(str(name), here, 1))
             raise ConfigError(
-                f"device is {str(name)!r}, which cannot be used here: {', '.join(here)}. {hint}".rstrip(), key="device"
+                f"device is {str(name)!r}, and must be one of: {', '.join(here)}. {hint}".rstrip(), key="device"
             ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -1,4 +1,4 @@
-"""Prompts, and a model that writes: answers, continuations of texts, texts with their blanks filled."""
+"""Reads prompts and generates text for them: answers, continuations, and filled blanks."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ _JSON = (".jsonl", ".json")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, and what else its line says, which goes into the rows of its samples."""
+    """A prompt, and the other fields of its line, which are copied to the rows of its samples."""
 
     text: str
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 def read_prompts(prompts: Any, prompt_file: Any) -> list[Prompt] | None:
-    """The prompts that `generation.prompts` and `generation.prompt_file` ask for; None where neither does.
+    """The prompts of `generation.prompts` or `generation.prompt_file`; None without either.
 
     Raises:
         ConfigError: both are given.
-        DataError: the file is not there, has no prompt, or has a line that is none.
+        DataError: the file doesn't exist, has no prompt, or has a line that is not a prompt.
     """
     if prompts is not None and prompt_file is not None:
-        raise ConfigError("generation.prompts and generation.prompt_file are both given; one of them is enough.")
+        raise ConfigError("generation.prompts and generation.prompt_file are both given. Use only one of them.")
     if prompt_file is not None:
         return _from_file(str(prompt_file))
     if prompts is None:
@@ -59,7 +59,7 @@ def read_prompts(prompts: Any, prompt_file: Any) -> list[Prompt] | None:
         return _from_file(STDIN)
     given = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
     if not given:
-        raise ConfigError("generation.prompts is an empty list; [''] is one prompt from nothing.")
+        raise ConfigError("generation.prompts is an empty list. For one unconditional sample give [''].")
     return [Prompt(str(prompt)) for prompt in given]
 
 
@@ -69,14 +69,14 @@ def _from_file(name: str) -> list[Prompt]:
     source, shown = (standard_input(), "standard input") if name == STDIN else (name, name)
     lines = [line for line in read_lines(source, shown) if line.text.strip()]
     if not lines:
-        raise DataError(f"There is no prompt in {shown}: a prompt is a line that isn't empty.")
+        raise DataError(f"There is no prompt in {shown}. Write one prompt per line.")
     if Path(name).suffix in _JSON or (name == STDIN and lines[0].text.lstrip().startswith("{")):
         return [_of_json(line) for line in lines]
     return [Prompt(line.text) for line in lines]
 
 
 def standard_input() -> IO[bytes]:
-    """What comes in, as bytes, whatever encoding Python expects there; a text that replaces it, as UTF-8."""
+    """Standard input as bytes, independent of its encoding; a text stream that replaces it, as UTF-8."""
     buffer: IO[bytes] | None = getattr(sys.stdin, "buffer", None)
     return BytesIO(sys.stdin.read().encode()) if buffer is None else buffer
 
@@ -97,15 +97,15 @@ _FROM_HARNESS = ("self", "tokenizer", "noise_schedule", "model")
 
 @dataclass(frozen=True)
 class Sample:
-    """One text that a model wrote, and what it depends on.
+    """One generated text, and what it depends on.
 
     Args:
-        prompt: as it was given.
-        text: an answer, what follows the prompt, or the prompt with its blanks filled; without special tokens.
+        prompt: the prompt as given.
+        text: an answer, a continuation, or the prompt with its blanks filled; without special tokens.
         mode: answer, continue or infill.
-        number: from 0, among the samples of this prompt.
-        seed: from which all samples of the call were drawn.
-        network_calls: of this text; None where the predictor doesn't tell.
+        number: index among the samples of this prompt, from 0.
+        seed: random seed of all samples of the call.
+        network_calls: number of network calls for this text; None if the predictor doesn't report it.
     """
 
     prompt: str
@@ -118,7 +118,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Request:
-    """A prompt as the predictor gets it; `before` is put in front of what it writes."""
+    """A prompt as the predictor gets it; `before` is put in front of the output."""
 
     prompt: str
     given: str
@@ -150,12 +150,12 @@ class Writer:
 
     @property
     def name(self) -> str:
-        """How the model's family is called."""
+        """The name of the model family."""
         return str(self.harness.config.get("model_name"))
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option of the sampler, with the value that it has; none where the model has no sampler."""
+        """All options of the sampler with their values; empty if the model has no sampler."""
         node = self.harness.config.get("predictor")
         if node is None:
             return {}
@@ -179,27 +179,27 @@ class Writer:
         batch_size: int = 64,
         options: dict[str, Any] | None = None,
     ) -> list[Sample]:
-        """Samples of each prompt, one after the other.
+        """Generate samples for each prompt, one after the other.
 
         Args:
-            prompts: of any lengths; an empty one writes from nothing.
-            num_samples: of each prompt.
-            seed: from which everything is drawn.
-            mode: what prompts are. "auto": to be filled where they have blanks or masks, else the beginning of a text
-                for a model of whole texts, else a question.
-            batch_size: how many rows run at once.
-            options: of the sampler, instead of the configuration's.
+            prompts: texts of any length; an empty one gives an unconditional sample.
+            num_samples: samples per prompt.
+            seed: random seed of all samples.
+            mode: what to do with prompts. "auto": fill prompts with blanks or masks, else continue if the model was
+                trained on whole texts, else answer.
+            batch_size: rows at once.
+            options: sampler options that replace those of the configuration.
 
         Raises:
             ConfigError: the predictor has no such option, the model cannot do this, or a prompt is too long for it.
         """
         if num_samples < 0 or batch_size < 1:
-            raise ConfigError(f"num_samples is {num_samples} and batch_size {batch_size}; 0 and 1 are the least.")
+            raise ConfigError(f"num_samples is {num_samples} and batch_size {batch_size}; the minimum is 0 and 1.")
         if mode not in MODES:
             raise ConfigError(f"The mode is '{mode}', and must be one of: {', '.join(MODES)}.")
         options = dict(options or {})
         if self.options.get("seed") is not None:
-            options = {"seed": None, **options}  # the predictor's own would make every batch the same
+            options = {"seed": None, **options}  # with the predictor's own seed, all batches would be the same
         predictor = self._predictor(options)
         requests = [self._request(predictor, prompt, mode) for prompt in prompts]
         rows = [(request, number) for request in requests for number in range(num_samples)]
@@ -216,7 +216,7 @@ class Writer:
         return samples
 
     def _request(self, predictor: Any, prompt: str, mode: str) -> _Request:
-        """What to ask the predictor for; ConfigError if the model cannot do it."""
+        """The request to the predictor; ConfigError if the model cannot do it."""
         mask = getattr(self.harness.tokenizer, "mask_token", None)
         has_masks = bool(mask) and str(mask) in prompt
         if mode == "auto":
@@ -226,8 +226,8 @@ class Writer:
         else:
             if mode == "continue" and not self.continues:
                 raise ConfigError(
-                    f"This {self.name} learnt answers to prompts, not whole texts, and cannot continue one: "
-                    "let it answer (generate)."
+                    f"This {self.name} was trained on answers to prompts, not on whole texts. It cannot continue a "
+                    "text, only answer it (generate)."
                 )
             request = _Request(prompt, prompt, mode)
         if request.mode == "continue" and not callable(getattr(predictor, "continue_text", None)):
@@ -244,7 +244,7 @@ class Writer:
         if before is not None and self.continues:
             return _Request(prompt, before.rstrip(), "continue", before.rstrip())
         if not self.fills:
-            can = "; it goes on with a text whose only blank, ___, is at its end" if self.continues else ""
+            can = "; it can only continue a text with one blank, ___, at its end" if self.continues else ""
             what = "masks" if has_masks else "blanks"
             raise ConfigError(
                 f"The prompt {shortened(prompt)!r} has {what}, and {self.name} cannot fill any: "
@@ -252,7 +252,7 @@ class Writer:
             )
         for blank in blanks:
             if any_length and blank.num_tokens is not None:
-                raise ConfigError(f"{self.name} decides itself how long a blank gets: write ___ instead of {blank}.")
+                raise ConfigError(f"{self.name} chooses the length of a blank: write ___ instead of {blank}.")
             if not any_length and blank.num_tokens is None:
                 raise ConfigError(
                     f"{self.name} fills blanks of a known length only: write ___[3] for three tokens, in "
@@ -261,7 +261,7 @@ class Writer:
         return _Request(prompt, with_masks(split_blanks(prompt), self.harness.tokenizer), "infill")
 
     def _check_length(self, request: _Request) -> None:
-        """Refuse what is longer than anything that the model learnt from."""
+        """ConfigError for a prompt that is longer than anything in the model's training."""
         config = self.harness.config
         block, prompt_block = config.get("block_size"), config.get("input_block_size")
         if request.mode == "infill":
@@ -281,7 +281,7 @@ class Writer:
             )
 
     def _predictor(self, options: dict[str, Any]) -> Any:
-        """The harness' predictor, or one with other options around the same network."""
+        """The harness' predictor, or one with other options for the same network."""
         predictor = self.harness.predictor
         if predictor is None or not callable(getattr(predictor, "generate", None)):
             missing = (
@@ -289,7 +289,7 @@ class Writer:
                 if predictor is None
                 else f"{type(predictor).__name__} has no generate(list[str])"
             )
-            raise ConfigError(f"{missing}, so this model cannot write.")
+            raise ConfigError(f"{missing}, so this model cannot generate text.")
         if not options:
             return predictor
         for name in options:
@@ -305,10 +305,10 @@ class Writer:
 
 
 def prompt_mode(cfg: DictConfig) -> str:
-    """What a prompt is to a model: "continue", the beginning of a text, or "answer", a question.
+    """What a model does with a prompt: "continue" it as the beginning of a text, or "answer" it as a question.
 
-    The data set says it (`prompt_mode`). Configurations without it are of models that learnt texts if a loader has
-    the collator of the role `lm`, and none that of `seq2seq`.
+    The dataset sets it (`prompt_mode`). Without it, a model was trained on whole texts if some loader has the
+    collator of the role `lm` and no loader has that of `seq2seq`.
     """
     if cfg.get("prompt_mode"):
         return str(cfg.prompt_mode)
@@ -320,7 +320,7 @@ def prompt_mode(cfg: DictConfig) -> str:
 
 
 def _written(predictor: Any, requests: Sequence[_Request]) -> list[tuple[str, float | None]]:
-    """Text and network calls of each request; those of one mode run together."""
+    """Text and network calls of each request; requests of one mode run together."""
     found: list[tuple[str, float | None]] = [("", None)] * len(requests)
     asked: list[int] = []
     for mode in ("continue", "answer", "infill"):
@@ -331,7 +331,7 @@ def _written(predictor: Any, requests: Sequence[_Request]) -> list[tuple[str, fl
         write = predictor.continue_text if mode == "continue" else predictor.generate
         with counting_calls(predictor) as calls:
             texts = write([requests[place].given for place in places])
-        # A predictor whose generate takes another way than predict cannot be counted.
+        # Calls cannot be counted if a predictor's generate doesn't use predict.
         counts = calls if len(calls) == len(places) else [None] * len(places)
         asked += places
         for place, text, count in zip(places, texts, counts, strict=True):
@@ -342,7 +342,7 @@ def _written(predictor: Any, requests: Sequence[_Request]) -> list[tuple[str, fl
 
 
 def _joined(before: str, text: str, tokenizer: Any) -> str:
-    """A beginning and what follows it; with a blank between where the tokens don't carry theirs."""
+    """A beginning and its continuation, joined by a space if the tokens don't have their own."""
     if not before or not text:
         return before + text
     last = tokenizer("a b", add_special_tokens=False)["input_ids"][-1:]

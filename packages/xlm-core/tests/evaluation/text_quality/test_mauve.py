@@ -52,7 +52,7 @@ def test_the_command_tells_it_beside_the_perplexity(judge_folder: Path, tmp_path
 
 
 def test_what_it_needs_is_said_in_one_sentence(judge: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="it needs judge=… and reference=…"):
+    with pytest.raises(ConfigError, match="It needs judge=… and reference=…"):
         read_request(*read_command(["text_quality", "a.txt", "mauve=true"]))
     monkeypatch.setitem(sys.modules, "mauve", None)
     with pytest.raises(ConfigError, match=r'pip install "xlm-core\[mauve\]"'):
