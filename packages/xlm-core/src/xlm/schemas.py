@@ -57,7 +57,7 @@ class Root:
     resume_from_checkpoint: bool = option(True, "go on from the run's last checkpoint")
     resume_checkpoint_path: Text | None = option(None, "go on from this checkpoint instead")
     checkpointing_dir: Text = option(None, "where checkpoints are kept")
-    skip_init_weights: bool = option(False, "leave the weights as they are made; for published models")
+    skip_init_weights: bool = option(False, "has no effect; published commands pass it")
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = option(None, "average the weights: 0.999, 0.9999")
     trace: Tracing = option(False, "record how the first rows are written")
     trace_view: Text | None = option(None, "dotted name of a function that draws a prompt")
