@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class KingJames:
         while unsettled:
             # All of a round at once: text by text, a tokenizer takes many times as long.
             fit = iter(self._fit([text for i in unsettled for text in parts[i]]))
-            unsettled = [i for i in unsettled if not all([next(fit) for _ in parts[i]])]
+            unsettled = [i for i in unsettled if not all(list(islice(fit, len(parts[i]))))]
             num_parts += 1
             for i in unsettled:
                 words = verses[i].text.split(" ")
