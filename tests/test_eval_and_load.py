@@ -98,7 +98,7 @@ def test_twice_the_same_digits_and_nearly_so_in_other_batches(run: Run, once: di
     assert other[per_token(run)] == pytest.approx(once[per_token(run)], rel=1e-6)
 
 
-@pytest.mark.parametrize("run", ["ilm", "mdlm"], indirect=True)
+@pytest.mark.parametrize("run", [pytest.param("ilm", marks=pytest.mark.slow), "mdlm"], indirect=True)
 def test_two_processes_measure_what_one_does(run: Run, once: dict[str, Any], home: Path) -> None:
     """Each scores its share; the draws of an example don't depend on who draws them."""
     command = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from workspace import ROOT, read_packages
 from xlm.commands import train
 from xlm.compose import load_config
 from xlm.errors import ConfigError
+from xlm.tasks.text import read_verses
 from xlm.utils.instantiate import clear_components
 
 MODELS = [p.model for p in read_packages(ROOT).values() if p.model]
@@ -20,23 +20,29 @@ KNOWN = {"mlm", "mdlm"}
 SMALL = (
     "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "test_after_training=false",
     "per_device_batch_size=8", "trainer_strategy=cpu", "block_size=32", "loggers=debug",
-    "global_components.tokenizer.vocab_size=400", "datamodule.dataset_managers.train.lm.num_examples=40",
-    "datamodule.dataset_managers.val.lm.num_examples=10",
-    "datamodule.dataset_managers.val.unconditional_prediction.num_examples=1",
+    "global_components.tokenizer.vocab_size=400", "data_files.train=verses.txt", "data_files.val=verses.txt",
+    "datamodule.dataset_managers.val.unconditional_prediction.num_examples=1", "too_long=truncate",
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a few verses, since dividing all of them takes most of a minute."""
+    folder = tmp_path_factory.mktemp("families")
+    (folder / "verses.txt").write_text("".join(f"{verse.text}\n" for verse in read_verses("train")[:40]))
+    return folder
+
+
 @pytest.fixture(scope="module", params=MODELS)
-def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[xlm.TrainedModel]:
+def lm(request: pytest.FixtureRequest, folder: Path) -> Iterator[xlm.TrainedModel]:
     """A network after two steps, on the CPU."""
-    folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("XLM_CACHE_DIR", os.environ.get("XLM_CACHE_DIR", str(folder / "cache")))
-        choice = (f"experiment=text_{request.param}", f"model=xtiny_{request.param}", "job_name=t")
+        patch.setenv("XLM_CACHE_DIR", str(folder / "cache"))
+        choice = (f"experiment=text_{request.param}", f"model=xtiny_{request.param}", f"job_name={request.param}")
         train.run(load_config([*choice, *SMALL]))
         clear_components()
-        yield xlm.load(Path("runs/t"), seed=1)
+        yield xlm.load(Path("runs", request.param), seed=1)
 
 
 def test_blanks_inside_a_text(lm: xlm.TrainedModel) -> None:

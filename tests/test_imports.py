@@ -24,7 +24,7 @@ DOORS = [
 ]
 
 
-@pytest.mark.parametrize("module", [*DOORS, "xlm.harness", "xlm.datamodule"])
+@pytest.mark.parametrize("module", [*DOORS, "xlm.harness"])  # which imports xlm.datamodule too
 def test_an_import_prints_and_writes_nothing_and_a_door_imports_nothing_heavy(module: str, tmp_path: Path) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     command = [sys.executable, "-W", "error", "-c", code]

@@ -104,7 +104,7 @@ def test_wrong_values_are_refused_or_taken_but_never_a_crash(family: str) -> Non
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
     keys = [key for section in SECTIONS for key in leaves(plain[section], section)]
-    for key, value in random.Random(7).sample([(key, value) for key in keys for value in WRONG], 25):
+    for key, value in random.Random(7).sample([(key, value) for key in keys for value in WRONG], 12):
         changed = cfg.copy()
         OmegaConf.update(changed, key, value, merge=False, force_add=True)
         try:

@@ -17,7 +17,6 @@ import torch
 
 from warm_xlm import warm_xlm
 
-# The runs that are disturbed give way to whatever else the machine does.
 pytestmark = [pytest.mark.timeout(600)]
 
 XLM = str(Path(sys.executable).with_name("xlm"))
@@ -32,10 +31,6 @@ SMALL = (
     "datamodule.dataset_managers.test.prediction.num_examples=50",
     "loggers=debug",
 )
-
-
-def command(*overrides: str) -> list[str]:
-    return [XLM, "train", *SMALL, *overrides]
 
 
 def environment() -> dict[str, str]:
@@ -96,9 +91,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def disturbed(directory: Path, signum: int, after: str, *overrides: str) -> subprocess.Popen[str]:
-    """Start a run and send it a signal once a checkpoint is there."""
+    """Start a run and send it a signal once a checkpoint is there; warm where the signal is passed on."""
+    program = [XLM] if signum == signal.SIGSTOP else warm_xlm(environment())
     process = subprocess.Popen(
-        command(*STEPS, "job_name=a", *overrides),
+        [*program, "train", *SMALL, *STEPS, "job_name=a", *overrides],
         cwd=directory, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: os.nice(10),  # so that the signal arrives before the run is over
     )  # fmt: skip
@@ -107,14 +103,15 @@ def disturbed(directory: Path, signum: int, after: str, *overrides: str) -> subp
     return process
 
 
-@pytest.mark.parametrize("after", ["step-14.ckpt", "step-28.ckpt"])
+# Where it is killed matters little to the second: every night.
+@pytest.mark.parametrize("after", ["step-14.ckpt", pytest.param("step-28.ckpt", marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, uninterrupted: Path, after: str
 ) -> None:
     process = disturbed(tmp_path, signal.SIGSTOP, after)
     # While it is there nobody else may write into its folder, with the same settings or others.
     for lr in ([], ["optimizer.lr=0.5"]) if after == "step-14.ckpt" else ():
-        second = xlm(tmp_path, *command(*STEPS, "job_name=a", *lr)[1:], ok=False)
+        second = xlm(tmp_path, "train", *SMALL, *STEPS, "job_name=a", *lr, ok=False)
         assert f"is in use by a training run (process {process.pid} on host" in second.stderr
         assert "Traceback" not in second.stderr
         assert " running " in xlm(tmp_path, "runs").stdout
@@ -122,7 +119,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert (tmp_path / "runs/a/run.lock").exists()
-    again = xlm(tmp_path, *command(*STEPS, "job_name=a")[1:])
+    again = xlm(tmp_path, "train", *SMALL, *STEPS, "job_name=a")
     assert "is gone; this start takes its place" in again.stderr
     assert not (tmp_path / "runs/a/run.lock").exists()
     assert "Going on from step" in again.stdout
@@ -138,7 +135,7 @@ def test_an_interrupted_run_saves_and_goes_on(tmp_path: Path, uninterrupted: Pat
     assert process.returncode == 128 + signum
     assert "Traceback" not in errors
     assert "last.ckpt" in errors
-    xlm(tmp_path, *command(*STEPS, "job_name=a")[1:])
+    xlm(tmp_path, "train", *SMALL, *STEPS, "job_name=a")
     assert_same_weights(tmp_path / "runs/a", uninterrupted)
 
 
@@ -147,14 +144,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     process.communicate(timeout=120)
     last = tmp_path / "runs/a/checkpoints/last.ckpt"
     os.truncate(last, last.stat().st_size // 2)
-    again = xlm(tmp_path, *command(*STEPS, "job_name=a")[1:])
+    again = xlm(tmp_path, "train", *SMALL, *STEPS, "job_name=a")
     assert "last.ckpt cannot be read" in again.stdout + again.stderr
     assert_same_weights(tmp_path / "runs/a", uninterrupted)
 
 
 def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, uninterrupted: Path) -> None:
     before = sorted((f, f.stat().st_mtime_ns) for f in uninterrupted.rglob("*"))
-    done = xlm(uninterrupted.parents[1], *command(*STEPS, "job_name=a", "optimizer.lr=0.5")[1:], ok=False)
+    done = xlm(uninterrupted.parents[1], "train", *SMALL, *STEPS, "job_name=a", "optimizer.lr=0.5", ok=False)
     assert "optimizer.lr: 0.0001 → 0.5" in done.stderr or "→ 0.5" in done.stderr
     assert "Traceback" not in done.stderr
     assert before == sorted((f, f.stat().st_mtime_ns) for f in uninterrupted.rglob("*"))
@@ -162,7 +159,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, uni
 
 def test_a_finished_run_says_so_and_scores_again(uninterrupted: Path) -> None:
     before = weights(uninterrupted)
-    done = xlm(uninterrupted.parents[1], *command(*STEPS, "job_name=a")[1:])
+    done = xlm(uninterrupted.parents[1], "train", *SMALL, *STEPS, "job_name=a")
     assert "exact_match" in done.stdout
     after = weights(uninterrupted)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -224,8 +221,8 @@ def test_a_checkpoint_of_another_size_says_which_keys_and_shapes(uninterrupted: 
 
 def test_accumulation_takes_the_place_of_a_larger_batch(tmp_path: Path) -> None:
     steps = ("trainer.max_steps=10", "model.dropout=0.0")
-    xlm(tmp_path, *command(*steps, "job_name=whole", "global_batch_size=32", "per_device_batch_size=32")[1:])
-    xlm(tmp_path, *command(*steps, "job_name=parts", "global_batch_size=32", "per_device_batch_size=16")[1:])
+    xlm(tmp_path, "train", *SMALL, *steps, "job_name=whole", "global_batch_size=32", "per_device_batch_size=32")
+    xlm(tmp_path, "train", *SMALL, *steps, "job_name=parts", "global_batch_size=32", "per_device_batch_size=16")
     whole, parts = weights(tmp_path / "runs/whole"), weights(tmp_path / "runs/parts")
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, atol=2e-5, rtol=1e-3)
@@ -233,9 +230,9 @@ def test_accumulation_takes_the_place_of_a_larger_batch(tmp_path: Path) -> None:
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     steps = ("trainer.max_steps=10", "model.dropout=0.0", "global_batch_size=32")
-    xlm(tmp_path, *command(*steps, "job_name=one", "per_device_batch_size=32")[1:])
+    xlm(tmp_path, "train", *SMALL, *steps, "job_name=one", "per_device_batch_size=32")
     two = ("trainer_strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    xlm(tmp_path, *command(*steps, "job_name=two", "per_device_batch_size=16", *two)[1:])
+    xlm(tmp_path, "train", *SMALL, *steps, "job_name=two", "per_device_batch_size=16", *two)
     one, both = weights(tmp_path / "runs/one"), weights(tmp_path / "runs/two")
     for name, value in one.items():
         torch.testing.assert_close(both[name], value, atol=2e-5, rtol=1e-3)
@@ -246,31 +243,34 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_split_is_a_sentence_with_the_numbers(tmp_path: Path) -> None:
-    done = xlm(tmp_path, *command("global_batch_size=100")[1:], ok=False)
+    done = xlm(tmp_path, "train", *SMALL, "global_batch_size=100", ok=False)
     assert "global_batch_size 100 is not divisible" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(tmp_path: Path) -> None:
     done = xlm(
-        tmp_path, *command("optimizer.lr=1e30", "trainer.max_steps=50", "trainer.gradient_clip_val=null",
-        "callbacks.checkpoint_every_n_steps.every_n_train_steps=1", "job_name=a")[1:], ok=False,
+        tmp_path, "train", *SMALL, "optimizer.lr=1e30", "trainer.max_steps=50", "trainer.gradient_clip_val=null",
+        "callbacks.checkpoint_every_n_steps.every_n_train_steps=1", "job_name=a", ok=False,
     )  # fmt: skip
     assert "is not finite at step" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_overfitting_one_batch_reaches_exact_match_one(tmp_path: Path) -> None:
-    xlm(tmp_path, "train", "job_name=t", "experiment=star_easy_arlm", "debug=overfit")
+    small = ("model=xtiny_arlm", "global_batch_size=8", "per_device_batch_size=8")
+    xlm(tmp_path, "train", "job_name=t", "experiment=star_easy_arlm", "debug=overfit", *small)
     metrics = results(tmp_path / "runs/debug/t", "results.json")["metrics"]
     assert metrics["test/prediction/exact_match"] == 1.0
     assert metrics["val/prediction/exact_match"] == 1.0
 
 
+# A minute of compiling. That the compiled form takes the place of loss_fn is a test of the harness.
+@pytest.mark.slow
 def test_compiling_the_loss_changes_no_result(tmp_path: Path) -> None:
     steps = ("trainer.max_steps=5", "model.dropout=0.0")
-    xlm(tmp_path, *command(*steps, "job_name=plain")[1:])
-    xlm(tmp_path, *command(*steps, "job_name=compiled", "compile=true")[1:])
+    xlm(tmp_path, "train", *SMALL, *steps, "job_name=plain")
+    xlm(tmp_path, "train", *SMALL, *steps, "job_name=compiled", "compile=true")
     plain, compiled = weights(tmp_path / "runs/plain"), weights(tmp_path / "runs/compiled")
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, atol=2e-5, rtol=1e-3)

@@ -21,6 +21,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.table import Table
 
+XLM = (sys.executable, "-m", "xlm")
 # Two short runs tell the cost of a step: the difference leaves out what a start costs.
 _PROBES = (20, 80)
 
@@ -123,7 +124,7 @@ class Run:
         return max(1, round(cpu_seconds * (_PROBES[1] - _PROBES[0]) / (costs[1] - costs[0])))
 
     def _xlm(self, name: str, options: list[str], threads: int, console: Console | None) -> None:
-        command = [sys.executable, "-m", "xlm", "train", f"experiment={self.data}_{self.family}", f"job_name={name}"]
+        command = [*XLM, "train", f"experiment={self.data}_{self.family}", f"job_name={name}"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
             [*command, f"paths.log_dir={self.folder.resolve()}", *self.overrides, *options],

@@ -8,8 +8,7 @@ Blocks of a page follow each other as in one terminal: folder and exported varia
 may say about a block is in docs_blocks.py. Two programs are stood in for, so that a page neither installs
 packages nor starts the run that it is part of: `pip install` checks that the names exist here, and
 `hatch run NAME` runs that script of hatch.toml in the present environment (one that is pytest only collects).
-`xlm` commands with overrides are copies of a process that has imported the libraries (warm_xlm.py), but for
-README.md, whose commands run as a reader's do, in a home of its own.
+`xlm` commands with overrides are copies of a process that has imported the libraries (warm_xlm.py).
 """
 
 from __future__ import annotations
@@ -100,23 +99,22 @@ def missing(block: Block) -> str | None:
 
 @functools.cache
 def shared_home() -> Path:
-    """The home of the warm pages that this process runs."""
+    """The home of the pages that this process runs: libraries read it at import."""
     folder = tempfile.TemporaryDirectory(prefix="xlm-home-")
     atexit.register(folder.cleanup)
     return Path(folder.name)
 
 
 class Session:
-    """A folder, a home and a PATH for one page; warm pages share a home, since libraries read it at import."""
+    """A folder and a PATH for one page."""
 
-    def __init__(self, folder: Path, is_warm: bool) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.state, self.bin = folder / "work", folder / "state", folder / "bin"
-        home = shared_home() if is_warm else folder / "home"
-        for path in (self.folder, self.state, self.bin, home):
+        for path in (self.folder, self.state, self.bin):
             path.mkdir(exist_ok=True)
         (self.state / "cwd").write_text(str(self.folder))
         self.env = {
-            "HOME": str(home),
+            "HOME": str(shared_home()),
             "PATH": os.pathsep.join(map(str, (self.bin, BIN, "/usr/local/bin", "/usr/bin", "/bin"))),
             "LANG": "C.UTF-8",
             "COLUMNS": "110",
@@ -126,8 +124,7 @@ class Session:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }
         self.python_code = ""
-        xlm = shlex.join(warm_xlm(self.env)) if is_warm else BIN / "xlm"
-        self._program("xlm", XLM.format(bin=BIN, xlm=xlm))
+        self._program("xlm", XLM.format(bin=BIN, xlm=shlex.join(warm_xlm(self.env))))
         for name in ("hatch", "pip"):
             self._program(name, STAND_IN.format(python=sys.executable, tools=ROOT / "tools", name=name))
 
@@ -207,7 +204,7 @@ def same_output(expected: str, printed: str) -> bool:
 
 def run_page(page: Path, folder: Path) -> Iterator[Outcome]:
     """Run a page's blocks in an empty folder, up to and including the first that fails."""
-    session = Session(folder, is_warm=page.resolve() != ROOT / "README.md")
+    session = Session(folder)
     for block in read_blocks(page):
         if block.runs:
             outcome = session.run(block)

@@ -1,16 +1,23 @@
 """Tests of training families side by side."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 import compare
+from warm_xlm import warm_xlm
 
 QUICK = ["trainer.limit_test_batches=1", "trainer.val_check_interval=1000", "trainer.log_every_n_steps=1"]
 
 
-def test_rows_of_two_families_and_then_only_tested_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_two_families_and_then_only_tested_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Four starts from one import, where two runs get a thread each.
+    warm = warm_xlm(os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"})
+    monkeypatch.setattr(compare, "XLM", warm)
     families = ["--families", "arlm", "ilm", "--folder", str(tmp_path), "--parallel", "2", "--data", "star_easy"]
     small = [*QUICK, "model.num_layers=1", "model.d_model=16", "trainer.max_steps=2"]
     assert compare.main([*families, *small]) == 0

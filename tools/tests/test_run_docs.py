@@ -181,7 +181,8 @@ def test_nothing_stands_in_for_the_rest(command: list[str], capsys: pytest.Captu
     assert "Say needs=network above the block" in capsys.readouterr().err
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(run_docs, "warm_xlm", lambda _: ("xlm",))
     page = tmp_path / "page.md"
     page.write_text("```bash\ntrue\n```\n```bash\necho no; false\n```\n")
     assert run_docs.main(["--list", str(page)]) == 0

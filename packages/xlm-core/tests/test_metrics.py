@@ -222,13 +222,9 @@ def test_update_functions_come_by_name_and_get_all_arguments() -> None:
     assert not wrapper.metric.update_called
 
 
-def test_names_and_logging() -> None:
-    logged: list[Any] = []
-    module = SimpleNamespace(log=lambda *args, **kwargs: logged.append((args, kwargs)))
+def test_names() -> None:
     wrapper = MetricWrapper("m", ExactMatch(), exact_match_update_fn)
     assert [wrapper.full_name(), wrapper.full_name("val/lm")] == ["m", "val/lm/m"]
-    wrapper.log(module, "val/lm")
-    assert logged[0][0] == ("val/lm/m", wrapper.metric)
     assert MetricWrapper("m", ExactMatch(), exact_match_update_fn, "own").full_name("val/lm") == "own/m"
 
 

@@ -22,8 +22,6 @@ from xlm.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
-    make_sampler,
-    penalize_repetition,
     sample_categorical,
     sample_from_logits,
     sample_from_top_k,
@@ -105,7 +103,7 @@ def test_min_p_compares_with_the_best(logits: Tensor, min_p: float) -> None:
         lambda x: sample_from_logits(x.log() * 2, temperature=2.0, generator=seeded()),
         lambda x: add_gumbel_noise(x.log(), generator=seeded()).argmax(-1),
         lambda x: add_exp_1_noise(x**2, temperature=2.0, generator=seeded()).argmax(-1),
-        lambda x: make_sampler()(x.log(), seeded()),
+        lambda x: LogitsSampler()(x.log(), seeded()),
     ],
 )
 def test_draws_follow_the_distribution(draw: Callable[[Tensor], Tensor]) -> None:
@@ -118,7 +116,7 @@ def test_filters_act_on_logits_before_the_draw() -> None:
     for sampled in (
         frequencies(lambda x: sample_from_top_k(2, x, generator=seeded()), PROBS.log()),
         frequencies(lambda x: sample_from_top_p(0.6, x, generator=seeded()), PROBS.log()),
-        frequencies(lambda x: make_sampler(min_p=0.4)(x, seeded()), PROBS.log()),
+        frequencies(lambda x: LogitsSampler(min_p=0.4)(x, seeded()), PROBS.log()),
     ):
         assert (sampled - two).abs().max() < TOLERANCE
 
@@ -130,7 +128,12 @@ def test_temperature_comes_before_the_nucleus() -> None:
 
 @pytest.mark.parametrize(
     "sampler",
-    [make_sampler(greedy=True, top_k=5), make_sampler(temperature=0), make_sampler(top_k=1), make_sampler(top_p=1e-9)],
+    [
+        LogitsSampler(temperature=0, top_k=5),
+        LogitsSampler(temperature=0),
+        LogitsSampler(top_k=1),
+        LogitsSampler(top_p=1e-9),
+    ],
 )
 def test_greedy_in_all_its_spellings(sampler: LogitsSampler) -> None:
     logits = torch.randn(64, 11, generator=seeded())
@@ -140,14 +143,14 @@ def test_greedy_in_all_its_spellings(sampler: LogitsSampler) -> None:
 
 def test_greedy_breaks_ties_like_argmax() -> None:
     logits = torch.zeros(5, 9)
-    assert torch.equal(make_sampler(top_k=1)(logits), logits.argmax(-1))
+    assert torch.equal(LogitsSampler(top_k=1)(logits), logits.argmax(-1))
 
 
 def test_a_generator_makes_draws_repeatable_and_leaves_the_global_one_alone() -> None:
     logits = torch.randn(50, 20)
     before = torch.get_rng_state()
-    first = make_sampler(top_p=0.9)(logits, seeded(3))
-    assert torch.equal(first, make_sampler(top_p=0.9)(logits, seeded(3)))
+    first = LogitsSampler(top_p=0.9)(logits, seeded(3))
+    assert torch.equal(first, LogitsSampler(top_p=0.9)(logits, seeded(3)))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -174,13 +177,12 @@ def test_large_logits_are_drawn_by_chunks(monkeypatch: pytest.MonkeyPatch) -> No
         (lambda: keep_top_p(PROBS, -1), "top_p must be in"),
         (lambda: sample_from_top_k(0, PROBS), "top_k must be at least 1, got 0"),
         (lambda: keep_top_k(PROBS, 0), "top_k must be at least 1"),
-        (lambda: make_sampler(temperature=-1), "temperature must be at least 0, got -1"),
-        (lambda: make_sampler(min_p=2), r"min_p must be in \[0, 1\], got 2"),
+        (lambda: LogitsSampler(temperature=-1), "temperature must be at least 0, got -1"),
+        (lambda: LogitsSampler(min_p=2), r"min_p must be in \[0, 1\], got 2"),
         (lambda: keep_min_p(PROBS, 2), "min_p must be in"),
         (lambda: add_gumbel_noise(PROBS, 0), "0 means greedy"),
         (lambda: add_exp_1_noise(PROBS, 0), "0 means greedy"),
         (lambda: confidence_scores(PROBS, "best"), "Unknown confidence 'best'. Choices: top_prob"),  # type: ignore[arg-type]
-        (lambda: penalize_repetition(PROBS[None], torch.zeros(1, 1).long(), 0), "above 0"),
         (lambda: select_random_indices((1, 2), torch.ones(1), selection_mode="x"), "Unknown selection_mode 'x'"),  # type: ignore[arg-type]
         (lambda: select_random_indices((1, 2), torch.ones(1), score_mode="x"), "Unknown score_mode 'x'"),  # type: ignore[arg-type]
     ],
@@ -188,15 +190,6 @@ def test_large_logits_are_drawn_by_chunks(monkeypatch: pytest.MonkeyPatch) -> No
 def test_impossible_options_say_so(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_repetition_penalty_touches_seen_tokens_only() -> None:
-    logits = torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
-    ids = torch.tensor([[0, 1], [0, 1]])
-    mask = torch.tensor([[True, True], [False, True]])
-    expected = torch.tensor([[1.0, -4.0, 1.0], [2.0, -4.0, 1.0]])
-    assert torch.equal(penalize_repetition(logits, ids, 2.0, mask), expected)
-    assert torch.equal(penalize_repetition(logits, ids, 2.0)[1], expected[0])
 
 
 def plain_confidence(logits: Tensor, kind: Confidence) -> Tensor:

@@ -25,9 +25,9 @@ import pytest, torch
 from jaxtyping import TypeCheckError
 
 def test_the_checker_is_on():
-    from xlm.sampling import penalize_repetition
+    from xlm.modules.linear_cross_entropy import linear_cross_entropy
     with pytest.raises(TypeCheckError):
-        penalize_repetition(torch.zeros(3, 4), torch.zeros(2, 5, dtype=torch.long), 2.0)
+        linear_cross_entropy(torch.zeros(3, 4), torch.zeros(2, 5), None, torch.zeros(3, dtype=torch.long))
 """
 
 

@@ -64,10 +64,6 @@ class MetricWrapper(nn.Module):
         """Forget everything counted."""
         self.metric.reset()
 
-    def log(self, pl_module: Any, prefix: str | None = None) -> None:
-        """Hand the metric to a Lightning module, which computes and resets it at the end of the epoch."""
-        pl_module.log(self.full_name(prefix), self.metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
-
 
 class RatioMetric(Metric):
     """Σ part / Σ whole over groups (examples, or the batches of which only a mean is known), with a standard error."""

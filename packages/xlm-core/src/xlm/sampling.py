@@ -114,23 +114,6 @@ def keep_min_p(logits: Float[Tensor, "*batch vocab"], min_p: float) -> Float[Ten
     return logits.masked_fill(logits < floor, -torch.inf)
 
 
-def penalize_repetition(
-    logits: Float[Tensor, "batch vocab"],
-    ids: Integer[Tensor, "batch length"],
-    penalty: float,
-    attention_mask: Bool[Tensor, "batch length"] | None = None,
-) -> Float[Tensor, "batch vocab"]:
-    """Tokens seen in the row lose: positive logits are divided by penalty, negative ones multiplied.
-
-    arXiv 1909.05858, section 4.1. Ids where the mask is False don't count as seen.
-    """
-    if not penalty > 0:
-        raise ValueError(f"repetition penalty must be above 0, got {penalty}")
-    counted = torch.ones_like(ids) if attention_mask is None else attention_mask.to(ids.dtype)
-    seen = torch.zeros(logits.shape, dtype=ids.dtype, device=ids.device).scatter_add(-1, ids, counted) > 0
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
 def sample_from_top_k(
     k: int,
     logits: Float[Tensor, "*batch vocab"],
@@ -197,19 +180,6 @@ class LogitsSampler:
         if self.greedy:
             return logits.argmax(dim=-1)
         return sample_from_logits(self.filter(logits), generator=generator)
-
-
-def make_sampler(
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    greedy: bool = False,
-) -> LogitsSampler:
-    """The sampler that these options ask for; `greedy` wins over all others."""
-    if greedy:
-        return LogitsSampler(temperature=0.0)
-    return LogitsSampler(temperature, top_k, top_p, min_p)
 
 
 def confidence_scores(logits: Float[Tensor, "*batch vocab"], kind: Confidence) -> Float[Tensor, "*batch"]:

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from xlm.cli.main import main
 from xlm.errors import XLMError
-from xlm.external_models import ModelPackage, find_models
+from xlm.external_models import ModelPackage, discover, find_models
 
 SOUND = json.dumps({"toy": "toy", "other": "toy/../toy", "lost": "./lost"}).encode()
 names = (
     st.sampled_from(["toy", "lost", "link", "ring", "xlm", "os", ".", "..", "~", "", "a b", "toy\n", "\x1b[31m"])
     | st.text()
+    | st.just("a" * 300)
 )
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | names,
@@ -89,7 +90,7 @@ def run_models() -> tuple[int, str, str]:
     return code, streams[0].read(), streams[1].read()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(here=contents, below=contents, path=variables, packages=variables)
 @example(here=b"[" * 100_000, below=b"1" * 5000, path="", packages="")
 @example(here=b'\xef\xbb\xbf{"toy": "toy"}', below=b"{}", path="ring:toy", packages="os:os.path:xlm:toy")
@@ -108,18 +109,23 @@ def test_xlm_models_lists_and_explains(here: bytes | None, below: bytes | None, 
     assert (code == 1) == any(line.startswith(errors) for line in lines)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(here=contents, below=contents, path=variables, packages=variables)
 def test_find_models_finds_or_says_why_not(here: bytes | None, below: bytes | None, path: str, packages: str) -> None:
     with folder_with(here, below, path, packages) as folder:
+        found = discover(os.environ, folder)
+        assert not set(found.models) & set(found.unusable)
+        assert all(isinstance(error, XLMError) and str(error) for error in found.errors)
         try:
-            found = find_models(os.environ, folder)
+            found.raise_errors()
         except XLMError as error:
+            assert found.errors
             first = str(error).splitlines()[0]
             assert first.isprintable()
             assert len(first) > 20
             return
-        assert all(isinstance(model, ModelPackage) and model.config_dir.is_dir() for model in found.values())
+        assert not found.errors
+        assert all(isinstance(model, ModelPackage) and model.config_dir.is_dir() for model in found.models.values())
 
 
 @pytest.mark.parametrize(("content", "num_models"), [(SOUND, 2), (b'{"toy": "link"}', 1), (b"{}", 0)])

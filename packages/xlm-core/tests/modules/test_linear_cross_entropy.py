@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlm.modules.linear_cross_entropy import Reduction, linear_cross_entropy, loss_rows
+from xlm.modules.linear_cross_entropy import Reduction, linear_cross_entropy
 
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "none")
 
@@ -149,14 +149,6 @@ def test_logits_never_all_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
     linear_cross_entropy(hidden[:100], weight, None, torch.randint(0, 1000, (100,))).backward()
     assert largest == 100 * 1000
-
-
-def test_only_rows_with_loss_remain() -> None:
-    hidden = torch.arange(12.0).view(2, 3, 2)
-    targets = torch.tensor([[5, -100, 6], [-100, -100, 7]])
-    rows, ids = loss_rows(hidden, targets)
-    assert ids.tolist() == [5, 6, 7]
-    assert rows.tolist() == [[0, 1], [4, 5], [10, 11]]
 
 
 def test_impossible_options_say_so() -> None:

@@ -86,6 +86,20 @@ def test_a_matrix_steps_by_the_learning_rate_and_the_rest_as_with_adamw() -> Non
     assert float(step) == pytest.approx(1e-2 * 0.2, rel=0.3)
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 64)])
+def test_a_matrix_takes_the_steps_of_torch(shape: tuple[int, int]) -> None:
+    """torch's iteration is in bfloat16, which keeps two to three digits."""
+    torch.manual_seed(0)
+    ours, theirs = (nn.Parameter(start) for start in (torch.zeros(shape), torch.zeros(shape)))
+    muon = MuonWithAdamW([{"params": [ours], "stacked": True}], lr=1e-2)
+    reference = torch.optim.Muon([theirs], lr=1e-2, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        ours.grad = theirs.grad = torch.randn(shape)
+        muon.step()
+        reference.step()
+    assert float((ours - theirs).detach().norm() / theirs.detach().norm()) < 0.02
+
+
 def test_it_learns_and_goes_on_from_its_state() -> None:
     straight, stopped = net(), net()
     optimizer = build_optimizer(CONFIG, straight)

@@ -5,27 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xlm.metrics import (
-    length_loss_update_fn,
-    mean_loss_update_fn,
-    seq2seq_exact_match_update_fn,
-    seq2seq_token_accuracy_update_fn,
-    steps_taken_update_fn,
-    token_ce_update_fn,
-)
-
-__all__ = [
-    "insertion_ce_update_fn",
-    "length_loss_update_fn",
-    "mean_loss_update_fn",
-    "network_calls_update_fn",
-    "sampler_nll_bound_update_fn",
-    "seq2seq_exact_match_update_fn",
-    "seq2seq_token_accuracy_update_fn",
-    "steps_taken_update_fn",
-    "token_ce_update_fn",
-]
-
 
 def insertion_ce_update_fn(
     batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **_: Any
@@ -44,10 +23,3 @@ def sampler_nll_bound_update_fn(
     """
     num_tokens = batch["num_tokens"]
     return {"value": loss_dict["nll_bound"] / num_tokens, "weight": num_tokens}
-
-
-def network_calls_update_fn(
-    batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **_: Any
-) -> dict[str, Any]:
-    """Forward passes that each row took part in."""
-    return {"value": loss_dict["network_calls"], "weight": 1}

@@ -18,15 +18,6 @@ _CPU_CHUNK = (2**20, 128)
 _ACCELERATOR_CHUNK = (2**26, 512)
 
 
-def loss_rows(
-    hidden: Float[Tensor, "*batch d_model"], targets: Integer[Tensor, "*batch"], ignore_index: int = -100
-) -> tuple[Float[Tensor, "rows d_model"], Integer[Tensor, "rows"]]:
-    """The positions that carry loss, flat: what the output layer has to run on."""
-    rows = (targets.reshape(-1) != ignore_index).nonzero().squeeze(-1)
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    return flat.index_select(0, rows), targets.reshape(-1).index_select(0, rows)
-
-
 def linear_cross_entropy(
     hidden: Float[Tensor, "rows d_model"],
     weight: Float[Tensor, "vocab d_model"],

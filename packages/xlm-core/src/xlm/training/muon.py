@@ -18,8 +18,9 @@ class MuonWithAdamW(AdamW):
     """Steps of the matrices in stacked layers are orthogonalised momentum; all other parameters take AdamW's.
 
     The update of a matrix is 0.2 · √max(rows, columns) · orthogonal(momentum), whose root mean square is that of an
-    AdamW step, so one learning rate serves both (arXiv 2502.16982, section 2.2; Muon: Jordan et al. 2024). Unlike
-    `torch.optim.Muon` it works in float32, which on a CPU is many times faster, and takes whole models.
+    AdamW step, so one learning rate serves both (arXiv 2502.16982, section 2.2; Muon: Jordan et al. 2024). On a plain
+    matrix it is `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, which takes neither whole models nor matrices
+    that hold several maps, and works in bfloat16 on a CPU too, where float32 is many times faster.
 
     Args:
         params: groups; those with `stacked=True` hold matrices only. Their `num_maps`, parameter → number, says which
@@ -142,8 +143,11 @@ def _maps(matrix: Tensor, number: int) -> tuple[Tensor, ...]:
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The matrix with its singular values moved to about 1 (0.7 to 1.2), by Newton-Schulz iteration."""
-    x = matrix.float()
+    """The matrix with its singular values moved to about 1 (0.7 to 1.2), by Newton-Schulz iteration.
+
+    In bfloat16 on CUDA, as the iteration was made for; in float32 elsewhere.
+    """
+    x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
     x = x / (x.norm() + _EPS)
     if x.shape[0] > x.shape[1]:
         return orthogonal(matrix.T, iterations).T

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from hashlib import blake2b, sha256
 from importlib.util import find_spec
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,27 +125,29 @@ class KingJames:
 
     def _rows(self) -> list[Row]:
         """All rows of the split in the order of the book."""
-        verses = read_verses(self.split)
-        # All verses at once, since one by one takes seconds; few are too long.
-        whole = self._fit([verse.text for verse in verses])
-        pairs = zip(verses, whole, strict=True)
-        pieces = [piece for v, is_whole in pairs for piece in ([(v, v.text)] if is_whole else self._pieces(v))]
+        pieces = self._pieces(read_verses(self.split))
         if not self.join:
             return [{"text": text, "citation": verse.citation} for verse, text in pieces]
         chapters = groupby(pieces, lambda piece: (piece[0].book, piece[0].chapter))
         return [row for _, chapter in chapters for row in self._joined(list(chapter))]
 
-    def _pieces(self, verse: Verse) -> list[tuple[Verse, str]]:
-        """The verse, in as few parts of about equal length as `max_tokens` demands."""
-        words, num_parts = verse.text.split(" "), 1
-        while True:
-            ends = [round(len(words) * part / num_parts) for part in range(num_parts + 1)]
-            parts = [" ".join(words[start:end]) for start, end in pairwise(ends)]
-            if all(self._fit(parts)):
-                return [(verse, part) for part in parts]
-            if num_parts == len(words):
-                raise DataError(f"max_tokens={self.max_tokens} is too few for single words of {verse.citation}.")
+    def _pieces(self, verses: list[Verse]) -> list[tuple[Verse, str]]:
+        """Each verse, in as few parts of about equal length as `max_tokens` demands."""
+        parts = [[verse.text] for verse in verses]
+        unsettled, num_parts = list(range(len(verses))), 1
+        while unsettled:
+            # All of a round at once: text by text, a tokenizer takes many times as long.
+            fit = iter(self._fit([text for i in unsettled for text in parts[i]]))
+            unsettled = [i for i in unsettled if not all(list(islice(fit, len(parts[i]))))]
             num_parts += 1
+            for i in unsettled:
+                words = verses[i].text.split(" ")
+                if num_parts > len(words):
+                    citation = verses[i].citation
+                    raise DataError(f"max_tokens={self.max_tokens} is too few for single words of {citation}.")
+                ends = [round(len(words) * part / num_parts) for part in range(num_parts + 1)]
+                parts[i] = [" ".join(words[start:end]) for start, end in pairwise(ends)]
+        return [(verse, text) for verse, texts in zip(verses, parts, strict=True) for text in texts]
 
     def _joined(self, pieces: list[tuple[Verse, str]]) -> Iterator[Row]:
         """Neighbours of one chapter put together, greedily."""
