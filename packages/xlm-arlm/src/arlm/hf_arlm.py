@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from xlm.errors import ConfigError
-from xlm.modules.kv_cache import KVCache
+from xlm.modules.attention import KVCache
 from xlm.modules.pretrained import PretrainedNetwork
 
 

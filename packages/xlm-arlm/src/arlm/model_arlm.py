@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from xlm.modules.attention import positions_from_mask
-from xlm.modules.kv_cache import KVCache
+from xlm.modules.attention import KVCache, positions_from_mask
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
 
 

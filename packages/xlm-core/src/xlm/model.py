@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from xlm.errors import CheckpointMismatchError
-from xlm.modules.short_convolution import ShortConvolution
+from xlm.modules.layers import ShortConvolution
 from xlm.utils.weight_files import INDEX, WEIGHTS, read_index, read_weights, weights_in, without_wrappers
 
 # Hydra hands over its own containers; config.json holds what is in them.

@@ -88,6 +88,8 @@ MODULES = {
     "xlm.lm_eval.record": "xlm.lm_eval.model",
     "xlm.lm_eval.scoring": "xlm.lm_eval.requests",
     "xlm.lm_eval.writing": "xlm.lm_eval.requests",
+    "xlm.modules.kv_cache": "xlm.modules.attention",
+    "xlm.modules.short_convolution": "xlm.modules.layers",
     "xlm.reports.curves": "xlm.reports.document",
     "xlm.reports.differences": "xlm.reports.document",
     "xlm.reports.finding": "xlm.reports.run",

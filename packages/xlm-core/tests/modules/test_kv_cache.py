@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlm.modules.kv_cache import KVCache, LayerKVCache
+from xlm.modules.attention import KVCache, LayerKVCache
 from xlm.modules.rotary_transformer import RotaryEmbedding, RotaryTransformerLayer, RotaryTransformerLayerList
 
 D_MODEL, NHEAD, LAYERS, VOCAB = 16, 2, 2, 11

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from xlm.modules.attention import KVCache
 from xlm.modules.ddit_simple import DDiTLayer
-from xlm.modules.kv_cache import KVCache
+from xlm.modules.layers import ShortConvolution
 from xlm.modules.position import RotaryEmbedding
 from xlm.modules.rotary_transformer import RotaryTransformerLayer, RotaryTransformerLayerList
-from xlm.modules.short_convolution import ShortConvolution
 
 D = 8
 

@@ -11,9 +11,16 @@ from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor, nn
 
 from xlm.modules.attention import rotary_self_attention
-from xlm.modules.layers import check_positive, feed_forward, head_dim, replicate, reset_submodules, share_rotary
+from xlm.modules.layers import (
+    ShortConvolution,
+    check_positive,
+    feed_forward,
+    head_dim,
+    replicate,
+    reset_submodules,
+    share_rotary,
+)
 from xlm.modules.position import RotaryEmbedding
-from xlm.modules.short_convolution import ShortConvolution
 
 __all__ = ["DDiTLayer", "DDiTLayerList", "DDitFinalLayer", "RotaryEmbedding", "TimestepEmbedder"]
 

@@ -9,14 +9,21 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from xlm.modules.attention import rotary_self_attention
-from xlm.modules.layers import check_positive, feed_forward, head_dim, replicate, reset_submodules, share_rotary
+from xlm.modules.layers import (
+    ShortConvolution,
+    check_positive,
+    feed_forward,
+    head_dim,
+    replicate,
+    reset_submodules,
+    share_rotary,
+)
 from xlm.modules.position import RotaryEmbedding
-from xlm.modules.short_convolution import ShortConvolution
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-    from xlm.modules.kv_cache import KVCache, LayerKVCache
+    from xlm.modules.attention import KVCache, LayerKVCache
 
 __all__ = [
     "RotaryEmbedding",

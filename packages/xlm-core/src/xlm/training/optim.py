@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import get_scheduler
 
 from xlm.errors import ConfigError
-from xlm.modules.short_convolution import ShortConvolution
+from xlm.modules.layers import ShortConvolution
 from xlm.utils.instantiate import building, check_arguments, instantiate
 
 
