@@ -1,11 +1,11 @@
-"""How good texts are that answer no prompt: a judge's perplexity, and beside it whatever a perplexity hides."""
+"""Quality of unconditional samples: a judge's perplexity, together with what a perplexity alone hides."""
 
 from xlm.evaluation.text_quality.diversity import Overlap
 from xlm.evaluation.text_quality.measure import Quality, measure
 from xlm.evaluation.text_quality.scorer import Scorer, load_scorer
 from xlm.evaluation.text_quality.texts import Estimate, WrittenText, written_texts
 
-# Names of before.
+# Old names.
 Judge, load_judge = Scorer, load_scorer
 
 __all__ = [
