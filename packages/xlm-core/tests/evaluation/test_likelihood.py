@@ -120,7 +120,7 @@ def test_mixtures_are_refused() -> None:
     with pytest.raises(ValueError, match="No examples"):
         estimator.compute()
     estimator.update(Terms(torch.ones(1, 2), torch.ones(1).long(), False))
-    with pytest.raises(ValueError, match="A batch has 3 draws per example, the ones before it 2"):
+    with pytest.raises(ValueError, match="A batch has 3 draws per example, earlier ones have 2"):
         estimator.update(Terms(torch.ones(1, 3), torch.ones(1).long(), False))
     with pytest.raises(ValueError, match="for every batch or for none"):
         estimator.update(Terms(torch.ones(1, 2), torch.ones(1).long(), False), torch.ones(1))

@@ -398,4 +398,4 @@ def check_options(options: Mapping[str, Any], key: str) -> None:
 def _check_known(options: Mapping[str, Any]) -> None:
     if unknown := sorted(options.keys() - set(_DATALOADER_OPTIONS)):
         known = (*_OWN_OPTIONS, *_DATALOADER_OPTIONS)
-        raise DataError(f"Unknown dataloader_kwargs: {', '.join(unknown)}; known are: {', '.join(known)}.")
+        raise DataError(f"Unknown dataloader_kwargs: {', '.join(unknown)}. Known: {', '.join(known)}.")

@@ -401,7 +401,7 @@ def _keep(columns: list[str], row: dict[str, Any]) -> dict[str, Any]:
 
 def _one_of(what: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
-        raise DataError(f"Unknown {what} '{value}' of a data set. Known are: {', '.join(choices)}.")
+        raise DataError(f"Unknown {what} '{value}' of a data set. Choose one of: {', '.join(choices)}.")
     return value
 
 

@@ -333,7 +333,7 @@ def _missing(name: str, base: Path) -> str:
     hint = did_you_mean(nearest_names(Path(name).name, known))
     if not hint:
         hint = f"Runs: {', '.join(known[:8])}{', …' if len(known) > 8 else ''}." if known else "There are no runs yet."
-    return as_line(f"There is no folder '{name}' and no run of this name in {base}. {hint}")
+    return as_line(f"There is no run '{name}' in {base}, and no folder of this name. {hint}")
 
 
 def _names(base: Path) -> list[str]:

@@ -189,7 +189,7 @@ def read_document(path: str | Path) -> Document:
         doc: Document = json.loads(Path(path).read_text(encoding="utf-8"))
         found = doc["format"]
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist. `xlm generate … trace=true` writes one.") from error
+        raise DataError(f"There is no trace at {path}. `xlm generate … trace=true` writes one.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a trace: it is not a JSON file written by trace=true.") from error
     if found != FORMAT:
@@ -259,9 +259,7 @@ def grid(
     width = len(cells[0]) if cells else 0
     for name, rows in (("cells", cells), ("right", right)):
         if rows is not None and (not width or len(rows) != len(cells) or any(len(row) != width for row in rows)):
-            raise DataError(
-                f"The {name} of a grid have rows of lengths {[len(row) for row in rows]}; all must be equal."
-            )
+            raise DataError(f"All rows of a grid must have the same length; {name} has {[len(row) for row in rows]}.")
     if fills is not None and not all(0 <= r < len(cells) and 0 <= c < width for r, c in fills):
         raise DataError(f"The grid has {len(cells)} × {width} cells, but fills contains others: {list(fills)}.")
     if box is not None and min(box) < 1:
