@@ -65,7 +65,7 @@ def test_each_policy(rows: ArrowRows) -> None:
     otherwise = " To change this, set too_long to drop, split or error."
     assert fit(None, "right") == (whole, count + "their end is cut off." + otherwise)
     assert fit("truncate", "right")[0] == whole
-    assert "up to the collator" in fit(None, None)[1]
+    assert "the collator decides what happens" in fit(None, None)[1]
     for policy, truncate in ((None, "error"), ("error", "right"), ("error", "error")):
         with pytest.raises(DataError, match=r"The first is a.txt, line 2.\n.*truncate, drop or split") as e:
             fit(policy, truncate)
