@@ -120,7 +120,7 @@ def test_a_template_that_is_not_installed(places: tuple[Environment, Path], tmp_
     assert done.returncode == 1
     assert done.stderr == (
         "Error: No template 'ilm' is installed. There are: minimal. "
-        "A model of that name may be had by: pip install xlm-ilm. "
+        "A model of that name may be available: pip install xlm-ilm. "
         "Nothing was written.\n"
     )
     assert list(tmp_path.iterdir()) == []

@@ -116,7 +116,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(home:
         evaluate(f"eval.judge={judge}", "eval.judge_protocol=mldm")
     with pytest.raises(ConfigError, match="no loader that asks for any"):
         evaluate(f"eval.judge={judge}", f"~{MANAGERS}.test.unconditional_prediction")
-    with pytest.raises(ConfigError, match="nowhere does not exist"):
+    with pytest.raises(ConfigError, match="There is no folder"):
         evaluate("eval.judge=./nowhere")
     with pytest.raises(DataError, match="no split 'train'"):
         evaluate("eval.train_examples=3", f"~{MANAGERS}.train")

@@ -15,11 +15,12 @@ from omegaconf import DictConfig
 from xlm import flags
 from xlm.cli.main import main
 from xlm.commands import eval as evaluation
-from xlm.commands import session, sources, train
+from xlm.commands import train
 from xlm.commands.train import resolve_length
 from xlm.compose import load_config
 from xlm.errors import CheckpointMismatchError, ConfigError
 from xlm.harness import Harness
+from xlm.inference import session, sources
 from xlm.reports.run import read_run
 from xlm.training import resume, weights
 from xlm.utils.instantiate import clear_components, instantiate

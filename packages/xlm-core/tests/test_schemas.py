@@ -148,5 +148,5 @@ def test_defaults_are_those_of_the_configuration(schema: type, file: str) -> Non
 
 def test_every_job_has_its_options() -> None:
     own = {each for each in vars(schemas).values() if isinstance(each, type) and each.__module__ == schemas.__name__}
-    assert own - {Checkpoint, schemas.Judged} == ALL
+    assert own - {Checkpoint, schemas.Options, schemas.ScorerOptions} == ALL
     assert Trace in ALL

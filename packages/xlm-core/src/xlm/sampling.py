@@ -299,6 +299,3 @@ def select_random_indices(
     chosen = torch.arange(inp_shape[1], device=device) < num_unmask.unsqueeze(-1)
     selected = torch.zeros(tuple(inp_shape), dtype=torch.bool, device=device).scatter(-1, order, chosen)
     return selected if select_from_mask is None else selected & select_from_mask
-
-
-widest_float = sampling_dtype  # its name of before

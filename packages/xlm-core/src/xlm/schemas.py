@@ -300,8 +300,8 @@ class Check:
     """Options, as key=value:"""
 
     model_name: Text = option("", "the model")
-    property: Names = option((), "some properties only, [a,b]")
-    experiment: Text | None = option(None, "a choice of data and sizes; the kit's own where nothing is said")
+    property: Names = option((), "the properties to check, [a,b]; all by default")
+    experiment: Text | None = option(None, "the experiment to check; one on star graphs by default")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +317,3 @@ SECTIONS_OF_JOBS: dict[str, type[Options]] = {
 # Sections of the jobs that load a trained model, and the names under which they take it.
 CHECKPOINT_SECTIONS = tuple(schema.section for schema in SECTIONS_OF_JOBS.values() if issubclass(schema, Checkpoint))
 PATH_KEYS = ("checkpoint_path", "ckpt_path")
-
-
-Judged = ScorerOptions  # its name of before

@@ -17,10 +17,11 @@ from xlm.commands import train
 from xlm.compose import load_config
 from xlm.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError, ConfigError
 from xlm.inference.trained import usable_device
+from xlm.inference.writer import prompt_mode
 from xlm.training.rng import capture
 from xlm.utils import instantiate as components
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parents[1] / "models"
 RUN = (
     "experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu",
     "datamodule.dataset_managers.train.lm.num_examples=64", "datamodule.dataset_managers.val.lm.num_examples=20",
@@ -195,8 +196,11 @@ def test_models_of_whole_texts_continue_prompts_and_fill_masks(
 ) -> None:
     text = (run / "config.yaml").read_text()
     assert not xlm.load(run).continues
-    whole = text.replace("${collators.seq2seq}", "${collators.lm}").replace("${collators.seq2seq_pred}", "null")
-    (tmp_path / "config.yaml").write_text(whole)
+    # A configuration of before the option says it by its collators alone.
+    before = text.replace("prompt_mode: answer\n", "")
+    whole = before.replace("${collators.seq2seq}", "${collators.lm}").replace("${collators.seq2seq_pred}", "null")
+    assert [prompt_mode(OmegaConf.create(each)) for each in (before, whole)] == ["answer", "continue"]
+    (tmp_path / "config.yaml").write_text(text.replace("prompt_mode: answer", "prompt_mode: continue"))
     lm = xlm.load(run, config=tmp_path / "config.yaml")
     assert lm.continues
     assert lm.generate(PROMPTS) == xlm.load(run).generate(PROMPTS)  # for want of anything better

@@ -293,7 +293,7 @@ def test_problems_elsewhere_are_told_and_stop_nothing(
 def test_a_vanished_current_directory(scaffold: Scaffold, work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work_dir.rmdir()
     assert scaffold("toy_model") == 1
-    assert "does not exist any more" in capsys.readouterr().err
+    assert "no longer exists" in capsys.readouterr().err
     work_dir.mkdir()
 
 

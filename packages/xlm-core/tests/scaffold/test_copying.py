@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from xlm.compose import load_config
-from xlm.scaffold.copying import own_jobs, with_star_easy
+from xlm.scaffold.templates import own_jobs, with_star_easy
 
 if TYPE_CHECKING:
     from ..conftest import WriteModel
@@ -64,8 +64,8 @@ def test_a_model_of_other_data_gets_no_experiment() -> None:
 @pytest.mark.parametrize(
     ("path", "text", "reason"),
     [
-        ("configs/datasets/counts.yaml", "x: 1\n", "its configs/datasets/counts.yaml does not carry its name"),
-        ("broken.py", "def", "is no Python that can be read"),
+        ("configs/datasets/counts.yaml", "x: 1\n", "configs/datasets/counts.yaml does not contain the model's name"),
+        ("broken.py", "def", "is not valid Python"),
         ("bytes.py", b"\xff", "cannot be read"),
     ],
 )
@@ -97,5 +97,5 @@ def test_a_template_that_cannot_be_used(
         write_model(work_dir / "lm", "lm")
     (work_dir / "xlm_models.json").write_text(json.dumps({listed: listed}))
     assert scaffold("toy_two", "--template", listed) == 1
-    reason = {"gone": "which does not exist", "lm": "'lm' cannot be told from other words"}[listed]
+    reason = {"gone": "which does not exist", "lm": "'lm' is too common a word"}[listed]
     assert reason in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlm.scaffold.rename import Renaming, defined_names, hidden_imports
+from xlm.scaffold.names import Renaming, defined_names, hidden_imports
 
 MODULE = '''\
 """ILM, as in xlm-ilm: a film about ilmenite."""

@@ -1,14 +1,12 @@
-"""The template is a model like any other: its batches, loss and predictions, and a run that learns one batch."""
+"""The template is a model like any other: its batches, loss and predictions. Its runs are in test_scaffolded.py."""
 
 from __future__ import annotations
 
 import json
 import math
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,14 +187,3 @@ def test_the_metrics_say_whether_answers_are_right(collator: Callable[..., Any],
     for update_fn in (metrics.exact_match_update_fn, metrics.token_accuracy_update_fn):
         arguments = update_fn(batch, outputs, tokenizer, dataloader_name="prediction")
         assert torch.equal(arguments["pred"], arguments["target"])
-
-
-@pytest.mark.slow
-def test_it_learns_one_batch_by_heart(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XLM_MODELS_PATH", str(TEMPLATE.parent))
-    command = [str(Path(sys.executable).with_name("xlm")), "train", "experiment=star_easy_template_model"]
-    done = subprocess.run(
-        [*command, "debug=overfit", "job_name=heart", "trainer_strategy=cpu"],
-        cwd=work_dir, capture_output=True, text=True, check=True, timeout=250,
-    )  # fmt: skip
-    assert "val/prediction/exact_match 1 " in done.stdout

@@ -16,11 +16,9 @@ from typing import Any
 import pytest
 
 from xlm.errors import ScaffoldError
-from xlm.scaffold import registry
-from xlm.scaffold import write as writing
-from xlm.scaffold.plan import Plan, make_plan
-from xlm.scaffold.request import Request
-from xlm.scaffold.write import write
+from xlm.scaffold import plan as planning
+from xlm.scaffold.plan import Plan, as_json, make_plan, write
+from xlm.scaffold.project import Request
 
 OTHERS = '{"other": "somewhere"}'
 
@@ -78,7 +76,7 @@ def test_new_parents_are_taken_back(work_dir: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(writing, "add_entry", fail)
+    monkeypatch.setattr(planning, "add_entry", fail)
     with pytest.raises(ScaffoldError, match="Read-only file system"):
         write(plan)
     assert os.listdir(work_dir) == []
@@ -111,7 +109,7 @@ def test_several_at_once_keep_all_entries(plan: Plan, work_dir: Path) -> None:
 
 
 def test_entries_that_only_escapes_can_spell() -> None:
-    text = registry.as_json([("a", "\ud800"), ("b", "ü"), ("b", '\\ "')])
+    text = as_json([("a", "\ud800"), ("b", "ü"), ("b", '\\ "')])
     assert json.loads(text, object_pairs_hook=list) == [("a", "\ud800"), ("b", "ü"), ("b", '\\ "')]
     assert '"ü"' in text
     text.encode("utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -10,13 +11,14 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from xlm.testing.model_under_test import ModelUnderTest, downscale, small_run
 from xlm.testing.runner import Runner
-from xlm.testing.subject import Subject
 
 MODELS = Path(__file__).parent / "models"
 Change = Callable[[Path], None]
+CLASS_OVERRIDE = re.compile(r"[a-z][\w.]*=tidy\.[\w.]+")
 
 
 class RunnerOf(Protocol):
@@ -49,18 +51,26 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 def tidy_runner(folder: Path, search: Path, name: str, overrides: Sequence[str]) -> Runner:
     environ = {"XLM_MODELS_PATH": str(search)}
-    subject = Subject(name, folder, environ=environ, cwd=folder, overrides=overrides)
+    model = ModelUnderTest(name, folder, environ=environ, cwd=folder, overrides=overrides)
     if search == MODELS:
-        # Composed once for all overrides: these are of the run that is tried, not of the experiments.
-        subject.__dict__["composed"] = composed_experiments()
-    return Runner(subject)
+        experiments, run = composed()
+        model.__dict__["composed"] = experiments
+        # Composing takes half of a test's time, and an override that names another class needs none.
+        if all(CLASS_OVERRIDE.fullmatch(override) for override in overrides):
+            cfg = run.copy()
+            for override in overrides:
+                OmegaConf.update(cfg, *override.split("="))
+            model.__dict__["cfg"] = downscale(cfg, folder)
+    return Runner(model)
 
 
 @cache
-def composed_experiments() -> dict[str, DictConfig]:
+def composed() -> tuple[dict[str, DictConfig], DictConfig]:
+    """The experiments of the tidy model, and its small run without overrides."""
     with TemporaryDirectory() as folder:
         environ = {"XLM_MODELS_PATH": str(MODELS)}
-        return Subject("tidy", Path(folder), environ=environ, cwd=Path(folder)).composed
+        model = ModelUnderTest("tidy", Path(folder), environ=environ, cwd=Path(folder))
+        return model.composed, model.compose(*small_run(model.package, model.experiment))
 
 
 def changed_copy(folder: Path, change: Change) -> str:

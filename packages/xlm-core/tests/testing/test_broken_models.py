@@ -1,4 +1,4 @@
-"""A deliberately broken model for each property fails by that line and no other; the tidy one has them all."""
+"""For each property a model that violates it and nothing that it needs; the tidy model has all properties."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from xlm.testing.properties import Property
-from xlm.testing.runner import Outcome, Runner
-from xlm.testing.table import PROPERTIES
+from xlm.testing.contract import PROPERTIES
+from xlm.testing.runner import Outcome, Runner, find_property
 
 if TYPE_CHECKING:
     from .conftest import RunnerOf
@@ -36,7 +35,7 @@ def collator(name: str) -> list[str]:
 
 
 def written(file: str, text: str) -> Change:
-    """A change of one file of a copy of the model's folder."""
+    """Overwrite one file of a copy of the model's folder."""
 
     def change(folder: Path) -> None:
         (folder / file).write_text(text)
@@ -51,7 +50,7 @@ def experiment(lines: str) -> Change:
 
 @dataclass(frozen=True)
 class Broken:
-    """A mistake: overrides of the good model's run, or a change of a copy of its files; and what is said of it."""
+    """A mistake, as overrides of the tidy model's run or a change of a copy of its files, and the expected message."""
 
     says: str
     overrides: list[str] = field(default_factory=list)
@@ -77,7 +76,7 @@ BROKEN: dict[str, Broken] = {
     "collator-pickles": Broken("cannot be pickled", collator("HoldsALambda")),
     "collator-no-global-random": Broken("generator of torch", collator("DrawsGlobally")),
     "loss-finite": Broken("nan", loss("NotANumber")),
-    "output-types": Broken("undeclared note", loss("UndeclaredKey")),
+    "output-types": Broken("does not return TidyLossDict for train/lm: undeclared note", loss("UndeclaredKey")),
     "gradients": Broken("forgotten.weight, forgotten.bias", network("UnusedLayer")),
     "loss-falls": Broken("the loss went from", loss("Uphill")),
     "batch-is-its-rows": Broken("rows together", network("CentredBatch")),
@@ -85,11 +84,11 @@ BROKEN: dict[str, Broken] = {
     "devices": Broken("without device=", network("LeftOnTheCPU")),
     "predicts": Broken("For 4 rows of val/prediction, text is", predictor("OneText")),
     "ends": Broken("doesn't end", predictor("Endless")),
-    "keeps-prompt": Broken("is not in what was predicted", predictor("Rewrites")),
+    "keeps-prompt": Broken("is not in the prediction", predictor("Rewrites")),
     "limits": Broken("With max_length=3 the longest answer has 8 tokens", predictor("OwnLength")),
     "rows-are-json": Broken("Object of type Tensor", predictor("RowsOfTensors")),
     "seed": Broken("the losses of train/lm differ", network("UnseededNoise")),
-    "checkpoint": Broken("is another one", network("ForgetsItsScale")),
+    "checkpoint": Broken("is different", network("ForgetsItsScale")),
     "hub": Broken(
         "from_pretrained fails",
         [
@@ -99,7 +98,7 @@ BROKEN: dict[str, Broken] = {
         ],
     ),
     "trains": Broken("perplexities", ["metric_inputs.seq2seq_exact_match=tidy.broken_tidy.inputs_of_another_metric"]),
-    "compile": Broken("without its loss_fn", loss("NeverCompiled")),
+    "compile": Broken("does not call its loss_fn", loss("NeverCompiled")),
     "bf16": Broken("dtype", loss("FixedPrecision")),
     "two-processes": Broken("of two", loss("AveragesTwice")),
 }
@@ -116,31 +115,19 @@ def test_each_property_has_a_broken_model() -> None:
 
 @pytest.mark.parametrize("name", slow_ones([prop.name for prop in PROPERTIES]))
 def test_the_good_model_has_the_property(good: Runner, name: str) -> None:
-    assert good.outcome(name) == Outcome(property_of(name), "passed")
-
-
-def property_of(name: str) -> Property:
-    return next(prop for prop in PROPERTIES if prop.name == name)
+    assert good.outcome(name) == Outcome(find_property(name), "passed")
 
 
 @pytest.mark.parametrize("name", slow_ones(BROKEN))
 def test_the_broken_model_fails_by_that_line(name: str, runner_of: RunnerOf) -> None:
+    """It has every property that this one needs: otherwise the outcome would be "waits for"."""
     broken = BROKEN[name]
     runner = runner_of(broken.overrides, broken.change)
     outcome = runner.outcome(name)
     assert outcome.status == "failed", outcome
-    assert broken.says.replace("tidy", runner.subject.name) in outcome.reason
-    assert outcome.message.splitlines()[0] == f"{name}: {property_of(name).proves}"
-    assert outcome.message.endswith(property_of(name).remedy)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(BROKEN))
-def test_the_broken_model_fails_nothing_else(name: str, runner_of: RunnerOf) -> None:
-    """Seconds each: the slow properties are tried only of their own broken models."""
-    runner = runner_of(BROKEN[name].overrides, BROKEN[name].change)
-    tried = [prop.name for prop in PROPERTIES if not prop.slow or prop.name == name]
-    assert [n for n in tried if runner.outcome(n).status == "failed"] == [name]
+    assert broken.says.replace("tidy", runner.model.name) in outcome.reason
+    assert outcome.message.splitlines()[0] == f"{name}: {find_property(name).proves}"
+    assert outcome.message.endswith(find_property(name).remedy)
 
 
 def test_what_needs_a_broken_property_waits(runner_of: RunnerOf) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from xlm.testing import check_model
-from xlm.testing.checks import devices, packaging
-from xlm.testing.properties import Violation
+from xlm.testing.checks.invariance import NoFixedDevice
+from xlm.testing.checks.package import _unmet, _wheel_names
+from xlm.testing.contract import Violation
 
 from .conftest import changed_copy
 
@@ -53,14 +54,14 @@ def test_limits_of_which_nothing_can_be_seen_do_not_pass(runner_of: RunnerOf) ->
 )
 def test_what_is_taken_to_the_device_is_no_violation(moved: Callable[[Tensor, Tensor], Tensor]) -> None:
     there = torch.ones(3)
-    with devices.NoFixedDevice():
+    with NoFixedDevice():
         together = moved(torch.arange(3.0), there) + there
     assert together.tolist() == [1.0, 2.0, 3.0]
 
 
 def test_what_stays_is_one_also_after_a_detour() -> None:
     there = torch.ones(3)
-    with devices.NoFixedDevice(), pytest.raises(Violation, match="without device="):
+    with NoFixedDevice(), pytest.raises(Violation, match="without device="):
         _ = torch.arange(3.0).clone().square() + there
 
 
@@ -74,12 +75,12 @@ def test_a_subpackage_called_data_belongs_to_the_wheel(tmp_path: Path) -> None:
         "from setuptools import setup\nsetup(name='mine', version='1', packages=['mine', 'mine.data'])\n"
     )
     (tmp_path / "work").mkdir()
-    assert "mine/data/__init__.py" in packaging._wheel_names(source, tmp_path / "work")
+    assert "mine/data/__init__.py" in _wheel_names(source, tmp_path / "work")
     assert not (tmp_path / "work/source/source/runs").exists()
 
 
 def test_what_a_build_requires_is_looked_up() -> None:
-    assert packaging._unmet(["pytest>=1", "pytest>=999", "no-such-distribution"]) == [
+    assert _unmet(["pytest>=1", "pytest>=999", "no-such-distribution"]) == [
         "pytest>=999",
         "no-such-distribution",
     ]

@@ -112,4 +112,4 @@ def test_a_mode_that_does_not_fit_is_told(
         assert not caplog.records
     else:
         assert f"monitored_mode={mode} keeps the" in caplog.text
-        assert f"Is monitored_mode={better} meant?" in caplog.text
+        assert f"Did you mean monitored_mode={better}?" in caplog.text

@@ -1,21 +1,23 @@
-"""`xlm check NAME`: one line for each property of a model, what to do where one fails, and a count."""
+"""`xlm check NAME`: prints a line for each property of a model, what to do if it fails, and a count."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
 
 from xlm.errors import ConfigError
+from xlm.external_models import discover, find_model
 from xlm.schemas import Check
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from xlm.testing import Outcome
+from xlm.testing.runner import Outcome, check_model, find_property
 
 _MARKS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "inapplicable": "[dim]–[/dim]"}
 _WORDS = {"passed": "hold", "failed": "fail", "inapplicable": "don't apply"}
@@ -23,7 +25,7 @@ _WORDS = {"passed": "hold", "failed": "fail", "inapplicable": "don't apply"}
 
 @dataclass(frozen=True)
 class Request:
-    """What to check: a model's properties (empty: all), by an experiment (None: the kit's choice) with overrides."""
+    """A model, the properties to check (empty: all), the experiment (None: chosen by the kit) and its overrides."""
 
     name: str
     properties: tuple[str, ...] = ()
@@ -32,7 +34,7 @@ class Request:
 
 
 def read_request(words: Sequence[str], options: Check) -> Request:
-    """The request of a command line; ConfigError for none or more than one model."""
+    """The request of a command line; ConfigError unless it names exactly one model."""
     names = [*([options.model_name] if options.model_name else []), *(word for word in words if "=" not in word)]
     if len(names) != 1:
         raise ConfigError("Which model? xlm check NAME, or job_type=check model_name=NAME. `xlm models` lists them.")
@@ -40,21 +42,11 @@ def read_request(words: Sequence[str], options: Check) -> Request:
 
 
 def run_check(words: Sequence[str], options: Check) -> int:
-    """Check, print, and return 1 if a property fails.
+    """Check, print, and return 1 if a property fails, else 0.
 
     Raises:
-        XLMError: there is no such model or property.
+        XLMError: the model or a property doesn't exist.
     """
-    import os
-    import sys
-    from pathlib import Path
-
-    from rich.console import Console
-
-    from xlm.external_models import discover
-    from xlm.testing.finding import find_model
-    from xlm.testing.runner import check_model, find_property
-
     request = read_request(words, options)
     for name in request.properties:
         find_property(name)
@@ -73,7 +65,7 @@ def run_check(words: Sequence[str], options: Check) -> int:
 
 
 def _quietly(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """The same, without what the model itself prints meanwhile."""
+    """The outcomes, with the model's own output suppressed."""
     while True:
         with redirect_stdout(StringIO()):
             outcome = next(outcomes, None)
@@ -83,9 +75,7 @@ def _quietly(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
-    """The line of a property; below it the reason and the remedy if it fails."""
-    from rich.markup import escape
-
+    """Print the line of a property, and below it the reason and the remedy if it fails."""
     prop = outcome.prop
     reason = f" ({escape(outcome.reason)})" if outcome.status == "inapplicable" else ""
     console.print(f"{_MARKS[outcome.status]} [bold]{prop.name}[/bold]  {prop.proves}{reason}")

@@ -2,7 +2,7 @@
 
 from xlm.errors import ExternalModelConflictError, ExternalModelError
 from xlm.external_models.activation import activate, active_config_dirs, active_models
-from xlm.external_models.discovery import Discovery, Unusable, discover, find_models
+from xlm.external_models.discovery import Discovery, Unusable, discover, find_model, find_models
 from xlm.external_models.package import ModelPackage, core_config_dir, load_commands
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "active_models",
     "core_config_dir",
     "discover",
+    "find_model",
     "find_models",
     "load_commands",
 ]

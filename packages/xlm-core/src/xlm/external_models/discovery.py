@@ -19,6 +19,7 @@ from xlm.errors import (
     ModelLayoutError,
     ModelNotInstalledError,
     ModelsFileError,
+    UnknownModelError,
     as_line,
 )
 from xlm.external_models.package import (
@@ -224,6 +225,21 @@ def find_models(environ: Mapping[str, str], cwd: Path) -> dict[str, ModelPackage
     found = discover(environ, cwd)
     found.raise_errors()
     return found.models
+
+
+def find_model(name: str, found: Discovery) -> ModelPackage:
+    """The model of that name.
+
+    Raises:
+        ExternalModelError: the model is listed but cannot be used, or no model can be used until an error is fixed.
+        UnknownModelError: no model has this name; suggests the nearest one.
+    """
+    if name in found.unusable:
+        raise found.unusable[name].error
+    found.raise_errors()
+    if name not in found.models:
+        raise UnknownModelError(name, found.models, found.places)
+    return found.models[name]
 
 
 def discover(environ: Mapping[str, str], cwd: Path) -> Discovery:

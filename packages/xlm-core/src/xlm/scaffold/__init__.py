@@ -1,1 +1,1 @@
-"""`xlm-scaffold`: a model package that works at once, from a template, registered in xlm_models.json."""
+"""`xlm-scaffold`: creates a model package that works at once, from a template, and lists it in xlm_models.json."""

@@ -1,4 +1,4 @@
-"""The command `xlm-scaffold`: reads its options, shows the plan, carries it out, and says what to do next."""
+"""The command `xlm-scaffold`: reads its options, carries out the plan, and prints the files and the next steps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from typing import NoReturn
 from xlm.cli.main import INTERRUPTED, report
 from xlm.errors import ConfigError, ScaffoldError, XLMError
 from xlm.external_models.discovery import MODELS_FILE, PATH_VARIABLE
-from xlm.scaffold.plan import Plan, make_plan
-from xlm.scaffold.request import LAYOUTS, LICENSES, Request
+from xlm.scaffold.plan import Plan, make_plan, write
+from xlm.scaffold.project import LAYOUTS, LICENSES, Request
 from xlm.scaffold.templates import MINIMAL
-from xlm.scaffold.write import write
 
 NOTHING = "Nothing was written."
 
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     try:
         _say(plan, arguments.dry_run, cwd)
-    except BrokenPipeError:  # the reader (`| head`) has gone; all is written
+    except BrokenPipeError:  # the reader (`| head`) has closed the pipe; the files are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -51,11 +50,11 @@ def _say(plan: Plan, dry_run: bool, cwd: Path) -> None:
         print(next_text(plan, cwd))
     sys.stdout.flush()
     for warning in plan.warnings:
-        print(f"Warning, xlm will not run before this is mended: {warning}", file=sys.stderr)
+        print(f"Warning: xlm cannot run until this is fixed: {warning}", file=sys.stderr)
 
 
 def plan_text(plan: Plan, dry_run: bool = False) -> str:
-    """What is written, file by file."""
+    """The list of files that are created."""
     request = plan.request
     verb = "Would create" if dry_run else "Created"
     head = f"{verb} {request.shown(plan.root)}/ (template {request.template}, {request.layout} layout):"
@@ -68,7 +67,7 @@ def _listed(plan: Plan, dry_run: bool) -> str:
 
 
 def next_text(plan: Plan, cwd: Path) -> str:
-    """The commands to go on with."""
+    """The commands to run next."""
     request = plan.request
     folder = request.output_dir
     seen = _is_searched(folder, cwd)
@@ -86,7 +85,7 @@ def next_text(plan: Plan, cwd: Path) -> str:
 
 
 def _is_searched(folder: Path, cwd: Path) -> bool:
-    """Whether `xlm`, run here, finds what the folder's xlm_models.json lists."""
+    """Whether `xlm`, run in `cwd`, searches the folder's xlm_models.json."""
     listed = [Path(part).expanduser() for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part.strip()]
     return folder in [(cwd / place).resolve() for place in (Path("."), Path("xlm-models"), *listed)]
 
@@ -99,22 +98,29 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="xlm-scaffold",
-        description="Creates a model package that trains, validates and generates at once; TODO marks what to change.",
-        epilog="Nothing is ever overwritten.",
+        description="Creates a complete model package, ready to train and generate; TODO marks what to change.",
+        epilog="Existing files are never overwritten.",
         allow_abbrev=False,
     )
     parser.add_argument("name", metavar="NAME", help="the package's name, for instance my_awesome_model")
     parser.add_argument(
         "--template",
         default=MINIMAL,
-        help="what to start from: minimal (the default), or a model that `xlm models` lists, such as arlm or mdlm",
+        help="minimal (the default), or a model that `xlm models` lists, such as arlm or mdlm",
     )
     parser.add_argument(
-        "--output-dir", type=Path, default=Path("."), metavar="DIR", help="where to create it (default: here)"
+        "--output-dir",
+        type=Path,
+        default=Path("."),
+        metavar="DIR",
+        help="where to create NAME/ (default: here)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written without writing it")
     parser.add_argument(
-        "--layout", choices=LAYOUTS, default="flat", help="NAME/ is the package (flat, the default), or holds it"
+        "--layout",
+        choices=LAYOUTS,
+        default="flat",
+        help="flat (default): NAME/ is the package; nested: it contains it",
     )
     parser.add_argument("--description", default="", metavar="TEXT", help="one line for pyproject.toml and README.md")
     parser.add_argument("--author", default="", metavar="TEXT", help="'Name' or 'Name <address>'")
@@ -126,7 +132,7 @@ def _request(arguments: argparse.Namespace, cwd: Path) -> Request:
     try:
         folder = (cwd / arguments.output_dir.expanduser()).resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        raise ScaffoldError(f"{str(arguments.output_dir)!r} is no usable path: {error}.") from error
+        raise ScaffoldError(f"{str(arguments.output_dir)!r} is not a usable path: {error}.") from error
     return Request(
         name=arguments.name,
         output_dir=folder,
@@ -142,11 +148,11 @@ def _current_directory() -> Path:
     try:
         return Path.cwd()
     except FileNotFoundError:
-        raise ScaffoldError("The current directory does not exist any more.") from None
+        raise ScaffoldError("The current directory no longer exists.") from None
 
 
 def _as_refusal(error: XLMError) -> XLMError:
-    """The same error, saying that nothing has changed."""
+    """The error with the note that nothing was written."""
     if not isinstance(error, ConfigError):
         error.args = (f"{error} {NOTHING}",)
     return error
@@ -154,14 +160,14 @@ def _as_refusal(error: XLMError) -> XLMError:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM as an exception: a scaffold that is stopped takes back what it began."""
+    """Raise an exception on SIGTERM, so that a stopped scaffold undoes its work."""
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, to which signals belong
+    except ValueError:  # only the main thread can set signal handlers
         yield
         return
     try:

@@ -1,23 +1,63 @@
-"""The files of a project around its package: packaging, licence, README, tests, a workflow."""
+"""The files of a new project: the renamed package, and packaging, licence, README, tests and a workflow around it."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from xlm.__about__ import __version__
-from xlm.scaffold.request import LICENSES, Request
+from xlm.errors import ScaffoldError
 from xlm.scaffold.templates import Template
 
+LAYOUTS = ("flat", "nested")
+LICENSES = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "none": None}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options for a new model `name` in `output_dir` (absolute); ScaffoldError for texts of several lines.
+
+    In the flat layout the folder `name` is the package, in the nested one it contains it. `license` is a key of
+    LICENSES.
+    """
+
+    name: str
+    output_dir: Path
+    template: str = "minimal"
+    layout: str = "flat"
+    description: str = ""
+    author: str = ""
+    license: str = "apache-2.0"
+
+    def __post_init__(self) -> None:
+        for option in ("description", "author"):
+            text = getattr(self, option)
+            # isprintable also rejects lone surrogates, which cannot be written to a file.
+            if not text.isprintable():
+                raise ScaffoldError(f"--{option} must be one line of text without control characters.")
+
+    @property
+    def root(self) -> Path:
+        """The folder that will be created."""
+        return self.output_dir / self.name
+
+    def shown(self, path: Path) -> str:
+        """`path` relative to the current directory if it is inside it."""
+        relative = os.path.relpath(path)
+        return str(path) if relative.startswith("..") else relative
+
+
 _HERE = Path(__file__).resolve().parent
-# Where each file of project/ goes, relative to the project's folder.
+# The place of each file of project/ in the new project.
 _PLACES = {
     "pyproject.toml.in": "pyproject.toml",
     "setup.py.in": "setup.py",
@@ -26,7 +66,7 @@ _PLACES = {
     "test.py.in": "tests/test_{name}.py",
     "workflow.yaml.in": ".github/workflows/test.yml",
 }
-# Where this folder is the package itself.
+# For setup.py of the flat layout, where the project's folder is the package itself.
 _FLAT = """\
     package_dir={{"{name}": "."}},
     script_name="setup.py",  # known by its name, this file is left out of the package
@@ -35,7 +75,7 @@ _PARTS = ("types", "model", "loss", "predictor", "datamodule", "metrics")
 
 
 def project_files(request: Request, template: Template) -> dict[str, str]:
-    """The whole project, {path relative to its folder: text}; `template` is the renamed one."""
+    """All files of the project as {path relative to its folder: text}; `template` is already renamed."""
     prefix = "" if request.layout == "flat" else f"{request.name}/"
     files = {f"{prefix}{path}": text for path, text in template.modules.items()}
     files |= {f"{prefix}configs/{path}": text for path, text in template.configs.items()}
@@ -49,7 +89,7 @@ def project_files(request: Request, template: Template) -> dict[str, str]:
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """`text` with each `@key@` replaced by its value; what a value holds is not looked at again."""
+    """`text` with each `@key@` replaced by its value; values are not searched for keys."""
     return re.sub(r"@(\w+)@", lambda match: values.get(match.group(1), match.group()), text)
 
 
@@ -80,7 +120,7 @@ def _values(request: Request, template: Template, prefix: str) -> dict[str, str]
 
 
 def requirements(template: Template) -> list[str]:
-    """The distributions whose packages the modules import; of xlm-core, the releases that keep its promises."""
+    """The distributions that the modules import, and the compatible releases of xlm-core."""
     major, minor = __version__.split(".")[:2]
     owners = _owners()
     found: set[str] = set()
@@ -93,7 +133,7 @@ def requirements(template: Template) -> list[str]:
 
 @functools.cache
 def _owners() -> Mapping[str, list[str]]:
-    """The distributions of each importable package, from the records of everything installed: a slow question."""
+    """The distributions of each importable package; slow, because it reads all installed metadata."""
     return metadata.packages_distributions()
 
 
@@ -118,7 +158,7 @@ def _package_data(template: Template) -> list[str]:
 
 
 def _version_module(name: str, template: Template) -> str:
-    """The module that holds `__version__` as a literal, which the build reads without importing anything."""
+    """The module with `__version__` as a literal, which the build reads without importing the package."""
     return f"{name}.__about__" if "__about__.py" in template.modules else name
 
 
@@ -137,7 +177,7 @@ def _row(part: str, name: str, prefix: str, template: Template) -> str:
 
 
 def _author(text: str) -> str:
-    """`Name <address>`, or a name alone, as a TOML table."""
+    """`Name <address>` or a name as a TOML table."""
     match = re.fullmatch(r"(.*\S)\s*<([^<>@\s]+@[^<>@\s]+)>", text)
     if not match:
         return f"{{name = {_quoted(text)}}}"
@@ -145,12 +185,12 @@ def _author(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string of TOML, which spells a printable text as JSON does."""
+    """A TOML string; for printable text the syntax is that of JSON."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _list(items: Iterable[str], indent: str = "") -> str:
-    """A list of strings as TOML and Python write it, on one line if that is short."""
+    """A list of strings in the syntax of TOML and Python, on one line if it is short."""
     quoted = [_quoted(item) for item in items]
     line = f"[{', '.join(quoted)}]"
     if len(line) <= 80:

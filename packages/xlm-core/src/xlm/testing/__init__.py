@@ -1,33 +1,31 @@
-"""The conformance kit: proves, property by property, that a model package obeys the contract."""
+"""The conformance kit: checks, property by property, that a model package satisfies the contract."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xlm.testing.by_heart import overfit
-    from xlm.testing.declared import mismatches
-    from xlm.testing.properties import Inapplicable, Property, Violation
-    from xlm.testing.pytest_tests import conformance_tests
-    from xlm.testing.runner import Outcome, check_model
-    from xlm.testing.table import PROPERTIES
+    from xlm.testing.compare import mismatches
+    from xlm.testing.contract import PROPERTIES, Inapplicable, Property, Violation
+    from xlm.testing.pytest_plugin import conformance_tests
+    from xlm.testing.runner import Outcome, check_model, overfit
 
 __all__ = ["PROPERTIES", "Inapplicable", "Outcome", "Property", "Violation", "check_model"]
 __all__ += ["conformance_tests", "mismatches", "overfit"]
 
 _MODULES = {
-    "PROPERTIES": "table",
-    "Inapplicable": "properties",
+    "PROPERTIES": "contract",
+    "Inapplicable": "contract",
     "Outcome": "runner",
-    "Property": "properties",
-    "Violation": "properties",
+    "Property": "contract",
+    "Violation": "contract",
     "check_model": "runner",
-    "conformance_tests": "pytest_tests",
-    "mismatches": "declared",
-    "overfit": "by_heart",
+    "conformance_tests": "pytest_plugin",
+    "mismatches": "compare",
+    "overfit": "runner",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # pytest imports the plug-in beside this at every start: nothing else comes with it.
+    # pytest imports this package with the plugin at every start, so nothing else may be imported with it.
     if name in _MODULES:
         from importlib import import_module
 

@@ -1,32 +1,36 @@
-"""Real examples with the collator that makes batches of them, for every role that a model fills."""
+"""Samples: a few real examples for each role of a model, with their collator, on which loss or predictor are run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from xlm.datamodule import TextDataModule
 from xlm.harness import Harness
 from xlm.protocols import call_at, call_loss
-from xlm.testing.prediction import bounded_calls, call_limit
-from xlm.testing.small import BATCH_SIZE
+from xlm.testing.contract import TooManyCalls
 from xlm.training.rng import random_state_of
 from xlm.utils.instantiate import instantiate
 
-Examples = list[dict[str, Any]]
-# What reads the batches of core's roles that a dataset may ask for.
+BATCH_SIZE = 4
+# Limits that predictors take: tokens of an answer, or steps.
+TOKENS = ("max_length", "max_new_tokens")
+STEPS = ("max_steps", "num_steps")
+# The component that reads the batches of each of core's collator roles.
 _ROLES = {"lm": "loss", "seq2seq": "loss", "seq2seq_pred": "prediction", "infill": "prediction"}
 _ROLES["unconditional"] = "prediction"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A few examples of one kind; `place` is the dataloader or the role that they come from."""
+    """A few examples of one kind; `place` is the dataloader or the collator role that they come from."""
 
     place: str
     role: str
@@ -36,22 +40,22 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """The dataloader's name, as components are told it."""
+        """The dataloader's name, which is passed to the components."""
         return self.place.rpartition("/")[2]
 
     def collate(self, examples: Sequence[dict[str, Any]] | None = None, seed: int = 0) -> Any:
-        """A batch of the examples, or of others of their kind; global generators start from `seed`."""
+        """A batch of the examples, or of other examples; global generators start from `seed`."""
         with random_state_of(seed):
             return self.collator([dict(example) for example in (self.examples if examples is None else examples)])
 
     def batch(self, harness: Harness, examples: Sequence[dict[str, Any]] | None = None) -> Any:
-        """The same on the harness' device and in its precision."""
+        """The collated batch on the harness's device and in its precision."""
         return moved(self.collate(examples), harness)
 
     def run(self, harness: Harness, batch: Any, seed: int = 0) -> dict[str, Any]:
-        """What the loss or the predictor makes of a batch; global generators start from `seed`.
+        """What the loss or the predictor returns for a batch; global generators start from `seed`.
 
-        TooManyCalls ends a predictor that would not end by itself.
+        Raises TooManyCalls for a predictor that doesn't stop.
         """
         with random_state_of(seed):
             if self.role == "loss":
@@ -61,7 +65,7 @@ class Sample:
 
 
 def moved(batch: Any, harness: Harness) -> Any:
-    """A batch on the device and in the floating point precision of a harness' weights."""
+    """A batch on the device and in the floating point precision of a harness's weights."""
     weight = next((p for p in harness.parameters() if p.is_floating_point()), torch.zeros(()))
 
     def move(value: Any) -> Any:
@@ -74,12 +78,44 @@ def moved(batch: Any, harness: Harness) -> Any:
     return move(batch)
 
 
+@contextmanager
+def bounded_calls(limit: int) -> Iterator[None]:
+    """Raise TooManyCalls when a module with weights of its own runs more than `limit` times."""
+    calls: dict[int, int] = {}
+
+    def count(module: nn.Module, _: Any) -> None:
+        if module._parameters:
+            calls[id(module)] = calls.get(id(module), 0) + 1
+            if calls[id(module)] > limit:
+                raise TooManyCalls(f"{type(module).__name__} ran more than {limit} times in one call of predict.")
+
+    handle = register_module_forward_pre_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def call_limit(cfg: DictConfig) -> int:
+    """More network calls than any sensible predictor makes with the lengths and steps in its configuration."""
+    plain = OmegaConf.to_container(cfg.predictor, resolve=True) if cfg.get("predictor") else {}
+    assert isinstance(plain, dict)
+    sizes = [*(plain.get(name) for name in (*TOKENS, *STEPS)), cfg.get("block_size"), cfg.get("input_block_size")]
+    return 100 + 4 * sum(size for size in sizes if isinstance(size, int))
+
+
+def token_rows(predictions: Mapping[str, Any], pad_token_id: int) -> list[list[int]]:
+    """The predicted rows without padding."""
+    rows: list[list[int]] = predictions["ids"].tolist()
+    return [[token for token in row if token != pad_token_id] for row in rows]
+
+
 def find_samples(cfg: DictConfig, datamodule: TextDataModule) -> list[Sample]:
-    """One for each different collator of the datamodule's loaders, then for each further role of the model's."""
+    """One sample for each different collator of the datamodule's loaders, then one for each further role."""
     found: dict[Any, Sample] = {}
     for split, name, manager in datamodule._managers(None):
         role = datamodule.role(split, name)
-        collator = _written(cfg, f"datamodule.dataset_managers.{split}.{name}.collator")
+        collator = _unresolved(cfg, f"datamodule.dataset_managers.{split}.{name}.collator")
         key = (role, str(collator))
         if manager.rows is not None and key not in found:
             data = manager.get_dataloader(split, datamodule.tokenizer, seed=datamodule.seed).dataset
@@ -89,11 +125,11 @@ def find_samples(cfg: DictConfig, datamodule: TextDataModule) -> list[Sample]:
 
 
 def _of_other_roles(cfg: DictConfig, datamodule: TextDataModule, known: list[Sample]) -> Iterator[Sample]:
-    """Batches of roles that this datamodule doesn't ask for, made of its examples."""
-    asked = str(_written(cfg, "datamodule"))
+    """Samples for roles that this datamodule doesn't use, made from its examples."""
+    datamodule_cfg = str(_unresolved(cfg, "datamodule"))
     base = next((sample.examples for sample in known if sample.role == "loss"), ())
     for role in cfg.get("collators") or {}:
-        if role in _ROLES and base and f"${{collators.{role}}}" not in asked:
+        if role in _ROLES and base and f"${{collators.{role}}}" not in datamodule_cfg:
             examples = tuple(as_role(str(role), example, datamodule.tokenizer) for example in base)
             yield Sample(
                 f"collators/{role}", _ROLES[str(role)], instantiate(cfg.collators[role]), examples, call_limit(cfg)
@@ -101,7 +137,7 @@ def _of_other_roles(cfg: DictConfig, datamodule: TextDataModule, known: list[Sam
 
 
 def as_role(role: str, example: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """An example of another kind with the same noise."""
+    """The example converted for another role, with the same noise."""
     rest = {name: value for name, value in example.items() if name.startswith("noise_")}
     ids = list(example["input_ids"])
     if role == "unconditional":
@@ -115,8 +151,8 @@ def as_role(role: str, example: dict[str, Any], tokenizer: Any) -> dict[str, Any
     return {"prompt_ids": prompt, "input_ids": ids, **rest}
 
 
-def _written(cfg: DictConfig, key: str) -> Any:
-    """A node as it is written, interpolations kept."""
+def _unresolved(cfg: DictConfig, key: str) -> Any:
+    """A node of the configuration with its interpolations unresolved."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     return OmegaConf.to_container(node, resolve=False)[last]  # type: ignore[index, call-overload]

@@ -301,6 +301,3 @@ def default_of(option: Option) -> str:
 
 def _key(section: str, name: str) -> str:
     return f"{section}.{name}" if section else name
-
-
-shown = display_value  # its old name

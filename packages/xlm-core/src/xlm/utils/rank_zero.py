@@ -98,6 +98,3 @@ class RankedLogger(logging.LoggerAdapter[logging.Logger]):
         text = str(msg) if self.rank_zero_only else f"[rank {current}] {msg}"
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         super().log(level, text, *args, **kwargs)
-
-
-gathered = all_gather_objects  # its old name

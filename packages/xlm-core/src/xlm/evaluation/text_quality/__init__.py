@@ -5,17 +5,12 @@ from xlm.evaluation.text_quality.measure import Quality, measure
 from xlm.evaluation.text_quality.scorer import Scorer, load_scorer
 from xlm.evaluation.text_quality.texts import Estimate, WrittenText, written_texts
 
-# Old names.
-Judge, load_judge = Scorer, load_scorer
-
 __all__ = [
     "Estimate",
-    "Judge",
     "Overlap",
     "Quality",
     "Scorer",
     "WrittenText",
-    "load_judge",
     "load_scorer",
     "measure",
     "written_texts",

@@ -236,10 +236,10 @@ def _place(path_or_id: str) -> tuple[str, dict[str, Any]]:
     path = Path(path_or_id)
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ConfigError(f"The judge {path} does not exist.")
+            raise ConfigError(f"There is no file {path} to use as judge.")
         return str(path.parent), {"gguf_file": path.name}
     if not path.is_dir() and (path.is_absolute() or path_or_id.startswith((".", "~")) or path_or_id.count("/") > 1):
-        raise ConfigError(f"The judge {path} does not exist.")
+        raise ConfigError(f"There is no folder {path} to use as judge.")
     return path_or_id, {}
 
 
@@ -266,7 +266,7 @@ def _check_causal(judge: Scorer) -> None:
     one, two = (model(input_ids=rows).logits[:, :-1] for rows in (ids, other))
     if bool((one - two).abs().max() > 1e-4 * one.abs().max()):
         raise ConfigError(
-            f"The judge {judge.name} ({type(model).__name__}) sees later tokens, so its numbers would not be a "
+            f"The judge {judge.name} ({type(model).__name__}) looks at later tokens, so its numbers are not a "
             "perplexity. Use a causal language model."
         )
 

@@ -1,1 +1,1 @@
-"""What the properties check, by subject; the table names each function."""
+"""The checks, by subject; `xlm.testing.contract` names the function of each property."""

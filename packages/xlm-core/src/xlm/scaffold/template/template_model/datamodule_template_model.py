@@ -1,7 +1,7 @@
 """The collators of template_model: lists of examples in, batches out.
 
-An example has `input_ids` (a text, or the answer to a prompt), `prompt_ids` where there are prompts, and `noise_seed`:
-an integer of its own, from which a collator that needs randomness must draw it, and from nothing else.
+An example has `input_ids` (a text, or the answer to a prompt), `prompt_ids` where there are prompts, and `noise_seed`,
+an integer that must be the only source of randomness in a collator.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from xlm.datamodule import (
 )
 from xlm.utils.rich_utils import print_batch
 
-# TODO: what your model is to see and to predict. The arguments of a collator are the keys of its file in
-# configs/collator/; which collator serves which role stands in configs/model_type/template_model.yaml.
+# TODO: define what your model sees and predicts. The arguments of a collator are the keys of its file in
+# configs/collator/; configs/model_type/template_model.yaml assigns a collator to each role.
 
 
 def fitting(ids: Sequence[int], max_length: int | None, name: str) -> Sequence[int]:
-    """`ids`, or DataError if they are longer than the block that the configuration gives them."""
+    """`ids`; DataError if they are longer than `max_length`."""
     return ids if max_length is None else truncate_ids(ids, max_length, "error", name)
 
 
@@ -47,9 +47,9 @@ class TemplateModelCollator(Collator):
     """Role `lm`: `[BOS] text [EOS] [pads]`; everything after BOS is a target.
 
     Args:
-        tokenizer: gives BOS, EOS and the pad id.
-        block_size: most tokens of a row, BOS and EOS included; longer rows lose their end.
-        input_block_size, noise_schedule: every collator gets them; unused here.
+        tokenizer: for the ids of BOS, EOS and padding.
+        block_size: maximum length of a row, BOS and EOS included; longer rows are truncated.
+        input_block_size, noise_schedule: passed to every collator; unused here.
     """
 
     tokenizer: Tokenizer
@@ -71,10 +71,10 @@ class TemplateModelSeq2SeqCollator(Seq2SeqCollator):
     """Role `seq2seq`: `[pads] prompt [BOS] answer [EOS] [pads]`; the answer and its EOS are targets.
 
     Args:
-        tokenizer: gives BOS, EOS and the pad id.
-        block_size: most tokens of BOS, answer and EOS together; a longer one is an error.
-        input_block_size: most tokens of the prompt; a longer one is an error.
-        noise_schedule: every collator gets it; unused here.
+        tokenizer: for the ids of BOS, EOS and padding.
+        block_size: maximum length of BOS, answer and EOS together; a longer one is an error.
+        input_block_size: maximum length of the prompt; a longer one is an error.
+        noise_schedule: passed to every collator; unused here.
     """
 
     tokenizer: Tokenizer
@@ -97,12 +97,12 @@ class TemplateModelSeq2SeqCollator(Seq2SeqCollator):
 
 @dataclass
 class TemplateModelSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
-    """Role `seq2seq_pred`: `[pads] prompt [BOS]`, the truth apart. Role `unconditional`: `[BOS]` alone.
+    """Role `seq2seq_pred`: `[pads] prompt [BOS]`; the answer is in `target_ids`. Role `unconditional`: `[BOS]`.
 
     Args:
-        tokenizer: gives BOS, EOS and the pad id.
-        input_block_size: most tokens of the prompt; a longer one is an error.
-        block_size, noise_schedule: every collator gets them; unused here.
+        tokenizer: for the ids of BOS, EOS and padding.
+        input_block_size: maximum length of the prompt; a longer one is an error.
+        block_size, noise_schedule: passed to every collator; unused here.
     """
 
     tokenizer: Tokenizer
@@ -123,5 +123,5 @@ class TemplateModelSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
         return batch
 
 
-# Shows the first batch of every loader: shapes, and the first row as tokens. TODO: one of your own, if you like.
+# Prints the first batch of every loader: shapes, and the first row as tokens. TODO: replace it if you like.
 print_batch_template_model = print_batch

@@ -24,7 +24,7 @@ class TemplateModelLoss(LossFunction[TemplateModelBatch, TemplateModelLossDict])
         self.tokenizer = tokenizer
 
     def configure(self, pl_module: Harness) -> None:
-        """Runs once, on the device, before the first batch; for instance to turn numbers into tensors."""
+        """Runs once, on the device, before the first batch; for example to convert numbers to tensors."""
 
     def loss_fn(
         self,
@@ -33,7 +33,7 @@ class TemplateModelLoss(LossFunction[TemplateModelBatch, TemplateModelLossDict])
         dataloader_idx: int | None = None,
         dataloader_name: str | None = None,
     ) -> TemplateModelLossDict:
-        """`loss` is what is minimised; anything else in the dict is there for metrics."""
+        """`loss` is minimized; all other entries of the dict are for metrics."""
         # TODO: your loss.
         logits = self.model(batch["input_ids"], batch["attention_mask"])  # (B, L, V)
         targets = batch["target_ids"]  # (B, L)
@@ -43,7 +43,7 @@ class TemplateModelLoss(LossFunction[TemplateModelBatch, TemplateModelLossDict])
     def token_nll(self, batch: TemplateModelBatch) -> Float[Tensor, " targets"]:
         """−log p of every target, from which `xlm eval` reports perplexity and bits per byte.
 
-        TODO: delete it if your loss is no exact likelihood (see the guide on evaluation for bounds).
+        TODO: delete it if your loss is not an exact likelihood (see the guide on evaluation for bounds).
         """
         is_target = batch["target_ids"] != -100
         logits = self.model(batch["input_ids"], batch["attention_mask"])[is_target]

@@ -1,6 +1,6 @@
-"""Metric inputs of template_model: what a metric is given of a batch and of what the loss or predictor returned.
+"""Metric inputs of template_model: the arguments of each metric, from a batch and the outputs of loss or predictor.
 
-configs/model_type/template_model.yaml says under `metric_inputs` which function feeds which metric.
+configs/model_type/template_model.yaml assigns a function to each metric under `metric_inputs`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def exact_match_update_fn(
     batch: Mapping[str, Any], outputs: Mapping[str, Any], tokenizer: Any, **extra: Any
 ) -> dict[str, Any]:
     """Arguments of ExactMatch.update: answers and truths, each cut at its first EOS."""
-    # TODO: change it if your predictor returns answers in another form than core's.
+    # TODO: change it if your predictor returns answers in a different form.
     return seq2seq_exact_match_update_fn(batch, outputs, tokenizer, **extra)
 
 

@@ -24,7 +24,7 @@ class TemplateModelNetwork(nn.Module, Model):
     Args:
         num_embeddings: size of the vocabulary, special tokens included (V).
         d_model, num_layers, nhead: sizes; the feed-forward part is 4 · d_model wide.
-        dropout: of every layer.
+        dropout: probability in every layer.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How template_model writes: the likeliest next token, again and again, until EOS."""
+"""The predictor of template_model: greedy decoding, one token at a time, until EOS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TemplateModelPredictor(Predictor[TemplateModelPredictionBatch, TemplateMod
     `predictor:` in configs/model_type/template_model.yaml.
 
     Args:
-        max_length: most tokens of an answer, EOS included.
+        max_length: maximum length of an answer, EOS included.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class TemplateModelPredictor(Predictor[TemplateModelPredictionBatch, TemplateMod
         dataloader_name: str | None = None,
     ) -> TemplateModelPredictionDict:
         """An answer for every row of `input_ids` (B, P): `ids` (B, P + T), the answers from column P on."""
-        # TODO: your way of writing. What is told to `trace` is what `xlm trace` shows.
+        # TODO: your decoding. `xlm trace` shows what is passed to `trace`.
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         start = ids.shape[1]
         begin_trace(batch, start, self.tokenizer)
-        trace = recording()  # None unless somebody asked for a trace
+        trace = recording()  # None unless a trace is recorded
         never = self._never_written()
         going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)  # (B,): rows without an EOS so far
         steps = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
@@ -74,7 +74,7 @@ class TemplateModelPredictor(Predictor[TemplateModelPredictionBatch, TemplateMod
         }
 
     def _never_written(self) -> list[int]:
-        """Special tokens that belong into no answer."""
+        """Special tokens that an answer never contains."""
         ids = {getattr(self.tokenizer, f"{name}_token_id", None) for name in ("pad", "mask", "bos", "cls")}
         # Some tokenizers use one token for two purposes; an answer must be able to end.
         return sorted(token for token in ids - {self.tokenizer.eos_token_id} if token is not None)
@@ -84,7 +84,7 @@ class TemplateModelPredictor(Predictor[TemplateModelPredictionBatch, TemplateMod
         return texts
 
     def to_dict(self, batch: TemplateModelPredictionBatch, preds: TemplateModelPredictionDict) -> list[dict[str, Any]]:
-        """One row for each example, of what JSON knows. TODO: add whatever you want to look at later."""
+        """One JSON-serializable row for each example. TODO: add whatever you want to look at later."""
         rows: list[dict[str, Any]] = [
             {"prompt": prompt, "prediction": text, "steps_taken": steps}
             for prompt, text, steps in zip(

@@ -1,6 +1,6 @@
 """Batches and outputs of template_model; B rows, L columns, P prompt columns, T answer columns.
 
-The shapes stand beside the types, so that a reader of the other files knows what goes in and out.
+The types include shapes, which document the inputs and outputs of the other files.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import NotRequired, TypedDict
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-# TODO: change these when your collators or your predictor return something else. Nobody outside this package
-# reads a batch, except that core's metrics look for `target_ids`, and for `ids` and `output_start_idx` of a prediction.
+# TODO: change these when your collators or your predictor return something else. Outside this package
+# only core's metrics read a batch: its `target_ids`, and `ids` and `output_start_idx` of a prediction.
 
 
 class TemplateModelBatch(TypedDict):
@@ -20,7 +20,7 @@ class TemplateModelBatch(TypedDict):
     input_ids: Integer[Tensor, "batch length"]
     # True where a token is real, False at padding.
     attention_mask: Bool[Tensor, "batch length"]
-    # The token that each position shall predict; -100 where nothing is asked.
+    # The target of each position; -100 where there is none.
     target_ids: Integer[Tensor, "batch length"]
 
 
@@ -30,7 +30,7 @@ class TemplateModelPredictionBatch(TypedDict):
     # Prompts, padded on the left, so that all answers start in the same column.
     input_ids: Integer[Tensor, "batch prompt"]
     attention_mask: Bool[Tensor, "batch prompt"]
-    # The true answers with EOS, padded on the right; absent where there is no truth.
+    # The true answers with EOS, padded on the right; absent if they are unknown.
     target_ids: NotRequired[Integer[Tensor, "batch answer"]]
 
 
@@ -39,7 +39,7 @@ class TemplateModelLossDict(TypedDict):
 
     # The mean over the targets, in nats.
     loss: Float[Tensor, ""]
-    # Over how many targets; a metric weights batches by it.
+    # The number of targets, by which metrics weight batches.
     num_loss_terms: Integer[Tensor, ""]
 
 
@@ -51,5 +51,5 @@ class TemplateModelPredictionDict(TypedDict):
     text: list[str]
     # Answers are ids[:, output_start_idx:].
     output_start_idx: int
-    # Tokens drawn for each row.
+    # Number of tokens generated for each row.
     steps_taken: Integer[Tensor, " batch"]

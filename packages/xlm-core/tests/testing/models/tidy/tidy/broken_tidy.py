@@ -1,4 +1,4 @@
-"""One mistake each: parts of the tidy model, every one of which breaks a single property."""
+"""Variants of the tidy model's components, each with a mistake that violates one property."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class UndeclaredField(TidyCollator):
 
 
 class HoldsALambda(TidyCollator):
-    """No process but its own can have it."""
+    """Cannot be pickled."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -39,7 +39,7 @@ class HoldsALambda(TidyCollator):
 
 
 class DrawsGlobally(TidyCollator):
-    """Moves torch's generator, though nothing in the batch shows it."""
+    """Advances torch's generator, although the batch does not depend on it."""
 
     def __call__(self, examples: Sequence[Any]) -> Any:
         torch.rand(1)
@@ -70,14 +70,14 @@ class Uphill(TidyLoss):
 
 
 class NeverCompiled(TidyLoss):
-    """Is called past loss_fn."""
+    """Its `__call__` does not use loss_fn."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return super().loss_fn(*args, **kwargs)
 
 
 class FixedPrecision(TidyLoss):
-    """Collects what autocast made of the logits in a buffer of the weights' precision."""
+    """Writes the logits of autocast into a buffer with the dtype of the weights."""
 
     def logits(self, batch: Any) -> Tensor:
         logits = super().logits(batch)
@@ -88,7 +88,7 @@ class FixedPrecision(TidyLoss):
 
 
 class AveragesTwice(TidyLoss):
-    """Divides by the number of processes, as DDP will again."""
+    """Divides by the number of processes, which DDP does too."""
 
     def loss_fn(self, *args: Any, **kwargs: Any) -> Any:
         found = super().loss_fn(*args, **kwargs)
@@ -97,7 +97,7 @@ class AveragesTwice(TidyLoss):
 
 
 class UnusedLayer(TidyNetwork):
-    """Has a layer that forward forgot."""
+    """Has a layer that forward doesn't use."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -113,21 +113,21 @@ class CentredBatch(TidyNetwork):
 
 
 class SeesPadding(TidyNetwork):
-    """Attends to whatever came before."""
+    """Attends to padding."""
 
     def visible(self, attention_mask: Tensor) -> Tensor:
         return super().visible(torch.ones_like(attention_mask))
 
 
 class LeftOnTheCPU(TidyNetwork):
-    """Makes a tensor wherever the default is."""
+    """Creates a tensor on the default device."""
 
     def visible(self, attention_mask: Tensor) -> Tensor:
         return super().visible(attention_mask) & torch.ones(attention_mask.shape[1], dtype=torch.bool)
 
 
 class UnseededNoise(TidyNetwork):
-    """While it trains, draws from a generator that nobody seeds."""
+    """Draws from an unseeded generator in training mode."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         logits = super().forward(input_ids, attention_mask)
@@ -136,7 +136,7 @@ class UnseededNoise(TidyNetwork):
 
 
 class ForgetsItsScale(TidyNetwork):
-    """Draws a number that no checkpoint holds."""
+    """Draws a number that is not saved in checkpoints."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -147,14 +147,14 @@ class ForgetsItsScale(TidyNetwork):
 
 
 class Sizes:
-    """An argument that JSON cannot hold."""
+    """An argument that JSON cannot represent."""
 
     def __init__(self, d_model: int) -> None:
         self.d_model = d_model
 
 
 class TakesAnObject(nn.Module, Model):
-    """Cannot be built again from its config.json."""
+    """Cannot be rebuilt from its config.json."""
 
     def __init__(self, num_embeddings: int, sizes: Sizes) -> None:
         super().__init__()
@@ -175,14 +175,14 @@ class OneText(TidyPredictor):
 
 
 class Endless(TidyPredictor):
-    """Waits for EOS."""
+    """Stops only at EOS."""
 
     def goes_on(self, num_steps: int, ended: Tensor) -> bool:
         return not bool(ended.all())
 
 
 class Rewrites(TidyPredictor):
-    """Puts its own token where the prompt's first one was."""
+    """Overwrites the first token of the prompt."""
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         found = super().predict(*args, **kwargs)
@@ -190,7 +190,7 @@ class Rewrites(TidyPredictor):
 
 
 class OwnLength(TidyPredictor):
-    """Takes a limit and has another."""
+    """Ignores its limit."""
 
     def goes_on(self, num_steps: int, ended: Tensor) -> bool:
         return num_steps < 8 and not bool(ended.all())

@@ -1,4 +1,4 @@
-"""Parts of other kinds, none of them wrong but the last."""
+"""Components of other kinds; only WorstToken is wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidy.predictor_tidy import TidyPredictor
 
 
 class Chatty(TidyPredictor):
-    """Says what it does."""
+    """Prints what it does."""
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         print("predicting")
@@ -20,10 +20,10 @@ class Chatty(TidyPredictor):
 
 
 class Uncounted(TidyLoss):
-    """Says nothing of its terms; a subclass says how they are put together."""
+    """Returns no number of terms; a subclass reduces the terms to the loss."""
 
     def together(self, nll: Tensor, real: Tensor) -> Tensor:
-        """From −log p (B, L) and where it counts, the loss."""
+        """The loss from −log p (B, L) and the mask of real targets."""
         raise NotImplementedError
 
     def loss_fn(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -61,7 +61,7 @@ class WorstToken(Uncounted):
 
 
 class CountsNoSteps(TidyPredictor):
-    """Takes a number of steps and doesn't say how many it took."""
+    """Takes num_steps but does not return steps_taken."""
 
     def __init__(
         self, tokenizer: Any = None, noise_schedule: Any = None, model: Any = None, num_steps: int = 8

@@ -1,4 +1,4 @@
-"""Two processes that share a batch: this one is rank 0, and `python -m xlm.testing.processes FOLDER` is rank 1."""
+"""Checks two processes that share a batch: rank 0 is this one, rank 1 runs this module as a program."""
 
 from __future__ import annotations
 
@@ -11,35 +11,61 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xlm.testing.properties import Violation
+from xlm.compose import register_resolvers
+from xlm.external_models import activate, discover
+from xlm.harness import Harness
+from xlm.inference.session import start
+from xlm.testing.checks.training import TOLERANCE, loss_and_gradients
+from xlm.testing.compare import near
+from xlm.testing.contract import Violation, require
+from xlm.testing.model_under_test import SEED, ModelUnderTest
 from xlm.testing.samples import Sample
-
-if TYPE_CHECKING:
-    from xlm.harness import Harness
-    from xlm.testing.subject import Subject
+from xlm.training.rng import random_state_of
 
 TIMEOUT = timedelta(seconds=60)
 START_SECONDS = 120.0
 TASK, READY, DONE, STORE = "task.pt", "ready", "done.pt", "store"
 
 
+def two_processes(model: ModelUnderTest) -> None:
+    """Under DDP, half a batch in each process gives the losses and mean gradients that one process gives."""
+    sample = model.loss_samples[0]
+    harness = model.perturbed_harness().float()
+    half = len(sample.examples) // 2
+    halves = [sample.batch(harness, sample.examples[:half]), sample.batch(harness, sample.examples[half:])]
+    expected = [loss_and_gradients(harness, sample, batch) for batch in halves]
+    found = run_pair(model, harness, sample, halves)
+    for rank in range(2):
+        require(
+            near(found[rank].loss, expected[rank][0], TOLERANCE),
+            f"The loss of the same rows is {expected[rank][0]} in one process, and {found[rank].loss} in rank {rank} "
+            "of two.",
+        )
+        for name, grad in found[rank].gradients.items():
+            mean = (expected[0][1][name] + expected[1][1][name]) / 2
+            require(
+                torch.allclose(grad, mean, rtol=1e-3, atol=1e-5),
+                f"The gradient of {name} in rank {rank} of 2 is not the mean of the gradients of the two halves.",
+            )
+
+
 @dataclass(frozen=True)
 class Step:
-    """What one process saw: the loss of its rows, and the gradients that all processes agreed on."""
+    """The loss of one process's rows, and the gradients averaged over all processes."""
 
     loss: float
     gradients: dict[str, torch.Tensor]
 
 
-class _Scored(nn.Module):
-    """The loss of a batch as a module's forward, which is what DDP wraps."""
+class _LossModule(nn.Module):
+    """The loss of a batch as a module's forward, which DDP can wrap."""
 
     def __init__(self, harness: Harness, sample: Sample) -> None:
         super().__init__()
@@ -51,8 +77,8 @@ class _Scored(nn.Module):
 
 
 def _train(harness: Harness, sample: Sample, batch: Any) -> Step:
-    """Twice, because DDP notices parameters that were left out only when the next batch comes."""
-    wrapped = DistributedDataParallel(_Scored(harness, sample))
+    """Two passes, because DDP detects unused parameters only at the second."""
+    wrapped = DistributedDataParallel(_LossModule(harness, sample))
     for _ in range(2):
         harness.zero_grad()
         loss = wrapped(batch)
@@ -72,23 +98,21 @@ def _group(folder: Path, rank: int) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def run_pair(subject: Subject, harness: Harness, sample: Sample, halves: list[Any]) -> list[Step]:
-    """One step of both processes, each with its half of the batch; Violation with what the second says if it dies."""
-    from xlm.testing.subject import SEED
-
-    folder = subject.folder / "pair"
+def run_pair(model: ModelUnderTest, harness: Harness, sample: Sample, halves: list[Any]) -> list[Step]:
+    """One step of both processes, each with half of the batch; Violation with the error of rank 1 if it fails."""
+    folder = model.folder / "pair"
     folder.mkdir()
     task = {
-        "cfg": OmegaConf.to_yaml(subject.bare),
-        "environ": {name: value for name, value in subject.environ.items() if name.startswith("XLM_")},
-        "cwd": str(subject.cwd),
+        "cfg": OmegaConf.to_yaml(model.bare_cfg),
+        "environ": {name: value for name, value in model.environ.items() if name.startswith("XLM_")},
+        "cwd": str(model.cwd),
         "state_dict": harness.state_dict(),
         "batch": halves[1],
         "place": sample.place,
         "seed": SEED,
     }
     torch.save(task, folder / TASK)
-    command = [sys.executable, "-m", "xlm.testing.processes", str(folder)]
+    command = [sys.executable, "-m", "xlm.testing.checks.distributed", str(folder)]
     with open(folder / "errors", "w") as errors, subprocess.Popen(command, stdout=errors, stderr=errors) as second:
         try:
             _wait_for(folder / READY, second)
@@ -97,40 +121,35 @@ def run_pair(subject: Subject, harness: Harness, sample: Sample, halves: list[An
                     ours = _train(harness, sample, halves[0])
                 except RuntimeError as error:
                     second.wait(timeout=TIMEOUT.total_seconds())
-                    raise Violation(_said(folder) or str(error).splitlines()[0]) from error
+                    raise Violation(_last_line(folder) or str(error).splitlines()[0]) from error
             second.wait(timeout=TIMEOUT.total_seconds())
         finally:
             second.kill()
     if not (folder / DONE).is_file():
-        raise Violation(f"The second process failed: {_said(folder)}")
+        raise Violation(f"The second process failed: {_last_line(folder)}")
     theirs = torch.load(folder / DONE, weights_only=True)
     return [ours, Step(theirs["loss"], theirs["gradients"])]
 
 
 def _wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the other process is ready for the group; joining one that never comes would block."""
+    """Wait until the other process is ready, because joining the group blocks until both have joined."""
     deadline = time.monotonic() + START_SECONDS
     while not file.exists():
         if process.poll() is not None:
-            raise Violation(f"The second process failed: {_said(file.parent)}")
+            raise Violation(f"The second process failed: {_last_line(file.parent)}")
         if time.monotonic() > deadline:
             raise Violation(f"The second process was not ready after {START_SECONDS:.0f} seconds.")
         time.sleep(0.05)
 
 
-def _said(folder: Path) -> str:
+def _last_line(folder: Path) -> str:
     """The last line that the second process wrote."""
     lines = (folder / "errors").read_text().strip().splitlines()
     return lines[-1] if lines else ""
 
 
-def second(folder: Path) -> None:
-    """Rank 1: builds the same harness from the configuration, takes the weights, and joins."""
-    from xlm.compose import register_resolvers
-    from xlm.external_models import activate, discover
-    from xlm.inference.session import start
-    from xlm.training.rng import random_state_of
-
+def run_rank_1(folder: Path) -> None:
+    """Rank 1: build the same harness from the configuration, load the weights, and join the group."""
     task = torch.load(folder / TASK, weights_only=False)
     found = discover({**os.environ, **task["environ"]}, Path(task["cwd"]))
     activate(found.models, folders=found.folders)
@@ -147,4 +166,4 @@ def second(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    second(Path(sys.argv[1]))
+    run_rank_1(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Declared types against values: what holds, what is missing, what is too much."""
+"""Values against declared types: what matches, what is missing, what is undeclared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xlm.harness import LossFunction, Predictor
 from xlm.testing import mismatches
-from xlm.testing.declared import declared_output, declared_parameters, holds
+from xlm.testing.compare import declared_output, declared_parameters, holds
 
 
 class Inner(TypedDict):
@@ -38,9 +38,9 @@ def test_a_batch_as_declared() -> None:
     [
         ({"ids": IDS}, ["missing mask"]),
         ({**GOOD, "note": 1}, ["undeclared note"]),
-        ({**GOOD, "mask": IDS}, ["mask is no Bool[Tensor, 'batch length'], but int64 (2, 3)"]),
-        ({**GOOD, "mask": IDS.bool()[:, :2]}, ["mask is no Bool[Tensor, 'batch length'], but bool (2, 2)"]),
-        ({**GOOD, "rows": [1]}, ["rows is no list[str], but list [1]"]),
+        ({**GOOD, "mask": IDS}, ["mask is int64 (2, 3), not Bool[Tensor, 'batch length']"]),
+        ({**GOOD, "mask": IDS.bool()[:, :2]}, ["mask is bool (2, 2), not Bool[Tensor, 'batch length']"]),
+        ({**GOOD, "rows": [1]}, ["rows is list [1], not list[str]"]),
         ([1], ["a list instead of a dict"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Declared types against real values: TypedDicts, jaxtyping's shapes, and what loss and predictor say of themselves."""
+"""Compares values with their declared types (TypedDicts, jaxtyping shapes) and with each other."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+import torch
 from jaxtyping import jaxtyped
+from torch import Tensor
 
 
 def mismatches(declared: Any, value: Any) -> list[str]:
-    """What of `value` isn't as the TypedDict `declared` says; the named dimensions of its tensors have to agree."""
+    """How `value` differs from the TypedDict `declared`; dimensions of one name must have one size."""
     if not isinstance(value, Mapping):
         return [f"a {type(value).__name__} instead of a dict"]
     hints = get_type_hints(declared)
@@ -19,18 +21,18 @@ def mismatches(declared: Any, value: Any) -> list[str]:
     with jaxtyped("context"):
         for name, hint in hints.items():
             if name in value and not holds(hint, value[name]):
-                wrong.append(f"{name} is no {describe(hint)}, but {describe_value(value[name])}")
+                wrong.append(f"{name} is {describe_value(value[name])}, not {describe(hint)}")
     return wrong
 
 
 def _required(declared: Any) -> set[str]:
-    """The keys that a TypedDict must have; its own `__required_keys__` sees no NotRequired in postponed annotations."""
+    """The required keys of a TypedDict; `__required_keys__` misses NotRequired in postponed annotations."""
     hints = get_type_hints(declared, include_extras=True)
     return {name for name in declared.__required_keys__ if get_origin(hints[name]) is not NotRequired}
 
 
 def holds(hint: Any, value: Any) -> bool:
-    """Whether a value is what an annotation says; what cannot be decided at run time holds."""
+    """Whether a value matches an annotation; True for annotations that cannot be checked at run time."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any or isinstance(hint, TypeVar | str):
         return True
@@ -43,12 +45,12 @@ def holds(hint: Any, value: Any) -> bool:
     if is_typeddict(hint):
         return not mismatches(hint, value)
     if origin is not None:
-        return _holds_inside(origin, args, value)
+        return _generic_holds(origin, args, value)
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
-def _holds_inside(origin: Any, args: tuple[Any, ...], value: Any) -> bool:
-    """A generic type: the container, and of lists and dicts what is in them."""
+def _generic_holds(origin: Any, args: tuple[Any, ...], value: Any) -> bool:
+    """Whether a value matches a generic type: the container, and the entries of lists and dicts."""
     if isinstance(origin, type) and not isinstance(value, origin):
         return False
     if isinstance(value, Mapping) and len(args) == 2:
@@ -63,29 +65,52 @@ def declared_output(collator: Any) -> Any:
     try:
         hint = get_type_hints(type(collator).__call__).get("return")
     except (NameError, TypeError, AttributeError):
-        return None  # annotations that mean nothing at run time declare nothing
+        return None  # an annotation that cannot be evaluated declares nothing
     return hint if is_typeddict(hint) else None
 
 
 def declared_parameters(component: Any) -> tuple[Any, Any]:
-    """The two types of `LossFunction[In, Out]` or `Predictor[In, Out]` of a component's class; None for none."""
+    """The types In and Out of `LossFunction[In, Out]` or `Predictor[In, Out]`; None if not a TypedDict."""
     for cls in type(component).__mro__:
         for base in getattr(cls, "__orig_bases__", ()):
             args = get_args(base)
             if len(args) == 2 and getattr(get_origin(base), "__name__", "") in ("LossFunction", "Predictor"):
-                taken, given = args
-                return (taken if is_typeddict(taken) else None, given if is_typeddict(given) else None)
+                inputs, outputs = args
+                return (inputs if is_typeddict(inputs) else None, outputs if is_typeddict(outputs) else None)
     return None, None
 
 
 def describe(hint: Any) -> str:
-    """A type as its source spells it, shortened."""
+    """A type as it is written in source code, shortened."""
     named = isinstance(hint, type) and not get_args(hint)
     return str(hint.__name__ if named else hint).replace("typing.", "")
 
 
 def describe_value(value: Any) -> str:
-    """A value's type, and a tensor's dtype and shape."""
+    """A value's type and repr, or a tensor's dtype and shape."""
     if hasattr(value, "dtype"):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"{type(value).__name__} {value!r}"[:80]
+
+
+def differences(one: Any, other: Any) -> list[str]:
+    """The names of the entries that differ between two mappings; `["value"]` for other values that differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        names = list(dict.fromkeys([*one, *other]))
+        return [
+            str(name) for name in names if name not in one or name not in other or differences(one[name], other[name])
+        ]
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = (
+            one.shape == other.shape and one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
+        )
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        same = len(one) == len(other) and not any(differences(a, b) for a, b in zip(one, other, strict=True))
+    else:
+        same = bool(one == other)
+    return [] if same else ["value"]
+
+
+def near(one: float, other: float, tolerance: float) -> bool:
+    """Whether two numbers differ by at most `tolerance`, absolute up to 1 and relative above."""
+    return abs(one - other) <= tolerance * max(1.0, abs(one), abs(other))

@@ -1,4 +1,4 @@
-"""The table: names, order, checks that exist, and a public namespace that is what it says."""
+"""The contract: names, order, checks that exist, and the public names of the kit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_public_names_exist() -> None:
 
 def test_the_plug_in_and_the_table_come_without_torch() -> None:
     code = (
-        "import sys, xlm.testing.pytest_plugin, xlm.testing.table, xlm.testing.runner, xlm.commands.check\n"
+        "import sys, xlm.testing.pytest_plugin, xlm.testing.contract, xlm.testing.runner, xlm.commands.check\n"
         "print([name for name in ('torch', 'lightning', 'hydra', 'omegaconf', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
