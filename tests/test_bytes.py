@@ -140,7 +140,7 @@ def test_an_evaluation_says_which_bytes(home: Path, capsys: pytest.CaptureFixtur
                                 "trainer.log_every_n_steps=1", "test_after_training=false")))  # fmt: skip
     capsys.readouterr()
     evaluation.run(load_config(words("arlm")))
-    assert "bytes of the source texts, and of the decoded tokens in 2 of 11 examples" in capsys.readouterr().out
+    assert "bytes of the source texts, but of the decoded tokens in 2 of 11 examples" in capsys.readouterr().out
     record = json.loads(Path("runs/arlm/eval_test.json").read_text())["likelihood"]["test/lm"]
     assert (record["bytes"], record["num_decoded"]) == ("mixed", 2)
 

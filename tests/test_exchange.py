@@ -120,7 +120,7 @@ def test_for_transformers_where_it_has_such_a_network(run: Run, capsys: pytest.C
     code = main(["extract_checkpoint", f"extract.checkpoint_path=runs/{run.name}", *options])
     if run.name in ("mlm", "mdlm", "ilm"):
         assert code == 1
-        assert "transformers has no network that computes what " in capsys.readouterr().err
+        assert "transformers has no network equivalent to " in capsys.readouterr().err
         with pytest.raises(ConfigError, match="transformers has no network"):
             xlm.load(run.folder).save_for_transformers("never")
         assert not Path("never").exists()

@@ -136,7 +136,7 @@ def test_what_pays_for_no_length_is_no_likelihood_and_says_so(family: str, text_
     found = description(loss, batch)
     assert found.name == f"nll_{'given_length' if text_length == 'given' else text_length}"
     assert "no likelihood" in found.of
-    with pytest.raises(ConfigError, match=f"trained with text_length={text_length}: it is told how long"):
+    with pytest.raises(ConfigError, match=f"trained with text_length={text_length}: it is given the length"):
         score_whole(loss, batch, TOKENIZER)
     with pytest.raises(ConfigError, match="a part of a text has no likelihood under"):
         score_spans(loss, batch, [list(t) for t in TEXTS], [Span(0, len(t)) for t in TEXTS], TOKENIZER)

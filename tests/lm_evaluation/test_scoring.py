@@ -185,7 +185,7 @@ def test_answers_are_scored_with_their_end(family: str, of_answers: Callable[...
             assert value == pytest.approx(float(table.gather(1, torch.tensor(row[4:])[:, None]).sum()), abs=1e-4)
     with pytest.raises(ConfigError, match="learnt answers to prompts"):
         model.loglikelihood_rolling(ask("loglikelihood_rolling", [("3 1",)]))
-    with pytest.raises(ConfigError, match="7 tokens of the answer, and this model takes at most 6"):
+    with pytest.raises(ConfigError, match="7 tokens of the answer, but this model takes at most 6"):
         model.loglikelihood(ask("loglikelihood", [("1", "1 1 1 1 1 1 1")]), disable_tqdm=True)
     model.loglikelihood(ask("loglikelihood", [("1 1 1 1 1 1 1", "2")]), disable_tqdm=True)
     assert model.num_truncated == 1
@@ -212,5 +212,5 @@ def test_answers_of_the_cache(of_texts: Callable[..., XLMForLMEval], tmp_path: P
 def test_a_loss_without_likelihood(of_texts: Callable[..., XLMForLMEval], monkeypatch: pytest.MonkeyPatch) -> None:
     model = of_texts("arlm")
     monkeypatch.setattr(model.lm.harness, "loss_function", SimpleNamespace())
-    with pytest.raises(ConfigError, match="gives no likelihood, so lm-eval can only let this model write"):
+    with pytest.raises(ConfigError, match="gives no likelihood, so lm-eval can only generate text"):
         model.loglikelihood(ask("loglikelihood", [("1", "2")]))

@@ -105,7 +105,10 @@ def test_the_loss_is_its_likelihood_and_trains_it(folder: str, tokenizer: Simple
     ("network", "message"),
     [
         (lambda: BertLMHeadModel(BertConfig(**SIZES)), "looks at later tokens; it is no left-to-right model"),
-        (lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, num_key_value_heads=2)), "no linear map of its"),
+        (
+            lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, num_key_value_heads=2)),
+            "not a linear map of its",
+        ),
         (
             lambda: BloomForCausalLM(BloomConfig(vocab_size=40, hidden_size=16, n_layer=2, n_head=2)),
             "takes no position_ids",

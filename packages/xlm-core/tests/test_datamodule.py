@@ -241,7 +241,9 @@ def test_the_first_batch_of_each_loader_is_shown_once(tmp_path: Path) -> None:
 
 
 def test_unknown_splits_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"No split 'valid' in datamodule\.dataset_managers; there are train, val"):
+    with pytest.raises(
+        DataError, match=r"datamodule\.dataset_managers has no split 'valid'\. The splits are train, val"
+    ):
         datamodule(tmp_path, {"valid": {}})
 
 

@@ -245,7 +245,7 @@ def test_weights_are_written_once_and_not_over(configure: Configure, tmp_path: P
 
 
 def test_a_model_without_loss_or_predictor_says_so_when_one_is_needed(configure: Configure) -> None:
-    with pytest.raises(ConfigError, match=r"train/lm needs a loss, and model_type has none"):
+    with pytest.raises(ConfigError, match=r"train/lm needs a loss, but model_type has none"):
         train.run(configure("loss=null"))
     with pytest.raises(ConfigError, match=r"val/prediction needs a predictor"):
         train.run(configure("predictor=null", "job_name=u"))

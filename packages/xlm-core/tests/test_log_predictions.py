@@ -118,7 +118,7 @@ def test_a_pass_that_broke_off_can_begin_again(tmp_path: Path) -> None:
 def test_rows_before_a_start_are_an_error(tmp_path: Path) -> None:
     log = LogPredictions()
     log.start("val", "a", 1, tmp_path)
-    with pytest.raises(ConfigError, match=r"Predictions of 'b' came before start\(\); begun: a"):
+    with pytest.raises(ConfigError, match=r"Predictions of 'b' before start\(\)\. Started: a"):
         log.add("b", ROWS)
     log.finish()
 
@@ -126,8 +126,8 @@ def test_rows_before_a_start_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LogPredictions(inject_target="x"), "no use for inject_target"),
-        (lambda: LogPredictions(writers=["file", "logger"]), "no use for writers: logger"),
+        (lambda: LogPredictions(inject_target="x"), "ignores inject_target"),
+        (lambda: LogPredictions(writers=["file", "logger"]), "ignores writers: logger"),
     ],
 )
 def test_options_without_meaning_are_said(make: Callable[[], object], message: str) -> None:

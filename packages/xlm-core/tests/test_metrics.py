@@ -200,7 +200,7 @@ def test_a_missing_key_is_named_with_what_there_is() -> None:
     with pytest.raises(ConfigError) as caught:
         wrapper.update({"input_ids": 1, "target_ids": 2}, {"loss": 1, "nll": 2}, TOKENIZER)
     first, second, third = str(caught.value).splitlines()
-    assert first == "Metric 'val/lm/em' found no 'output_start_idx' in what it was given."
+    assert first == "Metric 'val/lm/em' needs 'output_start_idx', which is missing."
     assert second == "The batch has: input_ids, target_ids. The outputs have: loss, nll."
     assert "another dataloader" in third
 

@@ -168,7 +168,7 @@ def test_its_own_tokenizer_fits_and_another_is_named(tmp_path: Path) -> None:
 
 
 def test_without_a_tokenizer_beside_it(bert: str, words: SimpleSpaceTokenizer) -> None:
-    with pytest.raises(ConfigError, match=r"holds no tokenizer to compare.*model\.check_vocabulary=false"):
+    with pytest.raises(ConfigError, match=r"contains no tokenizer to compare.*model\.check_vocabulary=false"):
         HFMaskedLM(40, bert).check_tokenizer(words)
     HFMaskedLM(40, bert, check_vocabulary=False).check_tokenizer(words)
 
@@ -187,7 +187,7 @@ def test_files_that_are_cut_short(bert: str, tmp_path: Path, name: str, content:
     """To nothing, to a header without tensors, to a half (None); JSON that ends early or means nothing."""
     path = Path(shutil.copytree(bert, tmp_path / "cut_network")) / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content)
-    with pytest.raises(ConfigError, match=r"network (cannot be used as AutoModel|holds no weight of Bert)"):
+    with pytest.raises(ConfigError, match=r"network (cannot be used as AutoModel|contains no weights of Bert)"):
         HFMaskedLM(40, str(path.parent))
 
 

@@ -76,14 +76,14 @@ _SPLITS_OF_STAGE = {
     "predict": ("predict",),
     None: SPLITS,
 }
-# The stage in which a split alone is read.
+# The stage that reads a split without the others.
 STAGES_OF_SPLITS = {"val": "validate", "test": "test", "predict": "predict"}
-# An epoch of one batch would spend its time on the ends of epochs.
+# One-batch epochs would spend most of the time between epochs.
 _OVERFIT_STEPS_PER_EPOCH = 50
 
 
 def __getattr__(name: str) -> Any:
-    # transformers takes a second or two to import; runs with another tokenizer do without.
+    # transformers takes a second or two to import; runs with another tokenizer don't need it.
     if name in ("BertTokenizerFast", "GPT2TokenizerFast", "load_auto_tokenizer"):
         from xlm.data import pretrained_tokenizers
 
@@ -94,9 +94,9 @@ def __getattr__(name: str) -> Any:
 class TextDataModule(LightningDataModule):
     """Named data sets per split, `{split: {name: DatasetManager}}`, for tokenised text of any kind.
 
-    `print_batch_fn` (a dotted path or a function) shows the first batch of each loader, called
-    `(batch, split, tokenizer, dataloader_name)`. With the flag DEBUG_OVERFIT the first
-    training batch is all there is, for every split.
+    `print_batch_fn` (a dotted path or a function) shows the first batch of each loader; it is called
+    `(batch, split, tokenizer, dataloader_name)`. With the flag DEBUG_OVERFIT, every split consists of the first
+    training batch.
     """
 
     def __init__(
@@ -111,7 +111,9 @@ class TextDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if unknown := [split for split in dataset_managers if split not in SPLITS]:
-            raise DataError(f"No split '{unknown[0]}' in datamodule.dataset_managers; there are {', '.join(SPLITS)}.")
+            raise DataError(
+                f"datamodule.dataset_managers has no split '{unknown[0]}'. The splits are {', '.join(SPLITS)}."
+            )
         self.tokenizer = tokenizer
         self.noise_schedule = noise_schedule
         self.dataset_managers = {split: dict((dataset_managers.get(split) or {}).items()) for split in SPLITS}
@@ -133,17 +135,17 @@ class TextDataModule(LightningDataModule):
         return {split: dict(enumerate(managers)) for split, managers in self.dataset_managers.items()}
 
     def contents(self, split: str) -> dict[str, dict[str, Any]]:
-        """Of each prepared data set of a split that is not generated, by name: source, number of examples, a hash."""
+        """Source, number of examples and hash of each prepared data set of a split, by name; not of generated ones."""
         managers = self.dataset_managers[split].items()
         return {name: dict(content) for name, manager in managers if (content := manager.content) is not None}
 
     def role(self, split: str, name: str) -> str:
-        """`loss` or `prediction`: what the data set's config says, else what its name says."""
+        """`loss` or `prediction`, from the data set's config or otherwise from its name."""
         explicit = self.dataset_managers[split][name].role
         return explicit or ("prediction" if "prediction" in name else "loss")
 
     def first_loader(self, split: str, role: str) -> tuple[int, str] | None:
-        """Index and name of the first loader of a split that has a role; None without one."""
+        """Index and name of the first loader of a split with a role; None without one."""
         names = self.dataloader_names.get(split, {}).items()
         return next(((index, name) for index, name in names if self.role(split, name) == role), None)
 
@@ -153,12 +155,12 @@ class TextDataModule(LightningDataModule):
             manager.prepare(self.tokenizer, self.cache_dir, self.num_dataset_workers)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open what `stage` (fit, validate, test, predict; None: all) needs, and nothing else."""
+        """Open the data that `stage` (fit, validate, test, predict; None: all) needs, and no other."""
         if stage == "fit" and self.trainer is not None and not self.dataset_managers["val"]:
-            self.trainer.limit_val_batches = 0  # Lightning takes an empty list of loaders for one empty loader
+            self.trainer.limit_val_batches = 0  # Lightning treats an empty list of loaders as one empty loader
         for _, _, manager in self._managers(stage):
             manager.setup(self.tokenizer, self.cache_dir, self.num_dataset_workers)
-        if flags.DEBUG_OVERFIT and stage != "fit":  # a training batch stands in for the other splits
+        if flags.DEBUG_OVERFIT and stage != "fit":  # a training batch replaces the other splits
             for manager in self.dataset_managers["train"].values():
                 manager.setup(self.tokenizer, self.cache_dir, self.num_dataset_workers)
 
@@ -174,11 +176,11 @@ class TextDataModule(LightningDataModule):
         ]
 
     def train_dataloader(self) -> StatefulTrainLoader | CombinedTrainLoader:
-        """One loader, or several side by side with batches `{name: batch}`; `DataError` without any."""
+        """One loader, or several side by side with batches `{name: batch}`; `DataError` if there are none."""
         return self.train_loader_of(*reversed(self._rank_and_world_size()))
 
     def train_loader_of(self, world_size: int, rank: int = 0) -> StatefulTrainLoader | CombinedTrainLoader:
-        """What one of `world_size` processes trains on; `setup("fit")` comes first."""
+        """The training loader of one of `world_size` processes; call `setup("fit")` first."""
         loaders = self._loaders("train", rank, world_size)
         if len(loaders) == 1:
             return next(iter(loaders.values()))
@@ -198,7 +200,7 @@ class TextDataModule(LightningDataModule):
 
     def _loaders(self, split: str, rank: int, world_size: int) -> dict[str, Any]:
         if not self.dataset_managers[split]:
-            raise DataError(f"There are no data for {split}: datamodule.dataset_managers.{split} is empty.")
+            raise DataError(f"There is no data for {split}: datamodule.dataset_managers.{split} is empty.")
         overfit = self._overfit_rows(world_size) if flags.DEBUG_OVERFIT else None
         loaders = {}
         for name, manager in self.dataset_managers[split].items():

@@ -1,4 +1,4 @@
-"""The Lightning module: wires model, loss function, predictor and metrics together, and delegates everything else."""
+"""The Lightning module: connects model, loss function, predictor and metrics, and delegates everything else."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ KIND_OF_METRIC = ("reported", "diagnostic")
 
 
 def attach(component: Any, name: str, value: Any) -> None:
-    """Set an attribute without registering it as a submodule, so that a state dict holds each weight once."""
+    """Set an attribute without registering a submodule, so that a state dict holds each weight once."""
     if component is not None and getattr(component, name, None) is None:
         component.__dict__[name] = value
 
 
 def num_rows(batch: Mapping[str, Any]) -> int:
-    """Examples in a batch: the length of its first tensor, 0 without any."""
+    """The number of examples in a batch: the length of its first tensor, 0 without any."""
     return next((len(v) for v in batch.values() if isinstance(v, torch.Tensor) and v.ndim), 0)
 
 
 def _is_of(place: str, stage: str) -> bool:
-    """Whether `stage/loader` is one of a stage's loaders."""
+    """Whether `stage/loader` is a loader of this stage."""
     return place.split("/", 1)[0] == stage
 
 
 def _left_out(metric: Any) -> bool:
-    """Whether a metric's node is null, or a model type says by a null input that it means nothing for its outputs."""
+    """Whether a metric's node is null, or a model type disables it by a null input."""
     return metric is None or metric.get("update_fn", "") is None
 
 
@@ -59,12 +59,12 @@ def _show_nothing(_: Any) -> None:
 
 
 class Harness(TermWeightedModule):
-    """Trains, validates, tests and predicts with the four components of one model package.
+    """Trains, validates, tests and predicts with the four components of a model package.
 
     Args:
-        cfg: the whole composed config; `model`, `loss`, `predictor`, `reported_metrics` … are read from it.
-        tokenizer: handed to components whose `tokenizer` is None.
-        datamodule: source of `dataloader_names` and of each loader's role.
+        cfg: the whole composed config, with `model`, `loss`, `predictor`, `reported_metrics` ….
+        tokenizer: given to components whose `tokenizer` is None.
+        datamodule: gives `dataloader_names` and each loader's role.
     """
 
     datamodule: Any
@@ -73,7 +73,7 @@ class Harness(TermWeightedModule):
         super().__init__()
         self.config = cfg
         self.tokenizer = tokenizer
-        # Not registered anywhere: Lightning owns the datamodule.
+        # Not registered: Lightning owns the datamodule.
         object.__setattr__(self, "datamodule", datamodule)
         for name, obj in {"lightning_module": self, "tokenizer": tokenizer, "datamodule": datamodule}.items():
             if obj is not None:
@@ -100,26 +100,26 @@ class Harness(TermWeightedModule):
         self.log_predictions: LogPredictions | None = self.instantiate_log_predictions(cfg)
         self._configured = False
         self._counts: dict[str, int] = {}
-        # Examples behind the newest metrics of each loader, on this rank.
+        # The number of examples in the newest metrics of each loader, on this rank.
         self.last_counts: dict[str, int] = {}
 
-    # Building the parts. External harnesses override these one by one.
+    # Building the components. External harnesses override these methods individually.
 
     def instantiate_noise_schedule(self, cfg: DictConfig) -> Any:
-        """The schedule of `global_components`, whatever object that is."""
+        """The noise schedule of `global_components`, an object of any type."""
         if has_component("noise_schedule"):
             return get_component("noise_schedule")
         return instantiate(cfg.noise_schedule) if cfg.get("noise_schedule") else None
 
     def _make(self, name: str) -> None:
-        """Let `instantiate_<name>` make a part. Published overrides take the config or don't, return it or set it."""
+        """Let `instantiate_<name>` build a component. Published overrides may take the config, and return or set it."""
         method = getattr(self, f"instantiate_{name}")
         made = method(self.config) if inspect.signature(method).parameters else method()
         if made is not None:
             setattr(self, name, made)
 
     def instantiate_model(self, cfg: DictConfig | None = None) -> Any:
-        """The network of the config's `model`, which becomes `self.model`."""
+        """Build the network from the config's `model`; it becomes `self.model`."""
         self.model = instantiate((self.config if cfg is None else cfg).model)
         return self.model
 
@@ -128,28 +128,28 @@ class Harness(TermWeightedModule):
             self.model.check_tokenizer(self.tokenizer)
 
     def instantiate_loss_function(self, cfg: DictConfig | None = None) -> Any:
-        """The loss of the config's `loss`, which becomes `self.loss_function`; None for a model that only predicts."""
+        """Build the loss from the config's `loss`; None for a model that only predicts."""
         node = (self.config if cfg is None else cfg).get("loss")
         self.loss_function = instantiate(node) if node else None
         return self.loss_function
 
     def instantiate_predictor(self, cfg: DictConfig) -> Any:
-        """The predictor of `cfg.predictor`, or None for a model that only scores."""
+        """Build the predictor from `cfg.predictor`; None for a model that only scores."""
         return instantiate(cfg.predictor) if cfg.get("predictor") else None
 
     def predictor_with(self, options: Mapping[str, Any]) -> Any:
-        """Another predictor of the configuration, with other options, around the same live parts."""
+        """Another predictor with other options, around the same components."""
         predictor = instantiate(self.config.predictor, **options)
         for name in ("model", "tokenizer", "noise_schedule"):
             attach(predictor, name, getattr(self, name))
         return predictor
 
     def instantiate_log_predictions(self, cfg: DictConfig) -> LogPredictions | None:
-        """The writer of predictions, or None."""
+        """The object that writes predictions, or None."""
         return instantiate(cfg.log_predictions) if cfg.get("log_predictions") else None
 
     def instantiate_metrics(self, cfg: DictConfig) -> dict[str, list[MetricWrapper]]:
-        """Every `{reported,diagnostic}_metrics.<stage>.<loader>.<name>`, by `stage/loader`; null ones are left out."""
+        """Every `{reported,diagnostic}_metrics.<stage>.<loader>.<name>`, by `stage/loader`, without null ones."""
         found: dict[str, list[MetricWrapper]] = {}
         for kind in KIND_OF_METRIC:
             for stage, loaders in (cfg.get(f"{kind}_metrics") or {}).items():
@@ -159,7 +159,7 @@ class Harness(TermWeightedModule):
                             found.setdefault(f"{stage}/{loader}", []).append(instantiate(metrics[name]))
         return found
 
-    # What is where.
+    # Lookups.
 
     @property
     def dataloader_names(self) -> dict[str, dict[int, str]]:
@@ -168,21 +168,21 @@ class Harness(TermWeightedModule):
         return names
 
     def top_level_named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """The parts that hold weights, for counts and summaries."""
+        """The components with weights, for counts and summaries."""
         yield "model", self.model
 
     def _name(self, stage: str, dataloader_idx: int) -> str:
         return self.dataloader_names[stage][dataloader_idx]
 
     def metrics_at(self, stage: str, name: str) -> list[MetricWrapper]:
-        """The metrics of one loader, and the scalars of its loss that are logged beside them.
+        """The metrics of one loader, and the scalars of its loss that are logged with them.
 
-        Asks all processes for the latter, so all must call it.
+        The scalars are gathered from all processes, so all must call this.
         """
         place = f"{stage}/{name}"
         return [*self.metrics.get(place, []), *self.tracked.metrics_at(place, self.device)]
 
-    # Set-up.
+    # Setup.
 
     def configure_components(self) -> None:
         """Call `loss_function.configure` once on the device, and compile `loss_fn` where `compile=true`."""
@@ -195,7 +195,7 @@ class Harness(TermWeightedModule):
         if hasattr(loss, "configure"):
             loss.configure(self)
         if self.config.get("compile"):
-            # In the instance's dict, so that a loss that is a Module isn't given a submodule.
+            # Set on the instance without registering, so that a loss that is a Module gets no submodule.
             loss.__dict__["loss_fn"] = torch.compile(loss.loss_fn)
 
     def on_fit_start(self) -> None:
@@ -207,10 +207,10 @@ class Harness(TermWeightedModule):
     # Steps.
 
     def _step(self, batch: Any, batch_idx: int, dataloader_idx: int, stage: Stage) -> dict[str, Any]:
-        """Loss of one batch, and the metrics of its loader updated with it."""
+        """The loss of one batch; updates the metrics of its loader."""
         name = self._name(stage, dataloader_idx)
         if self.loss_function is None:
-            raise ConfigError(f"{stage}/{name} needs a loss, and model_type has none (loss: null).")
+            raise ConfigError(f"{stage}/{name} needs a loss, but model_type has none (loss: null).")
         loss_dict = call_loss(self.loss_function, batch, batch_idx, dataloader_idx, name)
         self._update_metrics(batch, loss_dict, stage, name)
         place = f"{stage}/{name}"
@@ -218,10 +218,10 @@ class Harness(TermWeightedModule):
         return dict(loss_dict)
 
     def _prediction_step(self, batch: Any, batch_idx: int, dataloader_idx: int, stage: Stage) -> dict[str, Any]:
-        """Predictions of one batch: metrics updated, rows written."""
+        """Predictions of one batch; updates the metrics and writes the rows."""
         name = self._name(stage, dataloader_idx)
         if self.predictor is None:
-            raise ConfigError(f"{stage}/{name} needs a predictor, and model_type has none (predictor: null).")
+            raise ConfigError(f"{stage}/{name} needs a predictor, but model_type has none (predictor: null).")
         predictions = self.generation_cost.timed(
             name, num_rows(batch), self.device, lambda: self._predict(batch, batch_idx, dataloader_idx, name)
         )
@@ -254,7 +254,7 @@ class Harness(TermWeightedModule):
             return self._weigh(self._step(batch, batch_idx, 0, "train"), batch_idx)
         if self._num_parts > 1:
             warn_once(SEVERAL_LOADERS)
-        # One batch per loader: their losses add up.
+        # One batch per loader: their losses are added.
         outputs = {name: self._step(batch[name], batch_idx, index, "train") for index, name in names.items()}
         return {"loss": torch.stack([out["loss"] for out in outputs.values()]).sum()}
 
@@ -273,7 +273,7 @@ class Harness(TermWeightedModule):
     # Metrics at the end of a pass, or of a logging interval.
 
     def pop_metrics(self, stage: str) -> dict[str, float]:
-        """Value of every metric of a stage that has seen data since the last call, by `stage/loader/name`."""
+        """The value of every metric of a stage with new data since the last call, by `stage/loader/name`."""
         values = {
             wrapper.full_name(place): float(wrapper.compute())
             for place, num_examples in self.counts(stage).items()
@@ -288,7 +288,7 @@ class Harness(TermWeightedModule):
         return {place: n for place, n in self._counts.items() if _is_of(place, stage)}
 
     def _forget(self, stage: str) -> None:
-        """Start the metrics and counts of a stage anew."""
+        """Reset the metrics and counts of a stage."""
         for place, wrappers in self.metrics.items():
             if _is_of(place, stage):
                 for wrapper in wrappers:
@@ -313,7 +313,7 @@ class Harness(TermWeightedModule):
         values |= {f"{stage}/{name}": value for name, value in found.items()}
         self.log_dict(values, sync_dist=False, rank_zero_only=False)
         if self.log_predictions is not None:
-            # During training a validation is one line; its rows are in the file.
+            # During training, a validation prints one line; its rows are in the file.
             self.log_predictions.finish(show=None if stage == "test" else _show_nothing)
 
     def on_validation_epoch_start(self) -> None:
@@ -328,10 +328,10 @@ class Harness(TermWeightedModule):
     def on_test_epoch_end(self) -> None:
         self._end_pass("test")
 
-    # Optimisation.
+    # Optimization.
 
     def configure_optimizers(self) -> Any:
-        """AdamW or whatever `cfg.optimizer` names, with the schedule of `cfg.lr_scheduler`."""
+        """AdamW or the optimizer of `cfg.optimizer`, with the schedule of `cfg.lr_scheduler`."""
         optimizer = build_optimizer(self.config.optimizer, self.model)
         if not self.config.get("lr_scheduler"):
             return optimizer
@@ -339,9 +339,9 @@ class Harness(TermWeightedModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def check_optimizer(self) -> None:
-        """Make optimizer and schedule once for nothing, to raise a ConfigError before a run writes anything.
+        """Build optimizer and schedule once as a check, to raise a ConfigError before a run writes anything.
 
-        A `configure_optimizers` of a model's own may need the trainer: it is met when training starts.
+        A model's own `configure_optimizers` may need the trainer, so it is called only when training starts.
         """
         if type(self).configure_optimizers is Harness.configure_optimizers:
             self.configure_optimizers()
@@ -375,7 +375,7 @@ class Harness(TermWeightedModule):
         """A harness for `cfg` with the weights of a checkpoint, the averaged ones if `apply_ema` and it has them.
 
         Raises:
-            CheckpointError: the file is missing, damaged, or its weights don't fit (which keys, which shapes).
+            CheckpointError: the file is missing or damaged, or its weights don't fit (with keys and shapes).
         """
         checkpoint = load_checkpoint(checkpoint_path, map_location)
         harness = cls(cfg, tokenizer=tokenizer, datamodule=datamodule)
@@ -383,11 +383,11 @@ class Harness(TermWeightedModule):
         return harness
 
     def save_model_weights(self, path: str | Path, overwrite: bool = False) -> Path:
-        """Write the model's weights, as they are now, as safetensors."""
+        """Write the model's current weights as safetensors."""
         return save_weights(self.model, path, overwrite)
 
     def push_to_hub(self, repo_id: str, commit_message: str = "Upload model") -> str:
-        """Upload weights, configuration and tokenizer, as `xlm.load(repo_id)` reads them."""
+        """Upload weights, configuration and tokenizer, in the format of `xlm.load(repo_id)`."""
         return push_folder(repo_id, self.model, self.config, self.tokenizer, commit_message)
 
 

@@ -1,4 +1,4 @@
-"""Predictions of a pass: written as JSON lines, shown, and scored by an evaluator once the pass is over."""
+"""Predictions of a pass: written as JSON lines, shown, and scored by an evaluator at the end of the pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from xlm.utils.text_files import read_lines
 
 Row = Mapping[str, Any]
 WRITERS = ("file", "console")
-# Moments of a text that are shown while it was being written.
+# Moments during generation that are shown of a text.
 _MOMENTS = 5
 # Shown first, in this order, if a row has them.
 _SHOWN_FIRST = ("prompt", "prediction", "text", "truth")
@@ -32,7 +32,7 @@ _MAX_SHOWN = 600  # characters of one value on the screen
 
 
 class TokensHook(Protocol):
-    """Sees what a model reads and writes, and may replace the latter."""
+    """Gets a model's input and output, and may replace the output."""
 
     def __call__(self, metadata: dict[str, Any], x_in: Tensor, x_out: Tensor) -> Tensor: ...
 
@@ -50,16 +50,16 @@ class _Pass:
 
 
 class LogPredictions:
-    """JSON lines of every prediction (`<directory>/<split>/<dataloader>/step_<n>.jsonl`), a few on the screen.
+    """Writes all predictions as JSON lines (`<directory>/<split>/<dataloader>/step_<n>.jsonl`), and shows a few.
 
-    Per pass: `start` for each dataloader, `add` per batch, `finish` once on every rank. A file appears under its
-    name when it is whole; until then it ends in `.part`. Other ranks write their own, which rank 0 joins.
+    Per pass: `start` for each dataloader, `add` per batch, `finish` once on every rank. A file gets its final name when
+    it is complete; until then its name ends in `.part`. Other ranks write their own files, which rank 0 joins.
 
     Args:
         num_printed: rows shown per pass and dataloader; 0 shows none.
         max_rows: rows kept per pass and dataloader; None keeps all.
         writers: `file`, `console` or both.
-        fields: the only keys to keep of each row, in this order; None keeps all.
+        fields: the only keys that are kept of each row, in this order; None keeps all.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class LogPredictions:
         self.writers = tuple(writers)
         self.fields = None if fields is None else tuple(fields)
         self._passes: dict[str, _Pass] = {}
-        # Published configurations name options of other implementations: what has no meaning here is said once.
+        # Published configurations contain options of other implementations: options without effect here are named once.
         unknown = [*ignored, *(f"writers: {w}" for w in self.writers if w not in WRITERS)]
         if unknown:
-            warn_once(f"LogPredictions has no use for {', '.join(unknown)}. Writers: {', '.join(WRITERS)}.")
+            warn_once(f"LogPredictions ignores {', '.join(unknown)}. Writers: {', '.join(WRITERS)}.")
 
     def start(self, split: str, name: str, step: int, directory: str | Path) -> None:
-        """Begin a pass over the dataloader `name`; rows of one that never finished are left in its `.part`."""
+        """Begin a pass over the dataloader `name`; rows of an unfinished pass stay in its `.part` file."""
         rank = get_rank()
         suffix = f".rank{rank}.jsonl" if rank else ".jsonl"
         path = Path(directory) / split / name / f"step_{step:08d}{suffix}"
@@ -91,10 +91,10 @@ class LogPredictions:
         self._passes[name] = _Pass(split, name, step, path)
 
     def add(self, name: str, rows: Iterable[Row]) -> None:
-        """Write these rows of the dataloader `name`; they reach the file before this returns."""
+        """Write these rows of the dataloader `name`; they are in the file when this returns."""
         if name not in self._passes:
             begun = ", ".join(self._passes) or "none"
-            raise ConfigError(f"Predictions of '{name}' came before start(); begun: {begun}.")
+            raise ConfigError(f"add() was called for '{name}' before start(). Started: {begun}.")
         current = self._passes[name]
         kept = [self._chosen(row) for row in rows]
         if flags.DEBUG_PRINT_PREDS and get_rank() == 0:
@@ -104,12 +104,12 @@ class LogPredictions:
         current.num_rows += len(kept)
         current.shown += kept[: max(0, self.num_printed - len(current.shown))]
         if "file" in self.writers:
-            # Opened anew each time: a run that breaks off in the middle leaves nothing open.
+            # Opened for each batch: an interrupted run leaves no open file.
             with _part(current.path).open("a", encoding="utf-8") as file:
                 file.writelines([_line(row) for row in kept])
 
     def finish(self, show: Callable[[RenderableType], None] | None = None) -> list[Path]:
-        """End all passes begun on this rank; returns the files. `show` prints (default: a rich console)."""
+        """End all passes started on this rank; returns the files. `show` prints (default: a rich console)."""
         passes, self._passes = list(self._passes.values()), {}
         written = [done.path for done in passes] if "file" in self.writers else []
         for path in written:
@@ -124,7 +124,7 @@ class LogPredictions:
         return written
 
     def write(self, rows: Iterable[Row], split: str, name: str, step: int, directory: str | Path) -> list[Path]:
-        """A pass of one call: `start`, `add`, `finish`."""
+        """A pass in one call: `start`, `add`, `finish`."""
         self.start(split, name, step, directory)
         self.add(name, rows)
         return self.finish()
@@ -155,7 +155,7 @@ def _wait_for_all_ranks() -> None:
 
 
 def _join_ranks(path: Path, max_rows: int | None) -> None:
-    """Append the files of the other ranks, in order of rank, and remove them."""
+    """Append the files of the other ranks, in the order of ranks, and remove them."""
     found = path.parent.glob(f"{path.stem}.rank*.jsonl")
     others = sorted(found, key=lambda other: int(other.stem.rpartition("rank")[2]))
     if not others:
@@ -174,7 +174,7 @@ def _table(row: Row, title: str | None = None) -> Table:
     shown = [key for key in _SHOWN_FIRST if key in row] or list(row)
     for key in shown:
         text = str(row[key])
-        # As plain text: rich would take [PAD] for markup.
+        # As plain text: rich would read [PAD] as markup.
         table.add_row(key, Text(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + " …"))
     if "writing" in row and len(set(row["writing"]["steps"])) > 1:
         table.add_row("written", _written(row["writing"]))
@@ -182,7 +182,7 @@ def _table(row: Row, title: str | None = None) -> Table:
 
 
 def _written(record: Writing) -> Text:
-    """A text at a few moments, one below the other; what is new at each stands out."""
+    """A text at a few moments, one below the other; new tokens are highlighted."""
     lines = []
     for line in snapshots(record, _MOMENTS):
         text = Text(no_wrap=False)
@@ -199,13 +199,13 @@ def _titled(done: _Pass) -> Group:
 
 
 class PostHocEvaluator(Protocol):
-    """Judges predictions as a whole; may add fields to the rows."""
+    """Scores all predictions together; may add fields to the rows."""
 
     def eval(self, predictions: list[Row], tokenizer: Any = None) -> tuple[list[Row], dict[str, float]]: ...
 
 
 class PostHocPasses:
-    """Collects the rows of each prediction loader of a pass, on all ranks, and has them judged.
+    """Collects the rows of each prediction loader of a pass, on all ranks, and lets the evaluator score them.
 
     Args:
         evaluator: None collects nothing.
@@ -216,12 +216,12 @@ class PostHocPasses:
         self._rows: dict[str, list[Row]] = {}
 
     def add(self, name: str, rows: list[Row]) -> None:
-        """Remember the rows of one batch."""
+        """Store the rows of one batch."""
         if self.evaluator is not None:
             self._rows.setdefault(name, []).extend(rows)
 
     def finish(self, tokenizer: Any) -> dict[str, float]:
-        """`loader/name` → number, the same on every rank; forgets the rows."""
+        """`loader/name` → number, the same on every rank; clears the rows."""
         found, self._rows = self._rows, {}
         if self.evaluator is None:
             return {}

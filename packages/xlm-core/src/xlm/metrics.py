@@ -1,4 +1,4 @@
-"""Metrics whose value doesn't depend on how examples fall into batches, and the functions that feed them."""
+"""Metrics that don't depend on how examples are batched, and functions that compute their arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MetricWrapper(nn.Module):
         name: the last part of the logged key.
         metric: any torchmetrics metric.
         update_fn: `fn(batch, outputs, tokenizer, **extra) -> kwargs of metric.update`, or its dotted path.
-        prefix: what stands before the name in the logged key; None leaves that to the harness.
+        prefix: comes before the name in the logged key; None lets the harness set it.
     """
 
     def __init__(self, name: str, metric: Metric, update_fn: str | UpdateFn, prefix: str | None = None) -> None:
@@ -38,35 +38,35 @@ class MetricWrapper(nn.Module):
         self.prefix = prefix
 
     def full_name(self, prefix: str | None = None) -> str:
-        """`prefix/name`; the wrapper's own prefix wins."""
+        """`prefix/name`; the wrapper's own prefix has priority."""
         place = self.prefix or prefix
         return f"{place}/{self.name}" if place else self.name
 
     def update(
         self, batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **extra: Any
     ) -> None:
-        """Count one batch. ConfigError if the update function looks for a key that is not there."""
+        """Count one batch. ConfigError if the update function needs a key that is missing."""
         try:
             arguments = self.update_fn(batch, loss_dict, tokenizer, **extra)
         except KeyError as error:
             raise ConfigError(
-                f"Metric '{self.full_name()}' found no {error} in what it was given.\n"
+                f"Metric '{self.full_name()}' needs {error}, which is missing.\n"
                 f"The batch has: {', '.join(map(str, batch))}. The outputs have: {', '.join(map(str, loss_dict))}.\n"
-                "Attach it to another dataloader, or give it another update_fn."
+                "Attach the metric to another dataloader, or give it another update_fn."
             ) from error
         self.metric.update(**arguments)
 
     def compute(self) -> Any:
-        """The metric over everything counted since the last reset, on all ranks."""
+        """The metric over everything since the last reset, on all ranks."""
         return self.metric.compute()
 
     def reset(self) -> None:
-        """Forget everything counted."""
+        """Reset the metric."""
         self.metric.reset()
 
 
 class RatioMetric(Metric):
-    """Σ part / Σ whole over groups (examples, or the batches of which only a mean is known), with a standard error."""
+    """Σ part / Σ whole over groups (examples, or batches if only their means are known), with a standard error."""
 
     is_differentiable = False
     full_state_update = False
@@ -78,16 +78,16 @@ class RatioMetric(Metric):
         self.add_state("moments", torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
 
     def count_groups(self, part: Tensor, whole: Tensor) -> None:
-        """Remember the part and the whole of each group; groups of nothing don't count."""
+        """Add the part and the whole of each group; groups whose whole is 0 don't count."""
         p, w = part.flatten().to(self.moments.dtype), whole.flatten().to(self.moments.dtype)
         p, w = p[w != 0], w[w != 0]
         terms = (torch.ones_like(w), p, w, p * p, p * w, w * w)
         self.moments += torch.stack([term.sum() for term in terms])
 
     def estimate_error(self) -> tuple[int, float]:
-        """Groups on all ranks, and the standard error of the ratio over them (Cochran 1977, eq. 6.13).
+        """The number of groups on all ranks, and the standard error of the ratio over them (Cochran 1977, eq. 6.13).
 
-        NaN for fewer than two groups. For shares of equally large groups it is that of the binomial distribution.
+        NaN for fewer than two groups. For shares of equally large groups it is the binomial standard error.
         """
         with self.sync_context():
             n, p, w, pp, pw, ww = self.moments.tolist()
@@ -99,7 +99,7 @@ class RatioMetric(Metric):
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.Module:
         dtype = sampling_dtype(fn(torch.zeros(0)).device)
         for name, default in list(self._defaults.items()):
-            # Before the move, since the device may refuse the type.
+            # Converted before the move, since the device may not support the type.
             if isinstance(default, Tensor) and default.is_floating_point():
                 self._defaults[name] = default.to(dtype)
                 setattr(self, name, getattr(self, name).to(dtype))
@@ -107,7 +107,7 @@ class RatioMetric(Metric):
 
 
 class _Share(RatioMetric):
-    """How many of how many: counts that add up over batches and ranks; subclasses say what is counted."""
+    """A share of correct items: counts that add up over batches and ranks; subclasses define the items."""
 
     higher_is_better = True
     correct: Tensor
@@ -119,18 +119,18 @@ class _Share(RatioMetric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def count(self, correct: Integer[Tensor, "batch"], total: Integer[Tensor, "batch"]) -> None:
-        """So many of so many in each example."""
+        """Count `correct` of `total` items in each example."""
         self.correct += correct.sum()
         self.total += total.sum()
         self.count_groups(correct, total)
 
     def compute(self) -> Tensor:
-        """correct / total; NaN if nothing was counted."""
+        """correct / total; NaN without data."""
         return _ratio(self.correct, self.total)
 
 
 class ExactMatch(_Share):
-    """Share of examples whose prediction is the whole target, no token more and none less."""
+    """Share of examples whose prediction equals the whole target, without missing or additional tokens."""
 
     def update(
         self,
@@ -150,7 +150,7 @@ class ExactMatch(_Share):
 
 
 class TokenAccuracy(_Share):
-    """Share of target tokens that the prediction has at the same place; a token that is missing is wrong."""
+    """Share of target tokens that the prediction has at the same position; a missing token is wrong."""
 
     def update(
         self,
@@ -161,9 +161,9 @@ class TokenAccuracy(_Share):
         pred_length: Integer[Tensor, "batch"] | None = None,
         target_length: Integer[Tensor, "batch"] | None = None,
     ) -> None:
-        """Count tokens. Lengths and masks say which tokens are there (None: all).
+        """Count tokens. Lengths and masks mark the tokens that exist (None: all).
 
-        pred_mask alone, with no word on the target, says which positions are scored.
+        pred_mask alone, without lengths or mask of the target, marks the positions that are scored.
         """
         width = target.shape[1]
         if pred_mask is not None and target_mask is None and target_length is None:
@@ -175,7 +175,7 @@ class TokenAccuracy(_Share):
 
 
 class TokenWeightedMean(RatioMetric):
-    """Σ weight · value / Σ weight in float64: a corpus mean if the weight is the number of terms behind a value."""
+    """Σ weight · value / Σ weight in float64: a corpus mean if a value is a mean over `weight` terms."""
 
     weighted_sum: Tensor
     weight_sum: Tensor
@@ -196,7 +196,7 @@ class TokenWeightedMean(RatioMetric):
         self.count_groups(parts, weights)
 
     def compute(self) -> Tensor:
-        """The mean; NaN if nothing was counted."""
+        """The mean; NaN without data."""
         return self.weighted_sum / self.weight_sum
 
 
@@ -210,7 +210,7 @@ def _present(ids: Tensor, mask: Tensor | None, length: Tensor | None) -> Tensor:
 
 
 def _widened(rows: Tensor, width: int, filler: int | bool) -> Tensor:
-    """Exactly `width` columns: cut, or filled on the right."""
+    """Exactly `width` columns: cut or padded on the right."""
     missing = width - rows.shape[1]
     return nn.functional.pad(rows, (0, missing), value=filler) if missing > 0 else rows[:, :width]
 
@@ -223,7 +223,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 def content_length(
     ids: Integer[Tensor, "batch length"], eos_token_id: int, pad_token_id: int
 ) -> Integer[Tensor, "batch"]:
-    """Tokens of each row before its first EOS; in a row without one, before the padding at its end."""
+    """Tokens of each row before its first EOS; without EOS, tokens before the final padding."""
     if ids.shape[1] == 0:
         return ids.new_zeros(ids.shape[0])
     position = torch.arange(ids.shape[1], device=ids.device)
@@ -236,7 +236,7 @@ def content_length(
 def rows_from(
     ids: Integer[Tensor, "batch length"], start: int | Integer[Tensor, "*batch_or_one"], pad_token_id: int
 ) -> Integer[Tensor, "batch rest"]:
-    """Each row from its own start on, left-aligned and padded."""
+    """Each row from its own start, left-aligned and padded."""
     if not isinstance(start, Tensor):
         return ids[:, start:]
     if ids.shape[1] == 0:
@@ -271,7 +271,7 @@ def output_mean(
 def mean_loss_update_fn(
     batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any = None, **_: Any
 ) -> dict[str, Any]:
-    """`loss`, weighted by the number of terms it is the mean of (`num_loss_terms`, else the rows of the batch)."""
+    """`loss`, weighted by the number of its terms (`num_loss_terms`, else the rows of the batch)."""
     return _mean_arguments(batch, loss_dict, "loss")
 
 
@@ -326,7 +326,7 @@ def seq2seq_token_accuracy_update_fn(
 def infill_token_accuracy_update_fn(
     batch: Mapping[str, Any], loss_dict: Mapping[str, Any], tokenizer: Any, **_: Any
 ) -> dict[str, Any]:
-    """The tokens of `ids` that stand where `input_ids` has masks, against `target_ids`; given tokens don't count.
+    """The tokens of `ids` at the masks of `input_ids`, against `target_ids`; given tokens don't count.
 
     For models that fill each mask with one token: row by row, `input_ids` and `ids` have the same columns.
     """

@@ -1,4 +1,4 @@
-"""The mixin that lets a network be saved, loaded and shared, and says which parameters decay."""
+"""A mixin for networks: saving, loading and sharing, and the choice of parameters with weight decay."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from xlm.errors import CheckpointMismatchError
 from xlm.modules.layers import ShortConvolution
 from xlm.utils.weight_files import INDEX, WEIGHTS, read_index, read_weights, weights_in, without_wrappers
 
-# Hydra hands over its own containers; config.json holds what is in them.
+# Hydra passes its own containers; config.json needs plain values.
 _CODERS = {DictConfig: (OmegaConf.to_container, dict), ListConfig: (OmegaConf.to_container, list)}
 
 
 class Model(PyTorchModelHubMixin):
     """`class X(torch.nn.Module, Model)`: save_pretrained, from_pretrained, push_to_hub, and weight-decay groups.
 
-    The arguments of `__init__` that are JSON-able become config.json; others have to be given to
-    `from_pretrained` again. Weights are one safetensors file; shards with their index are read too.
+    JSON-able arguments of `__init__` are saved in config.json; others must be given to `from_pretrained` again.
+    Weights are one safetensors file; shards with an index can be read too.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -73,20 +73,20 @@ class Model(PyTorchModelHubMixin):
         return cast(Model, model.eval())
 
     def get_named_params_for_weight_decay(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Matrices of linear maps and the like: all that the other group leaves."""
+        """Parameters with weight decay: matrices of linear maps and all others outside the second group."""
         model = cast(nn.Module, self)
         undecayed = _undecayed(model)
         return ((name, p) for name, p in model.named_parameters() if id(p) not in undecayed)
 
     def get_named_params_for_no_weight_decay(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Biases, norms and other vectors, also those of a short convolution, and embeddings, also tied ones."""
+        """Parameters without weight decay: biases, norms and other vectors, short convolutions, (tied) embeddings."""
         model = cast(nn.Module, self)
         undecayed = _undecayed(model)
         return ((name, p) for name, p in model.named_parameters() if id(p) in undecayed)
 
 
 def _undecayed(model: nn.Module) -> set[int]:
-    """Identities of the parameters that decay would harm: vectors, also several in a tensor, and embedding tables."""
+    """Identities of the parameters without weight decay: vectors, tensors of several vectors, and embedding tables."""
     vectors = {id(p) for p in model.parameters() if p.ndim < 2}
     kinds = nn.Embedding | nn.EmbeddingBag | ShortConvolution
     parts = (m for m in model.modules() if isinstance(m, kinds))
@@ -94,16 +94,16 @@ def _undecayed(model: nn.Module) -> set[int]:
 
 
 def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cpu", strict: bool = True) -> None:
-    """Put safetensors, one file or an index of shards, into a model.
+    """Load safetensors, one file or an index of shards, into a model.
 
-    Tied weights, which a file holds once, count for all their names. Names of wrappers (DDP, FSDP, torch.compile) are
-    left out.
+    Tied weights, which are stored once, are loaded under all their names. Prefixes of wrappers (DDP, FSDP,
+    torch.compile) are ignored.
 
     Raises:
-        CheckpointError: there is no such file, or a shard is missing.
+        CheckpointError: the file does not exist, or a shard is missing.
         CheckpointCorruptError: it cannot be read.
-        CheckpointMismatchError: keys (unless strict is False) or shapes differ; the model is left half-loaded only
-            where keys differ.
+        CheckpointMismatchError: keys (unless strict is False) or shapes differ; the model is partly loaded only if
+            keys differ.
     """
     own = model.state_dict()
     state_dict = without_wrappers(read_weights(path, map_location), own, path, owner="model.")
@@ -121,7 +121,7 @@ def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cp
 
 
 def _fill_tied(state_dict: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    """Enter under every name of a shared tensor what the file holds under one of them."""
+    """Copy each stored tensor of the file to all names that share it."""
     found = {own[name].data_ptr(): name for name in state_dict if name in own and own[name].numel()}
     for name, tensor in own.items():
         if name not in state_dict and tensor.numel() and tensor.data_ptr() in found:

@@ -76,7 +76,7 @@ def test_report(runs: Path, args: list[str], capsys: pytest.CaptureFixture[str],
     ("args", "message"),
     [
         (["report"], "Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them."),
-        (["report", "oen"], "There is no run 'oen', neither as a folder nor in runs. Did you mean 'one'?"),
+        (["report", "oen"], "There is no run 'oen' in runs, and no folder of this name. Did you mean 'one'?"),
         (["report", "one", "split=tset"], "split is 'tset', and must be test, val or null. Did you mean 'test'?"),
         (["report", "one", "ouput=x"], "xlm report has no option 'ouput'. Did you mean 'output'?"),
         (

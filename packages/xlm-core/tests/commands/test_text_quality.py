@@ -92,6 +92,6 @@ def test_a_table_and_a_record_in_words(
     assert record["training"] == {"source": "train.txt", "examples": 2, "tokens": 5, "asked": 9}
     assert "| generations.jsonl | 3 |" in Path("out/quality.md").read_text()
     assert main(["text_quality", "generations.jsonl", "judge=./nowhere"]) == 1
-    assert "There is no folder nowhere to take as judge." in capsys.readouterr().err
+    assert "There is no folder nowhere to use as judge." in capsys.readouterr().err
     assert main(["text_quality", "generations.jsonl", "judge=./nowhere", "protocol=mldm"]) == 1
     assert "protocol is 'mldm', and must be xlm or mdlm. Did you mean 'mdlm'?" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def damage_row_count(path: Path) -> None:
 
 DAMAGES = {
     damage_truncate: "bytes, not",
-    damage_bit: "differs from its checksum",
+    damage_bit: "does not match its checksum",
     damage_missing_rows: "is missing",
     damage_missing_manifest: "its manifest is missing or damaged",
     damage_manifest: "its manifest is missing or damaged",

@@ -55,17 +55,17 @@ def test_each_policy(rows: ArrowRows) -> None:
         found, said = fitted(rows, {"input_ids": Limit(4, truncate)}, policy, "train.lm", where)
         return [row["input_ids"] for row in everything(found)], said[-1]
 
-    count = "train.lm: 3 of 7 texts have more than the 4 tokens that fit (block_size), at most 12; "
+    count = "train.lm: 3 of 7 texts have more than the 4 tokens that fit (block_size), the longest 12; "
     whole = [list(range(n)) for n in LENGTHS]
-    assert fit("drop") == ([ids for ids in whole if len(ids) <= 4], count + "3 are left out.")
+    assert fit("drop") == ([ids for ids in whole if len(ids) <= 4], count + "3 are dropped.")
     assert fit("truncate") == ([ids[:4] for ids in whole], count + "their end is cut off.")
     pieces = [ids[start : start + 4] for ids in whole for start in range(0, max(1, len(ids)), 4)]
-    assert fit("split") == (pieces, count + "split, they make 12 examples.")
+    assert fit("split") == (pieces, count + "they are split into 12 examples.")
     # What a collator cuts itself is left to it, and is said.
-    otherwise = " too_long=drop, split or error does otherwise."
+    otherwise = " To change this, set too_long to drop, split or error."
     assert fit(None, "right") == (whole, count + "their end is cut off." + otherwise)
     assert fit("truncate", "right")[0] == whole
-    assert "up to the collator" in fit(None, None)[1]
+    assert "the collator decides what happens" in fit(None, None)[1]
     for policy, truncate in ((None, "error"), ("error", "right"), ("error", "error")):
         with pytest.raises(DataError, match=r"The first is a.txt, line 2.\n.*truncate, drop or split") as e:
             fit(policy, truncate)
@@ -88,15 +88,17 @@ def test_prompts_lose_their_start_and_are_not_split(tmp_path: Path) -> None:
         {"prompt_ids": [0, 1, 2], "input_ids": [0, 1, 2, 3, 4]},
         {"prompt_ids": [5, 6, 7, 8], "input_ids": [0, 1, 2]},
     ]
-    assert "1 of 3 prompts have more than the 4 tokens that fit (input_block_size), at most 9; their start" in said[0]
+    assert (
+        "1 of 3 prompts have more than the 4 tokens that fit (input_block_size), the longest 9; their start" in said[0]
+    )
     found, said = fitted(rows, both, "drop", "a", where)
     assert everything(found) == data[2:]
-    assert all("2 are left out" in sentence for sentence in said)
+    assert all("2 are dropped" in sentence for sentence in said)
     with pytest.raises(DataError, match="too_long=split is for texts without prompts"):
         fitted(rows, both, "split", "a", where)
     with pytest.raises(DataError, match=r"too_long to truncate or drop \("):
         fitted(rows, both, None, "a", where)
-    with pytest.raises(DataError, match="leaves nothing"):
+    with pytest.raises(DataError, match="leaves no examples"):
         fitted(rows, {"input_ids": Limit(0, "error")}, "drop", "a", where)
 
 
@@ -192,16 +194,18 @@ def test_a_data_set_says_it_once_and_keeps_one_cache(tmp_path: Path, caplog: pyt
             sizes[policy] = len(one.rows)
     assert sizes == {"drop": 2, "split": 4, "truncate": 3, None: 3}
     assert [m.split(";")[-1].strip() for m in caplog.messages if "tokens that fit" in m] == [
-        "1 are left out.",
-        "split, they make 4 examples.",
+        "1 are dropped.",
+        "they are split into 4 examples.",
         "their end is cut off.",
-        "what becomes of them is up to the collator. too_long=truncate, drop, split or error decides it.",
+        "the collator decides what happens to them. Set too_long to truncate, drop, split or error.",
     ]
     assert sum("1 of 3 examples are empty" in message for message in caplog.messages) == 4
     assert len([p for p in (tmp_path / "cache").iterdir() if p.is_dir()]) == 1
     with pytest.raises(DataError, match=r"train.lm: 1 of 3 texts .* The first is .*a.txt, line 2"):
         manager("error").prepare(TOKENIZER, tmp_path / "cache")
-    with pytest.raises(DataError, match="No too_long 'cut' of a dataset; there are error, truncate, drop, split"):
+    with pytest.raises(
+        DataError, match=r"Unknown too_long 'cut' of a data set\. Choose one of: error, truncate, drop, split"
+    ):
         manager("cut")
 
 

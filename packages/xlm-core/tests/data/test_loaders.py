@@ -111,7 +111,7 @@ def test_other_data_starts_the_epoch_anew_and_says_so(caplog: pytest.LogCaptureF
     other = train(n=30)
     other.load_state_dict(loader.state_dict())
     assert (other.state_dict()["epoch"], other.state_dict()["batch"]) == (0, 0)
-    assert "had 22 training examples and seed 1, now 30 and 1" in caplog.text
+    assert "had 22 training examples and seed 1, this run has 30 and 1" in caplog.text
 
 
 @pytest.mark.parametrize("num_workers", WORKERS)
@@ -163,7 +163,7 @@ def test_combined_loader_is_as_long_as_the_longest_and_resumes() -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(DataError, match="Unknown dataloader_kwargs: batchsize; there are batch_size, shuffle"):
+    with pytest.raises(DataError, match=r"Unknown dataloader_kwargs: batchsize\. Known: batch_size, shuffle"):
         train(batchsize=3)
     with pytest.raises(DataError, match="once and in order: shuffle and drop_last must be false"):
         make_loader(rows(), collate, train=False, batch_size=4, shuffle=True)

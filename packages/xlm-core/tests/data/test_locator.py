@@ -115,8 +115,8 @@ def test_a_name_on_the_hub_or_its_local_mirror(
     parquet.write_table(TABLE.slice(0, 1), folder / "train-0.parquet")
     assert locate("owner/data/train").identity() != before
     for asked, says in (
-        ("owner/data", "needs the name of a split; its files make: train, test. Write owner/data/train"),
-        ("owner/data/val", "has no split 'val'; its files make: train, test"),
+        ("owner/data", "needs the name of a split; it has: train, test. Write owner/data/train"),
+        ("owner/data/val", "has no split 'val'; it has: train, test"),
     ):
         with pytest.raises(DataError, match=says):
             list(locate(asked).rows(None))
@@ -135,7 +135,7 @@ def test_the_files_of_a_folder_are_read_as_each_is_alone(tmp_path: Path, hub_cac
     with pytest.raises(DataError, match=r"train-1\.csv, line 2 is not UTF-8"):
         list(source.rows(None))
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="none has no files of data that can be read"):
+    with pytest.raises(DataError, match="none has no readable data files"):
         list(locate(str(tmp_path / "none"), split="train").rows(None))
 
 
@@ -199,9 +199,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         DataError, match=r"No such file or folder of data: .*trainin.jsonl. Did you mean 'training.jsonl'"
     ):
         locate(str(tmp_path / "trainin.jsonl"))
-    with pytest.raises(DataError, match=r"none of the known types: \.csv, \.tsv"):
+    with pytest.raises(DataError, match=r"not of a known type: \.csv, \.tsv"):
         locate(str(tmp_path / "x.bin"))
-    with pytest.raises(DataError, match="holds no list of objects"):
+    with pytest.raises(DataError, match="does not contain a list of objects"):
         list(locate(str(tmp_path / "bad.json")).rows(None))
     with pytest.raises(DataError, match=r"broken.jsonl, line 2 is not JSON: Expecting value \(character 6\)"):
         list(locate(str(tmp_path / "broken.jsonl")).rows(None))
@@ -209,7 +209,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         list(locate(str(tmp_path / "broken.parquet")).rows(None))
     with pytest.raises(DataError, match="needs full_name"):
         locate(None)
-    with pytest.raises(DataError, match=r"owner/dataset\[/config\]/split is needed"):
+    with pytest.raises(DataError, match=r"Write owner/dataset\[/config\]/split"):
         locate("a/b/c/d/e")
     with pytest.raises(DataError, match="No such file or folder"):
         locate("/no/such/folder/train")

@@ -165,7 +165,7 @@ def test_unconditional_generation_asks_for_so_many_samples(tmp_path: Path) -> No
 
 
 def test_local_manager_never_asks_the_hub() -> None:
-    with pytest.raises(DataError, match="No local file or folder of data: owner/data/train"):
+    with pytest.raises(DataError, match="There is no local data file or folder owner/data/train"):
         LocalDatasetManager(Collator(), "owner/data/train").source()
 
 
@@ -179,9 +179,9 @@ def test_a_damaged_cache_is_rebuilt(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No role 'predict' of a dataset; there are loss, prediction"):
+    with pytest.raises(DataError, match=r"Unknown role 'predict' of a data set\. Choose one of: loss, prediction"):
         star(role="predict")
-    with pytest.raises(DataError, match="No stage 'training' of a dataset; there are fit, validate, test, predict"):
+    with pytest.raises(DataError, match=r"Unknown stage 'training' of a data set\. Choose one of: fit, validate, test"):
         star(stages=["training"])
     with pytest.raises(DataError, match="columns_to_keep names ids; an example has"):
         star(columns_to_keep=["ids"]).prepare(TOKENIZER, tmp_path)
@@ -189,11 +189,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         star(num_examples=0).setup(TOKENIZER, tmp_path)
     (tmp_path / "header.csv").write_text("id,text\n")
     for _ in range(2):  # built, and found
-        with pytest.raises(DataError, match=r"header\.csv has no examples: there is not one row in it"):
+        with pytest.raises(DataError, match=r"header\.csv has no examples: it has no rows"):
             star(data_file=str(tmp_path / "header.csv")).prepare(TOKENIZER, tmp_path)
     with pytest.raises(DataError, match=r"needs dataloader_kwargs\.batch_size"):
         examples(star(dataloader_kwargs={}), tmp_path)
-    with pytest.raises(DataError, match="setup comes first"):
+    with pytest.raises(DataError, match="Call setup first"):
         star().get_dataloader("val", TOKENIZER)
 
 
@@ -271,7 +271,7 @@ class _Lists:
 def test_columns_of_several_kinds_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"n": 1}\n{"n": "a"}\n')
-    with pytest.raises(DataError, match="Column 'n' of prepared example 2 cannot be kept"):
+    with pytest.raises(DataError, match="Column 'n' of prepared example 2 cannot be stored"):
         DatasetManager(full_name=str(path)).prepare(TOKENIZER, tmp_path / "cache")
     path.write_text('{"n": 1}\n' * 1000 + '{"n": "a"}\n')
     with pytest.raises(DataError, match="values of different kinds in different examples"):

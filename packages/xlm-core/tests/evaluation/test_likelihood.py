@@ -117,10 +117,10 @@ def test_terms_are_exact_or_a_bound_by_what_the_loss_offers() -> None:
 
 def test_mixtures_are_refused() -> None:
     estimator = LikelihoodEstimator()
-    with pytest.raises(ValueError, match="No examples"):
+    with pytest.raises(ValueError, match="no likelihood without examples"):
         estimator.compute()
     estimator.update(Terms(torch.ones(1, 2), torch.ones(1).long(), False))
-    with pytest.raises(ValueError, match="A batch has 3 draws per example, the ones before it 2"):
+    with pytest.raises(ValueError, match="A batch has 3 draws per example, earlier ones have 2"):
         estimator.update(Terms(torch.ones(1, 3), torch.ones(1).long(), False))
     with pytest.raises(ValueError, match="for every batch or for none"):
         estimator.update(Terms(torch.ones(1, 2), torch.ones(1).long(), False), torch.ones(1))

@@ -125,4 +125,4 @@ def test_a_record_is_an_object(tmp_path: Path, content: str) -> None:
     (tmp_path / "results.json").write_text(content)
     problems: list[str] = []
     assert read_mapping(tmp_path / "results.json", problems) == {}
-    assert problems == ["results.json is damaged: it holds no object."]
+    assert problems == ["results.json is damaged: it does not contain an object."]

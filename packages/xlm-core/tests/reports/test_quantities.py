@@ -16,7 +16,7 @@ from xlm.reports.run import Run, read_run
 if TYPE_CHECKING:
     from .conftest import WriteRun
 
-GIVEN = "is given the length of each text, so it is no likelihood of the text and is not compared."
+GIVEN = "is given the length of each text, so it is not a likelihood of the text and is not compared."
 CONFIG = """\
 job_name: {name}
 model_name: {model}
@@ -81,8 +81,8 @@ def test_a_likelihood_of_another_name_stands_beside_no_nll(write_run: WriteRun) 
     report = build_report(runs)
     for text in (as_markdown(report), render_page(report)):
         assert f"a, b: nll_given_length {GIVEN}" in text
-        assert "c: nll_lm1b_protocol is -log p of the sampler of mdlm, so it is not compared with an nll." in text
-        assert "i: sampler_nll_bound is -log p of the sampler of ilm, so it is not compared with an nll." in text
+        assert "c: nll_lm1b_protocol is -log p of the sampler of mdlm, so it is not compared with nll." in text
+        assert "i: sampler_nll_bound is -log p of the sampler of ilm, so it is not compared with nll." in text
         assert "left: " not in as_markdown(report)
 
 
@@ -126,10 +126,8 @@ def test_losses_are_compared_within_one_kind(write_run: WriteRun) -> None:
         "loss, mlm, weighting=elbo": [None, None, None, 0.5],
     }
     assert {name for name, label in best(runs) if "loss" in label} == {"b"}
-    said = (
-        "The losses of arlm · mlm, weighting=none · mlm, weighting=elbo are different quantities, so each has a column"
-    )
-    assert said in as_markdown(build_report(runs))
+    remark = "The losses of arlm · mlm, weighting=none · mlm, weighting=elbo are different quantities and not compared"
+    assert remark in as_markdown(build_report(runs))
     same = [runs[1], runs[2]]
     assert "loss" in columns(same)
     assert "different quantities" not in as_markdown(build_report(same))
@@ -146,7 +144,10 @@ def test_a_list_sorts_each_kind_of_loss_by_itself(write_run: WriteRun) -> None:
     runs = kinds(write_run)
     without = read_run(write_run("z", model="zlm", ended=False))
     assert [run.name for run in sort_runs([without, *runs], "loss")] == ["left", "e", "b", "a", "z"]
-    assert "different quantities, so sort=loss sorts each by itself" in as_lines(runs)[-1]
+    assert (
+        "different quantities and not compared with each other: sort=loss sorts each of them separately"
+        in as_lines(runs)[-1]
+    )
     assert not [line for line in as_lines(runs[1:3]) if "quantities" in line]
 
 

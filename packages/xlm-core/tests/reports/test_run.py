@@ -139,8 +139,8 @@ def test_names(write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert [run.folder.resolve() for run in named_runs(["deep"])] == [deep]
     assert [run.name for run in named_runs(["runs", "star_a"])] == ["deep", "star_a", "star_b"]
     assert distinct_names([Path("/x/one/r"), Path("/x/two/r"), Path("/x/s")]) == ["one/r", "two/r", "s"]
-    with pytest.raises(ConfigError, match=r"^There is no run 'star_c', neither as a folder nor in runs\. Did you mean"):
+    with pytest.raises(ConfigError, match=r"^There is no run 'star_c' in runs, and no folder of this name\. Did"):
         named_runs(["star_c"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"^empty is no run and holds none"):
+    with pytest.raises(ConfigError, match=r"^empty is not a run and contains no runs"):
         named_runs(["empty"])

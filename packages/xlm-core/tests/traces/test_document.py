@@ -53,16 +53,16 @@ def test_a_prompt_is_read_from_the_row_where_it_was_not_given(tokenizer: SimpleS
 
 
 def test_a_run_that_recorded_nothing_is_refused(tokenizer: SimpleSpaceTokenizer) -> None:
-    with pytest.raises(ConfigError, match="Nothing was recorded of 'silent'"):
+    with pytest.raises(ConfigError, match="Nothing was recorded for 'silent'"):
         document("x", [describe_run("silent", [], tokenizer)])
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "is no trace"),
-        ("[1]", "is no trace"),
-        ("{}", "is no trace"),
+        ("{", "is not a trace"),
+        ("[1]", "is not a trace"),
+        ("{}", "is not a trace"),
         ('{"format": "xlm-trace/9"}', "format 'xlm-"),
     ],
 )

@@ -23,11 +23,11 @@ def test_a_board_holds_what_it_is_given_and_goes_through_json() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"cells": []}, r"The cells of a grid are \[\] long"),
-        ({"cells": [["1", "2"], ["3"]]}, r"The cells of a grid are \[2, 1\] long"),
-        ({"cells": [["1"]], "right": [["1", "2"]]}, r"The right of a grid are \[2\] long"),
-        ({"cells": [["1"]], "fills": [(0, 1)]}, r"has 1 × 1 cells, and fills names others: \[\(0, 1\)\]"),
-        ({"cells": [["1"]], "box": (0, 3)}, "are 0 × 3 cells, and have at least one"),
+        ({"cells": []}, r"same length; cells has \[\]"),
+        ({"cells": [["1", "2"], ["3"]]}, r"same length; cells has \[2, 1\]"),
+        ({"cells": [["1"]], "right": [["1", "2"]]}, r"same length; right has \[2\]"),
+        ({"cells": [["1"]], "fills": [(0, 1)]}, r"has 1 × 1 cells, but fills contains others: \[\(0, 1\)\]"),
+        ({"cells": [["1"]], "box": (0, 3)}, "are 0 × 3 cells, but need at least one"),
     ],
 )
 def test_what_is_no_board(options: dict[str, Any], said: str) -> None:

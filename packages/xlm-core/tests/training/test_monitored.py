@@ -72,7 +72,7 @@ def test_what_nothing_logs_is_refused_before_a_step(name: str, hint: str, tmp_pa
     with pytest.raises(ConfigError) as caught:
         fit(name, tmp_path)
     assert str(caught.value).startswith(
-        f"monitored_metric is '{name}', and validation has no such metric. It has: val/lm/known, val/lm/own_loss."
+        f"monitored_metric is '{name}', but validation has no such metric. It has: val/lm/known, val/lm/own_loss."
     )
     assert str(caught.value).endswith(hint)
     assert caught.value.key == "monitored_metric"
@@ -80,7 +80,7 @@ def test_what_nothing_logs_is_refused_before_a_step(name: str, hint: str, tmp_pa
 
 
 def test_a_metric_of_training_is_looked_for_after_the_first_validation(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'train/lm/own', and validation has no such metric"):
+    with pytest.raises(ConfigError, match="'train/lm/own', but validation has no such metric"):
         fit("train/lm/own", tmp_path)
     assert (tmp_path / "steps").read_text() == "1"
 
@@ -112,4 +112,4 @@ def test_a_mode_that_does_not_fit_is_told(
         assert not caplog.records
     else:
         assert f"monitored_mode={mode} keeps the" in caplog.text
-        assert f"Is monitored_mode={better} meant?" in caplog.text
+        assert f"Did you mean monitored_mode={better}?" in caplog.text

@@ -52,13 +52,13 @@ def test_a_missing_file_and_a_foreign_one(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "none.ckpt")
     contents = {
         "but a list": [1, 2],
-        "but weights alone": {"w": torch.ones(2)},
+        "but only weights": {"w": torch.ones(2)},
         "it holds: epoch": {"epoch": 3},
         "holds no": {"state_dict": 3},
     }
     for says, content in contents.items():
         torch.save(content, tmp_path / "other.ckpt")
-        with pytest.raises(CheckpointCorruptError, match=f"holds no 'state_dict'.*{says}|{says} 'state_dict'"):
+        with pytest.raises(CheckpointCorruptError, match=f"has no 'state_dict'.*{says}|{says} 'state_dict'"):
             load_checkpoint(tmp_path / "other.ckpt")
 
 

@@ -26,7 +26,9 @@ def test_gives_back_the_object_itself() -> None:
 
 def test_unknown_names_say_what_there_is() -> None:
     set_component("tokenizer", object())
-    with pytest.raises(ConfigError, match=r"'tokeniser' does not exist.*so far: tokenizer\. Did you mean 'tokenizer'"):
+    with pytest.raises(
+        ConfigError, match=r"'tokeniser' does not exist.*There are: tokenizer\. Did you mean 'tokenizer'"
+    ):
         get_component("tokeniser")
 
 

@@ -35,13 +35,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("new", "", ""),
         ("a/b/c d/é=,[", "", ""),
-        ("file", "", "is no folder"),
+        ("file", "", "is not a folder"),
         ("folder", "is a folder", ""),
-        ("to_file", "", "is no folder"),
+        ("to_file", "", "is not a folder"),
         ("to_folder", "is a folder", ""),
-        ("dangling", "", "is no folder"),
-        ("fifo", "is no regular file", "is no folder"),
-        ("/dev/null", "is no regular file", "is no folder"),
+        ("dangling", "", "is not a folder"),
+        ("fifo", "is not a regular file", "is not a folder"),
+        ("/dev/null", "is not a regular file", "is not a folder"),
         ("file/below", "cannot be written: Not a directory", "cannot be written: Not a directory"),
         ("/proc/nothing/here", "cannot be written", "cannot be written"),
         ("n" * 300, "cannot be written: File name too long", "cannot be written: File name too long"),
@@ -80,5 +80,5 @@ def test_a_full_disk_is_met_at_the_start(place: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_a_job_reads_it_does_not_replace(place: Path) -> None:
-    with pytest.raises(ConfigError, match="is what the job reads"):
+    with pytest.raises(ConfigError, match="is an input of the job"):
         output_file("./to_file", "output", read=["other", "file"])

@@ -33,9 +33,9 @@ REFUSED = {
         "one\ncafé\n".encode("latin-1"),
         r"line {} is not UTF-8: byte \d+ of the line is 0xe9.*iconv -f latin1",
     ),
-    "nul": (b"one\ntw\0o\n", r"line {} holds a NUL byte"),
+    "nul": (b"one\ntw\0o\n", r"line {} contains a NUL byte"),
     "half a pair": (b"one\nt\xed\xa0\x80\n", r"line {} is not UTF-8: byte \d+ of the line is 0xed"),
-    "utf-16 without mark": ("one\ntwo\n".encode("utf-16-le"), r"line 1 holds a NUL byte.*iconv -f utf-16le"),
+    "utf-16 without mark": ("one\ntwo\n".encode("utf-16-le"), r"line 1 contains a NUL byte.*iconv -f utf-16le"),
     "carriage returns": (b"one\rtwo\rthree", "lone carriage returns and no line feed.*tr "),
 }
 
@@ -135,7 +135,7 @@ def test_what_is_no_text_is_named_by_file_and_line(tmp_path: Path, name: str, ki
 @pytest.mark.parametrize("name", [name for name in READERS if name.endswith(".jsonl")])
 def test_half_a_pair_and_broken_lines_of_json(tmp_path: Path, name: str) -> None:
     for line, message in (
-        (rb"a\ud800", "line 2, column '.*' holds half of a surrogate pair"),
+        (rb"a\ud800", "line 2, column '.*' contains half of a surrogate pair"),
         (b'"', "line 2 is not JSON"),
     ):
         path, read = written(tmp_path, name, b"one\n" + line)
@@ -167,11 +167,11 @@ def test_cells_are_the_text_that_stands_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a,b\n1,2\n3\n", "line 3 has 1 cells, and the first line names 2 columns"),
-        ('a,b\n1,"2\n3,4\n', "line 2 is no row of a table: unexpected end of data"),
-        ("a,b\n1,2\r3\n", "line 2 is no row of a table: it has a carriage return"),
+        ("a,b\n1,2\n3\n", "line 3 has 1 cells, but the first line names 2 columns"),
+        ('a,b\n1,"2\n3,4\n', "line 2 is not a row of a table: unexpected end of data"),
+        ("a,b\n1,2\r3\n", "line 2 is not a row of a table: it has a carriage return"),
         ("a,a\n1,2\n", "line 1 names the column 'a' more than once"),
-        ("", "is empty: its first line must name the columns"),
+        ("", "is empty. Its first line must contain the names of the columns"),
     ],
 )
 def test_broken_tables(tmp_path: Path, content: str, message: str) -> None:
@@ -190,7 +190,7 @@ def test_whole_json_files_and_those_that_cannot_be_opened(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         read_json(tmp_path)
     path.write_bytes(codecs.BOM_UTF16_LE + b"\x00")
-    with pytest.raises(DataError, match="begins like UTF-16 and is none, from byte"):
+    with pytest.raises(DataError, match="begins like UTF-16, but is invalid from byte"):
         read_json(path)
 
 

@@ -1,4 +1,4 @@
-"""Prepared data on disk: built once, by several processes, whole or not at all, and checked whenever it is read."""
+"""Prepared data on disk: built once by one of several processes, complete or absent, and checked on every read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ROWS_AT_ONCE = 1000
 
 
 class RowError(DataError):
-    """What is wrong with the row of number `row`, from 0."""
+    """An error in row `row`, counted from 0."""
 
     def __init__(self, message: str, row: int) -> None:
         super().__init__(message)
@@ -41,16 +41,16 @@ _function: Function | None = None
 
 
 def map_rows(function: Function, rows: Iterable[dict[str, Any]], num_workers: int | None) -> Iterator[dict[str, Any]]:
-    """`map(function, rows)` in `num_workers` processes; in this one for none or one.
+    """`map(function, rows)` in `num_workers` processes; in this process for 0 or 1.
 
     Raises:
-        RowError: the function refused a row with a DataError. Any other exception notes the number of the row.
+        RowError: the function raised a DataError for a row. Any other exception gets a note with the row's number.
     """
     if num_workers is None or num_workers <= 1:
         yield from _each(function, rows, 0)
         return
     iterator = iter(rows)
-    # Started afresh rather than forked: tokenizers and torch have threads by now.
+    # Spawned, not forked: tokenizers and torch have started threads by now.
     with get_context("spawn").Pool(num_workers, initializer=_set_function, initargs=(function,)) as pool:
         pending: deque[Any] = deque()
         first = 0
@@ -74,7 +74,7 @@ def _process(rows: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
 
 
 def _each(function: Function, rows: Iterable[dict[str, Any]], first: int) -> Iterator[dict[str, Any]]:
-    """The results of `function`; what it raises has the row's number, counted from `first`."""
+    """The results of `function`; an exception gets the number of its row, counted from `first`."""
     for number, row in enumerate(rows, first):
         try:
             result = function(row)
@@ -90,7 +90,7 @@ def _each(function: Function, rows: Iterable[dict[str, Any]], first: int) -> Ite
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever the layout on disk, or how sources are read and checked, changes; part of every key.
+# Raised whenever the layout on disk, or the way sources are read and checked, changes; part of every key.
 FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
 
@@ -99,7 +99,7 @@ _MANIFEST = "manifest.json"
 class CacheEntry:
     """Prepared data: its rows, its folder, whether this call built it, and how long the call took.
 
-    `content` is a hash of what the rows hold, whichever version of Arrow wrote them.
+    `content` is a hash of the values of the rows; it does not depend on the version of Arrow that wrote them.
     """
 
     rows: ArrowRows
@@ -110,13 +110,13 @@ class CacheEntry:
 
 
 class DataCache:
-    """A folder of prepared data sets, one subfolder each, named after the hash of all that shaped it."""
+    """A folder of prepared data sets, each in a subfolder named after a hash of everything that determines it."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
     def path(self, name: str, key: Mapping[str, Any]) -> Path:
-        """Where the data of `key` lie; `name` is for the reader of the folder."""
+        """The folder for the data of `key`; `name` makes it readable."""
         readable = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:60].strip("-.") or "data"
         return self.root / f"{readable}-{self._digest(key)[:20]}"
 
@@ -127,9 +127,9 @@ class DataCache:
     def get_or_build(
         self, name: str, key: Mapping[str, Any], build: Callable[[], Iterable[dict[str, Any]]]
     ) -> CacheEntry:
-        """The rows of `key`, from disk or from `build()`; damaged ones are named in a warning and built again.
+        """The rows of `key`, from disk or from `build()`; damaged data are rebuilt, with a warning.
 
-        Safe against a crash (what is there is complete) and against other processes that prepare the same.
+        Safe against crashes (what is on disk is complete) and against other processes that prepare the same data.
         """
         start = time.perf_counter()
         path = self.path(name, key)
@@ -152,15 +152,15 @@ class DataCache:
         try:
             return read_checked(path)
         except CacheCorruptError as error:
-            logger.warning("%s. It is built again.", error)
+            logger.warning("%s. It will be rebuilt.", error)
             return None
 
     def _build(self, path: Path, key: Mapping[str, Any], build: Callable[[], Iterable[dict[str, Any]]]) -> None:
-        for abandoned in self.root.glob(f".{path.name}.tmp-*"):  # of a process that died; we hold its lock
+        for abandoned in self.root.glob(f".{path.name}.tmp-*"):  # left by a process that died; we hold its lock
             shutil.rmtree(abandoned)
         folder = Path(mkdtemp(prefix=f".{path.name}.tmp-", dir=self.root))
         try:
-            # The collector need not walk over all that was imported while many small lists come and go.
+            # Many small lists are created and freed here; the collector need not visit every imported object each time.
             gc.freeze()
             try:
                 files = write_rows(folder, build())
@@ -178,7 +178,7 @@ class DataCache:
 
 
 def read_checked(path: Path) -> ArrowRows:
-    """The rows of the prepared data in `path`; `CacheCorruptError` when anything differs from its manifest."""
+    """The rows of the prepared data in `path`; `CacheCorruptError` when a file does not match the manifest."""
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
         files = [path / file["name"] for file in manifest["files"]]
@@ -192,7 +192,7 @@ def read_checked(path: Path) -> ArrowRows:
         if file.stat().st_size != size:
             raise CacheCorruptError(path, f"{file.name} has {file.stat().st_size} bytes, not {size}")
         if file_digest(file) != digest:
-            raise CacheCorruptError(path, f"{file.name} differs from its checksum")
+            raise CacheCorruptError(path, f"{file.name} does not match its checksum")
     rows = ArrowRows(files)
     if len(rows) != num_rows:
         raise CacheCorruptError(path, f"it has {len(rows)} rows, not {num_rows}")
@@ -216,6 +216,6 @@ def _write_manifest(folder: Path, files: list[Path], key: Mapping[str, Any]) -> 
 
 
 def _flush(path: Path) -> None:
-    """Onto the disk, so that a power failure after the rename finds the contents."""
+    """Flush to disk, so that a power failure after the rename cannot leave an empty file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

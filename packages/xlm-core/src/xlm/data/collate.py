@@ -14,27 +14,27 @@ from torch import Tensor
 from xlm.errors import DataError
 
 Side = Literal["left", "right"]
-# Which end of a sequence that is too long is cut off; "error" refuses instead.
+# The end that is cut off from a sequence that is too long; "error" raises an error instead.
 Truncate = Literal["left", "right", "error"]
 PadTo = Literal["longest", "block"]
 # The target of a position that no loss reads.
 IGNORE = -100
 
 
-# Not among the protocols, which import no torch: a model's batch that extends it must be able to resolve its types.
+# Not in xlm.protocols, which does not import torch: a model's batch type that extends it must resolve its annotations.
 class BaseBatch(TypedDict):
-    """What every batch has; `attention_mask` is True where a token is real."""
+    """The keys that every batch has; `attention_mask` is True for real tokens."""
 
     input_ids: Integer[Tensor, "batch length"]
     attention_mask: Bool[Tensor, "batch length"]
 
 
 class Limit(NamedTuple):
-    """How many tokens of a column a collator takes whole, and what it does with more.
+    """The most tokens of a column that a collator accepts, and what it does with longer ones.
 
     Args:
-        truncate: which end more of them lose, or "error"; None where nobody knows.
-        setting: what sets the limit, where it isn't the usual `block_size` (texts) or `input_block_size` (prompts).
+        truncate: the end that longer ones lose, or "error"; None if unknown.
+        setting: the setting behind the limit, if not the usual `block_size` (texts) or `input_block_size` (prompts).
     """
 
     tokens: int
@@ -50,13 +50,13 @@ def limits(
     prompt_truncate: Truncate = "error",
     setting: str = "",
 ) -> dict[str, Limit]:
-    """What a collator's `token_limits()` returns, from the most tokens of a text and of a prompt (None: no limit)."""
+    """The result of a collator's `token_limits()`, from the most tokens of a text and of a prompt (None: no limit)."""
     found = {"input_ids": (text, truncate), "prompt_ids": (prompt, prompt_truncate)}
     return {name: Limit(max(0, size), how, setting) for name, (size, how) in found.items() if size is not None}
 
 
 def room(block_size: int | None, num_special: int) -> int | None:
-    """Tokens that a block leaves beside so many special ones; None for no limit."""
+    """The tokens left in a block after `num_special` special ones; None for no limit."""
     return None if block_size is None else block_size - num_special
 
 
@@ -74,14 +74,14 @@ def seq2seq_limits(collator: Any, num_special: int = 2) -> dict[str, Limit]:
 
 
 class Padded(NamedTuple):
-    """Ids of one rectangular batch, and which of them are real."""
+    """The ids of one rectangular batch, and a mask of the real ones."""
 
     ids: Integer[Tensor, "batch length"]
     mask: Bool[Tensor, "batch length"]
 
 
 def truncate_ids(ids: Sequence[int], max_length: int, truncate: Truncate, name: str = "sequence") -> Sequence[int]:
-    """At most `max_length` of `ids`; `DataError` for a longer one under "error"."""
+    """At most `max_length` of `ids`; with "error", longer ones raise `DataError`."""
     if len(ids) <= max_length:
         return ids
     if truncate == "error":
@@ -135,7 +135,7 @@ def pad_prompt_and_answer(
 ) -> tuple[Padded, int]:
     """Left-padded prompts followed by right-padded answers, and the column where answers start.
 
-    Special tokens are the caller's: whatever an answer shall begin or end with is already in it.
+    Special tokens are up to the caller: an answer already has those that it begins or ends with.
     """
     left = pad_ids(prompts, pad_token_id, length=prompt_length, side="left", truncate=prompt_truncate, name="prompt")
     right = pad_ids(answers, pad_token_id, length=answer_length, truncate=answer_truncate, name="answer")

@@ -1,6 +1,6 @@
-"""Examples longer than their block: refused, cut, left out or split, by one rule before any batch is made.
+"""Examples longer than their block are refused, cut, dropped or split, by one rule before batching.
 
-What is too long is found from the lengths that the cache keeps, so one cache serves every block size and every rule.
+Lengths come from the cache, so one cache serves every block size and every rule.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SETTING = {TEXT: "block_size", PROMPT: "input_block_size"}
 
 @dataclass(frozen=True)
 class TooLong:
-    """The rows whose `column` is beyond `limit`, in order, and the length of each."""
+    """The rows in which `column` is longer than `limit`, in order, and their lengths."""
 
     column: str
     limit: Limit
@@ -32,7 +32,7 @@ class TooLong:
 
 
 class TruncatedRows:
-    """Rows of which some columns lose what is beyond a number of tokens: prompts their start, texts their end."""
+    """Rows in which columns longer than a number of tokens are cut: prompts lose their start, texts their end."""
 
     def __init__(self, rows: Rows, limits: Mapping[str, int]) -> None:
         self._rows, self._limits = rows, dict(limits)
@@ -51,12 +51,12 @@ class TruncatedRows:
 
 
 class RemainingRows:
-    """Rows without those of the numbers `dropped`, which are in order."""
+    """Rows without the indices in `dropped`, which is sorted."""
 
     def __init__(self, rows: Rows, dropped: Ints) -> None:
         self._rows = rows
         self._num_dropped = len(dropped)
-        # How many remain before each dropped one.
+        # The number of rows kept before each dropped one.
         self._before = dropped - np.arange(len(dropped))
 
     def __len__(self) -> int:
@@ -68,13 +68,13 @@ class RemainingRows:
 
 
 class SplitRows:
-    """Rows, long texts as several of at most `limit` tokens that stand one after the other."""
+    """Rows in which a long text becomes several consecutive pieces of at most `limit` tokens."""
 
     def __init__(self, rows: Rows, long: TooLong) -> None:
         self._rows, self._limit = rows, long.limit.tokens
         self._long = long.rows
         self._pieces = -(-long.lengths // self._limit)
-        # Rows that pieces have added up to and including each long one, and where each long one starts.
+        # Rows added by the pieces up to and including each long row, and the new index at which each long row starts.
         self._added = np.cumsum(self._pieces - 1)
         self._starts = self._long + self._added - (self._pieces - 1)
 
@@ -83,7 +83,7 @@ class SplitRows:
 
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         wanted = np.asarray(indices, dtype=np.int64)
-        # The last long row that starts at or before each; the first one stands in where there is none.
+        # The last long row that starts at or before each index; the first one where there is none.
         last = np.maximum(np.searchsorted(self._starts, wanted, side="right") - 1, 0)
         piece = wanted - self._starts[last]
         is_piece = (piece >= 0) & (piece < self._pieces[last])
@@ -98,14 +98,14 @@ class SplitRows:
 
 def _forget_bytes(row: dict[str, Any]) -> None:
     if NUM_BYTES in row:
-        row[NUM_BYTES] = None  # that of the whole text
+        row[NUM_BYTES] = None  # known for the whole text only
 
 
 def limits_of(collator: Any, columns: Sequence[str], made_on_the_fly: bool) -> dict[str, Limit]:
-    """The limits of a collator for the columns of the rows that it gets.
+    """The limits that a collator sets for the columns of its rows.
 
-    A collator without `token_limits()` has at most `block_size` tokens of a text and `input_block_size` of a prompt.
-    A prompt that is made on the fly of a text is as long as the text.
+    For a collator without `token_limits()`: `block_size` tokens of a text and `input_block_size` of a prompt.
+    A prompt that is made from a text on the fly is as long as the text.
     """
     if hasattr(collator, "token_limits"):
         limits: dict[str, Limit] = dict(collator.token_limits())
@@ -120,16 +120,16 @@ def limits_of(collator: Any, columns: Sequence[str], made_on_the_fly: bool) -> d
 def fitted(
     rows: ArrowRows, limits: Mapping[str, Limit], policy: str | None, name: str, where: Callable[[int], str]
 ) -> tuple[Rows, list[str]]:
-    """The rows that a run sees, and a sentence for everything that a person should know about them.
+    """The rows that a run uses, and messages about what was changed.
 
     Args:
-        limits: of `limits_of`.
-        policy: one of POLICIES. None: what the collator would refuse is an error, what it would cut is left to it.
-        name: `split.name` of the data set, as its settings begin.
-        where: names the row of a number.
+        limits: from `limits_of`.
+        policy: one of POLICIES. None: an error where the collator would raise one; otherwise the collator truncates.
+        name: `split.name` of the data set, as in the names of its settings.
+        where: describes the place of a row, given its index.
 
     Raises:
-        DataError: some rows are too long and are not to be; or no row is left, or prompts were to be split.
+        DataError: rows are too long and may not be; or no row is left; or prompts would be split.
     """
     if policy == "split" and PROMPT in rows.column_names:
         raise DataError(f"{name}: too_long=split is for texts without prompts. Choose truncate, drop or error.")
@@ -144,15 +144,15 @@ def fitted(
     if policy == "drop":
         dropped = np.unique(np.concatenate([long.rows for long in found]))
         if len(dropped) == len(rows):
-            raise DataError(f"{name}: too_long=drop leaves nothing; {_sentence(found[0], len(rows))}.")
-        done = f"{len(dropped):,} are left out"
+            raise DataError(f"{name}: too_long=drop leaves no examples; {_sentence(found[0], len(rows))}.")
+        done = f"{len(dropped):,} are dropped"
         said += [f"{name}: {_sentence(long, len(rows))}; {done}." for long in found]
         return RemainingRows(rows, dropped), said
     if policy == "split":
         if found[0].limit.tokens < 1:
             raise DataError(f"{name}: texts cannot be split into pieces of {found[0].limit.tokens} tokens.")
         split = SplitRows(rows, found[0])
-        return split, [*said, f"{name}: {_sentence(found[0], len(rows))}; split, they make {len(split):,} examples."]
+        return split, [*said, f"{name}: {_sentence(found[0], len(rows))}; they are split into {len(split):,} examples."]
     said += [f"{name}: {_sentence(long, len(rows))}; {_cut(long, policy)}" for long in found]
     cut = {long.column: long.limit.tokens for long in found if long.limit.truncate in ("error", None)}
     return (TruncatedRows(rows, cut) if policy == "truncate" and cut else rows), said
@@ -167,15 +167,15 @@ def _sentence(long: TooLong, num_rows: int) -> str:
     what = "prompts" if long.column == PROMPT else "texts"
     return (
         f"{len(long.rows):,} of {num_rows:,} {what} have more than the {long.limit.tokens:,} tokens that fit "
-        f"({long.limit.setting or _SETTING[long.column]}), at most {int(long.lengths.max()):,}"
+        f"({long.limit.setting or _SETTING[long.column]}), the longest {int(long.lengths.max()):,}"
     )
 
 
 def _cut(long: TooLong, policy: str | None) -> str:
     if policy is None and long.limit.truncate is None:
-        return "what becomes of them is up to the collator. too_long=truncate, drop, split or error decides it."
+        return "the collator decides what happens to them. Set too_long to truncate, drop, split or error."
     end = "start" if long.limit.truncate == "left" or long.column == PROMPT else "end"
-    return f"their {end} is cut off." + ("" if policy else " too_long=drop, split or error does otherwise.")
+    return f"their {end} is cut off." + ("" if policy else " To change this, set too_long to drop, split or error.")
 
 
 def _refusal(long: TooLong, num_rows: int, name: str, where: Callable[[int], str]) -> str:

@@ -1,4 +1,4 @@
-"""Preprocessing functions for examples that hold token ids already, and packing of documents into blocks."""
+"""Preprocessing functions for examples that are token ids already, and packing of documents into blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.text_files import checked_text, name_of_kind
 
-# The column with the UTF-8 bytes of a text as it was before it became ids: what bits per byte divide by.
+# The column with the number of UTF-8 bytes of the original text, the denominator of bits per byte.
 NUM_BYTES = "num_bytes"
 
 
@@ -31,7 +31,7 @@ def token_ids_to_input_ids_and_prompt_ids(example: dict[str, Any], tokenizer: An
 
 
 def ids_to_example_fn(example: Any, tokenizer: Any = None, **_: Any) -> dict[str, Any]:
-    """A bare list of ids, or a row with a column of them, becomes `{"input_ids": ids}` and nothing else."""
+    """A bare list of ids, or a row with a column of ids, becomes `{"input_ids": ids}` without other columns."""
     row = example if isinstance(example, Mapping) else {"ids": example}
     return {"input_ids": list(_ids(row, "input_ids", "token_ids", "ids"))}
 
@@ -46,7 +46,7 @@ def text_to_input_ids(
 ) -> dict[str, Any]:
     """`input_ids` of a text without special tokens, at most `block_size` of them when it is given.
 
-    `num_bytes` is the length of the text in UTF-8, which a tokenizer may lose; None where the ids are not all of it.
+    `num_bytes` is the length of the text in UTF-8, which decoding may not restore; None if the ids were cut.
     """
     text = checked_text(_first(example, text_column), text_column)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -59,7 +59,7 @@ def _without(example: dict[str, Any], *columns: str) -> dict[str, Any]:
 
 
 def _ids(example: Any, *columns: str) -> Any:
-    """The first of these columns that there is, a sequence; what is in it is checked where examples are prepared."""
+    """The first of these columns that exists, a sequence; its values are checked when examples are prepared."""
     value = _first(example, *columns)
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__getitem__"):
         name = next(name for name in columns if name in example)
@@ -81,7 +81,7 @@ def _first(example: Any, *columns: str) -> Any:
     raise DataError(f"{lacks}; {has}. {hint}".rstrip())
 
 
-# Documents joined at a time; only the last block of each such group is shorter than the others.
+# Documents joined at a time; only the last block of each group may be shorter than the others.
 GROUP_SIZE = 1000
 
 
@@ -95,7 +95,7 @@ def pack_sequences(
 ) -> dict[str, list[list[int]]]:
     """`input_ids` of many documents as blocks of `block_size` tokens: doc EOS doc EOS …
 
-    The last block may be shorter; `drop_last` leaves it out when there is a full one. No token is lost else.
+    The last block may be shorter; `drop_last` drops it if there is a full one. No other token is lost.
     """
     if block_size < 1:
         raise DataError(f"block_size must be at least 1 to pack sequences; got {block_size}.")

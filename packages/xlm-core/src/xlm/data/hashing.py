@@ -17,10 +17,10 @@ from xlm.errors import DataError
 
 UInts = npt.NDArray[np.uint64]
 
-# 2^64 · (√5 − 1)/2, and an index that no example has.
+# 2^64 · (√5 − 1)/2, and an index that is never used for an example.
 _GOLDEN = 0x9E3779B97F4A7C15
 _LEVELS = -1
-# Files beyond this size are read in samples, since start-up must not read a whole corpus.
+# Larger files are hashed from samples, since start-up must not read a whole corpus.
 _WHOLE_DIGEST_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 2**20
 _NUM_SAMPLES = 16
@@ -44,38 +44,38 @@ def noise_seeds(seed: int, epoch: int, indices: npt.NDArray[np.int64]) -> npt.ND
 def time_quantiles(seed: int, epoch: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """One number in [0, 1) per place in the epoch's order: frac(u + place · (√5 − 1)/2), u uniform from (seed, epoch).
 
-    Any stretch of the order is spread evenly, so a batch has low variance wherever it begins and however it is
-    shared among ranks, and yet no quantile depends on a batch. Weyl's sequence: see Niederreiter, Random Number
-    Generation and Quasi-Monte Carlo Methods (1992), chapter 3.
+    The values of any consecutive places are evenly spread, so a batch has low variance wherever it begins and
+    however it is split over ranks, but no quantile depends on the batch. Weyl's sequence: see Niederreiter, Random
+    Number Generation and Quasi-Monte Carlo Methods (1992), chapter 3.
     """
     u = noise_seeds(seed, epoch, np.array([_LEVELS]))[0] / 2.0**63
-    # In integers: a product of floats would lose digits at places beyond 2^30.
+    # Integer arithmetic: a product of floats would lose digits at places beyond 2^30.
     turns = (places.astype(np.uint64) * np.uint64(_GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return np.asarray((u + turns) % 1.0)
 
 
 def hash_of(value: Any) -> str:
-    """sha256 of the canonical JSON of `value`; `DataError` for what JSON cannot hold."""
+    """sha256 of the canonical JSON of `value`; `DataError` if JSON cannot represent it."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     except TypeError as error:
-        raise DataError(f"Prepared data cannot be named after this value: {error}. Plain values are needed.") from error
+        raise DataError(f"The cache key cannot contain this value: {error}. Use plain values.") from error
     return sha256(text.encode()).hexdigest()
 
 
 def code_version(function: Callable[..., Any]) -> str:
-    """A hash of the source of the module that defines `function`; its helpers there count too."""
+    """A hash of the source of the module that defines `function`, which includes helpers defined there."""
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     try:
         source = inspect.getsource(module if module is not None else function)
     except (OSError, TypeError):
-        # No source to read (an interactive session, an extension module): the name has to do.
+        # No source is available (an interactive session, an extension module), so use the name.
         source = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
     return sha256(source.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """Of the whole file, or of evenly spaced samples of a large one."""
+    """A hash of the whole file, or of evenly spaced samples of a large one."""
     digest = blake2b(digest_size=16)
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Data loaders: the order of examples, resumable loaders for training, complete ones for evaluation."""
+"""Data loaders: the order of examples, resumable loaders for training, complete loaders for evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xlm.utils.instantiate import building, check_arguments
 
 
 class Key(NamedTuple):
-    """Which epoch an example is drawn in, its row, and its place in that epoch's order. Its noise follows."""
+    """The epoch in which an example is drawn, its row, and its place in the epoch's order. They determine its noise."""
 
     epoch: int
     row: int
@@ -29,11 +29,11 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainOrder:
-    """A new permutation every epoch, cut into global batches, of which every rank takes its slice.
+    """A new permutation every epoch, cut into global batches; every rank takes its slice of each.
 
-    So all ranks together see what one process with the global batch sees. With `drop_last` a ragged last
-    global batch is left out (unless it is the only one); without it, its examples are spread over the ranks
-    as evenly as possible, and left out where they are fewer than ranks. `repeats` epochs make a longer one.
+    So all ranks together see the batches of one process with the global batch size. With `drop_last`, a ragged last
+    global batch is dropped (unless it is the only one); without it, its examples are spread over the ranks as evenly
+    as possible, and dropped if there are fewer of them than ranks. `repeats` permutations make one longer epoch.
     """
 
     num_examples: int
@@ -64,7 +64,7 @@ class TrainOrder:
         return self._num_batches_once * self.repeats
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[list[Key]]:
-        """This rank's batches of `epoch`, from batch `start` on."""
+        """This rank's batches of `epoch`, starting at batch `start`."""
         first_repeat, first_batch = divmod(start, self._num_batches_once)
         for repeat in range(first_repeat, self.repeats):
             drawn = epoch * self.repeats + repeat
@@ -84,10 +84,10 @@ class TrainOrder:
 
 @dataclass(frozen=True)
 class EvalOrder:
-    """Every example once, in order; each rank has a consecutive share, none padded, none dropped.
+    """Every example once, in order; each rank gets a consecutive share, without padding or dropping.
 
-    All ranks have equally many batches, since each forward pass under DDP may synchronise: where their
-    numbers would differ, a rank cuts its share into more, smaller batches (or one example more in each).
+    All ranks have the same number of batches, since every forward pass under DDP may synchronize: where the
+    numbers would differ, a rank cuts its share into more, smaller batches (or puts one more example into each).
     """
 
     num_examples: int
@@ -130,7 +130,7 @@ _DATALOADER_OPTIONS = ("num_workers", "pin_memory", "prefetch_factor", "persiste
 
 
 class KeyedExamples:
-    """Examples by key: a row, processed, with the `noise_seed` and the `time_quantile` that belong to the key."""
+    """Examples by key: a processed row with the `noise_seed` and `time_quantile` of the key."""
 
     def __init__(self, rows: Rows, seed: int, processor: Processor | None = None) -> None:
         self._rows = rows
@@ -144,14 +144,14 @@ class KeyedExamples:
         return self.__getitems__([key if isinstance(key, tuple) else Key(0, key, key)])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
-        """A whole batch at once, as torch's loader asks for it."""
+        """A whole batch at once; called by torch's loader."""
         indices = [key.row for key in keys]
         examples = self.rows_of(keys)
         for example in examples:
             example.pop(NUM_BYTES, None)  # processors and collators don't see it; `rows_of` keeps it
         if self._processor is not None:
             examples = [self._processor(example) for example in examples]
-        # A batch never spans epochs.
+        # A batch never spans two epochs.
         epoch = keys[0].epoch
         seeds = noise_seeds(self._seed, epoch, np.array(indices))
         quantiles = time_quantiles(self._seed, epoch, np.array([key.place for key in keys]))
@@ -161,14 +161,14 @@ class KeyedExamples:
         return examples
 
     def rows_of(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
-        """The rows behind the keys as they are kept, with the number of bytes of a text."""
+        """The stored rows of the keys, including the number of bytes of a text."""
         return self._rows.fetch([key.row for key in keys])
 
 
 class _Loader:
-    """Wraps torch's DataLoader rather than being one, so that Lightning takes it as it is.
+    """Wraps torch's DataLoader instead of subclassing it, so that Lightning leaves it unchanged.
 
-    Lightning re-creates DataLoaders with samplers of its own and advises on their workers.
+    Lightning re-creates DataLoaders with its own samplers and warns about their workers.
     """
 
     order: TrainOrder | EvalOrder
@@ -177,7 +177,7 @@ class _Loader:
         self.dataset = examples
         self.collate_fn = collate
         self._batches = batches
-        # A generator of its own: making an iterator must not move the global random state.
+        # Its own generator: creating an iterator must not change the global random state.
         self._dataloader: DataLoader[Any] = DataLoader(
             examples,  # type: ignore[arg-type]
             batch_sampler=batches,
@@ -187,7 +187,7 @@ class _Loader:
         )
 
     def first_keys(self) -> list[Key]:
-        """Keys of the very first batch, whatever was taken since."""
+        """The keys of the very first batch, whatever was taken since."""
         return next(iter(self.order.batches()))
 
     @property
@@ -205,10 +205,10 @@ class _Loader:
 
 
 class StatefulTrainLoader(_Loader):
-    """Training batches that go on exactly where a saved run stood.
+    """Training batches that continue exactly where a saved run stopped.
 
-    Each `iter()` is the next epoch, except that an epoch of which nothing was taken yet is started again.
-    The state counts batches that were handed out; what workers prefetched does not matter.
+    Each `iter()` is the next epoch, but an epoch from which no batch was taken is started again.
+    The state counts batches that were handed out, not batches that workers prefetched.
     """
 
     order: TrainOrder
@@ -216,8 +216,8 @@ class StatefulTrainLoader(_Loader):
     def __init__(self, examples: KeyedExamples, collate: Collate, order: TrainOrder, **options: Any) -> None:
         self.order = order
         self._epoch = 0
-        self._position = 0  # batches of the epoch that were handed out
-        self._untouched = True  # nothing was handed out since this place was set
+        self._position = 0  # batches of the epoch handed out so far
+        self._untouched = True  # no batch was handed out since the position was set
         super().__init__(examples, collate, _BatchesFrom(self), options)
 
     def __len__(self) -> int:
@@ -235,7 +235,7 @@ class StatefulTrainLoader(_Loader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and batches handed out; the end of an epoch is the start of the next."""
+        """Epoch and number of batches handed out; the end of an epoch is the start of the next."""
         epoch, position = self._epoch, self._position
         if position >= len(self):
             epoch, position = epoch + 1, 0
@@ -250,12 +250,12 @@ class StatefulTrainLoader(_Loader):
         }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Start the next `iter()` at the saved place; with another batch size, at the nearest earlier one."""
+        """Start the next `iter()` at the saved position; with another batch size, at the nearest earlier one."""
         self._epoch, self._position, self._untouched = state["epoch"], state["batch"], True
         order = self.order
         if state["num_examples"] != order.num_examples or state["seed"] != order.seed:
             logger.warning(
-                "The saved run had %d training examples and seed %d, now %d and %d: epoch %d starts anew.",
+                "The saved run had %d training examples and seed %d, this run has %d and %d: epoch %d starts over.",
                 state["num_examples"], state["seed"], order.num_examples, order.seed, self._epoch,
             )  # fmt: skip
             self._position = 0
@@ -265,7 +265,7 @@ class StatefulTrainLoader(_Loader):
 
 
 class _BatchesFrom:
-    """The batches of a loader's order from its current place on."""
+    """The batches of a loader's order from its current position."""
 
     def __init__(self, loader: StatefulTrainLoader) -> None:
         self._loader = loader
@@ -293,15 +293,15 @@ class EvalLoader(_Loader):
         return iter(self._dataloader)
 
     def rows_of_batch(self, batch_idx: int) -> list[dict[str, Any]]:
-        """The rows that this rank's batch was made of, with the number of bytes that no collator sees."""
+        """The rows behind this rank's batch, with the number of bytes that the collator does not see."""
         return self.dataset.rows_of(self._batches[batch_idx])
 
 
 class CombinedTrainLoader:
-    """Several training loaders side by side: batches are `{name: batch}`, an epoch is as long as the longest.
+    """Several training loaders side by side: batches are `{name: batch}`; an epoch is as long as the longest loader's.
 
-    Shorter ones start their next epoch when they end. Every place is a function of (epoch, step), so that a
-    resumed run is exact.
+    Shorter ones start their next epoch when they end. Every position is a function of (epoch, step), so that resuming
+    is exact.
     """
 
     def __init__(self, loaders: Mapping[str, StatefulTrainLoader]) -> None:
@@ -358,9 +358,9 @@ def make_loader(
     repeats: int = 1,
     **options: Any,
 ) -> StatefulTrainLoader | EvalLoader:
-    """A loader over `rows`; in training shuffled and without a ragged last batch unless told otherwise.
+    """A loader over `rows`; by default, training is shuffled and drops a ragged last batch.
 
-    `options` are torch's: num_workers, pin_memory, prefetch_factor, persistent_workers, timeout.
+    `options` are passed to torch: num_workers, pin_memory, prefetch_factor, persistent_workers, timeout.
     """
     _check_known(options)
     if not options.get("num_workers"):
@@ -384,13 +384,13 @@ def make_loader(
 
 
 def check_options(options: Mapping[str, Any], key: str) -> None:
-    """ConfigError if no loader could be made with these arguments of `make_loader`; `key` is above their names."""
+    """ConfigError if `make_loader` does not accept these arguments; `key` is the config key that contains them."""
     check_arguments(make_loader, options, key)
     torchs = {name: value for name, value in options.items() if name in _DATALOADER_OPTIONS}
     check_arguments(DataLoader, torchs, key)
     _check_known({name: value for name, value in options.items() if name not in _OWN_OPTIONS})
     if not torchs.get("num_workers"):
-        torchs = {"num_workers": 0}  # `make_loader` leaves out what is for workers
+        torchs = {"num_workers": 0}  # `make_loader` omits options for workers
     with building(key, DataLoader, options):
         DataLoader([0], batch_size=options.get("batch_size"), **torchs)  # type: ignore[arg-type]
 
@@ -398,4 +398,4 @@ def check_options(options: Mapping[str, Any], key: str) -> None:
 def _check_known(options: Mapping[str, Any]) -> None:
     if unknown := sorted(options.keys() - set(_DATALOADER_OPTIONS)):
         known = (*_OWN_OPTIONS, *_DATALOADER_OPTIONS)
-        raise DataError(f"Unknown dataloader_kwargs: {', '.join(unknown)}; there are {', '.join(known)}.")
+        raise DataError(f"Unknown dataloader_kwargs: {', '.join(unknown)}. Known: {', '.join(known)}.")

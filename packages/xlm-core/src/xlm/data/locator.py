@@ -27,7 +27,7 @@ def rows_of_file(path: Path) -> Iterator[Row]:
     """The rows of a file, by its ending.
 
     Raises:
-        DataError: the file is damaged, or a row is no object; names file and row.
+        DataError: the file is damaged, or a row is not an object; the message names file and row.
     """
     try:
         yield from _READERS[path.suffix](path)
@@ -46,13 +46,13 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A list of objects, or an object with one list of them."""
+    """A list of objects, or an object that contains one list of them."""
     loaded = read_json(path)
     if isinstance(loaded, dict):
         lists = [value for value in loaded.values() if isinstance(value, list)]
         loaded = lists[0] if len(lists) == 1 else None
     if not isinstance(loaded, list):
-        raise DataError(f"{path} holds no list of objects; one object per line needs the ending .jsonl.")
+        raise DataError(f"{path} does not contain a list of objects. For one object per line, use the suffix .jsonl.")
     return (_object(row) for row in _numbered(path, loaded))
 
 
@@ -95,14 +95,14 @@ _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 FILE_TYPES = tuple(_READERS)
 
 
-# Local files up to this size are recognised by content, larger ones by size, time of change and samples.
+# Smaller local files are identified by content, larger ones by size, modification time and samples.
 _CONTENT_BYTES = 64 * 2**20
 
 
 class Source(Protocol):
-    """Raw examples. `identity` is plain data that changes whenever the examples may.
+    """Raw examples. `identity` is plain data that changes whenever the examples may change.
 
-    `where(number)` names the row of that number, from 0, for messages.
+    `where(number)` describes the place of a row, counted from 0, for messages.
     """
 
     @property
@@ -125,10 +125,10 @@ def locate(
     dataset_kwargs: Mapping[str, Any] | None = None,
     num_examples: int | None = None,
 ) -> Source:
-    """The source that a dataset's config means; `DataError` when it names none.
+    """The source that a data set's config describes; `DataError` when it describes none.
 
     `full_name` is a file, a folder, or `owner/dataset[/config]/split` on the hub; `name` (config) and `split`
-    may stand apart. Without it, `dataset_constructor_str` is called `cls(tokenizer, num_examples, **kwargs)`.
+    can be given separately. Without it, `dataset_constructor_str` is called `cls(tokenizer, num_examples, **kwargs)`.
     """
     if not full_name and dataset_constructor_str is not None:
         return GeneratorSource(dataset_constructor_str, num_examples, dict(dataset_kwargs or {}))
@@ -162,9 +162,9 @@ class FirstRows:
 
 @dataclass(frozen=True)
 class GeneratorSource:
-    """Whatever a class or function yields, called `constructor(tokenizer, num_examples, **kwargs)`.
+    """The examples from a class or function, called `constructor(tokenizer, num_examples, **kwargs)`.
 
-    What it reads besides its arguments it names in `constructor.source_identity()`, plain data, if it has that.
+    If it reads anything else, it should identify that by plain data in `constructor.source_identity()`.
     """
 
     constructor: str
@@ -189,7 +189,7 @@ class GeneratorSource:
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
         examples = get_function(self.constructor)(tokenizer, self.num_examples, **self.kwargs)
-        # The constructor is told how many; one that goes on for ever is cut off.
+        # The constructor gets the number; one that never ends is cut off.
         return islice(examples, self.num_examples)
 
     def where(self, number: int) -> str:
@@ -249,7 +249,7 @@ class SavedSource(_Folder):
 
 @dataclass(frozen=True)
 class FolderSource(_Folder):
-    """The files of one split of a local folder: which they are `datasets` finds, and each is read as it is alone."""
+    """The files of one split of a local folder: `datasets` finds them, and each is read like a single file."""
 
     def identity(self) -> dict[str, Any]:
         return {"files": _folder_identity(self.folder), "split": self.split}
@@ -267,7 +267,7 @@ class FolderSource(_Folder):
         return self._slices(splits)
 
     def _slices(self, splits: Mapping[str, list[Path]]) -> Iterator[Row]:
-        """What a split such as `train[:10]` or `train+test` means; it may need the number of rows."""
+        """The meaning of a split like `train[:10]` or `train+test`; it may need the number of rows."""
         from datasets import ReadInstruction
 
         asked = self.split or ""
@@ -277,7 +277,7 @@ class FolderSource(_Folder):
         except ValueError as error:
             said = f"has no split '{asked}'" if asked else "needs the name of a split"
             raise DataError(
-                f"The folder {self.folder} {said}; its files make: {', '.join(splits)}. "
+                f"The folder {self.folder} {said}; it has: {', '.join(splits)}. "
                 f"Write {self.folder}/{next(iter(splits))}."
             ) from error
         return chain.from_iterable(islice(_rows_of(splits[each.splitname]), each.from_, each.to) for each in slices)
@@ -287,8 +287,8 @@ class FolderSource(_Folder):
 
         try:
             found = load_dataset_builder(str(self.folder)).config.data_files or {}
-        except (OSError, ValueError) as error:  # no files of data, or files that no name tells apart
-            raise DataError(f"The folder {self.folder} has no files of data that can be read: {error}") from error
+        except (OSError, ValueError) as error:  # no data files, or no way to assign them to splits
+            raise DataError(f"The folder {self.folder} has no readable data files: {error}") from error
         splits = {str(split): [Path(path) for path in paths] for split, paths in found.items()}
         for path in chain.from_iterable(splits.values()):
             _check_type(path)
@@ -327,8 +327,8 @@ class HubSource:
         except (OSError, ValueError) as error:  # not found, offline, no such config or split
             raise DataError(
                 f"The data set {self.name} ({self.path}) cannot be loaded: {error}\n"
-                "It is neither a local file or folder nor one that the hub gave; a mirror with the same columns "
-                "can be named instead: full_name=path/to/mirror/train."
+                "It is not a local file or folder, and the hub did not provide it. A mirror with the same columns "
+                "can be used instead: full_name=path/to/mirror/train."
             ) from error
         return _dataset_rows(dataset)
 
@@ -337,7 +337,7 @@ class HubSource:
 
 
 def _local(full_name: str, split: str | None) -> Source | None:
-    """A file or folder of this name, or a folder whose split the last part names."""
+    """A file or folder of this name, or a folder followed by the name of a split."""
     path = Path(full_name).expanduser()
     if path.is_file():
         _check_type(path)
@@ -355,7 +355,7 @@ def _local(full_name: str, split: str | None) -> Source | None:
 
 def _check_type(path: Path) -> None:
     if path.suffix not in FILE_TYPES:
-        raise DataError(f"{path} has none of the known types: {', '.join(FILE_TYPES)}.")
+        raise DataError(f"{path} is not of a known type: {', '.join(FILE_TYPES)}.")
 
 
 def _no_such_file(path: Path) -> DataError:
@@ -374,7 +374,7 @@ def _on_hub(full_name: str, config: str | None, split: str | None, revision: str
     """`owner/dataset`, `owner/dataset/split` or `owner/dataset/config/split`."""
     parts = full_name.split("/")
     if len(parts) > 4 or not all(parts):
-        raise DataError(f"'{full_name}' is no data set: owner/dataset[/config]/split is needed.")
+        raise DataError(f"'{full_name}' is not the name of a data set. Write owner/dataset[/config]/split.")
     if len(parts) == 4 and config is None:
         config = parts[2]
     if len(parts) >= 3 and split is None:

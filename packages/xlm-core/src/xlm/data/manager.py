@@ -1,4 +1,4 @@
-"""One named data set of one split: where it comes from, how it is prepared and checked, and its loader."""
+"""One named data set of one split: its source, preparation, checks and loader."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EARLIER = ("token_ids", "input_token_ids", "prompt_token_ids")
 
 
 def vocabulary_size(tokenizer: Any) -> int | None:
-    """How many ids a model embeds; None where the tokenizer doesn't say."""
+    """The number of ids that a model embeds; None if the tokenizer has no `full_vocab_size`."""
     size = getattr(tokenizer, "full_vocab_size", None)
     if size is None and hasattr(tokenizer, "__len__"):
         size = len(tokenizer)
@@ -42,12 +42,12 @@ def checked_ids(example: Any, vocabulary: int | None) -> dict[str, Any]:
     """The example, its columns of ids as plain lists.
 
     Raises:
-        DataError: it is no object, or a column of ids holds something else than ids of the vocabulary; names it.
+        DataError: it is not an object, or a column of ids contains something other than ids of the vocabulary.
     """
     if type(example) is not dict and not isinstance(example, Mapping):
         raise DataError(f"it is {name_of_kind(example)}, not an object with columns.")
     found = dict(example)
-    # Once they are renamed, the earlier columns are nobody's ids.
+    # Once they are renamed, the original columns are not ids any more.
     for column in _IDS if "input_ids" in found else (*_IDS, *_EARLIER):
         if column in found:
             found[column] = _ids(found[column], column, vocabulary)
@@ -57,14 +57,14 @@ def checked_ids(example: Any, vocabulary: int | None) -> dict[str, Any]:
 def _ids(value: Any, column: str, vocabulary: int | None) -> list[int]:
     is_whole = type(value) is list and set(map(type, value)) == _WHOLE
     if is_whole and min(value) >= 0 and (vocabulary is None or max(value) < vocabulary):
-        return list(value)  # as it is nearly always
+        return list(value)  # the usual case
     if hasattr(value, "tolist"):  # an array or a tensor
         value = value.tolist()
     if not isinstance(value, list | tuple):
         raise DataError(f"column {column!r} holds {name_of_kind(value)}, not a list of ids.")
     kinds = set(map(type, value))
     if kinds - {int}:
-        # Numbers of numpy are welcome; a truth value, a fraction or a list inside is none of an id's forms.
+        # Integers from numpy are allowed; booleans, fractions and nested lists are not.
         value = [item.item() if hasattr(item, "item") else item for item in value]
         for wrong in (item for item in value if type(item) is not int):
             shown = f"{name_of_kind(wrong)} ({wrong})" if isinstance(wrong, float | bool | str) else name_of_kind(wrong)
@@ -97,14 +97,14 @@ STAGES = ("fit", "validate", "test", "predict")
 
 @dataclass(frozen=True)
 class Step:
-    """A function that YAML names, with its keyword arguments."""
+    """A function named in a config, with its keyword arguments."""
 
     path: str
     kwargs: dict[str, Any]
 
     @classmethod
     def of(cls, function: str | Callable[..., Any] | None, kwargs: Mapping[str, Any] | None) -> Step | None:
-        """None for no function; a callable is kept by its dotted path, which caches and workers need."""
+        """None for no function; a callable is stored as its dotted path, which caches and workers need."""
         if function is None:
             return None
         path = function if isinstance(function, str) else f"{function.__module__}.{function.__qualname__}"
@@ -121,7 +121,7 @@ class Step:
 def _apply(
     function: Callable[..., Any], tokenizer: Any, kwargs: dict[str, Any], example: dict[str, Any]
 ) -> dict[str, Any]:
-    # A generator may give bare lists of ids, which `ids_to_example_fn` makes examples of.
+    # A generator may yield bare lists of ids, which `ids_to_example_fn` turns into examples.
     own = example if type(example) is dict or isinstance(example, Mapping) else {}
     return {**own, **function(example, tokenizer=tokenizer, **kwargs)}
 
@@ -131,7 +131,7 @@ def _checked(function: Callable[[Any], Any] | None, vocabulary: int | None, exam
 
 
 def _named(rows: Iterator[dict[str, Any]], source: Source) -> Iterator[dict[str, Any]]:
-    """The rows; what is wrong with one is said with the place where it stands."""
+    """The rows; an error in one names its place in the source."""
     try:
         yield from rows
     except RowError as error:
@@ -141,16 +141,16 @@ def _named(rows: Iterator[dict[str, Any]], source: Source) -> Iterator[dict[str,
 class DatasetManager:
     """A data set under one name (`lm`, `prediction`, …) of one split.
 
-    Raw examples come from `full_name` (with `name` and `split`) or else from `dataset_constructor_str` (with
-    `dataset_kwargs`); `data_file`, a source with the same columns, takes the place of either. They go through
+    Raw examples come from `full_name` (with `name` and `split`) or from `dataset_constructor_str` (with
+    `dataset_kwargs`); `data_file`, a source with the same columns, replaces either of them. They go through
     `preprocess_function` once and are cached; `on_the_fly_processor` runs whenever an example is fetched;
-    `on_the_fly_group_processor` joins or splits examples (packing) and therefore is cached too. `num_examples`
-    keeps the first so many. `too_long` says what becomes of examples that don't fit into their block: error, truncate,
-    drop or split; with None, what the collator would refuse is an error, and what it would cut is left to it. `role` is
-    "loss" or "prediction"; None leaves it to the name. `stages` limits when it is set up.
+    `on_the_fly_group_processor` joins or splits examples (packing), so its result is cached too. `num_examples`
+    keeps the first examples. `too_long` decides what happens to examples longer than their block: error, truncate,
+    drop or split; with None, an error where the collator would raise one; otherwise the collator truncates. `role` is
+    "loss" or "prediction"; None means that the name decides. `stages` limits the stages that set it up.
     """
 
-    #: Whether `debug=overfit` replaces these examples by the training batch.
+    #: Whether `debug=overfit` replaces these examples with the training batch.
     follows_overfit_batch = True
 
     def __init__(
@@ -191,17 +191,17 @@ class DatasetManager:
         self.columns_to_keep = None if columns_to_keep is None else list(columns_to_keep)
         self.dataloader_kwargs = plain(dataloader_kwargs or {})
         self.too_long = None if too_long is None else _one_of("too_long", too_long, POLICIES)
-        #: `split.name`, which the data module tells.
+        #: `split.name`, set by the data module.
         self.label: str | None = None
         self.role = _one_of("role", role, ROLES) if role is not None else None
         self.stages = tuple(_one_of("stage", stage, STAGES) for stage in (STAGES if stages is None else stages))
         self.rows: Rows | None = None
         self._prepared: tuple[tuple[Path, Any], CacheEntry, Rows] | None = None
-        #: Source, number of examples and a hash of what was prepared; None before that, and for generated data.
+        #: Source, number of examples and a hash of the prepared data; None before preparation, and for generated data.
         self.content: dict[str, Any] | None = None
 
     def check(self, key: str) -> None:
-        """ConfigError for an argument below `key` that the loader or one of the functions named here cannot take."""
+        """ConfigError for an argument below `key` that the loader or one of the named functions does not accept."""
         if self.dataloader_kwargs:
             check_options(self.dataloader_kwargs, f"{key}.dataloader_kwargs")
         steps = {
@@ -215,7 +215,7 @@ class DatasetManager:
                 check_arguments(function, step.kwargs, f"{key}.{name}_kwargs", strict=False)
 
     def source(self) -> Source:
-        """Where the raw examples come from; `DataError` when the config names nothing usable."""
+        """The source of the raw examples; `DataError` when the config does not describe one."""
         return locate(
             self.full_name,
             dataset_constructor_str=self.dataset_constructor_str,
@@ -224,13 +224,13 @@ class DatasetManager:
         )
 
     def prepare(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> CacheEntry | None:
-        """Build the cached examples unless they are there; None for a data set that needs no cache.
+        """Build the cached examples unless they exist; None for a data set that needs no cache.
 
         Raises:
-            DataError: a row cannot be used, or some don't fit into their block and have to.
+            DataError: a row cannot be used, or some rows don't fit into their block and must.
         """
         asked = (Path(cache_dir), tokenizer)
-        # A training run asks several times: before it resumes, for Lightning, and to open the rows.
+        # A training run calls this several times: before it resumes, from Lightning, and to open the rows.
         if self._prepared is not None and self._prepared[0] == asked:
             return self._prepared[1]
         source = self.source()
@@ -248,7 +248,7 @@ class DatasetManager:
         return entry
 
     def _fitted(self, source: Source, rows: ArrowRows) -> Rows:
-        """The rows as `too_long` wants them; what there is to say of them is said the first time."""
+        """The rows after `too_long` is applied; messages about them are logged the first time only."""
         limits = limits_of(self.collator, rows.column_names, self.on_the_fly is not None)
         if self.on_the_fly is not None and self.on_the_fly.kwargs.get("block_size") is not None:
             limits.pop(TEXT, None)  # which cuts it
@@ -260,7 +260,7 @@ class DatasetManager:
         return fit
 
     def setup(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> None:
-        """Open the examples (preparing them where nobody has); `DataError` when there are none."""
+        """Open the examples (prepare them first if needed); `DataError` when there are none."""
         if self.rows is not None:
             return
         self.prepare(tokenizer, cache_dir, num_workers)
@@ -272,8 +272,8 @@ class DatasetManager:
         if self.source_options["num_examples"] == 0:
             return f"{name}{place} has no examples, as its num_examples is 0 (null: all)."
         if has_no_rows:
-            return f"{name}{place} has no examples: there is not one row in it."
-        return f"{name}{place} has no examples: its rows make none."
+            return f"{name}{place} has no examples: it has no rows."
+        return f"{name}{place} has no examples: preprocessing its rows yields none."
 
     def _cache_key(self, source: Source, tokenizer: Any) -> dict[str, Any]:
         steps = {"preprocess": self.preprocess, "group": self.group}
@@ -300,7 +300,7 @@ class DatasetManager:
         return rows if self.columns_to_keep is None else map(partial(_keep, self.columns_to_keep), rows)
 
     def _group_step(self) -> Step:
-        """The group processor with a block size: its own, or else the collator's."""
+        """The group processor with a block size: its own, otherwise the collator's."""
         assert self.group is not None
         if "block_size" in self.group.kwargs:
             return self.group
@@ -322,12 +322,12 @@ class DatasetManager:
     ) -> StatefulTrainLoader | EvalLoader:
         """Batches for `split`: shuffled and resumable for train, in order and complete otherwise.
 
-        `rows` takes the place of the data set's own; `repeats` lengthens an epoch of train.
+        `rows` replaces the data set's own rows; `repeats` lengthens an epoch of train.
         """
         rows = self.rows if rows is None else rows
         if rows is None or self.collator is None:
             name = self.full_name or self.dataset_constructor_str
-            raise DataError(f"{name} has no rows or no collator: setup comes first.")
+            raise DataError(f"{name} has no rows or no collator. Call setup first.")
         if "batch_size" not in self.dataloader_kwargs:
             raise DataError("A dataset needs dataloader_kwargs.batch_size.")
         processor = self.on_the_fly.bind(tokenizer) if self.on_the_fly and not self.group else None
@@ -345,25 +345,25 @@ class DatasetManager:
 
 
 class LocalDatasetManager(DatasetManager):
-    """A data set that must be a local file or a folder that `datasets` saved; the hub is never asked."""
+    """A data set that must be a local file or a folder saved by `datasets`; the hub is never used."""
 
     def source(self) -> Source:
         source = super().source()
         inner = source.source if isinstance(source, FirstRows) else source
         if not isinstance(inner, (FileSource, FolderSource, SavedSource)):
-            raise DataError(f"No local file or folder of data: {self.full_name}.")
+            raise DataError(f"There is no local data file or folder {self.full_name}.")
         return source
 
 
 class EvalDatasetManager(DatasetManager):
-    """A data set for evaluation only: every example once and in order, whichever split it is put into."""
+    """A data set for evaluation only: every example once and in order, in any split."""
 
     def get_dataloader(self, split: str, tokenizer: Any, **options: Any) -> StatefulTrainLoader | EvalLoader:
         return super().get_dataloader("test" if split == "train" else split, tokenizer, **options)
 
 
 class UnconditionalGenerationDatasetManager(EvalDatasetManager):
-    """`num_examples` examples that ask for a sample each; nothing is read, nothing is cached."""
+    """`num_examples` empty examples, one for each unconditional sample; nothing is read or cached."""
 
     follows_overfit_batch = False
 
@@ -393,7 +393,7 @@ class UnconditionalGenerationDatasetManager(EvalDatasetManager):
 
 
 def _keep(columns: list[str], row: dict[str, Any]) -> dict[str, Any]:
-    """Those columns of a row; only the number of bytes may be missing, as it is from packed rows."""
+    """Those columns of a row; only the number of bytes may be missing, which packed rows don't have."""
     if missing := [name for name in columns if name not in row and name != NUM_BYTES]:
         raise DataError(f"columns_to_keep names {', '.join(missing)}; an example has {', '.join(row)}.")
     return {name: row[name] for name in columns if name in row}
@@ -401,12 +401,12 @@ def _keep(columns: list[str], row: dict[str, Any]) -> dict[str, Any]:
 
 def _one_of(what: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
-        raise DataError(f"No {what} '{value}' of a dataset; there are {', '.join(choices)}.")
+        raise DataError(f"Unknown {what} '{value}' of a data set. Choose one of: {', '.join(choices)}.")
     return value
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A config node, or a mapping that holds some, as plain Python data."""
+    """A config node, or a mapping that contains some, as plain Python data."""
     if isinstance(config, (DictConfig, ListConfig)):
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True))

@@ -1,4 +1,4 @@
-"""Tokenizers of transformers, with every special token guaranteed and the size checked after loading."""
+"""Tokenizers of transformers: missing special tokens are added, and the vocabulary size is checked after loading."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from xlm.errors import DataError
 from xlm.utils.instantiate import first_sentence
 from xlm.utils.text_files import read_json, read_lines
 
-# What is left when transformers ignores a vocabulary is smaller than this.
+# A vocabulary that transformers ignored leaves fewer tokens than this.
 _FEW = 100
 
 _ROLES = ("bos", "eos", "mask", "pad", "cls", "sep", "unk")
 
 
 class CompleteTokenizer:
-    """Adds what a pretrained tokenizer lacks; mixed in before the transformers class."""
+    """Adds the special tokens that a pretrained tokenizer lacks; mixed in before the transformers class."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for old, new in (("vocab_file", "vocab"), ("merges_file", "merges")):
@@ -37,7 +37,7 @@ class CompleteTokenizer:
 
 
 class BertTokenizerFast(CompleteTokenizer, _BertTokenizerFast):
-    """BERT wordpieces; BOS and EOS are tokens of their own, added to the vocabulary where it has none."""
+    """BERT wordpieces; BOS and EOS are separate tokens, added to the vocabulary if missing."""
 
 
 class GPT2TokenizerFast(CompleteTokenizer, _GPT2TokenizerFast):
@@ -45,7 +45,7 @@ class GPT2TokenizerFast(CompleteTokenizer, _GPT2TokenizerFast):
 
 
 def complete_special_tokens(tokenizer: Any) -> Any:
-    """Give `tokenizer` a token for every role that has none (new entries of the vocabulary); returns it."""
+    """Add a token to `tokenizer` for every role without one (new entries of the vocabulary); returns the tokenizer."""
     missing = {f"{role}_token": f"[{role.upper()}]" for role in _ROLES if getattr(tokenizer, f"{role}_token") is None}
     if missing:
         tokenizer.add_special_tokens(missing)
@@ -60,9 +60,9 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
     try:
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
     except Exception as error:
-        # Where a folder has no such files, transformers says from which kinds of them it could have been made.
+        # For a folder without such files, transformers lists the kinds of files that it could have used.
         no_files = "Couldn't instantiate the backend tokenizer" in str(error)
-        reason = "it has no files of one, such as a tokenizer.json" if no_files else first_sentence(error)
+        reason = "it has no tokenizer files, such as tokenizer.json" if no_files else first_sentence(error)
         raise DataError(f"The tokenizer {pretrained_model_name_or_path!r} cannot be read: {reason}") from error
     check_vocabulary(tokenizer, pretrained_model_name_or_path)
     complete_special_tokens(tokenizer)
@@ -74,18 +74,18 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
 
 
 def check_vocabulary(tokenizer: Any, name: str) -> None:
-    """Raise `DataError` when transformers read no vocabulary, or only a part of it; small ones are as good as others.
+    """Raise `DataError` when transformers read no vocabulary or only part of one; small vocabularies are allowed.
 
     Args:
-        name: where it came from; a folder's `vocab.txt` or `vocab.json` says how many tokens there should be.
+        name: the source; in a folder, `vocab.txt` or `vocab.json` gives the expected number of tokens.
     """
     special = set(tokenizer.all_special_tokens)
-    # Of some kinds the mark of a blank is always there.
+    # Some kinds always contain the mark of a blank.
     words = [token for token in tokenizer.get_vocab() if token not in special and token.strip("▁Ġ#")]
     expected = max((count(Path(name, file)) for file, count in _FILES.items()), default=0)
     if words and len(tokenizer) >= min(expected, _FEW):
         return
-    has = f"only {len(tokenizer)} of the {expected:,} tokens in its files" if expected else "no tokens but special ones"
+    has = f"only {len(tokenizer)} of the {expected:,} tokens in its files" if expected else "only special tokens"
     raise DataError(
         f"The tokenizer {name!r} has {has} ({len(special)}): transformers did not read its vocabulary.\n"
         "Save it with save_pretrained(), which writes a tokenizer.json, or give vocab= and merges= rather than "

@@ -1,4 +1,4 @@
-"""Examples by index: rows of memory-mapped Arrow files, or of a list."""
+"""Examples by index: rows of memory-mapped Arrow files or of a list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROWS_PER_CHUNK = 1000
 
 
 class Rows(Protocol):
-    """Map-style examples; `fetch` gives fresh dicts that the caller may change."""
+    """Map-style examples; `fetch` returns fresh dicts that the caller may change."""
 
     def __len__(self) -> int: ...
 
@@ -29,7 +29,7 @@ class Rows(Protocol):
 
 
 class ListRows:
-    """Examples that are in memory already."""
+    """Examples in memory."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
         self._rows = list(rows)
@@ -42,7 +42,7 @@ class ListRows:
 
 
 class SubsetRows:
-    """Some rows of others, in the order of `indices`."""
+    """A selection of rows, in the order of `indices`."""
 
     def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
         self._rows = rows
@@ -56,9 +56,9 @@ class SubsetRows:
 
 
 class ArrowRows:
-    """Rows of Arrow files, memory-mapped; columns of integer lists are read without a detour through Arrow.
+    """Rows of Arrow files, memory-mapped; columns of integer lists are read without conversion by Arrow.
 
-    Pickles as the list of files, so that workers map them anew.
+    Pickled as the list of files, which workers map again.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -84,7 +84,7 @@ class ArrowRows:
         return list(self._shards[0].columns) if self._shards else []
 
     def longer_than(self, column: str, num_items: int) -> tuple[Ints, Ints]:
-        """Numbers of the rows whose list in `column` has more items, in order, and how many they have."""
+        """The indices of rows whose list in `column` has more than `limit` items, in order, and their lengths."""
         rows, lengths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
         for shard, end in zip(self._shards, self._ends.tolist(), strict=True):
             found = shard.columns[column].lengths()
@@ -94,12 +94,12 @@ class ArrowRows:
         return np.concatenate(rows), np.concatenate(lengths)
 
     def num_empty(self, column: str) -> int:
-        """How many rows have an empty list in `column`; 0 where there is no such column."""
+        """The number of rows with an empty list in `column`; 0 without such a column."""
         columns = [shard.columns[column] for shard in self._shards if column in shard.columns]
         return sum(int((found.lengths() == 0).sum()) for found in columns)
 
     def digest(self) -> str:
-        """A hash of the columns' names and all their values, the same however they are stored."""
+        """A hash of the names and values of all columns, independent of how they are stored."""
         digest = blake2b(digest_size=16)
         for shard in self._shards:
             for name, column in shard.columns.items():
@@ -151,7 +151,7 @@ class _Column(Protocol):
 
 
 class _IntLists:
-    """A column of integer lists, as the two flat arrays that Arrow keeps."""
+    """A column of integer lists, as the two flat arrays that Arrow stores."""
 
     def __init__(self, array: pa.ListArray) -> None:
         self._offsets = array.offsets.to_numpy()
@@ -174,7 +174,7 @@ class _AnyColumn:
         self._array = array
 
     def lengths(self) -> Ints:
-        """Of lists; -1 for what is none."""
+        """The lengths of the lists; -1 for null."""
         if not pa.types.is_list(self._array.type):
             return np.full(len(self._array), -1, dtype=np.int64)
         found = self._array.value_lengths().fill_null(-1)
@@ -196,7 +196,7 @@ def _column(array: pa.Array) -> _Column:
 
 
 def write_rows(folder: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
-    """Write `rows` into Arrow files in `folder`; returns them in order. All rows need the same columns."""
+    """Write `rows` to Arrow files in `folder`; returns the files in order. All rows need the same columns."""
     files: list[Path] = []
     chunks = _chunks(rows)
     while tables := list(islice(chunks, _ROWS_PER_FILE // _ROWS_PER_CHUNK)):
@@ -229,8 +229,8 @@ def _array(values: list[Any], column: str, before: int) -> pa.Array:
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         first = next(n for n in range(1, len(values) + 1) if not _has_array(values[:n]))
         raise DataError(
-            f"Column {column!r} of prepared example {before + first} cannot be kept: {error}\n"
-            "All values of a column are of one kind; columns_to_keep leaves out a column that nobody needs."
+            f"Column {column!r} of prepared example {before + first} cannot be stored: {error}\n"
+            "All values of a column must be of one kind. Set columns_to_keep to drop a column that is not needed."
         ) from error
 
 
@@ -247,7 +247,7 @@ def _differing(found: list[str], first: list[str]) -> DataError:
 
 
 def _narrowed(table: pa.Table) -> pa.Table:
-    """Integer lists as int32 where every value fits, which halves a token cache."""
+    """Integer lists as int32 if every value fits, which halves the size of a token cache."""
     fields = []
     for field, column in zip(table.schema, table.columns, strict=True):
         if field.type == pa.list_(pa.int64()) and _fits_int32(column):

@@ -1,4 +1,4 @@
-"""Tokenizers of core: words split at spaces, for synthetic tasks."""
+"""Word-level tokenizers, for synthetic tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SimpleSpaceTokenizer:
     Ids: PAD 0, CLS 1, MASK 2, EOS 3, BOS 4, SEP 5, UNK 6, then `vocab` in the order given.
     """
 
-    #: Words are labels of a synthetic task, so that a number of bytes says nothing about them.
+    #: Words are labels of a synthetic task, so bits per byte would have no meaning.
     is_text = False
 
     pad_token, cls_token, mask_token, eos_token, bos_token, sep_token, unk_token = SPECIAL_TOKENS
@@ -81,13 +81,13 @@ class SimpleSpaceTokenizer:
         return {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """Id of one token, or the list of ids of several."""
+        """The id of one token, or the list of ids of several."""
         if isinstance(tokens, str):
             return self._ids.get(tokens, self.unk_token_id)
         return [self._ids.get(token, self.unk_token_id) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Any) -> Any:
-        """Token of one id, or the list of tokens of several (a list, an array or a tensor)."""
+        """The token of one id, or the list of tokens of several (a list, an array or a tensor)."""
         ids = _to_list(ids)
         return self._tokens[ids] if isinstance(ids, int) else [self._tokens[i] for i in ids]
 
@@ -111,26 +111,26 @@ def _to_list(ids: Any) -> Any:
 
 
 def check_mask_token(tokenizer: Any) -> None:
-    """ConfigError where masks would be mistaken for something else: the tokenizer has no mask token of its own.
+    """ConfigError unless the tokenizer has a mask token that has no other role.
 
-    For whoever replaces tokens by masks; a left-to-right model needs none.
+    For models that replace tokens by masks; a left-to-right model needs none.
     """
     mask = getattr(tokenizer, "mask_token_id", None)
     if mask is None:
-        raise ConfigError("The tokenizer has no mask token, which this model needs.", key=_TOKENIZER)
+        raise ConfigError("This model needs a mask token, but the tokenizer has none.", key=_TOKENIZER)
     same = [role for role in ("eos", "bos", "pad", "unk") if getattr(tokenizer, f"{role}_token_id", None) == mask]
     if same:
         first = f"mask token and {same[0]} token are both"
         roles = first if len(same) == 1 else f"mask, {', '.join(same[:-1])} and {same[-1]} tokens are all"
         raise ConfigError(
-            f"The tokenizer's {roles} {getattr(tokenizer, 'mask_token', mask)!r}: a mask could not be told from text.\n"
-            "Give it a mask token of its own, as global_components.tokenizer.mask_token or in its files.",
+            f"The tokenizer's {roles} {getattr(tokenizer, 'mask_token', mask)!r}, so masks would look like text.\n"
+            "Give it a separate mask token, in global_components.tokenizer.mask_token or in its files.",
             key=_TOKENIZER,
         )
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """A hash of all that shapes the ids of a text; equal for equal tokenizers in any process."""
+    """A hash of everything that determines the ids of a text; equal for equal tokenizers in any process."""
     parts: dict[str, Any] = {
         "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
         "special": {

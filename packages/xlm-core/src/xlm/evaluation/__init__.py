@@ -1,1 +1,1 @@
-"""Judging what a model wrote, beyond what a metric sees in one batch."""
+"""Evaluation of generated texts and likelihoods, beyond the metrics of one batch."""

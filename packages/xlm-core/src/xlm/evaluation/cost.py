@@ -1,4 +1,4 @@
-"""What generation costs: network calls per sample and samples per second, beside whatever quality is measured."""
+"""What generation costs: network calls per sample and samples per second, next to the measured quality."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from xlm.utils.rank_zero import all_gather_objects
 
-# Timings differ from run to run; they are told where a number is reported, not at every validation.
+# Timings vary from run to run, so they are reported after a test and not at every validation.
 TIMED_STAGES = ("test",)
 
 
 def calls_of_rows(predictions: Mapping[str, Any], num_rows: int) -> Tensor | None:
-    """Network calls of each row (float64, on the CPU); None where the predictor doesn't tell.
+    """Network calls of each row (float64, on the CPU); None if the predictor doesn't count them.
 
-    A forward pass counts for every row that was in it. A predictor tells through `network_calls`: one number for
+    A forward pass counts for every row that was in it. A predictor reports them as `network_calls`: one number for
     the whole batch, or (B,) numbers.
     """
     calls = predictions.get("network_calls")
@@ -31,7 +31,7 @@ def calls_of_rows(predictions: Mapping[str, Any], num_rows: int) -> Tensor | Non
 
 @contextmanager
 def counting_calls(predictor: Any) -> Iterator[list[float | None]]:
-    """The network calls of every row that `predictor.predict` sees in this block, in the order of the calls."""
+    """Collects the network calls of every row that `predictor.predict` gets in this block, in order."""
     calls: list[float | None] = []
     predict, own = predictor.predict, predictor.__dict__.get("predict")
 
@@ -43,7 +43,7 @@ def counting_calls(predictor: Any) -> Iterator[list[float | None]]:
         calls.extend([None] * num_rows if rows is None else rows.tolist())
         return predictions
 
-    # In the instance's dict: what `generate` calls is `self.predict`.
+    # Set on the instance, since `generate` calls `self.predict`.
     predictor.__dict__["predict"] = counted
     try:
         yield calls
@@ -63,7 +63,7 @@ class _Sums:
 
 
 class GenerationCost:
-    """Sums over the predicted batches of a pass, by loader; on several ranks, over all of them."""
+    """Sums over the predicted batches of a pass, by loader, over all ranks."""
 
     def __init__(self) -> None:
         self._sums: dict[str, _Sums] = {}
@@ -71,11 +71,11 @@ class GenerationCost:
     def timed(
         self, name: str, num_rows: int, device: torch.device, predict: Callable[[], Mapping[str, Any]]
     ) -> Mapping[str, Any]:
-        """Call `predict` for a batch of the loader `name`, count what it took, and return its predictions."""
+        """Call `predict` for a batch of the loader `name`, count its cost, and return its predictions."""
         started = time.perf_counter()
         predictions = predict()
         if device.type != "cpu":
-            torch.accelerator.synchronize(device)  # or the clock would stop before the work is done
+            torch.accelerator.synchronize(device)  # so that the measured time includes all queued work
         sums = self._sums.setdefault(name, _Sums())
         sums.seconds += time.perf_counter() - started
         sums.rows += num_rows
@@ -87,7 +87,7 @@ class GenerationCost:
         return predictions
 
     def errors(self) -> dict[str, tuple[int, float]]:
-        """`loader/network_calls` → rows and standard error of the mean so far; the same on every rank."""
+        """`loader/network_calls` → rows and standard error of the mean; the same on every rank."""
         found: dict[str, tuple[int, float]] = {}
         for name, sums in self._sums.items():
             ranks = all_gather_objects(sums)
@@ -106,7 +106,7 @@ class GenerationCost:
             counted = sum(part.counted_rows for part in ranks)
             if counted:
                 values[f"{name}/network_calls"] = sum(part.calls for part in ranks) / counted
-            # Ranks work side by side: the slowest one's time has passed.
+            # Ranks run in parallel, so the slowest one determines the time.
             seconds = max(part.seconds for part in ranks)
             if stage in TIMED_STAGES and seconds > 0:
                 values[f"{name}/samples_per_second"] = sum(part.rows for part in ranks) / seconds

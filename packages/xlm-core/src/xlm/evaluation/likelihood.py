@@ -24,11 +24,11 @@ IGNORE = -100
 
 
 class Terms(NamedTuple):
-    """What a batch adds to a likelihood.
+    """The contribution of a batch to a likelihood.
 
     Args:
         nll: (B, S) nats of each example, S independent unbiased draws; one column if the value is exact.
-        num_tokens: (B,) real tokens that the value is about.
+        num_tokens: (B,) real tokens that `nll` covers.
         exact: False where `nll` estimates an upper bound.
     """
 
@@ -39,21 +39,21 @@ class Terms(NamedTuple):
 
 @runtime_checkable
 class ExactLoss(Protocol):
-    """A loss that knows −log p of every target: `token_nll(batch)` (N,), in the order of `target_ids`."""
+    """A loss that gives −log p of every target: `token_nll(batch)` (N,), in the order of `target_ids`."""
 
     def token_nll(self, batch: Any) -> Tensor: ...
 
 
 @runtime_checkable
 class BoundedLoss(Protocol):
-    """A loss that can draw from an upper bound on −log p: (B, num_samples) nats, independent across columns."""
+    """A loss that draws from an upper bound on −log p: (B, num_samples) nats, independent across columns."""
 
     def nll_bound(self, batch: Any, num_samples: int = 1) -> Tensor: ...
 
 
 @runtime_checkable
 class DescribedLoss(Protocol):
-    """A loss that says what its likelihood is called and whose it is: `nll_of` completes "−log p of …"."""
+    """A loss that names its likelihood and what it covers: `nll_of` completes "−log p of …"."""
 
     nll_name: str
     nll_of: str
@@ -61,39 +61,39 @@ class DescribedLoss(Protocol):
 
 @runtime_checkable
 class BatchDescribedLoss(Protocol):
-    """A loss whose likelihood depends on how a batch was collated: its name and whose it is, as in `DescribedLoss`."""
+    """A loss whose likelihood depends on how a batch was collated: name and coverage as in `DescribedLoss`."""
 
     def likelihood_of(self, batch: Any) -> tuple[str, str]: ...
 
 
 @runtime_checkable
 class CodingLoss(Protocol):
-    """A loss that says which tokens its likelihood is about: (B, L) ids, -100 elsewhere."""
+    """A loss that gives the tokens covered by its likelihood: (B, L) ids, -100 elsewhere."""
 
     def coded_ids(self, batch: Any) -> Tensor: ...
 
 
 class Description(NamedTuple):
-    """A likelihood in words: "nll" is the model's own, any other name says that it is something else."""
+    """A likelihood in words: "nll" is the model's own; any other name means something else."""
 
     name: str = "nll"
     of: str = "the whole sequence under the model"
 
 
 def description(loss: object, batch: Any = None) -> Description:
-    """What a loss says of its likelihood; of a batch's, where one is given."""
+    """How a loss describes its likelihood, or that of `batch` if given."""
     if batch is not None and isinstance(loss, BatchDescribedLoss):
         return Description(*loss.likelihood_of(batch))
     return Description(loss.nll_name, loss.nll_of) if isinstance(loss, DescribedLoss) else Description()
 
 
 def gives_likelihood(loss: object) -> bool:
-    """Whether `likelihood_terms` can measure with this loss."""
+    """Whether the loss gives a likelihood that `likelihood_terms` can measure."""
     return isinstance(loss, BoundedLoss | ExactLoss)
 
 
 def coded_ids(loss: object, batch: Any) -> Integer[Tensor, "batch length"]:
-    """The tokens that a likelihood is about, -100 elsewhere: what the loss says, else the batch's targets."""
+    """The tokens covered by a likelihood, -100 elsewhere: from the loss, otherwise the batch's targets."""
     ids: Tensor = loss.coded_ids(batch) if isinstance(loss, CodingLoss) else batch["target_ids"]
     return ids
 
@@ -103,7 +103,7 @@ def likelihood_terms(loss: object, batch: Any, num_samples: int = 1) -> Terms:
     """Exact or bounded NLL of a batch's examples, whichever the loss offers.
 
     Raises:
-        ConfigError: it offers neither.
+        ConfigError: it offers none.
     """
     if isinstance(loss, BoundedLoss):
         return Terms(loss.nll_bound(batch, num_samples=num_samples).double(), batch["num_tokens"], exact=False)
@@ -113,26 +113,26 @@ def likelihood_terms(loss: object, batch: Any, num_samples: int = 1) -> Terms:
         per_token[is_target] = loss.token_nll(batch).double()
         return Terms(per_token.sum(dim=1, keepdim=True), is_target.sum(dim=1), exact=True)
     raise ConfigError(
-        f"{type(loss).__name__} gives no likelihood: it has neither token_nll (exact) nor nll_bound (an upper bound)."
+        f"{type(loss).__name__} gives no likelihood: it has no token_nll (exact) and no nll_bound (an upper bound)."
     )
 
 
 def num_bytes(texts: Iterable[str]) -> Integer[Tensor, " batch"]:
-    """UTF-8 bytes of each text: what bits per byte divide by, whatever the tokenizer."""
+    """UTF-8 bytes of each text, the denominator of bits per byte for any tokenizer."""
     return torch.tensor([len(text.encode()) for text in texts], dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """A corpus' likelihood under a model; everything is exact or an upper bound, as `exact` says.
+    """A corpus' likelihood under a model, exact or an upper bound (see `exact`).
 
     Args:
         nll: nats per token, Σ NLL / Σ tokens.
-        nll_per_sequence, nll_per_sequence_error: nats per example, prompts given.
-        standard_error: of `nll`, over examples drawn from the same source; what the estimator adds is in it.
+        nll_per_sequence, nll_per_sequence_error: nats per example, given its prompt.
+        standard_error: of `nll`, over examples drawn from the same source, including the estimator's error.
         estimator_error: the part that more samples per example would remove; NaN for one sample of a bound, 0 if exact.
         bits_per_byte, bits_per_byte_error: None without a number of bytes.
-        num_tokens, num_examples, num_samples: what it was measured on.
+        num_tokens, num_examples, num_samples: the size of the measurement.
     """
 
     nll: float
@@ -174,7 +174,7 @@ class Likelihood:
 
 
 class LikelihoodEstimator:
-    """Collects examples batch by batch, in float64; the result depends neither on batches nor on processes."""
+    """Collects examples batch by batch, in float64; the result does not depend on the batches or processes."""
 
     def __init__(self) -> None:
         self._nll: list[Tensor] = []
@@ -184,12 +184,12 @@ class LikelihoodEstimator:
         self._num_samples = 0
 
     def update(self, terms: Terms, num_bytes: Shaped[Tensor, " batch"] | None = None) -> None:
-        """Count a batch; bytes are given for all batches or for none."""
+        """Count a batch; bytes are given either for all batches or for none."""
         nll = terms.nll.detach().to("cpu", torch.float64)
         if self._nll and nll.shape[1] != self._num_samples:
-            raise ValueError(f"A batch has {nll.shape[1]} draws per example, the ones before it {self._num_samples}.")
+            raise ValueError(f"A batch has {nll.shape[1]} draws per example, earlier ones have {self._num_samples}.")
         if self._nll and (num_bytes is None) != (not self._bytes):
-            raise ValueError("Bytes are needed for every batch or for none.")
+            raise ValueError("Give bytes for every batch or for none.")
         self._num_samples = nll.shape[1]
         self._nll.append(nll)
         self._tokens.append(terms.num_tokens.detach().to("cpu", torch.float64))
@@ -198,7 +198,7 @@ class LikelihoodEstimator:
         self._exact &= terms.exact
 
     def from_all_ranks(self) -> LikelihoodEstimator:
-        """What all processes together have counted, the same on each; every one of them has to call this."""
+        """The counts of all processes together, the same on each; every process has to call this."""
         whole = LikelihoodEstimator()
         for part in all_gather_objects(self):
             whole._nll += part._nll
@@ -209,9 +209,9 @@ class LikelihoodEstimator:
         return whole
 
     def compute(self) -> Likelihood:
-        """The likelihood of everything counted; ValueError if that is nothing."""
+        """The likelihood of everything counted; ValueError without examples."""
         if not self._nll:
-            raise ValueError("No examples: there is no likelihood to compute.")
+            raise ValueError("There is no likelihood without examples.")
         draws, tokens = torch.cat(self._nll), torch.cat(self._tokens)
         total = draws.mean(dim=1)
         nll, error = ratio(total, tokens)
@@ -236,7 +236,7 @@ class LikelihoodEstimator:
         )
 
     def _estimator_error(self, draws: Tensor, tokens: Tensor) -> float:
-        """√(Σ var_i / S) / Σ tokens: the error for this very corpus."""
+        """√(Σ var_i / S) / Σ tokens: the error for this fixed corpus."""
         if self._exact:
             return 0.0
         if self._num_samples < 2:
@@ -259,10 +259,10 @@ def ratio(numerator: Float[Tensor, " n"], denominator: Float[Tensor, " n"]) -> t
 
 @dataclass(frozen=True)
 class Measured:
-    """The likelihood of one loader, what it is the likelihood of, and the seconds that measuring took.
+    """The likelihood of one loader, its description, and the seconds of the measurement.
 
-    `num_decoded`: examples whose bytes are those of their decoded tokens, as the data do not hold their text's; None
-    where tokens are no text.
+    `num_decoded`: examples whose bytes are counted from decoded tokens, because the data lack those of the source
+    text; None if tokens are not text.
     """
 
     likelihood: Likelihood
@@ -277,13 +277,13 @@ class Measured:
 
     @property
     def bytes(self) -> str | None:
-        """Which bytes were counted: those of the `source` texts, of the `decoded` tokens, or `mixed`; None: neither."""
+        """What bytes were counted from: `source` texts, `decoded` tokens, or `mixed`; None without bytes."""
         if self.num_decoded is None:
             return None
         return {0: "source", self.likelihood.num_examples: "decoded"}.get(self.num_decoded, "mixed")
 
     def values(self) -> dict[str, tuple[float, float]]:
-        """Name → (value, standard error); a likelihood of another name says so in all of them."""
+        """Name → (value, standard error); if the likelihood has another name, all of them contain it."""
         found, name = self.likelihood, self.description.name
         values = {
             f"{name}_per_token": (found.nll, found.standard_error),
@@ -295,7 +295,7 @@ class Measured:
         return values
 
     def record(self) -> dict[str, Any]:
-        """All of it, JSON-able; a standard error that cannot be known is None."""
+        """Everything, JSON-able; an unknown standard error is None."""
         found = self.likelihood
         return {
             "kind": self.kind,
@@ -317,10 +317,10 @@ def _or_none(value: float) -> float | None:
 
 
 class LikelihoodPass(Callback):
-    """Draws `num_samples` times from each example's likelihood, beside the usual metrics of the same batches.
+    """Draws `num_samples` times from each example's likelihood, in addition to the usual metrics of the same batches.
 
-    Nothing is drawn from global random state. The harness has to be one of ours: its datamodule says which loaders
-    are for the loss. A loss without likelihood is left out.
+    The global random state is not used. The harness must be one of xlm's: its datamodule gives the roles of the
+    loaders. A loss without likelihood is skipped.
     """
 
     def __init__(self, num_samples: int) -> None:
@@ -380,14 +380,14 @@ class LikelihoodPass(Callback):
 
 
 def _rows_of_batch(trainer: Trainer, split: str, dataloader_idx: int, batch_idx: int) -> list[dict[str, Any]]:
-    """The rows that a batch was made of; none where the loader is not one of ours."""
+    """The rows behind a batch; none if the loader is not one of xlm's."""
     loaders: Any = trainer.test_dataloaders if split == "test" else trainer.val_dataloaders
     loader = loaders[dataloader_idx] if isinstance(loaders, Sequence) else loaders
     return loader.rows_of_batch(batch_idx) if isinstance(loader, EvalLoader) else []
 
 
 class TextBytes(NamedTuple):
-    """UTF-8 bytes of each text of a batch, and of how many they are those of the decoded tokens."""
+    """UTF-8 bytes of each text of a batch, and the number of texts whose bytes are those of the decoded tokens."""
 
     num_bytes: Tensor
     num_decoded: int
@@ -396,16 +396,16 @@ class TextBytes(NamedTuple):
 def text_bytes(
     coded: Integer[Tensor, "batch length"], tokenizer: Any, rows: Sequence[Mapping[str, Any]] = ()
 ) -> TextBytes | None:
-    """UTF-8 bytes of the texts that tokens stand for; None if tokens are not text.
+    """UTF-8 bytes of the texts behind the tokens; None if tokens are not text.
 
-    They are those of the source text where the row knows it and all its tokens are coded. Else, as for a text that was
-    cut to its block, they are those of the text that the coded tokens decode to, without special tokens: where a
-    tokenizer loses something, in letter case or in unknown characters, these are too few or too many.
+    Those of the source text if the row has their number and all its tokens are coded. Otherwise, for instance for a
+    text that was cut to its block, those of the decoded coded tokens, without special tokens: if the tokenizer loses
+    something, like letter case or unknown characters, the number is inexact.
 
     Args:
-        coded: -100 for what doesn't count.
-        tokenizer: one that only numbers the labels of a synthetic task says so by `is_text = False`.
-        rows: those that the batch was made of, with `input_ids` and `num_bytes`; none where they are not known.
+        coded: -100 for tokens that don't count.
+        tokenizer: has `is_text = False` if its tokens are only labels of a synthetic task.
+        rows: the rows behind the batch, with `input_ids` and `num_bytes`; none if unknown.
     """
     if not getattr(tokenizer, "is_text", True):
         return None
@@ -423,14 +423,14 @@ def text_bytes(
 
 
 def _is_whole(coded: list[int], ids: list[int], marks: set[int | None]) -> bool:
-    """Whether all tokens of a row are coded, with nothing around them but marks of beginning and end."""
+    """Whether all tokens of a row are coded, apart from special tokens around them."""
     start = 0 if coded[: len(ids)] == ids else 1
     end = start + len(ids)
     return coded[start:end] == ids and marks.issuperset(coded[:start] + coded[end:])
 
 
 def print_likelihoods(measured: dict[str, Measured], console: Console) -> None:
-    """A small table for each loader, with what the numbers are and what they took."""
+    """A small table for each loader, with a description of the numbers and their cost."""
     for place, found in measured.items():
         likelihood = found.likelihood
         kind = "exact" if likelihood.exact else "an upper bound on the"
@@ -449,12 +449,12 @@ def print_likelihoods(measured: dict[str, Measured], console: Console) -> None:
 
 
 def _bytes_in_words(found: Measured) -> str:
-    """Which bytes were counted, as a part of a list; nothing where there is no number of bytes."""
+    """What bytes were counted from, as part of a list; empty without bytes."""
     if found.bytes is None or found.likelihood.bits_per_byte is None:
         return ""
     decoded = f"{found.num_decoded:,} of {found.likelihood.num_examples:,} examples"
     return {
         "source": ", bytes of the source texts",
-        "decoded": ", bytes of the decoded tokens, as those of the source texts are not known",
-        "mixed": f", bytes of the source texts, and of the decoded tokens in {decoded}",
+        "decoded": ", bytes of the decoded tokens (those of the source texts are unknown)",
+        "mixed": f", bytes of the source texts, but of the decoded tokens in {decoded}",
     }[found.bytes]

@@ -1,4 +1,4 @@
-"""Metrics of a whole pass: further scalars of the loss outputs, and a standard error for every metric."""
+"""Metrics of a whole pass: additional scalars of the loss outputs, and a standard error for every metric."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor
 from xlm.metrics import MetricWrapper, RatioMetric, TokenWeightedMean, output_mean
 from xlm.utils.rank_zero import all_gather_objects
 
-# Read by what they are for.
+# Not scalars of their own: the loss is logged as a metric, the number of terms is its weight.
 NOT_TRACKED = frozenset({"loss", "num_loss_terms"})
 
 
 class TrackedScalar(MetricWrapper):
-    """The mean of one scalar, weighted by `num_loss_terms`, or by rows where a loss doesn't say how many there are.
+    """The mean of one scalar, weighted by `num_loss_terms`, or by rows if a loss doesn't give that number.
 
-    A batch whose outputs lack the scalar doesn't count.
+    A batch without the scalar doesn't count.
     """
 
     def __init__(self, name: str) -> None:
@@ -40,7 +40,7 @@ class TrackedScalars:
     """The tracked scalars of every loader, by `stage/loader`.
 
     Args:
-        left_out: names that are not to be logged at a loader, by `stage/loader`.
+        left_out: names that are not logged at a loader, by `stage/loader`.
     """
 
     def __init__(self, left_out: Mapping[str, Collection[str]]) -> None:
@@ -50,21 +50,21 @@ class TrackedScalars:
     def update(
         self, place: str, batch: Mapping[str, Any], outputs: Mapping[str, Any], known: Iterable[str] = ()
     ) -> None:
-        """Count the scalars of one batch that are not the names of `known` metrics."""
+        """Count the scalars of one batch, except the names of `known` metrics."""
         names = {str(name) for name, value in outputs.items() if is_scalar(value)} - NOT_TRACKED - set(known)
         for name in names.difference(self._left_out.get(place, ())):
             self._metric(place, name, outputs["loss"].device).update(batch, outputs)
 
     def metrics_at(self, place: str, device: torch.device) -> list[MetricWrapper]:
-        """Those of one loader, sorted by name, and on all processes those that any process has.
+        """The metrics of one loader, sorted by name: on every process, those that any process has.
 
-        Metrics are computed by all processes together, so all must have the same ones in the same order.
+        All processes compute metrics together, so all must have the same ones in the same order.
         """
         names = _of_all_processes(sorted(self._metrics.get(place, {})))
         return [self._metric(place, name, device) for name in names]
 
     def forget(self, stage: str) -> None:
-        """Start those of a stage's loaders anew."""
+        """Reset those of a stage's loaders."""
         for place, found in self._metrics.items():
             if place.split("/", 1)[0] == stage:
                 for metric in found.values():
@@ -78,7 +78,7 @@ class TrackedScalars:
 
 
 def null_metrics(cfg: Mapping[str, Any]) -> dict[str, set[str]]:
-    """The names of the metrics that are null in the config, by `stage/loader`: nothing is logged under them."""
+    """The names of the metrics that are null in the config, by `stage/loader`; they are not logged."""
     return {
         f"{stage}/{loader}": {str(name) for name in metrics or {} if metrics[name] is None}
         for kind in ("reported", "diagnostic")
@@ -88,7 +88,7 @@ def null_metrics(cfg: Mapping[str, Any]) -> dict[str, set[str]]:
 
 
 def is_scalar(value: Any) -> bool:
-    """Whether `value` is a number or a tensor without dimensions; complex ones are not."""
+    """Whether `value` is a real number or a real tensor without dimensions."""
     if isinstance(value, Tensor):
         return value.ndim == 0 and not value.is_complex()
     return isinstance(value, Real)
@@ -126,9 +126,9 @@ class Estimates(Callback):
             self.errors[f"{stage}/{name}"] = error
 
     def record(self, metrics: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-        """Name → value, standard error (None where it cannot be known), examples, and what the error is over.
+        """Name → value, standard error (None if unknown), examples, and the units of the error.
 
-        A metric that only knows the mean of each batch has an error over batches; all others over examples.
+        If a metric only knows the mean of each batch, its error is over batches; otherwise it is over examples.
         """
         found: dict[str, dict[str, Any]] = {}
         for name, value in metrics.items():

@@ -1,4 +1,4 @@
-"""A sampler's quality against what it costs: the best trade-offs of a sweep, as tables and as a picture."""
+"""Quality and cost of sampler settings: the best trade-offs of a sweep, as tables and as a picture."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from xlm.utils.files import replace_text
 
 Cost = Literal["network_calls", "seconds"]
 COSTS: tuple[Cost, ...] = ("network_calls", "seconds")
-# Lower is better; never told alone, since a text that repeats itself has a low perplexity and a low entropy.
-# A perplexity's name may go on with its judge's protocol.
+# Lower is better; always shown with the entropy, since repetitive texts have a low perplexity and a low entropy.
+# The name of a perplexity may end with the judge's protocol.
 PERPLEXITY, ENTROPY = "judge_perplexity", "entropy"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of a sampler, measured.
+    """One measured setting of a sampler.
 
     Args:
-        options: those that the sweep varies.
-        metrics: value and standard error over the examples (None: not known), by name; the first is the quality.
+        options: the options that the sweep varies.
+        metrics: value and standard error over the examples (None: unknown), by name; the first is the quality.
         n: examples.
-        network_calls: mean of a sample; None where the predictor doesn't tell.
+        network_calls: mean per sample; None if the predictor doesn't count them.
         seconds: for all examples, the sampler alone.
     """
 
@@ -46,13 +46,13 @@ class Point:
         return self.network_calls if kind == "network_calls" else self.seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON: None for a metric that means nothing."""
+        """Plain values, for JSON: None for an undefined metric."""
         metrics = {name: (None if math.isnan(value) else value, error) for name, (value, error) in self.metrics.items()}
         return {**asdict(self), "metrics": metrics}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Point:
-        """What `as_dict` gave, also after JSON."""
+        """The inverse of `as_dict`, also after JSON."""
         metrics = {
             name: (math.nan if value is None else float(value), None if error is None else float(error))
             for name, (value, error) in values["metrics"].items()
@@ -61,14 +61,14 @@ class Point:
 
 
 def qualities(quality: str) -> list[str]:
-    """What is shown where a quality is: itself, and beside a perplexity the entropy."""
+    """The metrics shown for a quality: the quality, and for a perplexity also the entropy."""
     return [quality, ENTROPY] if quality.startswith(PERPLEXITY) else [quality]
 
 
 def front(points: Sequence[Point], quality: str, cost: Cost) -> list[Point]:
-    """The points that no other beats in quality at the same cost or less, cheapest first.
+    """The points that no other point beats in quality at the same or lower cost, cheapest first.
 
-    A perplexity is beaten by a lower one with an entropy that is no lower.
+    A perplexity is beaten by a lower one whose entropy is not lower.
     """
     known = [(spent, [-good for good in _goods(point, quality)], place) for place, point in enumerate(points)
              if (spent := point.cost(cost)) is not None]  # fmt: skip
@@ -81,13 +81,13 @@ def front(points: Sequence[Point], quality: str, cost: Cost) -> list[Point]:
 
 
 def _goods(point: Point, quality: str) -> list[float]:
-    """Numbers of which each is better the higher it is."""
+    """Numbers for which higher is better."""
     goods = [point.metrics[name][0] * (-1 if name.startswith(PERPLEXITY) else 1) for name in qualities(quality)]
     return [-math.inf if math.isnan(good) else good for good in goods]
 
 
 def table(points: Sequence[Point], quality: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text; `best` says of which costs a point is on the front."""
+    """Header and rows as text; `best` names the costs for which a point is on the front."""
     options = list(points[0].options)
     metrics = list(points[0].metrics)
     fronts = {cost: front(points, quality, cost) for cost in COSTS}
@@ -108,7 +108,7 @@ def _shown(value: Any) -> str:
 
 
 def write_tables(folder: Path, points: Sequence[Point], quality: str) -> None:
-    """`sweep.csv` and `sweep.md`, each replaced in one step."""
+    """Write `sweep.csv` and `sweep.md`, each replaced atomically."""
     header, rows = table(points, quality)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
@@ -118,9 +118,9 @@ def write_tables(folder: Path, points: Sequence[Point], quality: str) -> None:
 
 
 def draw(path: Path, points: Sequence[Point], quality: str, title: str) -> Path:
-    """A PNG: quality, with its standard error, against network calls and against seconds; the best stand out.
+    """A PNG: quality and its standard error against network calls and against seconds; the best points are marked.
 
-    A perplexity has the entropy below it. Where the quality is one number, the best are a line.
+    A perplexity has the entropy below it. If the quality is one number, a line connects the best points.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -129,7 +129,7 @@ def draw(path: Path, points: Sequence[Point], quality: str, title: str) -> Path:
     figure = Figure(figsize=(11, 4.6 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    labels = {"network_calls": "network calls of a sample", "seconds": f"seconds for {points[0].n:,} samples"}
+    labels = {"network_calls": "network calls per sample", "seconds": f"seconds for {points[0].n:,} samples"}
     for place, (name, cost) in enumerate(((name, cost) for name in names for cost in COSTS), 1):
         axes = figure.add_subplot(len(names), 2, place)
         _draw_points(axes, points, "o", "0.6", name, cost, None)

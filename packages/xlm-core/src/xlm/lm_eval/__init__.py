@@ -1,1 +1,1 @@
-"""Models trained here inside lm-evaluation-harness: scoring and writing as it asks for them."""
+"""Models of xlm in lm-evaluation-harness: scoring and generation."""

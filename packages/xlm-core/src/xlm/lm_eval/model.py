@@ -1,4 +1,4 @@
-"""The model that lm-evaluation-harness knows as `xlm`: likelihoods, exact or as a bound, generation, and a record."""
+"""The model `xlm` of lm-evaluation-harness: likelihoods, exact or bounded, generation, and a record."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def about(
     """Model, likelihood and versions as JSON.
 
     Args:
-        scorer: None where nothing was scored.
-        num_truncated: requests whose context lost its beginning.
-        errors: standard errors of what was scored, over the draws of a bound.
-        sampler: options that were given.
+        scorer: None if nothing was scored.
+        num_truncated: requests whose context lost its start.
+        errors: standard errors of the scores, over the draws of a bound.
+        sampler: options that were set.
     """
     return {
         "checkpoint": str(lm.source),
@@ -71,25 +71,25 @@ PREDICTOR = "predictor."
 
 @register_model("xlm")
 class XLMForLMEval(LM):
-    """A model trained here, for `lm_eval.simple_evaluate`.
+    """A model of xlm, for `lm_eval.simple_evaluate`.
 
     Args:
-        checkpoint: whatever `xlm.load` takes, or a model that it gave.
-        batch_size: rows at once.
-        device: as torch names it, or "auto".
-        num_samples: draws of a bound for each request, where the likelihood isn't exact.
-        seed: from which these and what is written are drawn.
-        max_gen_toks: most tokens of a text, where a task doesn't say.
+        checkpoint: anything that `xlm.load` accepts, or a model loaded by it.
+        batch_size: rows per batch.
+        device: a name for torch, or "auto".
+        num_samples: draws of a bound for each request, if the likelihood isn't exact.
+        seed: of these draws and of generation.
+        max_gen_toks: the most tokens of a text, if a task doesn't set it.
         precision: "fp32" or "bf16", of the network's arithmetic when it scores.
-        score_end: that a continuation is followed by the end of the text is part of it; a model of prompts and answers
-            counts the end always.
-        max_batch_size: part of lm-eval's arguments, unused.
+        score_end: whether the end of the text after a continuation is scored too; for a model of prompts and answers,
+            it always is.
+        max_batch_size: an argument of lm-eval, unused.
         apply_ema, revision, trust_remote_code: as for `xlm.load`.
-        **sampler: `predictor.<option>`, instead of what the run and the task say.
+        **sampler: `predictor.<option>`; overrides the run and the task.
 
     Raises:
-        ConfigError: an argument that isn't one, or a sampler without that option.
-        CheckpointError: there is no such model.
+        ConfigError: an unknown argument, or an option that the sampler does not have.
+        CheckpointError: the model does not exist.
     """
 
     def __init__(
@@ -133,18 +133,18 @@ class XLMForLMEval(LM):
 
     @property
     def scorer(self) -> Scorer:
-        """What scores; ConfigError if the family gives no likelihood."""
+        """The scorer; ConfigError if the family gives no likelihood."""
         if self._scorer is None:
             self._scorer = Scorer(self.lm, self.num_samples, self.seed, self.precision)
         return self._scorer
 
     @property
     def tokenizer_name(self) -> str:
-        """Fingerprint of the tokenizer, for caches of requests."""
+        """A fingerprint of the tokenizer, for caches of requests."""
         return f"xlm-{type(self.lm.tokenizer).__name__}-{len(self.lm.tokenizer)}"
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """log p(continuation | context), or a lower bound of it, and whether greedy writing gives the continuation."""
+        """log p(continuation | context), or a lower bound of it, and whether greedy decoding gives the continuation."""
         pairs = [self._pairs(*request.args) for request in requests]
         found = [_summed(scores) for scores in self._scored(pairs, "loglikelihood", disable_tqdm)]
         for request, answer in zip(requests, found, strict=True):
@@ -152,14 +152,14 @@ class XLMForLMEval(LM):
         return found
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """log p of whole texts, or lower bounds: longer ones in windows, each with as much before it as fits.
+        """log p of whole texts, or lower bounds: longer texts in windows, each with as much context as fits.
 
         ConfigError for a model of prompts and answers.
         """
         scorer = self.scorer
         if scorer.role != "lm":
             raise ConfigError(
-                "This model learnt answers to prompts: whole texts (loglikelihood_rolling) have no likelihood."
+                "This model was trained on answers to prompts, so it cannot score whole texts (loglikelihood_rolling)."
             )
         texts = [list(windows((), self._ids(text), scorer.max_length, self.score_end)) for (text,) in _args(requests)]
         found = [sum(s.log_likelihood for s in scores) for scores in self._scored(texts, "rolling", disable_tqdm)]
@@ -168,7 +168,7 @@ class XLMForLMEval(LM):
         return found
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each context, up to the first of the strings in `until`."""
+        """The text that the model generates after each context, up to the first of the strings in `until`."""
         asked = [
             wanted(self.lm, context, arguments, self.max_gen_toks, self.sampler)
             for context, arguments in _args(requests)
@@ -184,7 +184,7 @@ class XLMForLMEval(LM):
         return texts
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the numbers are and depend on; lm-eval puts it into the `config` of its results."""
+        """A description of the numbers and what they depend on; lm-eval puts it into the `config` of its results."""
         return {"xlm": about(self.lm, self._scorer, self.num_truncated, self._errors, self.sampler)}
 
     def _ids(self, text: str) -> list[int]:
@@ -192,7 +192,7 @@ class XLMForLMEval(LM):
         return ids
 
     def _pairs(self, context: str, continuation: str) -> list[Pair]:
-        """A request as one pair, or as windows where the continuation alone is longer than the model can read."""
+        """A request as one pair, or as windows if the continuation alone is longer than the model can read."""
         scorer = self.scorer
         if scorer.role != "lm":
             given = self._ids(context)
@@ -206,16 +206,16 @@ class XLMForLMEval(LM):
         return pairs
 
     def _split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of both together, parted where the context's own end: spaces at its end belong to what follows."""
+        """Tokens of both together, split at the end of the context; spaces at its end belong to the continuation."""
         stripped = context.rstrip()
         continuation = context[len(stripped) :] + continuation
         whole, given = self._ids(stripped + continuation), self._ids(stripped)
-        # A token across the border belongs to the continuation, which never is empty unless its text is.
+        # A token across the border belongs to the continuation, which is only empty if its text is.
         cut = min(len(given), len(whole) - bool(continuation.strip()))
         return whole[:cut], whole[cut:]
 
     def _scored(self, parts: Sequence[Sequence[Pair]], name: str, disable_tqdm: bool) -> list[list[Score]]:
-        """The scores of each request's pairs; pairs of like length run together, and equal ones once."""
+        """The scores of each request's pairs; pairs of similar length are batched, and equal pairs are scored once."""
         unique = sorted(
             {pair for pairs in parts for pair in pairs},
             key=lambda p: (len(p.context) + len(p.continuation), p.context, p.continuation),
@@ -232,7 +232,7 @@ class XLMForLMEval(LM):
 
 @contextmanager
 def _progress(name: str, total: int, disable: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, and the function that moves it on."""
+    """A progress bar on stderr, and the function that advances it."""
     with Progress(console=plain_console(stderr=True), disable=disable) as progress:
         task = progress.add_task(name, total=total)
         yield lambda count: progress.advance(task, count)
@@ -247,7 +247,7 @@ def _summed(scores: Sequence[Score]) -> tuple[float, bool]:
 
 
 def _groups(asked: Sequence[Wanted], batch_size: int) -> Iterator[list[int]]:
-    """Places of requests that run together: of equal options, in their order."""
+    """Indices of requests that can run together: those with equal options, in order."""
     groups: dict[str, list[int]] = {}
     for place, one in enumerate(asked):
         groups.setdefault(repr(one.options), []).append(place)
@@ -262,7 +262,7 @@ def _check(**counts: Any) -> None:
 
 
 def _batch_size(said: int | str | None) -> int:
-    """Rows at once; `auto`, which lm-eval allows, is the default here."""
+    """Rows per batch; `auto`, which lm-eval allows, means the default."""
     if said is None or str(said).startswith("auto"):
         return 64
     if not str(said).isdecimal() or int(said) < 1:
@@ -271,13 +271,13 @@ def _batch_size(said: int | str | None) -> int:
 
 
 def _sampler(given: dict[str, Any], lm: TrainedModel) -> dict[str, Any]:
-    """The options among the arguments; ConfigError for any other argument."""
+    """The sampler's options among the arguments; ConfigError for any other argument."""
     for key in given:
         option = key.removeprefix(PREDICTOR)
         if option == key or option not in lm.options:
             near = did_you_mean([f"{PREDICTOR}{name}" for name in nearest_names(option, lm.options, 1)])
             options = ", ".join(f"{PREDICTOR}{name}" for name in lm.options)
             raise ConfigError(
-                f"The model 'xlm' has no argument '{key}'. Of its sampler: {options}. {near}".rstrip(), key=key
+                f"The model 'xlm' has no argument '{key}'. Options of its sampler: {options}. {near}".rstrip(), key=key
             )
     return {key.removeprefix(PREDICTOR): value for key, value in given.items()}

@@ -25,7 +25,7 @@ Precision = Literal["fp32", "bf16"]
 class Score:
     """log p of a continuation in nats, exact or a lower bound, with the bound's standard error over its draws.
 
-    `standard_error` is 0 where exact, NaN for a single draw.
+    `standard_error` is 0 if exact, NaN for a single draw.
     """
 
     log_likelihood: float
@@ -36,7 +36,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is given and what is scored; `ends`: EOS behind it is scored too."""
+    """The given tokens and the scored tokens; `ends`: the EOS after them is scored too."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
@@ -44,16 +44,16 @@ class Pair:
 
 
 class Scorer:
-    """Scores with a trained model, batch by batch; a pair's score depends neither on its batch nor on the order.
+    """Scores with a trained model in batches; a pair's score does not depend on its batch or on the order.
 
     A model of whole texts (role `lm`) scores `[BOS] context continuation`. A model of prompts and answers (role
-    `seq2seq`) scores an answer and its end, whatever `ends` says.
+    `seq2seq`) scores an answer and its end, for any `ends`.
 
     Args:
-        lm: whose loss gives a likelihood.
+        lm: a model whose loss gives a likelihood.
         num_samples: draws of a bound for each pair; each is the mean over several maskings.
-        seed: from which they are drawn, together with the pair itself.
-        precision: of the network's arithmetic; sums are float64 always.
+        seed: of the draws, together with the pair itself.
+        precision: of the network's arithmetic; sums are always float64.
 
     Raises:
         ConfigError: the loss gives no likelihood, or the model has no such role.
@@ -62,7 +62,9 @@ class Scorer:
     def __init__(self, lm: TrainedModel, num_samples: int = 8, seed: int = 0, precision: Precision = "fp32") -> None:
         loss = lm.harness.loss_function
         if not gives_likelihood(loss):
-            raise ConfigError(f"{type(loss).__name__} gives no likelihood, so lm-eval can only let this model write.")
+            raise ConfigError(
+                f"{type(loss).__name__} gives no likelihood, so lm-eval can only generate text with this model."
+            )
         self.lm, self.loss = lm, loss
         self.num_samples, self.seed, self.precision = num_samples, seed, precision
         self.role = "lm" if lm.continues else "seq2seq"
@@ -80,12 +82,12 @@ class Scorer:
 
     @property
     def of(self) -> str:
-        """Whose likelihood it is, in words."""
+        """What the likelihood covers, in words."""
         return self._described.of
 
     @property
     def max_length(self) -> int | None:
-        """Most tokens of context and continuation together (for answers: of an answer); None for no limit."""
+        """The most tokens of context and continuation together (or of an answer); None for no limit."""
         block = self.lm.config.get("block_size")
         if block is None:
             return None
@@ -93,7 +95,7 @@ class Scorer:
 
     @property
     def max_context(self) -> int | None:
-        """Most tokens of a context; None for no limit."""
+        """The most tokens of a context; None for no limit."""
         limit = self.max_length if self.role == "lm" else self.lm.config.get("input_block_size")
         return None if limit is None else int(limit)
 
@@ -142,7 +144,7 @@ class Scorer:
         used = len(pair.continuation) + (len(pair.context) + pair.ends if self.role == "lm" else 0)
         if limit is not None and used > limit:
             what = "context and continuation" if self.role == "lm" else "the answer"
-            raise ConfigError(f"A request has {used} tokens of {what}, and this model takes at most {limit}.")
+            raise ConfigError(f"A request has {used} tokens of {what}, but this model takes at most {limit}.")
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -151,18 +153,18 @@ class Scorer:
 
 
 def seed_of(seed: int, pair: Pair) -> int:
-    """The stream of a pair: 62 bits of a hash of its context, so that neither order nor batch matters.
+    """The random stream of a pair: 62 bits of a hash of its context, independent of order and batch.
 
-    All continuations of a context get the same masks: their differences vary less than their values.
+    All continuations of a context get the same masks, since their differences then vary less than their values.
     """
     text = repr((seed, pair.context))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
 
 
 def windows(context: Sequence[int], ids: Sequence[int], size: int | None, ends: bool = False) -> Iterator[Pair]:
-    """Pairs that score every token of `ids` once (and the end, if asked), each with as much before it as fits.
+    """Pairs that score every token of `ids` once (and the end, if `ends`), each with as much context as fits.
 
-    None is longer than `size`, the end counted; a context loses its left, but never its last token.
+    No pair is longer than `size`, including the end; a context is cut on the left, but keeps its last token.
     """
     whole: list[int | None] = [*context, *ids, *([None] if ends else [])]  # None is the end
     size = len(whole) if size is None else size
@@ -177,23 +179,23 @@ def windows(context: Sequence[int], ids: Sequence[int], size: int | None, ends: 
         done = end
 
 
-# What lm-eval's tasks say about sampling, where a sampler has it too.
+# Sampling options in lm-eval's tasks that a sampler may have too.
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-# Names under which tasks say how much may be written, the first goes before the others.
+# The names of the length limit in tasks; the first one has priority.
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 DEFAULT_LENGTH = 256
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A request as this model gets it.
+    """A request in the form that this model needs.
 
     Args:
-        context: as much of its end as the model reads.
+        context: the end of the given context, as much as the model can read.
         until: strings before which the text ends.
-        max_tokens: of the text.
-        options: of the sampler, sorted; requests of equal ones run together.
-        truncated: whether the context has lost its beginning.
+        max_tokens: the most tokens of the text.
+        options: of the sampler, sorted; requests with equal options run together.
+        truncated: whether the context lost its start.
     """
 
     context: str
@@ -206,20 +208,20 @@ class Wanted:
 def wanted(
     lm: TrainedModel, context: str, asked: dict[str, Any], max_gen_toks: int | None, sampler: dict[str, Any]
 ) -> Wanted:
-    """What a request asks for; ConfigError for what no model here does.
+    """Convert a request; ConfigError for options that no model supports.
 
     Args:
         asked: a task's `generation_kwargs`.
-        max_gen_toks: where the task doesn't say it; None for lm-eval's 256.
-        sampler: options that go before the task's.
+        max_gen_toks: used if the task doesn't set it; None for lm-eval's 256.
+        sampler: options that override the task's.
     """
     until = asked.get("until") or ()
     until = tuple(s for s in ((until,) if isinstance(until, str) else until) if s)
     length = next((asked[name] for name in LENGTHS if asked.get(name) is not None), max_gen_toks or DEFAULT_LENGTH)
     if int(length) < 1:
-        raise ConfigError(f"A task asks for {length} tokens (max_gen_toks), and must ask for at least 1.")
+        raise ConfigError(f"max_gen_toks of a task is {length}, and must be at least 1.")
     room = _room(lm)
-    # Where both are long, context and text get half of the block each.
+    # If both are long, context and text get half of the block each.
     length = int(length) if room is None else min(int(length), max(room // 2, room - _count(lm, context)))
     limit = lm.config.get("input_block_size") if not lm.continues else None if room is None else room - length
     kept = context if limit is None else last_tokens(lm.tokenizer, context, int(limit))
@@ -228,7 +230,7 @@ def wanted(
 
 
 def write(lm: TrainedModel, batch: Sequence[Wanted], seed: int) -> list[str]:
-    """The texts of requests that have the same options, each cut to its length and at its first stop."""
+    """Generate the texts of requests with the same options, each cut to its length and at its first stop string."""
     options = dict(batch[0].options)
     own_seed = options.pop("seed", None)
     samples = lm.samples(
@@ -250,16 +252,16 @@ def cut(text: str, until: Iterable[str]) -> str:
 
 
 def first_tokens(tokenizer: Any, text: str, count: int) -> str:
-    """A text's first tokens; the text itself where it has no more."""
+    """A text's first tokens; the whole text if it has no more."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return text if len(ids) <= count else str(tokenizer.decode(ids[:count], skip_special_tokens=True))
 
 
 def last_tokens(tokenizer: Any, text: str, count: int) -> str:
-    """A text's end of at most so many tokens, as the text itself is read again."""
+    """The end of a text, with at most `size` tokens when it is tokenized again."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     kept = text
-    # A tokenizer may read the end alone as more tokens than it was before.
+    # A tokenizer may split the end alone into more tokens than before.
     for wanted_count in range(count, -1, -1):
         if len(ids) <= wanted_count:
             return kept
@@ -270,7 +272,7 @@ def last_tokens(tokenizer: Any, text: str, count: int) -> str:
 
 
 def _sampling(asked: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Greedy unless a task samples; what a sampler doesn't know is the sampler's own affair."""
+    """Greedy unless a task samples; options that the sampler does not have are checked by the sampler."""
     temperature = float(asked.get("temperature") or 0.0)
     if asked.get("do_sample") is False:
         temperature = 0.0
@@ -285,6 +287,6 @@ def _count(lm: TrainedModel, text: str) -> int:
 
 
 def _room(lm: TrainedModel) -> int | None:
-    """Tokens of context and text together behind BOS, for a model of whole texts; None for no limit."""
+    """Tokens of context and text together after BOS, for a model of whole texts; None for no limit."""
     block = lm.config.get("block_size")
     return None if block is None or not lm.continues else int(block) - 1

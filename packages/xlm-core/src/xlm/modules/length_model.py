@@ -1,4 +1,4 @@
-"""How likely a text of a certain length is: counted in training, stored with the weights, drawn from by samplers."""
+"""A distribution of text lengths: counted in training, stored with the weights, used by samplers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 from xlm.sampling import sampling_dtype
 
-# Added to each count, so that no length is impossible (Krichevsky and Trofimov, 1981).
+# Added to each count, so that no length has probability 0 (Krichevsky and Trofimov, 1981).
 _PSEUDO_COUNT = 0.5
 
 
 class LengthModel(nn.Module):
     """p(N) over lengths 1 … num_lengths as (count + 1/2) / (all counts + num_lengths / 2).
 
-    A buffer of the network that holds it, so that checkpoints and exported weights have it. With several processes it
-    holds what the first one saw, a fair sample.
+    A buffer of the network, so that it is stored in checkpoints and exported weights. With several processes it
+    holds the counts of the first one, a fair sample.
 
     Args:
-        num_lengths: the longest length, which is that of a block: BOS may have been cut off.
+        num_lengths: the greatest length, which is that of a block, since BOS may be cut off.
     """
 
     counts: Tensor
@@ -31,7 +31,7 @@ class LengthModel(nn.Module):
         self.register_buffer("counts", torch.zeros(num_lengths, dtype=torch.int64))
 
     def count(self, lengths: Integer[Tensor, " batch"]) -> None:
-        """Learn from the lengths of a training batch, each in 1 … num_lengths."""
+        """Count the lengths of a training batch, each in 1 … num_lengths."""
         self.counts.scatter_add_(0, lengths - 1, torch.ones_like(lengths))
 
     def nll(self, lengths: Integer[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -41,7 +41,7 @@ class LengthModel(nn.Module):
     def draw(
         self, u: Float[Tensor, " rows"], least: Integer[Tensor, " rows"], most: Integer[Tensor, " rows"]
     ) -> Integer[Tensor, " rows"]:
-        """One length per row from p(N | least ≤ N ≤ most), by its distribution function at u in (0, 1).
+        """One length per row from p(N | least ≤ N ≤ most), by the inverse distribution function at u in (0, 1).
 
         Args:
             least, most: in 1 … num_lengths, least ≤ most.

@@ -1,4 +1,4 @@
-"""Networks of transformers as backbones: loaded or only built, fitted to a vocabulary, cut before the output layer."""
+"""Networks of transformers as backbones: loaded or new, resized to the vocabulary, without their output layer."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from xlm.utils.weight_files import read_weights, weights_in, without_wrappers
 logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
-# Learned tables of absolute positions, by the names that transformers gives them.
+# Learned tables of absolute positions, by their names in transformers.
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 
 
 class _PassThrough(nn.Identity):
-    """Stands where the output layer was."""
+    """Replaces the output layer."""
 
     weight = None
     bias = None
 
 
 class PretrainedNetwork(nn.Module, Model):
-    """A network of transformers and its output layer apart, so that logits are computed only where they are needed.
+    """A network of transformers with a separate output layer, so that logits are computed only where needed.
 
     Args:
-        num_embeddings: vocabulary of the run, special tokens included (V); the network's own is resized to it.
-        pretrained_model_name_or_path: a folder that transformers wrote, or an id of the hub.
-        pretrained: False takes the sizes from there and draws new weights.
-        check_vocabulary: compare the tokenizer that lies beside the weights with that of the run.
+        num_embeddings: the vocabulary size of the run, including special tokens (V); the network is resized to it.
+        pretrained_model_name_or_path: a folder written by transformers, or an id of the hub.
+        pretrained: False takes only the architecture from there and initializes new weights.
+        check_vocabulary: compare the tokenizer stored with the weights to that of the run.
         overrides: values of the network's own configuration, for instance `hidden_dropout_prob`.
-        architecture: that whole configuration, in place of a folder; `standalone_arguments` gives it.
-        num_text_lengths: lengths that a length model beside the network knows, for masked models with
+        architecture: the whole configuration, in place of a folder; `standalone_arguments` gives it.
+        num_text_lengths: number of lengths of a length model next to the network, for masked models with
             `text_length=modelled`; None for none.
 
     Raises:
-        ConfigError: there is no such network, it is of another kind, or it doesn't compute as is relied on here: its
-            logits are no linear map of its features, or padding changes what it predicts.
+        ConfigError: there is no such network, it is of another kind, or it violates an assumption made here: its
+            logits are not a linear map of its features, or padding changes its predictions.
     """
 
     auto_class: ClassVar[Any]
@@ -74,7 +74,7 @@ class PretrainedNetwork(nn.Module, Model):
         self._num_known = 0
         if (pretrained_model_name_or_path is None) == (architecture is None):
             raise ConfigError(
-                "This network is one of transformers: model.pretrained_model_name_or_path=… names the folder that "
+                "This network comes from transformers: model.pretrained_model_name_or_path=… names the folder that "
                 "holds it.",
                 key="model.pretrained_model_name_or_path",
             )
@@ -96,7 +96,7 @@ class PretrainedNetwork(nn.Module, Model):
         self._check_parts(example, before)
         self.train()
 
-    # Making it.
+    # Construction.
 
     def _from_folder(self, path: str, pretrained: bool, overrides: dict[str, Any]) -> Any:
         try:
@@ -106,7 +106,7 @@ class PretrainedNetwork(nn.Module, Model):
             if not pretrained:
                 config.vocab_size = self.num_embeddings
                 return self.auto_class.from_config(config, dtype=torch.float32)
-            # The precision of a run is the trainer's choice; its weights are kept in float32.
+            # The trainer sets the precision of a run; weights are stored in float32.
             backbone, info = self.auto_class.from_pretrained(
                 path, config=config, dtype=torch.float32, output_loading_info=True
             )
@@ -122,12 +122,12 @@ class PretrainedNetwork(nn.Module, Model):
         if names <= info["missing_keys"]:
             found = ", ".join(sorted(info["unexpected_keys"])[:3]) or "nothing"
             raise ConfigError(
-                f"{path} holds no weight of {type(backbone).__name__}, but {found}. "
-                "To train it from scratch: model.pretrained=false.",
+                f"{path} contains no weights of {type(backbone).__name__}, but {found}. "
+                "To train from scratch, set model.pretrained=false.",
                 key="model.pretrained_model_name_or_path",
             )
         if info["missing_keys"]:
-            logger.warning("%s lacks %s: drawn anew.", path, ", ".join(sorted(info["missing_keys"])))
+            logger.warning("%s lacks %s; initialized randomly.", path, ", ".join(sorted(info["missing_keys"])))
         self._num_known = backbone.get_input_embeddings().num_embeddings
         if self._num_known != self.num_embeddings:
             backbone.resize_token_embeddings(self.num_embeddings)
@@ -147,29 +147,32 @@ class PretrainedNetwork(nn.Module, Model):
         taken = inspect.signature(backbone.forward).parameters
         for name in ("attention_mask", "position_ids"):
             if name not in taken:
-                raise ConfigError(f"{type(backbone).__name__} takes no {name}: padding would change it.", key="model")
+                raise ConfigError(
+                    f"{type(backbone).__name__} does not accept {name}, so padding would change its predictions.",
+                    key="model",
+                )
 
     @torch.no_grad()
     def _check_parts(self, example: dict[str, Tensor], before: Tensor) -> None:
-        """What a wrapped network must do, tried on a row of a few tokens."""
+        """Check the assumptions about a wrapped network on a row of a few tokens."""
         name = type(self.backbone).__name__
         features = self.backbone(**example).logits
         if features.shape[-1] != self.head.in_features or not _close(self.head(features), before):
-            raise ConfigError(f"The logits of {name} are no linear map of its features; it can't be used here.")
+            raise ConfigError(f"The logits of {name} are not a linear map of its features, so it cannot be used here.")
         ids = example["input_ids"]
         mask = torch.ones_like(ids, dtype=torch.bool)
         alone = self._run(ids, mask)
         pads = torch.zeros_like(ids[:, :2])
         padded = self._run(torch.cat([pads, ids], 1), torch.cat([pads.bool(), mask], 1))
         if not _close(padded[:, 2:], alone):
-            raise ConfigError(f"Padding changes what {name} predicts; it can't be used here.")
+            raise ConfigError(f"Padding changes the predictions of {name}, so it cannot be used here.")
 
-    # Using it.
+    # Use.
 
     def _run(
         self, input_ids: Tensor, attention_mask: Tensor | None, positions: Tensor | None = None, **more: Any
     ) -> Tensor:
-        """Features (B, L, d), padding moving no position."""
+        """Features (B, L, d); padding does not shift positions."""
         length = input_ids.shape[1]
         self._check_length(length)
         if positions is None:
@@ -186,15 +189,15 @@ class PretrainedNetwork(nn.Module, Model):
     def _check_length(self, length: int) -> None:
         if self.max_length is not None and length > self.max_length:
             raise ConfigError(
-                f"A row has {length} tokens, and {type(self.backbone).__name__} has {self.max_length} positions: "
-                "choose a smaller block_size or input_block_size.",
+                f"A row has {length} tokens, but {type(self.backbone).__name__} has only {self.max_length} positions. "
+                "Choose a smaller block_size or input_block_size.",
                 key="block_size",
             )
 
-    # Sharing it.
+    # Sharing.
 
     def standalone_arguments(self) -> dict[str, Any]:
-        """Arguments that make a network of this shape without the files that it came from."""
+        """Arguments that build a network of this shape without its original files."""
         architecture = json.loads(self.backbone.config.to_json_string(use_diff=False))
         return {
             "num_embeddings": self.num_embeddings,
@@ -207,20 +210,20 @@ class PretrainedNetwork(nn.Module, Model):
         }
 
     def for_transformers(self) -> Any:
-        """The network of transformers in one piece, a copy."""
+        """A copy of the complete network of transformers."""
         whole = copy.deepcopy(self)
         whole.backbone.set_output_embeddings(whole.head)
         return whole.backbone
 
     def check_tokenizer(self, tokenizer: Any) -> None:
-        """ConfigError if the run's tokenizer numbers the tokens that the network has learnt in another way."""
+        """ConfigError if the run's tokenizer gives tokens other ids than the network was trained with."""
         path = self._vocabulary_of
         if path is None or tokenizer is None:
             return
         if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in _TOKENIZER_FILES):
             raise ConfigError(
-                f"{path} holds no tokenizer to compare with that of the run. If its {self._num_known} tokens have the "
-                "same numbers: model.check_vocabulary=false. To train it from scratch: model.pretrained=false.",
+                f"{path} contains no tokenizer to compare with that of the run. If its {self._num_known} tokens have "
+                "the same ids, set model.check_vocabulary=false. To train from scratch, set model.pretrained=false.",
                 key="model.check_vocabulary",
             )
         known = {text: i for text, i in AutoTokenizer.from_pretrained(path).get_vocab().items() if i < self._num_known}
@@ -231,7 +234,7 @@ class PretrainedNetwork(nn.Module, Model):
             raise ConfigError(
                 f"The network in {path} was trained with another tokenizer: {text!r} is {number} there and "
                 f"{own[text]} here ({len(wrong)} of {len(known)} tokens differ).\n"
-                "Take its own: ++global_components.tokenizer._target_=xlm.datamodule.load_auto_tokenizer "
+                "Use its tokenizer: ++global_components.tokenizer._target_=xlm.datamodule.load_auto_tokenizer "
                 f"++global_components.tokenizer.pretrained_model_name_or_path={path}",
                 key="global_components.tokenizer",
             )
@@ -273,7 +276,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_options(config: Any, given: Mapping[str, Any], key: str) -> None:
-    """ConfigError for an option that the network's configuration doesn't have: transformers would keep it unread."""
+    """ConfigError for an option that the network's configuration doesn't have: transformers would ignore it."""
     known = {*config.to_dict(), *config.attribute_map, *inspect.signature(type(config)).parameters}
     for name in given:
         if name not in known and not hasattr(config, name):
@@ -286,20 +289,20 @@ def _check_options(config: Any, given: Mapping[str, Any], key: str) -> None:
 
 
 def _example(backbone: Any) -> dict[str, Tensor]:
-    """One row of a few different tokens, none of them at the ends of the vocabulary, where special ones often are."""
+    """One row of a few different tokens, away from the ends of the vocabulary, where special ones often are."""
     size = backbone.get_input_embeddings().num_embeddings
     return {"input_ids": (torch.arange(3, 8)[None] * max(1, size // 16)) % size}
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    """Equal but for rounding, measured against the largest value."""
+    """Equal up to rounding, relative to the largest value."""
     return bool((found - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1e-6))
 
 
 def _positions_of(backbone: Any) -> tuple[int, int | None]:
-    """What is added to positions that count from 0, and how many there are (None: no table ends)."""
+    """The offset added to positions that count from 0, and the number of positions (None: unlimited)."""
     for name, module in backbone.named_modules():
         if name.rsplit(".", 1)[-1] in _POSITION_TABLES and isinstance(module, nn.Embedding):
-            shift = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa and its kin
+            shift = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa and its variants
             return shift, module.num_embeddings - max(shift, getattr(module, "offset", 0))
     return 0, None

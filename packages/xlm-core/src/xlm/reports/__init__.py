@@ -1,1 +1,1 @@
-"""What runs left in their folders, read back: lists, comparisons and pages, without torch and without a server."""
+"""The output files of runs, read back: lists, comparisons and pages, without torch and without a server."""

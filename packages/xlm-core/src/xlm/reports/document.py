@@ -18,7 +18,7 @@ from xlm.reports.run import Measured, Run, is_share
 
 T = TypeVar("T")
 MAX_POINTS = 240
-# A pause this many times the usual one was no training: the run had been stopped.
+# A pause this many times longer than usual means that the run was stopped, so it does not count as training time.
 _LONG_PAUSE = 20.0
 _LAST = ("lr", "tokens_per_second", "examples_per_second")
 _LEFT_OUT = ("samples_per_second", "network_calls", "examples_per_second")
@@ -38,7 +38,7 @@ class Curve:
 class Panel:
     """One metric; `averaged` says that points are means over several logged values.
 
-    `kind`: of a loss, in words, where the runs' losses are different quantities; each then has a panel of its own.
+    `kind`: the kind of a loss in words, if the runs' losses are different quantities; each kind then has its own panel.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Panel:
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """A panel for each logged metric: those of most runs and losses first, learning rate and speed last."""
+    """A panel for each logged metric: those of most runs first, losses first, learning rate and speed last."""
     found: dict[str, list[tuple[int, list[tuple[float, float, float]]]]] = defaultdict(list)
     for index, run in enumerate(runs):
         for name, points in by_name(run.points).items():
@@ -63,7 +63,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def _by_kind(runs: Sequence[Run], name: str, series: list[tuple[int, T]]) -> dict[str, list[tuple[int, T]]]:
-    """The series of a metric, those of losses apart that are different quantities; with the kind in words."""
+    """The series of a metric by kind, in words; losses that are different quantities are separated."""
     kinds = [loss_kind(runs[index], name) if is_loss(name) else () for index, _ in series]
     if len(set(kinds)) < 2:
         return {"": series}
@@ -75,7 +75,7 @@ def _by_kind(runs: Sequence[Run], name: str, series: list[tuple[int, T]]) -> dic
 
 
 def by_name(points: Sequence[Point]) -> dict[str, list[tuple[float, float, float]]]:
-    """Metric → (step, minutes, value) in order of steps; test values are no curve."""
+    """Metric → (step, minutes, value) in order of steps; test values are left out."""
     minutes = training_minutes([point.time for point in points])
     found: dict[str, dict[int, tuple[float, float, float]]] = defaultdict(dict)
     for point in points:
@@ -86,7 +86,7 @@ def by_name(points: Sequence[Point]) -> dict[str, list[tuple[float, float, float
 
 
 def training_minutes(times: Sequence[float]) -> dict[float, float]:
-    """Each time on a clock that starts with the first and stands still while the run was stopped."""
+    """Minutes since the first time for each time, without the time during which the run was stopped."""
     distinct = sorted(set(times))
     pauses = [b - a for a, b in pairwise(distinct)]
     usual = median(pauses) if pauses else 0.0
@@ -98,7 +98,7 @@ def training_minutes(times: Sequence[float]) -> dict[float, float]:
 
 
 def thinned(points: Sequence[tuple[float, float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float, float]]:
-    """At most `limit` points, each the mean of neighbours."""
+    """At most `limit` points, each the mean of neighboring points."""
     size = -(-len(points) // limit)
     if size <= 1:
         return list(points)
@@ -121,17 +121,17 @@ def _order(name: str) -> tuple[bool, bool, int, str]:
     return metric in _LAST, "loss" not in metric, {"train": 0, "val": 1}.get(split, 2), name
 
 
-# Where a run is and what it is called is no setting.
+# The place and name of a run are not settings.
 _NOT_SETTINGS = ("job_name", "job_type", "paths", "hydra", "eval", "generation")
 MISSING = "–"
-# Deeper than any configuration; YAML can hold itself.
+# Deeper than any configuration; YAML can contain itself.
 _MAX_DEPTH = 40
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Key → its value in each run, where that is not the same in all; runs without a configuration have no say.
+    """Key → its value in each run, for keys that differ; runs without a configuration are ignored.
 
-    Values are as they were written: an interpolation stays one, since what it points to is compared too.
+    Values are as written: interpolations are kept, since the keys that they refer to are compared too.
     """
     settings = [dict(leaves(run.config)) for run in runs]
     read = [found for found in settings if found]
@@ -144,7 +144,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def leaves(node: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Dotted key and text of every value below `node`; lists count as values."""
+    """Dotted key and text of every value below `node`; lists are treated as values."""
     if isinstance(node, Mapping) and depth < _MAX_DEPTH:
         for name, child in node.items():
             if key or name not in _NOT_SETTINGS:
@@ -172,12 +172,12 @@ class Column:
     name: str
     label: str
     better: int  # 1: higher, -1: lower, 0: neither
-    kind: Kind | None = None  # of a loss: the column holds those of this kind alone
+    kind: Kind | None = None  # for a loss: the column contains only losses of this kind
 
 
 @dataclass(frozen=True)
 class Values:
-    """The measured values of one split, a row for each run; `best` holds (row, column) of the best of its dataset.
+    """The measured values of one split, a row for each run; `best` has (row, column) of the best value on each dataset.
 
     `remarks` are sentences about numbers that are not compared.
     """
@@ -191,7 +191,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Samples:
-    """Answers of several runs to the same examples: `rows[example][run]`."""
+    """Predictions of several runs for the same examples: `rows[example][run]`."""
 
     place: str
     names: list[str]
@@ -201,7 +201,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a report says; `made` is when, `state` the runs' states then."""
+    """The content of a report; `made` is the time when it was made, `state` the runs' states then."""
 
     title: str
     made: str
@@ -216,12 +216,12 @@ class Report:
 
 
 def build_report(runs: Sequence[Run], title: str | None = None, split: str | None = None) -> Report:
-    """Read what the runs predicted, and put everything together.
+    """Read the predictions of the runs, and build the report.
 
     Args:
         runs: at least one.
         title: by default the names.
-        split: `test` or `val`, for the comparison of predictions; by default the test, else val.
+        split: `test` or `val`, for the comparison of predictions; by default test, otherwise val.
     """
     groups = same_examples(runs, split)
     samples = []
@@ -246,7 +246,7 @@ def build_report(runs: Sequence[Run], title: str | None = None, split: str | Non
 
 
 def interval(name: str, measured: Measured) -> tuple[float, float] | None:
-    """95 % interval of a value: a score interval for shares of examples, else ± 1.96 standard errors."""
+    """95 % interval of a value: a score interval for shares of examples, otherwise ± 1.96 standard errors."""
     if is_share(name) and measured.n and 0 <= measured.value <= 1:
         return wilson_interval(measured.value, measured.n)
     if measured.error is None:
@@ -255,7 +255,7 @@ def interval(name: str, measured: Measured) -> tuple[float, float] | None:
 
 
 def costs(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """What each run took, as text: sizes, throughput, time, memory, and what the numbers depend on."""
+    """The cost of each run, as text: sizes, throughput, time, memory, and what the numbers depend on."""
     rows = {
         "parameters": [_count(run.results.get("parameters")) for run in runs],
         "optimizer steps": [_steps(run) for run in runs],
@@ -278,7 +278,7 @@ def costs(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def decimals(value: float) -> str:
-    """A number with four significant digits and no exponent where it can be read without."""
+    """A number with four significant digits, without an exponent if it is readable without one."""
     if value and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.3g}"
     return f"{value:,.{max(0, 4 - len(str(int(abs(value)))))}f}"
@@ -329,9 +329,9 @@ def _rank(name: str) -> int:
 def _best(
     runs: Sequence[Run], columns: Sequence[Column], rows: Sequence[Sequence[Measured | None]]
 ) -> set[tuple[int, int]]:
-    """Of each dataset's runs, where there are several with different values.
+    """Best values among the runs of each dataset, if there are several runs with different values.
 
-    Losses and bounds of different families measure different things, so only runs of one family compete in them.
+    Losses and bounds of different families measure different things, so they are compared within one family only.
     """
     best = set()
     for j, column in enumerate(columns):

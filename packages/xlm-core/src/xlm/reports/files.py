@@ -1,4 +1,4 @@
-"""Reads files that a run may have left half written: what can be read is returned, what is wrong is said."""
+"""Reads files that a run may have left incomplete: returns what can be read, and describes what is wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Point(NamedTuple):
 
 
 def number(value: Any) -> float | None:
-    """A finite number as float; None for everything else, truth values among them."""
+    """A finite number as float; None for everything else, including booleans."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -31,7 +31,7 @@ def number(value: Any) -> float | None:
 
 
 def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:
-    """The object in a JSON or YAML file; empty where there is none or it can't be read, which `problems` then says."""
+    """The object in a JSON or YAML file; empty if it is missing or can't be read, which is added to `problems`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -45,13 +45,13 @@ def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} is damaged: {_reason(error)}.")
         return {}
     if not isinstance(found, dict):
-        problems.append(f"{path.name} is damaged: it holds no object.")
+        problems.append(f"{path.name} is damaged: it does not contain an object.")
         return {}
     return found
 
 
 def read_points(path: Path) -> list[Point]:
-    """The rows of a `metrics.csv` in its order; rows that a kill cut short, and values not finite, are passed over."""
+    """The rows of a `metrics.csv` in order; incomplete rows and values that are not finite are skipped."""
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             return [point for row in _rows(file) if (point := _point(row))]
@@ -60,7 +60,7 @@ def read_points(path: Path) -> list[Point]:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines; lines that hold none are passed over."""
+    """The objects of a file of JSON lines; other lines are skipped."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
             for line in file:
@@ -81,7 +81,7 @@ def _rows(file: Any) -> Iterator[list[str]]:
             yield next(reader)
         except StopIteration:
             return
-        except csv.Error:  # a field without end: the rows behind it may still be whole
+        except csv.Error:  # an unclosed field: later rows may still be complete
             continue
 
 

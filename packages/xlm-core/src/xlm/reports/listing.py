@@ -1,4 +1,4 @@
-"""Runs as a table of one line each, for a terminal, and as objects for programs."""
+"""Runs as a table with one line each, for a terminal, and as objects for programs."""
 
 from __future__ import annotations
 
@@ -21,33 +21,35 @@ SORTS: dict[str, Callable[[Run], Any]] = {
     "state": lambda run: (run.state(), run.name),
 }
 _MIN_NAME = 12
-_SORTED_APART = "sort=loss sorts each by itself"
+_SORTED_APART = "sort=loss sorts each of them separately"
 
 
 def main_match(run: Run) -> tuple[str, Measured] | None:
-    """The run's exact match, of the test if there is one; with its name."""
+    """The run's exact match, on test data if available, with its name."""
     return _first(run, "exact_match")
 
 
 def main_loss(run: Run) -> tuple[str, Measured] | None:
-    """The run's loss on held-out data, of the test if there is one; with its name."""
+    """The run's loss on held-out data, on test data if available, with its name."""
     return _first(run, "accumulated_loss")
 
 
 def sort_runs(runs: Sequence[Run], by: str) -> list[Run]:
-    """The runs, best or newest first; ConfigError for an order that doesn't exist."""
+    """The runs, best or newest first; ConfigError for an unknown order."""
     if by not in SORTS:
         hint = did_you_mean(nearest_names(by, SORTS, 1))
-        raise ConfigError(f"Runs cannot be sorted by '{by}', but by: {', '.join(SORTS)}. {hint}".rstrip(), key="sort")
+        raise ConfigError(
+            f"Runs cannot be sorted by '{by}'. Choose one of: {', '.join(SORTS)}. {hint}".rstrip(), key="sort"
+        )
     return sorted(runs, key=SORTS[by])
 
 
 def as_lines(runs: Sequence[Run], width: int | None = None, now: float | None = None) -> list[str]:
-    """A header and a line for each run, no longer than `width`; None doesn't shorten names."""
+    """A header and a line for each run, at most `width` wide; None doesn't shorten names."""
     now = time.time() if now is None else now
     rows = [["name", "model", "data", "step", "match", "loss", "state", "age"]]
     rows += [_row(run, now) for run in runs]
-    # A column that says nothing of any run takes no room.
+    # Empty columns are left out.
     rows = [list(row) for row in zip(*(c for c in zip(*rows, strict=True) if set(c[1:]) != {"-"}), strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if width is not None:
@@ -61,12 +63,12 @@ def as_lines(runs: Sequence[Run], width: int | None = None, now: float | None = 
         ]
         lines.append("  ".join(parts).rstrip())
     if any(cell.endswith("*") for row in rows[1:] for cell in row[1:]):
-        lines += ["", "* on validation data; the others on test data"]
+        lines += ["", "* on validation data; other values are on test data"]
     return lines + losses_remark([(run, found[0]) for run in runs if (found := main_loss(run))], _SORTED_APART)
 
 
 def as_object(run: Run) -> dict[str, Any]:
-    """All that the table says of a run, and every measured value."""
+    """Everything in the table about a run, and every measured value."""
     return {
         "name": run.name,
         "folder": str(run.folder),
@@ -87,12 +89,12 @@ def as_object(run: Run) -> dict[str, Any]:
 
 
 def _by_kind(run: Run, loss: tuple[str, Measured] | None) -> tuple[bool, Kind, float]:
-    """Orders losses, those of each kind by themselves; runs without one come last."""
+    """Orders losses within their kind; runs without one come last."""
     return (False, loss_kind(run, loss[0]), loss[1].value) if loss else (True, (), 0.0)
 
 
 def age(seconds: float) -> str:
-    """A span of time in one unit: `42 s`, `5 min`, `3 h`, `12 d`."""
+    """A duration in one unit: `42 s`, `5 min`, `3 h`, `12 d`."""
     for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86400, 3600, "h")):
         if seconds < limit:
             return f"{int(max(0, seconds) / size)} {unit}"
@@ -128,7 +130,7 @@ def _value(found: tuple[str, Measured] | None, otherwise: float) -> float:
 
 
 def _shortened(text: str, width: int) -> str:
-    """`text` with its middle left out if it is longer than `width`: the ends of names differ most."""
+    """`text` without its middle if it is longer than `width`: names differ most at their ends."""
     if len(text) <= width:
         return text
     end = (width - 1) // 2

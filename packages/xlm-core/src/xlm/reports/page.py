@@ -31,7 +31,7 @@ _MAX_CELL = 300
 
 
 def as_markdown(report: Report) -> str:
-    """Everything but the curves."""
+    """Everything except the curves, as Markdown."""
     parts = [f"# {_escaped(report.title)}", "", f"Made on {report.made} by `xlm report`.", ""]
     runs = [
         [r.name, r.model, r.data, state, str(r.folder)] for r, state in zip(report.runs, report.states, strict=True)
@@ -83,7 +83,7 @@ def with_error(measured: Measured | None) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p-value as it is written: no more digits than matter."""
+    """A p-value with the digits that matter."""
     return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
@@ -135,7 +135,7 @@ def _escaped(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """A text as code on one line, whatever is in it."""
+    """A text as code on one line, with any content."""
     shown = json.dumps(text if len(text) <= _MAX_CELL else text[:_MAX_CELL] + " …", ensure_ascii=False)
     # Longer than any run of backticks inside.
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
@@ -157,7 +157,7 @@ _FEW_KEYS = 4
 
 
 def render_page(report: Report) -> str:
-    """The whole page; script and styles are admitted by their hashes, everything else is refused."""
+    """The whole page; its hashes allow the script and styles, everything else is blocked."""
     script = f'"use strict";\n(() => {{\n{(FOLDER / "report.js").read_text(encoding="utf-8")}\n}})();\n'
     style = (FOLDER / "report.css").read_text(encoding="utf-8")
     environment = Environment(
@@ -189,7 +189,7 @@ def render_page(report: Report) -> str:
 
 
 def bar(values: Values, row: int, column: int) -> dict[str, float] | None:
-    """Value and 95 % interval of a share, in per cent; None for what has no natural ends."""
+    """Value and 95 % interval of a share, in per cent; None for values without natural limits."""
     measured, name = values.rows[row][column], values.columns[column].name
     if measured is None or not (is_share(name) or name.endswith("accuracy")) or not 0 <= measured.value <= 1:
         return None
@@ -204,7 +204,7 @@ def forest(pair: Paired, reach: float) -> dict[str, float]:
 
 
 def sections(report: Report) -> dict[str, dict[str, list[str]]]:
-    """The settings that differ by their first key; those of sections with few of them come first, in one."""
+    """The settings that differ, by their first key; small sections are combined into the first one."""
     found: dict[str, dict[str, list[str]]] = {}
     for key, row in report.differences.items():
         found.setdefault(key.partition(".")[0], {})[key] = row
@@ -214,9 +214,9 @@ def sections(report: Report) -> dict[str, dict[str, list[str]]]:
 
 
 def marked(prediction: str, truth: str | None) -> list[tuple[str, bool]]:
-    """The words of a prediction in stretches, and whether each is in the truth too, in the same order.
+    """The words of a prediction in groups, each with whether they are in the truth too, in the same order.
 
-    `‸` stands where words of the truth are left out and nothing is in their place.
+    `‸` marks words of the truth that are missing without a replacement.
     """
     if truth is None or len(prediction) > _MAX_TEXT:
         return [(clipped(prediction), True)]
@@ -235,7 +235,7 @@ def marked(prediction: str, truth: str | None) -> list[tuple[str, bool]]:
 
 
 def clipped(text: str) -> str:
-    """A text, cut where it is too long for a page."""
+    """A text, cut if it is too long for a page."""
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + " …"
 
 
@@ -255,7 +255,7 @@ def _percent(share: float) -> float:
 
 
 def _embedded(data: Any) -> str:
-    """JSON that no text inside can break out of its element."""
+    """JSON in which no text can close its HTML element."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

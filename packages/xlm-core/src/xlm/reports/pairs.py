@@ -22,7 +22,7 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Row:
-    """One prediction; `truth` and `right` are None where there is no truth."""
+    """One prediction; `truth` and `right` are None if there is no truth."""
 
     prompt: str
     prediction: str
@@ -41,7 +41,7 @@ def predicted_places(folder: Path) -> dict[str, Path]:
 
 
 def read_predictions(path: Path) -> dict[Key, Row]:
-    """The rows by example: its id if they have one, else prompt and truth; equal examples are counted."""
+    """The rows by example: by id if they have one, otherwise by prompt and truth; equal examples are numbered."""
     rows: dict[Key, Row] = {}
     seen: Counter[tuple[str, str]] = Counter()
     for found in read_rows(path):
@@ -56,10 +56,10 @@ def read_predictions(path: Path) -> dict[Key, Row]:
 
 
 def aligned(first: Mapping[Key, Row], second: Mapping[Key, Row]) -> list[tuple[Row, Row]]:
-    """The pairs of rows on one example.
+    """The pairs of rows for the same example.
 
-    Prompts may be written differently by two families (masks or none in a gap): then rows are paired by place, if all
-    have the same truths in the same order.
+    Two families may write prompts differently (with or without masks in a gap): then rows are paired by position if
+    all have the same truths in the same order.
     """
     pairs = [(row, second[key]) for key, row in first.items() if key in second]
     truths = _truths(first.values())
@@ -69,7 +69,7 @@ def aligned(first: Mapping[Key, Row], second: Mapping[Key, Row]) -> list[tuple[R
 
 
 def clusters(predictions: Mapping[str, Mapping[Key, Row]]) -> list[list[str]]:
-    """The names whose rows are on the same examples, together; in the order given."""
+    """Groups of names whose rows are for the same examples, in the given order."""
     found: list[list[str]] = []
     for name, rows in predictions.items():
         home = next((names for names in found if aligned(predictions[names[0]], rows)), None)
@@ -81,7 +81,7 @@ def clusters(predictions: Mapping[str, Mapping[Key, Row]]) -> list[list[str]]:
 
 
 def side_by_side(predictions: Sequence[Mapping[Key, Row]], num_examples: int) -> list[list[Row]]:
-    """Examples that all have, a row of each: half of them such that not all are right or all wrong, where there are."""
+    """Examples that all have, with a row of each: if possible, the models disagree on half of them."""
     together = [[row] for row in predictions[0].values()]
     for other in predictions[1:]:
         partner = {id(a): b for a, b in aligned(predictions[0], other)}
@@ -98,7 +98,7 @@ def side_by_side(predictions: Sequence[Mapping[Key, Row]], num_examples: int) ->
 
 def _truths(rows: Iterable[Row]) -> list[str] | None:
     truths = [row.truth for row in rows]
-    # Not even one: nothing says that these are the same examples.
+    # Not even one in common: these may be different examples.
     return None if None in truths else [truth or "" for truth in truths]
 
 
@@ -119,9 +119,9 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Paired:
-    """Counts of one pair of runs, the difference of their exact match (first minus second) with its 95 % interval.
+    """Counts for one pair of runs, and the difference of their exact match (first minus second) with its 95 % interval.
 
-    `p` is that of the exact McNemar test, `p_holm` the same adjusted for all pairs of the report.
+    `p` is from the exact McNemar test; `p_holm` is adjusted for all pairs of the report.
     """
 
     place: str
@@ -152,14 +152,14 @@ class Paired:
 
 @dataclass(frozen=True)
 class Together:
-    """Runs whose predictions of a loader are on the same examples."""
+    """Runs with predictions of a loader for the same examples."""
 
     place: str
     predictions: Mapping[str, Mapping[Key, Row]]
 
 
 def same_examples(runs: Sequence[Run], split: str | None = None) -> list[Together]:
-    """The runs that share examples, by loader: of the test if two or more have predictions there, else of val.
+    """The runs that share examples, by loader: of test if two or more runs have predictions there, otherwise of val.
 
     `split` chooses one of the two.
     """
@@ -178,7 +178,7 @@ def same_examples(runs: Sequence[Run], split: str | None = None) -> list[Togethe
 
 
 def compare(first: Mapping[Key, Row], second: Mapping[Key, Row], place: str, names: tuple[str, str]) -> Paired | None:
-    """Two runs' rows; None where no example with a truth is in both."""
+    """Compare two runs' rows; None if they share no example with a truth."""
     counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
     for a, b in aligned(first, second):
         if a.right is not None and b.right is not None:
@@ -190,7 +190,7 @@ def compare(first: Mapping[Key, Row], second: Mapping[Key, Row], place: str, nam
 
 
 def all_pairs(groups: Sequence[Together]) -> list[Paired]:
-    """Every pair of runs that share examples, p-values adjusted for how many there are."""
+    """Every pair of runs that share examples, with p-values adjusted for the number of pairs."""
     found = []
     for group in groups:
         for a, b in combinations(group.predictions, 2):

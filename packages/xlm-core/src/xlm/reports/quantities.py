@@ -1,4 +1,4 @@
-"""Which numbers of runs may be compared, their errors, and paired tests in exact arithmetic."""
+"""Rules for which numbers of runs can be compared, their errors, and paired tests in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from xlm.reports.run import Run
 
 
-# The settings that say what a loss is, as pairs; the family comes first.
+# The settings that determine what a loss measures, as pairs; the family comes first.
 Kind = tuple[tuple[str, str], ...]
 NLL, GIVEN_LENGTH = "nll", "nll_given_length"
 _PER_TOKEN = "_per_token"
 _REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,([\w.]+))?\}")
 _MAX_REFERENCES, _MAX_KINDS = 10, 6
-# What a loss is attached to, and how it is computed, change nothing about what it is.
+# The loader of a loss, and how it is computed, don't change what it measures.
 _NOT_ITS_KIND = ("model", "tokenizer", "noise_schedule", "chunk_elements")
 
 
 def name_of(record: Mapping[str, Any]) -> str | None:
-    """What the likelihood of a record is called, `nll` or otherwise; None for no likelihood."""
+    """The name of the likelihood in a record, `nll` or another; None without a likelihood."""
     return next((str(key).removesuffix(_PER_TOKEN) for key in record if str(key).endswith(_PER_TOKEN)), None)
 
 
 def as_named_today(record: Mapping[str, Any], config: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """A likelihood's record under today's names: an older one that was given the lengths called itself `nll`."""
-    # Records say which bytes they count since likelihoods that are given the length have a name of their own.
+    """A likelihood's record with current names: older ones with given lengths were also called `nll`."""
+    # A record that says which bytes it counts already uses a separate name for likelihoods with given lengths.
     if "bytes" in record or name_of(record) != NLL or text_length(config, place) != "given":
         return dict(record)
     beyond = GIVEN_LENGTH.removeprefix(NLL)
@@ -40,7 +40,7 @@ def as_named_today(record: Mapping[str, Any], config: Mapping[str, Any], place: 
 
 
 def text_length(config: Mapping[str, Any], place: str) -> str | None:
-    """How the loss of a loader (`split/name`) treats the length of a text; None where its collator doesn't say."""
+    """How the loss of a loader (`split/name`) treats the length of a text; None if its collator has no such setting."""
     split, _, name = place.partition("/")
     manager = _at(config, f"datamodule.dataset_managers.{split}.{name}")
     collator = _resolved(config, manager.get("collator")) if isinstance(manager, Mapping) else None
@@ -52,12 +52,12 @@ def text_length(config: Mapping[str, Any], place: str) -> str | None:
 
 
 def is_loss(name: str) -> bool:
-    """Whether a metric is a loss, which is a quantity of its own for each family and choice of its options."""
+    """Whether a metric is a loss, which measures something different for each family and choice of options."""
     return "loss" in name.rpartition("/")[2]
 
 
 def loss_kind(run: Run, name: str) -> Kind:
-    """What the loss behind a metric's full name is: equal for runs whose losses are one quantity."""
+    """What the loss with this full name measures: equal for runs whose losses are the same quantity."""
     loss = run.config.get("loss")
     options = loss if isinstance(loss, Mapping) else {}
     found = {str(key): _resolved(run.config, value) for key, value in options.items() if key not in _NOT_ITS_KIND}
@@ -69,7 +69,7 @@ def loss_kind(run: Run, name: str) -> Kind:
 
 
 def kinds_in_words(kinds: Iterable[Kind]) -> dict[Kind, str]:
-    """Each kind by its family, and by the settings in which kinds of that family differ."""
+    """Each kind described by its family, and by the settings that differ within the family."""
     different = list(dict.fromkeys(kinds))
     words = {}
     for kind in different:
@@ -89,24 +89,24 @@ def remarks(runs: Sequence[Run], split: str) -> list[str]:
         for place, (name, of) in run.likelihoods.items():
             if place.startswith(f"{split}/") and name != NLL:
                 having.setdefault((name, "" if name == GIVEN_LENGTH else of), []).append(run.name)
-    said = [f"{', '.join(dict.fromkeys(names))}: {_why(*which)}" for which, names in having.items()]
+    sentences = [f"{', '.join(dict.fromkeys(names))}: {_why(*which)}" for which, names in having.items()]
     names = [(run, name) for run in runs for name in run.measured if name.startswith(f"{split}/") and is_loss(name)]
-    return said + losses_remark(names)
+    return sentences + losses_remark(names)
 
 
-def losses_remark(names: Sequence[tuple[Run, str]], so: str = "each has a column of its own") -> list[str]:
-    """A sentence where the losses of runs are several quantities; none where they are one."""
+def losses_remark(names: Sequence[tuple[Run, str]], layout: str = "each has its own column") -> list[str]:
+    """A sentence if the losses of runs are different quantities; otherwise none."""
     words = list(kinds_in_words(loss_kind(run, name) for run, name in names).values())
     if len(words) < 2:
         return []
-    told = [*words[:_MAX_KINDS], *([f"{len(words) - _MAX_KINDS} more"] if len(words) > _MAX_KINDS else [])]
-    return [f"The losses of {' · '.join(told)} are different quantities, so {so} and none is compared with another."]
+    shown = [*words[:_MAX_KINDS], *([f"{len(words) - _MAX_KINDS} more"] if len(words) > _MAX_KINDS else [])]
+    return [f"The losses of {' · '.join(shown)} are different quantities and not compared with each other: {layout}."]
 
 
 def _why(name: str, of: str) -> str:
     if name == GIVEN_LENGTH:
-        return f"{name} is given the length of each text, so it is no likelihood of the text and is not compared."
-    return f"{name} is {of or 'a likelihood of another kind'}, so it is not compared with an nll."
+        return f"{name} is given the length of each text, so it is not a likelihood of the text and is not compared."
+    return f"{name} is {of or 'a likelihood of another kind'}, so it is not compared with nll."
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:
@@ -117,13 +117,13 @@ def _at(config: Mapping[str, Any], path: str) -> Any:
 
 
 def _resolved(config: Mapping[str, Any], value: Any) -> Any:
-    """A value, or what it refers to where it is only a reference; configurations are stored with theirs."""
+    """A value, or the value of the key that it refers to; configurations are stored with references."""
     for _ in range(_MAX_REFERENCES):
         found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
         if found is None:
             break
         referred = _at(config, found[1])
-        # What `${oc.select:key,default}` gives where the key is missing.
+        # The default of `${oc.select:key,default}`, if the key is missing.
         value = found[2] if referred is None else referred
     return value
 
@@ -134,7 +134,7 @@ def share_error(share: float, n: int) -> float:
 
 
 def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a share (Wilson, 1927): sensible at 0 and 1 too, where the standard error is 0."""
+    """Score interval of a share (Wilson, 1927): also valid at 0 and 1, where the standard error is 0."""
     z2 = _z(level) ** 2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * max(share * (1 - share), 0.0) / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
@@ -142,10 +142,10 @@ def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, f
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p of the exact McNemar test: is either model right alone more often than the other?
+    """Two-sided p of the exact McNemar test of whether one model alone is right more often than the other.
 
-    Under the null hypothesis each example on which the two differ goes to either with probability ½, whatever happens
-    on the others: a binomial test.
+    Under the null hypothesis, each example on which they differ favors either with probability ½, independently of
+    the others: a binomial test.
     """
     n = only_first + only_second
     term = total = 1
@@ -158,7 +158,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def paired_interval(only_first: int, only_second: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of the difference of two shares on the same `n` examples, first minus second.
 
-    Wald's interval after adding one example to either kind of disagreement: Bonett and Price, Adjusted Wald confidence
+    Wald's interval after adding one example to each kind of disagreement: Bonett and Price, Adjusted Wald confidence
     interval for a difference of binomial proportions based on paired data, J. Educ. Behav. Stat. 37 (2012).
     """
     first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
@@ -167,7 +167,7 @@ def paired_interval(only_first: int, only_second: int, n: int, level: float = 0.
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values adjusted for being several (Holm, 1979), in the given order."""
+    """The p-values adjusted for multiple tests (Holm, 1979), in the given order."""
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):

@@ -1,4 +1,4 @@
-"""One run as its folder tells it: choices, state, steps, cost and measured values; and how runs are found."""
+"""One run read from its folder: choices, state, steps, cost and measured values; and how runs are found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xlm.reports.files import Point, number, read_mapping, read_points
 from xlm.reports.quantities import as_named_today, name_of, share_error
 from xlm.utils.run_lock import find_holder
 
-# A run that wrote within this many seconds, or within this many of its usual pauses, is taken to be alive.
+# A run that wrote within this many seconds, or within this many of its usual pauses, counts as running.
 QUIET_SECONDS = 120.0
 QUIET_PAUSES = 5.0
 _ERROR_KEYS = ("se", "standard_error", "stderr", "error")
@@ -25,7 +25,7 @@ _ERROR_KEYS = ("se", "standard_error", "stderr", "error")
 
 @dataclass(frozen=True)
 class Measured:
-    """A value with its standard error and number of examples, where they are known, and the file it is from."""
+    """A value, its standard error and number of examples if known, and its file."""
 
     value: float
     error: float | None
@@ -35,7 +35,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Run:
-    """What lies in `folder`; `problems` are sentences about files that could not be read."""
+    """The contents of `folder`; `problems` are sentences about files that could not be read."""
 
     name: str
     folder: Path
@@ -46,7 +46,7 @@ class Run:
     points: list[Point]
     problems: list[str] = field(default_factory=list)
     written: float = 0.0  # when the run last wrote something, in seconds since the epoch
-    # `split/loader` → what its likelihood is called, and whose it is
+    # `split/loader` → the name of its likelihood, and what it covers
     likelihoods: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def data(self) -> str:
-        """The dataset, from the command if that names it."""
+        """The dataset, from the command if given there."""
         said = dict(part.lstrip("+").split("=", 1) for part in self.command if isinstance(part, str) and "=" in part)
         if said.get("datamodule"):
             return said["datamodule"]
@@ -72,34 +72,34 @@ class Run:
 
     @property
     def step(self) -> int | None:
-        """The last optimizer step that is known of."""
+        """The last known optimizer step."""
         steps = [point.step for point in self.points]
         done = number(self.results.get("step"))
         return max([*steps, *([] if done is None else [int(done)])], default=None)
 
     @property
     def max_steps(self) -> int | None:
-        """How many steps the run is to have, if it says so."""
+        """The planned number of steps, if known."""
         trainer = self.config.get("trainer")
         found = number(trainer.get("max_steps")) if isinstance(trainer, Mapping) else None
         return int(found) if found and found > 0 else None
 
     @property
     def training(self) -> Mapping[str, Any]:
-        """Cost of training: `cpu_seconds`, `wall_seconds`, `tokens_per_second`, `peak_memory_mib`, if it has ended."""
+        """Cost of training if it has ended: `cpu_seconds`, `wall_seconds`, `tokens_per_second`, `peak_memory_mib`."""
         training = self.results.get("training")
         return training if isinstance(training, Mapping) else {}
 
     @property
     def tokens_per_second(self) -> float | None:
-        """While training: as recorded at the end, else the median of what was logged."""
+        """Throughput of training: as recorded at the end, otherwise the median of logged values."""
         logged = [point.value for point in self.points if point.name == "train/tokens_per_second"]
         return number(self.training.get("tokens_per_second")) or (median(logged) if logged else None)
 
     def state(self, now: float | None = None) -> str:
-        """`finished`, `running` or `interrupted`: by the run's lock, and without one by when the run wrote last.
+        """`finished`, `running` or `interrupted`: from the run's lock, or without one from the time of its last output.
 
-        `unknown` where nothing was trained or evaluated, but for instance only generated.
+        `unknown` if nothing was trained or evaluated, for instance if the run only generated text.
         """
         holder = find_holder(self.folder, now)
         if holder is not None and holder[0].is_alive(holder[1]):
@@ -122,13 +122,13 @@ class Run:
             yield read_mapping(path, [])
 
     def _pause(self) -> float:
-        """The longest pause between values logged lately, in seconds."""
+        """The longest recent pause between logged values, in seconds."""
         times = sorted({point.time for point in self.points[-2000:]})[-50:]
         return max((b - a for a, b in pairwise(times)), default=0.0)
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
-    """Read a folder; nothing in it is needed, and nothing that is broken stops the rest from being read."""
+    """Read a folder; no file is required, and a damaged file does not stop others from being read."""
     problems: list[str] = []
     records = {path.name: read_mapping(path, problems) for path in sorted(folder.glob("record_*.json"))}
     started = records.get("record_train.json") or next((record for record in records.values() if record), {})
@@ -151,7 +151,7 @@ def _with_names_of_today(record: dict[str, Any], config: Mapping[str, Any]) -> d
 
 
 def _likelihoods(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """The likelihood of each loader: its name and whose it is, as the record started last says."""
+    """The likelihood of each loader, with its name and what it covers, from the newest record."""
     found = {}
     for record in sorted(sources.values(), key=_started):
         for place, own in _places(record):
@@ -168,7 +168,7 @@ def _places(record: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _measured(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
-    """Every value of the records; where several have it, that of the one started last."""
+    """Every value of the records; if several have it, the value of the newest."""
     found: dict[str, Measured] = {}
     for source, record in sorted(sources.items(), key=lambda item: _started(item[1])):
         said = record.get("n")
@@ -184,7 +184,7 @@ def _measured(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
 def _values(node: Any, name: str = "") -> Iterator[tuple[str, float, Mapping[str, Any]]]:
     """Each name and value below `node`, with the object that has its error and its n.
 
-    A value is a number, or an object with `value`; a likelihood keeps `n` beside its values.
+    A value is a number, or an object with `value`; a likelihood has its `n` next to its values.
     """
     if not isinstance(node, Mapping):
         return
@@ -208,18 +208,18 @@ def _with_error(name: str, value: float, own: Mapping[str, Any], n: int | None, 
 
 
 def is_share(name: str) -> bool:
-    """Whether a metric is a share of `n` examples, so that n tells its error; shares of tokens are not."""
+    """Whether a metric is a share of `n` examples, so that n gives its error; shares of tokens are not."""
     return name.rpartition("/")[2] in ("exact_match", "valid", "accuracy", "success")
 
 
 def _last_values(points: list[Point]) -> dict[str, Measured]:
-    """The last value logged of each metric, for runs that have not ended."""
+    """The last logged value of each metric, for runs that have not ended."""
     last = {point.name: point for point in points if not point.name.startswith("train/")}
     return {name: Measured(p.value, None, None, f"metrics.csv, step {p.step}") for name, p in last.items()}
 
 
 def _started(record: Mapping[str, Any]) -> float:
-    """When a record's job began, in seconds since the epoch; 0 if it doesn't say."""
+    """When a record's job started, in seconds since the epoch; 0 if unknown."""
     try:
         return datetime.strptime(str(record.get("started")), "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except (ValueError, OverflowError):
@@ -227,7 +227,7 @@ def _started(record: Mapping[str, Any]) -> float:
 
 
 def _later(start: Mapping[str, Any], end: Mapping[str, Any]) -> bool:
-    """Whether a job was started after the one whose results these are."""
+    """Whether a job was started after the one that wrote these results."""
     return _started(start) > _started(end) > 0
 
 
@@ -243,7 +243,7 @@ def _last_write(folder: Path) -> float:
 
 
 def _data_of(config: Mapping[str, Any]) -> str:
-    """A dataset by its source, where no command names it."""
+    """A dataset by its source, if no command names it."""
     node: Any = config
     for key in ("datamodule", "dataset_managers"):
         node = node.get(key) if isinstance(node, Mapping) else None
@@ -263,12 +263,12 @@ def _text(value: Any) -> str:
 DEFAULT_FOLDER = Path("runs")
 MARKS = ("record_*.json", "results.json", "metrics.csv", "eval_*.json")
 _MAX_DEPTH = 3
-# What a run's folder holds beside its files; none of it is a run.
+# Subfolders of a run's folder; they are not runs.
 _INSIDE = ("checkpoints", "predictions", "tensorboard")
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder has something that only a run writes."""
+    """Whether a folder has a file or folder that only a run writes."""
     return folder.is_dir() and any(next(folder.glob(mark), None) for mark in MARKS)
 
 
@@ -287,11 +287,11 @@ def run_folders(folder: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
 
 
 def named_runs(names: Sequence[str], base: Path = DEFAULT_FOLDER) -> list[Run]:
-    """The runs that these names mean: a folder, a folder of runs, the name of a run below `base` (the last part of
-    its path, if only one is called so), or a pattern.
+    """The runs given by these names: a folder, a folder of runs, the name of a run below `base` (or the last part of
+    its path, if that is unique), or a pattern.
 
     Raises:
-        ConfigError: a name means no run.
+        ConfigError: a name matches no run.
     """
     folders: list[Path] = []
     for name in names:
@@ -301,7 +301,7 @@ def named_runs(names: Sequence[str], base: Path = DEFAULT_FOLDER) -> list[Run]:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each folder's path, and as many of those before it as are needed to tell them apart."""
+    """The last part of each folder's path, with as many earlier parts as are needed to distinguish them."""
     parts = [folder.resolve().parts for folder in folders]
     length = 1
     while len({p[-length:] for p in parts}) < len(folders) and length < max(map(len, parts)):
@@ -326,12 +326,14 @@ def _folders(name: str, base: Path) -> list[Path]:
 
 def _missing(name: str, base: Path) -> str:
     if Path(name).is_dir():
-        return as_line(f"{name} is no run and holds none: it has no record_*.json, results.json or metrics.csv.")
+        return as_line(
+            f"{name} is not a run and contains no runs: it has no record_*.json, results.json or metrics.csv."
+        )
     known = _names(base)
     hint = did_you_mean(nearest_names(Path(name).name, known))
     if not hint:
-        hint = f"Runs: {', '.join(known[:8])}{', …' if len(known) > 8 else ''}." if known else "There are none yet."
-    return as_line(f"There is no run '{name}', neither as a folder nor in {base}. {hint}")
+        hint = f"Runs: {', '.join(known[:8])}{', …' if len(known) > 8 else ''}." if known else "There are no runs yet."
+    return as_line(f"There is no run '{name}' in {base}, and no folder of this name. {hint}")
 
 
 def _names(base: Path) -> list[str]:

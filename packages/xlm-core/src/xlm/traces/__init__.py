@@ -1,1 +1,1 @@
-"""Recorded writing as a document, a page, pictures and a replay in the terminal."""
+"""Recorded generation as a document, a page, pictures and a replay in the terminal."""

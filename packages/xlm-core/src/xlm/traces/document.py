@@ -21,14 +21,14 @@ from xlm.utils.imports import get_function
 FORMAT = "xlm-trace/1"
 ROLES = ("pad", "mask", "bos", "eos", "cls", "sep", "unk")
 
-# From a prompt's text to what a page draws for it; None where it cannot be read.
+# From a prompt's text to the drawing of a page; None if it cannot be read.
 View = Callable[[str], Mapping[str, Any] | None]
 
 
 class Sample(TypedDict):
     """One row; `ids` follows from `given` and `steps`. `text` and `truth` are the answer without special tokens.
 
-    `calls`: network calls. `drawing`: what the task's view makes of the prompt.
+    `calls`: network calls. `drawing`: the task's drawing of the prompt.
     """
 
     prompt: str
@@ -43,9 +43,9 @@ class Sample(TypedDict):
 
 
 class Run(TypedDict):
-    """What one trained model wrote.
+    """What one trained model generated.
 
-    `tokens`: what each token id adds to a text, its leading space included. `special`: role → id.
+    `tokens`: the text of each token id, including its leading space. `special`: role → id.
     """
 
     name: str
@@ -85,9 +85,9 @@ def describe_run(
     prompts: Sequence[str] = (),
     truths: Sequence[str | None] = (),
 ) -> Run:
-    """One run of a document; `prompts` as they were asked, else as they are read from the rows.
+    """One run of a document; `prompts` as the user gave them, otherwise read from the rows.
 
-    `truths` stand in where traces know none.
+    `truths` are used for traces without a truth.
     """
     special = {role: token for role in ROLES if (token := getattr(tokenizer, f"{role}_token_id", None)) is not None}
     samples = [
@@ -127,7 +127,7 @@ def _sample(trace: Trace, prompt: str, truth: str | None, tokenizer: Tokenizer, 
 
 
 def _prompt(trace: Trace, tokenizer: Tokenizer, special: Mapping[str, int]) -> str:
-    """What stands before the answer; a text with gaps is its own prompt, and masks at the end are only room."""
+    """The tokens before the answer; a text with gaps is its own prompt, and final masks are only empty space."""
     behind = trace.given[trace.answer_start :]
     if all(token in special.values() for token in behind):
         return _plain(trace.given[: trace.answer_start], tokenizer)
@@ -143,7 +143,7 @@ def _plain(ids: Sequence[int], tokenizer: Tokenizer) -> str:
 
 
 def _used(samples: Iterable[Sample]) -> list[int]:
-    """Every token id that a page may have to show."""
+    """Every token id that a page may show."""
     used: set[int] = set()
     for sample in samples:
         used.update(sample["given"])
@@ -155,7 +155,7 @@ def _used(samples: Iterable[Sample]) -> list[int]:
 
 
 def _texts(ids: Sequence[int], tokenizer: Tokenizer, special: Mapping[str, int]) -> dict[str, str]:
-    """What each token adds to the text before it; special tokens by their roles."""
+    """The text that each token adds to the text before it; special tokens by their roles."""
     roles = {token: role.upper() for role, token in reversed(list(special.items())) if role != "unk"}
     words = [token for token in ids if token not in roles]
     texts = {token: f"[{role}]" for token, role in roles.items() if token in set(ids)}
@@ -171,29 +171,29 @@ def document(title: str, runs: Sequence[Run]) -> Document:
     for run in runs:
         if not run["samples"]:
             raise ConfigError(
-                f"Nothing was recorded of '{run['name']}': its predictor tells nobody what it writes "
+                f"Nothing was recorded for '{run['name']}': its predictor does not support traces "
                 "(see docs/guide/trace.md), or it predicted nothing."
             )
     return {"format": FORMAT, "title": title, "runs": list(runs)}
 
 
 def write_document(path: Path, doc: Document) -> None:
-    """Write the JSON, compact and whole or not at all."""
+    """Write the JSON in compact form, replacing the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(doc, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def read_document(path: str | Path) -> Document:
-    """The document in a file; DataError if it is none."""
+    """The document in a file; DataError if it is not one."""
     try:
         doc: Document = json.loads(Path(path).read_text(encoding="utf-8"))
         found = doc["format"]
     except FileNotFoundError as error:
-        raise DataError(f"There is no trace {path}. `xlm generate … trace=true` writes one.") from error
+        raise DataError(f"There is no trace at {path}. `xlm generate … trace=true` writes one.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no trace: it is not the JSON that trace=true writes.") from error
+        raise DataError(f"{path} is not a trace: it is not a JSON file written by trace=true.") from error
     if found != FORMAT:
-        raise DataError(f"{path} has the format '{found}', and this version of xlm reads '{FORMAT}'.")
+        raise DataError(f"{path} has the format '{found}', but this version of xlm reads '{FORMAT}'.")
     return doc
 
 
@@ -202,7 +202,7 @@ SCRIPTS = ("frames.js", "graph.js", "grid.js", "card.js", "page.js")
 
 
 def render_page(doc: Document) -> str:
-    """The whole page; scripts and styles are admitted by their hashes, everything else is refused."""
+    """The whole page; its hashes allow the scripts and styles, everything else is blocked."""
     script = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
@@ -219,13 +219,13 @@ def render_page(doc: Document) -> str:
 
 
 def write_page(path: Path, doc: Document) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page, replacing the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, render_page(doc))
 
 
 def _embedded(doc: Document) -> str:
-    """JSON that no text inside can break out of its element."""
+    """JSON in which no text can close its HTML element."""
     return json.dumps(doc, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -244,26 +244,26 @@ def grid(
     box: tuple[int, int] | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
-    """A board; the words of an answer are put into its cells one after the other.
+    """A board; the words of an answer are put into its cells in order.
 
     Args:
-        cells: rows of labels that are given, None where a cell is open.
-        right: the solution, as `cells`; a word is right if it is the cell's. None: nothing is judged but given cells.
-        fills: (row, column) of each word of the answer; None: an answer names every cell, row by row.
+        cells: rows of given labels, None for an open cell.
+        right: the solution, like `cells`; a word is right if it equals its cell. None: only given cells are checked.
+        fills: (row, column) of each word of the answer; None: an answer fills every cell, row by row.
         box: rows and columns of the boxes that thicker lines enclose.
         title: the heading; None shows the prompt.
 
     Raises:
-        DataError: rows of different lengths, no cell at all, or a place that is none.
+        DataError: rows of different lengths, no cells, or a position outside the board.
     """
     width = len(cells[0]) if cells else 0
     for name, rows in (("cells", cells), ("right", right)):
         if rows is not None and (not width or len(rows) != len(cells) or any(len(row) != width for row in rows)):
-            raise DataError(f"The {name} of a grid are {[len(row) for row in rows]} long, and all rows are as long.")
+            raise DataError(f"All rows of a grid must have the same length; {name} has {[len(row) for row in rows]}.")
     if fills is not None and not all(0 <= r < len(cells) and 0 <= c < width for r, c in fills):
-        raise DataError(f"The grid has {len(cells)} × {width} cells, and fills names others: {list(fills)}.")
+        raise DataError(f"The grid has {len(cells)} × {width} cells, but fills contains others: {list(fills)}.")
     if box is not None and min(box) < 1:
-        raise DataError(f"The boxes of a grid are {box[0]} × {box[1]} cells, and have at least one.")
+        raise DataError(f"The boxes of a grid are {box[0]} × {box[1]} cells, but need at least one.")
     drawing: dict[str, Any] = {"kind": "grid", "cells": [list(row) for row in cells]}
     drawing |= {} if right is None else {"right": [list(row) for row in right]}
     drawing |= {} if fills is None else {"fills": [list(place) for place in fills]}

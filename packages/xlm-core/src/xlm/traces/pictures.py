@@ -1,4 +1,4 @@
-"""A trace as an animated GIF and as a strip of moments in one PNG, both small enough for a README."""
+"""A trace as an animated GIF, and as a PNG that shows a few moments; both are small enough for a README."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from xlm.traces.document import Document
 from xlm.traces.terminal import Colour, Film, colour_at, films, timeline
 
-SCALE = 2  # everything is drawn so much larger, which smooths it
+SCALE = 2  # everything is drawn larger by this factor, for antialiasing
 WIDTH, MARGIN, GAP = 300, 14, 10
 UNIT, RADIUS = 44, 14
 PAPER, CARD, INK, SOFT, EDGE = (246, 246, 249), (255, 255, 255), (28, 29, 38), (106, 108, 123), (201, 203, 214)
@@ -25,7 +25,7 @@ MAX_FRAMES = 32
 
 
 def write_gif(path: Path, doc: Document) -> Path:
-    """The first prompt's samples side by side, a frame for each moment, or for every few of many."""
+    """The first prompt's samples side by side, with a frame for each moment (or for every few of many)."""
     shown = films(doc)[:MAX_CARDS]
     *earlier, last = timeline(shown)
     moments = [*earlier[:: -(-len(earlier) // MAX_FRAMES) or 1], last]
@@ -40,7 +40,7 @@ def write_gif(path: Path, doc: Document) -> Path:
 
 
 def write_strip(path: Path, doc: Document, num_moments: int = 4) -> Path:
-    """A row for each sample of the first prompt: it at a few moments, from the first call's to the end."""
+    """A row for each sample of the first prompt at a few moments, from the first call to the end."""
     shown = films(doc)[:MAX_CARDS]
     rows = []
     for film in shown:
@@ -57,7 +57,7 @@ def _rows(shown: Sequence[Film]) -> list[Sequence[Film]]:
 
 
 def _grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Cards on paper, as large as they are at the end of the scale."""
+    """Cards on a background, with their final size."""
     heights = [max(card.height for card in row) for row in rows]
     gap = GAP * SCALE
     width = max(len(row) for row in rows) * (WIDTH * SCALE + gap) + gap
@@ -74,7 +74,7 @@ def _grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
 
 
 def _stacked(frames: Sequence[Image.Image]) -> Image.Image:
-    """All frames in one, at half the size."""
+    """Scale all frames to half the size, in one image."""
     small = [frame.reduce(2) for frame in frames]
     stack = Image.new("RGB", (small[0].width, sum(frame.height for frame in small)))
     for n, frame in enumerate(small):
@@ -105,7 +105,7 @@ def _card(film: Film, moment: float) -> Image.Image:
 
 
 def _tokens(pen: ImageDraw.ImageDraw | None, film: Film, moment: float, top: float) -> tuple[float, float]:
-    """Draw the row of tokens (None: only measure the tallest moment); returns where it ends and its height."""
+    """Draw the row of tokens (None: only measure the greatest height); returns where it ends and its height."""
     moments = list(film.rows) if pen is None else [film.reached(moment)]
     tallest = 0.0
     for t in moments:
@@ -154,7 +154,7 @@ def _shrink(graph: Mapping[str, Any]) -> float:
 
 
 def _graph(pen: ImageDraw.ImageDraw, film: Film, graph: Mapping[str, Any], moment: float, top: float) -> None:
-    """Nodes and edges, and over them the edges that the answer names so far."""
+    """Nodes and edges, with the edges of the answer so far drawn over them."""
     size = _shrink(graph)
     left = (WIDTH - (max(node["x"] for node in graph["nodes"]) + 1) * UNIT * size) / 2
     places = {
@@ -209,6 +209,6 @@ def _text(
 
 @functools.cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: pictures look the same everywhere."""
+    """The font that comes with matplotlib, so that pictures look the same everywhere."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size * SCALE)

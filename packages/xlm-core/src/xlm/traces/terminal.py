@@ -1,4 +1,4 @@
-"""What stands in a row at each moment, and a trace in the terminal, one frame per moment."""
+"""The cells of a row at each moment, and a trace in the terminal, one frame per moment."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.text import Text
 from xlm.decoding.trace import takes_back
 from xlm.traces.document import Document, Run, Sample
 
-# Early tokens are indigo, late ones yellow: as on the page.
+# Early tokens are indigo, late ones yellow, as on the page.
 STOPS = ((79, 86, 214), (148, 66, 196), (220, 62, 120), (240, 110, 50), (245, 186, 50))
 Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A token in a row. `key` stays while it moves; `born` is the moment that wrote it, 0 if it was given."""
+    """A token in a row. `key` stays the same while it moves; `born` is the moment that wrote it, 0 if it was given."""
 
     key: int
     token: int
@@ -30,7 +30,7 @@ class Cell:
 
 
 def moments(sample: Sample) -> dict[float, list[Cell]]:
-    """The row at each moment, in order; what is added or cut off without a call belongs to the moment before."""
+    """The row at each moment, in order; tokens added or cut off without a call belong to the moment before."""
     cells = [Cell(n, token, 0, n < sample["answer_start"]) for n, token in enumerate(sample["given"])]
     now: float = 0
     found, next_key = {now: cells}, len(cells)
@@ -54,7 +54,7 @@ def moments(sample: Sample) -> dict[float, list[Cell]]:
 
 
 def colour_at(born: float, calls: int) -> Colour:
-    """The colour of what was written at moment `born` of `calls`."""
+    """The color of a token written at moment `born` of `calls`."""
     share = (born - 1) / (calls - 1) if calls > 1 else 0.0
     place = min(max(share, 0.0), 1.0) * (len(STOPS) - 1)  # half a moment before the first call, or after the last
     low = min(int(place), len(STOPS) - 2)
@@ -64,7 +64,7 @@ def colour_at(born: float, calls: int) -> Colour:
 
 @dataclass(frozen=True)
 class Film:
-    """A sample of a run with all its moments and the words for its tokens."""
+    """A sample of a run with all its moments and the texts of its tokens."""
 
     run: Run
     sample: Sample
@@ -81,7 +81,7 @@ class Film:
         return int(max(self.rows))
 
     def reached(self, moment: float) -> float:
-        """The last moment of this film that is not behind another film's `moment`."""
+        """The last moment of this film that is not after another film's `moment`."""
         return max(own for own in self.rows if own <= moment)
 
     def at(self, moment: float) -> list[Cell]:
@@ -94,19 +94,19 @@ class Film:
         return f"{int(here)}{'½' if here % 1 else ''} / {self.calls}"
 
     def role(self, token: int) -> str | None:
-        """What a special token is for; None for a word."""
+        """The role of a special token; None for a word."""
         found = [role for role, other in self.run["special"].items() if other == token and role != "unk"]
         return found[0] if found else None
 
     def text(self, cell: Cell) -> str:
-        """What is shown for a cell, its leading space included."""
+        """The text shown for a cell, including its leading space."""
         role = self.role(cell.token)
         if role is not None:
             return {"mask": " ▁", "eos": " ⏎"}.get(role, f" [{role.upper()}]")
         return self.run["tokens"].get(str(cell.token), f" #{cell.token}")
 
     def edges(self, moment: float) -> list[tuple[str, str]]:
-        """Pairs of words of the answer of which both stand, by where they stand at the end."""
+        """Pairs of words of the answer that are both written, by their final positions."""
         end = [cell.key for cell in self.at(max(self.rows)) if self.role(cell.token) is None]
         now = {cell.key: cell for cell in self.at(moment) if self.role(cell.token) is None}
         words = [self.text(now[key]).strip() if key in now else None for key in end]
@@ -120,7 +120,7 @@ class Film:
 
 
 def timeline(shown: Sequence[Film]) -> list[float]:
-    """Every moment of some films, in order."""
+    """Every moment of several films, in order."""
     return sorted({moment for film in shown for moment in film.rows})
 
 
@@ -137,11 +137,11 @@ SECONDS = 0.5
 
 
 def replay_in_terminal(doc: Document, console: Console, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Show every prompt's samples being written; without a terminal there is no animation and no waiting."""
+    """Replay the generation of every prompt's samples; without a terminal there is no animation and no waiting."""
     for prompt in dict.fromkeys(sample["prompt"] for run in doc["runs"] for sample in run["samples"]):
         shown = films(doc, prompt)
         drawing = shown[0].sample["drawing"] or {}
-        title = str(drawing.get("title") or prompt or "From nothing")
+        title = str(drawing.get("title") or prompt or "Unconditional sample")
         console.print(Text(title, style="bold"))
         if console.is_terminal:
             with Live(console=console, auto_refresh=False) as live:
@@ -154,9 +154,9 @@ def replay_in_terminal(doc: Document, console: Console, sleep: Callable[[float],
 
 
 def frame(shown: Sequence[Film], moment: float, is_steady: bool = True) -> Group:
-    """All samples at one moment, a line each; below a star graph's line, the edges that it names.
+    """All samples at one moment, a line each; below the line of a star graph, the edges in its answer.
 
-    A steady frame is as high with edges as without.
+    A steady frame has the same height with and without edges.
     """
     width = max(len(film.run["name"]) for film in shown)
     digits = max(len(str(film.calls)) for film in shown)
@@ -170,7 +170,7 @@ def frame(shown: Sequence[Film], moment: float, is_steady: bool = True) -> Group
 
 
 def row(film: Film, moment: float) -> Text:
-    """The tokens at a moment, coloured by when they appeared; what is new is bold, a place taken back reversed."""
+    """The tokens at a moment, colored by when they appeared; new tokens are bold, tokens taken back are reversed."""
     text = Text()
     for cell in film.at(moment):
         word, role = film.text(cell), film.role(cell.token)

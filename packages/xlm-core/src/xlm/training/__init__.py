@@ -1,1 +1,1 @@
-"""What happens around a training step: optimizers, averages, checkpoints, guards, and what a person sees."""
+"""Support for training steps: optimizers, averages, checkpoints, guards, and progress output."""

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the best, the newest of every n steps, and the last one before it stopped."""
+"""The checkpoints that a run keeps: the best, the newest of every n steps, and the last one before it stopped."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ BEST = "best.ckpt"
 
 
 def best_or_last(directory: Path) -> Path | None:
-    """The best checkpoint in a folder, else the newest; None where there is neither."""
+    """The best checkpoint in a folder, otherwise the newest; None if there is none."""
     found = (directory / name for name in (BEST, LAST))
     return next((path for path in found if path.is_file()), None)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, syncs and renames: a kill leaves the old file or the new one, never half of one."""
+    """Writes next to the target, syncs and renames: after a kill, the file is either the old one or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         if "://" in str(path):
@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt`: the weights with the best `monitor` so far, looked at after every validation."""
+    """`best.ckpt`: the weights with the best `monitor` so far, updated after every validation."""
 
     def __init__(self, dirpath: str, monitor: str, mode: str = "min", filename: str = "best", **kwargs: Any) -> None:
         kwargs.setdefault("save_top_k", 1)
@@ -66,12 +66,12 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class PeriodicCheckpoint(Checkpoint):
-    """`step-N.ckpt` every n optimizer steps; of these the newest stays, and every multiple of `keep_multiple`.
+    """`step-N.ckpt` every n optimizer steps; only the newest and multiples of `keep_multiple` are kept.
 
     Args:
         dirpath: the run's checkpoint directory.
-        every_n_train_steps: how often, in optimizer steps.
-        keep_multiple: a step that is a multiple of it is never thinned out; None keeps the newest alone.
+        every_n_train_steps: the interval in optimizer steps.
+        keep_multiple: checkpoints at multiples of this step are never removed; None keeps only the newest.
     """
 
     def __init__(self, dirpath: str, every_n_train_steps: int = 500, keep_multiple: int | None = None) -> None:
@@ -98,7 +98,7 @@ class PeriodicCheckpoint(Checkpoint):
             self.thin(step)
 
     def thin(self, newest: int) -> None:
-        """Remove the periodic checkpoints older than `newest` that no multiple protects."""
+        """Remove the periodic checkpoints older than `newest`, except multiples of `keep_multiple`."""
         for file in self.dirpath.glob("step-*.ckpt"):
             number = file.stem.removeprefix("step-")
             if not number.isdigit() or int(number) >= newest:
@@ -109,10 +109,10 @@ class PeriodicCheckpoint(Checkpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """`last.ckpt` when training ends, is interrupted or fails, so that the same command goes on from there.
+    """`last.ckpt` when training ends, is interrupted or fails, so that the same command continues from there.
 
     A first Ctrl-C or SIGTERM lets the step in progress finish, saves, and ends the run with `TrainingInterrupted`.
-    With `keep` off (debugging runs) nothing is saved, and a signal still ends the run in order.
+    With `keep` off (debugging runs) nothing is saved, but a signal still ends the run in order.
     """
 
     def __init__(self, dirpath: str, signals: GracefulSignals | None = None, keep: bool = True) -> None:
@@ -141,19 +141,19 @@ class LastCheckpoint(Checkpoint):
         raise TrainingInterrupted(signum, self.path if self.keep else None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # Saved already, not worth saving, or another run's by now.
+        # Saved already, not worth saving, or now owned by another run.
         if isinstance(exception, TrainingInterrupted | NonFiniteLossError | RunInUseError):
             return
         if not isinstance(exception, Exception):
-            return  # a second Ctrl-C, perhaps in the middle of an update
+            return  # a second Ctrl-C, perhaps during an update
         if (
             not self.keep or trainer.global_step == 0 or trainer.world_size > 1
-        ):  # other ranks may hang where one has failed
+        ):  # other ranks may hang if one has failed
             return
         trainer.save_checkpoint(self.path)
         log.warning(f"Training failed at step {trainer.global_step}; {self.path} holds the state before that.")
 
 
 def without_checkpoints(callbacks: list[Callback]) -> list[Callback]:
-    """The callbacks without those that write checkpoints: for debugging runs, which keep none."""
+    """The callbacks without those that write checkpoints, for debugging runs."""
     return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, used for validation, test and saved beside the raw ones."""
+"""An exponential moving average of the weights, used for validation and test, and saved with the raw weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CHECKPOINT_KEY = "xlm_ema"
 class ExponentialMovingAverage(Callback):
     """Keeps `decay · average + (1 − decay) · weights` of every trainable parameter, in fp32.
 
-    The average stands in for the weights during validation and test. Its early value is corrected by the warm-up
-    `min(decay, (1 + n) / (10 + n))` after n updates, so that short runs are not averages over the initialisation.
+    The average replaces the weights during validation and test. The decay is reduced in the first updates to
+    `min(decay, (1 + n) / (10 + n))` after n updates, so that short runs do not average over the initialization.
 
     Args:
         decay: between 0 and 1, usually 0.999 or 0.9999.
@@ -82,14 +82,14 @@ class ExponentialMovingAverage(Callback):
         self._swap_out(pl_module)
 
     def forget(self) -> None:
-        """Drop the average, because the module now holds averaged weights of its own: nothing stands in for them."""
+        """Drop the average, because the module now holds averaged weights: they are not replaced any more."""
         self._average.clear()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._swap_out(pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # A checkpoint taken during validation holds the raw weights too.
+        # A checkpoint saved during validation also contains the raw weights.
         checkpoint["state_dict"].update(_under_all_names(checkpoint["state_dict"], self._raw))
         checkpoint[CHECKPOINT_KEY] = {
             "decay": self.decay,
@@ -106,7 +106,7 @@ class ExponentialMovingAverage(Callback):
 
 
 def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] | None:
-    """The checkpoint's state dict with averaged weights in place of the raw ones; None if it kept no average."""
+    """The checkpoint's state dict with averaged weights in place of the raw ones; None if it has no average."""
     saved = checkpoint.get(CHECKPOINT_KEY)
     if saved is None:
         return None
@@ -116,7 +116,7 @@ def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] |
 
 
 def _under_all_names(state_dict: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`values` for every name of a tied weight too, which a module's parameters name once and its state dict twice."""
+    """`values` with all names of tied weights, which a module's parameters name once and its state dict twice."""
     by_place = {
         (state_dict[name].data_ptr(), state_dict[name].shape): value
         for name, value in values.items()

@@ -1,4 +1,4 @@
-"""What a run will take: parameters by part, bytes of its states and checkpoints, and a few steps measured."""
+"""Estimates of a run: parameters by part, bytes of its states and checkpoints, and a few measured steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xlm.training.train_log import batches_of
 
 
 class Part(NamedTuple):
-    """A named part of a model and how many numbers it learns and merely holds."""
+    """A named part of a model, with its numbers of trainable and of other values."""
 
     name: str
     trainable: int
@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 
 def parts_of(modules: Iterable[tuple[str, nn.Module]]) -> list[Part]:
-    """The children of each module, and what a module holds beside them; a weight of two parts counts in the first."""
+    """The children of each module, and its other values; a weight shared by two parts counts in the first."""
     seen: set[int] = set()
     parts: list[Part] = []
     for name, module in modules:
@@ -48,17 +48,17 @@ def _part(name: str, module: nn.Module, seen: set[int]) -> Part:
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
-    """Of all of them together."""
+    """The total over all parts."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def optimizer_bytes(optimizer: Optimizer) -> int:
-    """What an optimizer keeps for its parameters, after a step."""
+    """The bytes of an optimizer's state after a step."""
     return num_bytes(value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value))
 
 
 def bytes_after_a_step(optimizer: Optimizer) -> int:
-    """`optimizer_bytes`, found by a step with gradients of zero; the parameters are not what they were then."""
+    """`optimizer_bytes` after a step with zero gradients; the parameters may have changed afterwards."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
@@ -67,7 +67,7 @@ def bytes_after_a_step(optimizer: Optimizer) -> int:
 
 
 def num_checkpoints(callbacks: Mapping[str, Any], max_steps: int) -> int:
-    """How many files a run of so many steps leaves: the last, the best, and what `PeriodicCheckpoint` doesn't thin."""
+    """The number of files that a run of `steps` steps keeps: the last, the best, and those of `PeriodicCheckpoint`."""
     count = 1
     for node in callbacks.values():
         kind = str((node or {}).get("_target_", "")).rpartition(".")[-1]
@@ -82,16 +82,16 @@ def num_checkpoints(callbacks: Mapping[str, Any], max_steps: int) -> int:
 
 @dataclass
 class Measured:
-    """What a few optimizer steps were: of those after the warm-up, except where the first batch is named.
+    """Measurements of a few optimizer steps, after the warm-up unless the first batch is named.
 
     Args:
-        seconds: of each step, data loading included.
-        shape: of all batches measured.
-        tokens: real ones among them; None without attention masks.
-        examples: in them.
+        seconds: of each step, including data loading.
+        shape: of all measured batches together.
+        tokens: the real tokens in them; None without attention masks.
+        examples: the examples in them.
         flops: of the first batch.
-        saved_bytes: that the first batch's forward pass kept for its backward pass, parameters left out.
-        peak_bytes: allocated at most in a step above what lay there between steps; CUDA only.
+        saved_bytes: saved by the first batch's forward pass for its backward pass, without parameters.
+        peak_bytes: the most memory allocated in a step, on top of that between steps; CUDA only.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -110,15 +110,15 @@ class Measured:
 
     @property
     def padding(self) -> float | None:
-        """Share of positions that are padding."""
+        """The share of positions that are padding."""
         return None if self.tokens is None or not self.shape.positions else 1 - self.tokens / self.shape.positions
 
 
 class MeasureSteps(Callback):
-    """Measures optimizer steps behind a warm-up, on whose first batch memory and operations are counted.
+    """Measures optimizer steps after a warm-up; memory and operations are counted on its first batch.
 
     Args:
-        num_warmup: steps before the clock starts.
+        num_warmup: steps before timing starts.
         counts_flops: false for a compiled loss, whose operators cannot be seen.
     """
 

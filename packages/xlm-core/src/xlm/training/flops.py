@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, and the peak of the device, for model FLOPs utilisation."""
+"""Floating-point operations of a training step, and the peak of the device, for model FLOPs utilization."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 _aten = torch.ops.aten
-# Operators with two factors, by the places of these among the arguments.
+# Operators with two factors, by the positions of these among the arguments.
 _PRODUCTS = {_aten.mm: (0, 1), _aten.addmm: (1, 2), _aten.bmm: (0, 1), _aten.baddbmm: (1, 2), _aten.convolution: (0, 1)}
 _ATTENTION = "_scaled_dot_product_"
-# The output layer and its loss, which these compute together: hidden states (rows × d) and weights (vocabulary × d).
+# The output layer and its loss, computed together: hidden states (rows × d) and weights (vocabulary × d).
 _HEADS = ("xlm::summed_linear_cross_entropy", "xlm::linear_cross_entropy_rows")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a batch, or of several: `positions` (padding among them), and `pairs`, Σ rows · length²."""
+    """The size of one or several batches: `positions` (including padding), and `pairs`, Σ rows · length²."""
 
     positions: int = 0
     pairs: int = 0
 
     @classmethod
     def of(cls, parts: Sequence[Mapping[str, Any]]) -> Shape:
-        """That of a batch's dicts of tensors."""
+        """The shape of a batch's dicts of tensors."""
         ids = [part["input_ids"] for part in parts]
         return cls(sum(x.numel() for x in ids), sum(x.numel() * x.shape[-1] for x in ids))
 
@@ -40,24 +40,24 @@ class Shape:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of forward and backward: `per_position`, and `per_pair` of positions that attention compares."""
+    """Operations of forward and backward: `per_position`, and `per_pair` of positions compared by attention."""
 
     per_position: float
     per_pair: float
 
     def of(self, shape: Shape) -> float:
-        """Operations for batches of that shape, if as large a share of their positions carries loss."""
+        """Operations for batches of that shape, if the same share of their positions contributes to the loss."""
         return self.per_position * shape.positions + self.per_pair * shape.pairs
 
 
 class FlopTally(TorchDispatchMode):
-    """Counts what a training step needs, backward included, from the operators of its forward pass alone.
+    """Counts the operations of a training step, including backward, from the operators of its forward pass.
 
-    A product of an m × k with a k × n matrix is 2mkn operations, and as many again in backward for each factor that
-    has a gradient: 6 for each weight and position. Attention is a product for the scores and one for the values,
-    4 · B · H · queries · keys · d_head, with twice that in backward; what a causal mask hides counts, as is the custom
-    (arXiv 2204.02311, appendix B). The output layer counts for the rows that carry loss. Element-wise operations,
-    the optimizer, and whatever is computed a second time to save memory are left out.
+    A product of an m × k and a k × n matrix is 2mkn operations, and the same again in backward for each factor with a
+    gradient: 6 for each weight and position. Attention is one product for the scores and one for the values,
+    4 · B · H · queries · keys · d_head, and twice that in backward; positions hidden by a causal mask count, following
+    convention (arXiv 2204.02311, appendix B). The output layer counts for the rows that contribute to the loss.
+    Element-wise operations, the optimizer, and recomputation to save memory are not counted.
     """
 
     supports_higher_order_operators = True
@@ -86,7 +86,7 @@ class FlopTally(TorchDispatchMode):
         return out
 
     def per_batch(self, shape: Shape) -> StepFlops | None:
-        """What was counted, for batches like the one of that shape; None if nothing was."""
+        """The count, for batches like the one of that shape; None without a count."""
         if not self.matmul or not shape.positions:
             return None
         return StepFlops(self.matmul / shape.positions, self.attention / shape.pairs)
@@ -98,7 +98,7 @@ def _times(factors: Sequence[Tensor]) -> int:
 
 
 class FirstForward:
-    """Counts one forward pass, the first after `begin`; `flops` is known once it has ended and told its shape."""
+    """Counts one forward pass, the first after `begin`; `flops` is known once it has ended and its shape is given."""
 
     def __init__(self) -> None:
         self.flops: StepFlops | None = None
@@ -113,26 +113,26 @@ class FirstForward:
             self._tally.__enter__()
 
     def end(self) -> None:
-        """Stop counting; more often does no harm."""
+        """Stop counting; may be called repeatedly."""
         if self._is_open and self._tally is not None:
             self._is_open, self._is_done = False, True
             self._tally.__exit__(None, None, None)
 
     def settle(self, shape: Shape) -> None:
-        """Say what the batch was that has been counted."""
+        """Give the shape of the counted batch."""
         self.end()
         if self._tally is not None:
             self.flops, self._tally = self._tally.per_batch(shape), None
 
 
-# Matrices large enough to be bound by arithmetic, and small enough to be multiplied several times in the budget.
+# Matrices large enough to be limited by arithmetic, and small enough for several products in the given time.
 _SIZES = {"cuda": 4096}
 _SIZE = 768
 _MOST = 50
 
 
 def matmul_dtype(precision: str) -> torch.dtype:
-    """What matrix products are computed in under one of Lightning's precisions."""
+    """The data type of matrix products under one of Lightning's precisions."""
     if precision.startswith("bf16"):
         return torch.bfloat16
     return torch.float16 if precision.startswith("16") else torch.float32
@@ -141,8 +141,8 @@ def matmul_dtype(precision: str) -> torch.dtype:
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:
     """Operations per second of the fastest of several products of square matrices, timed for about `seconds`.
 
-    With the threads that this process has now, so on a CPU it is the peak of those and not of the machine. What
-    other programs take from the device is missing from it. Global random state isn't touched.
+    It uses the threads of this process, so on a CPU it is the peak of those threads and not of the machine. Other
+    programs on the device reduce it. The global random state is not changed.
     """
     size = _SIZES.get(device.type, _SIZE)
     generator = torch.Generator(device).manual_seed(0)
@@ -165,7 +165,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.25)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""What stops a run: a loss that is not finite, Ctrl-C and SIGTERM, a monitored metric that nothing logs."""
+"""Reasons to stop a run: a loss that is not finite, Ctrl-C and SIGTERM, a monitored metric that is never logged."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from xlm.utils.rank_zero import RankedLogger
 
 
 class FiniteLossGuard(Callback):
-    """Remembers on the device the first step whose loss was not finite; reads it when values are logged anyway.
+    """Records on the device the first step whose loss was not finite, and reads it when values are logged anyway.
 
-    `check()` is also called before a checkpoint is written, so that no checkpoint holds weights that such a loss
-    has touched.
+    `check()` is also called before a checkpoint is written, so that no checkpoint contains weights changed by such a
+    loss.
     """
 
     def __init__(self) -> None:
@@ -51,14 +51,14 @@ class FiniteLossGuard(Callback):
     def check(self) -> None:
         """Raise `NonFiniteLossError` if a loss since the start was infinite or not a number."""
         if self._first_bad is not None and (step := int(self._first_bad)) >= 0:
-            self._first_bad = None  # said once; the checkpoint of the exception is refused by the raise itself
+            self._first_bad = None  # reported once; raising already prevents the checkpoint
             raise NonFiniteLossError(step)
 
 
 class GracefulSignals:
-    """While entered, a first SIGINT or SIGTERM is only noted in `received`; a second one ends the process at once.
+    """While entered, a first SIGINT or SIGTERM only sets `received`; a second one ends the process at once.
 
-    Whoever trains looks at `received` after each step (see `LastCheckpoint`).
+    The training loop reads `received` after each step (see `LastCheckpoint`).
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -72,7 +72,7 @@ class GracefulSignals:
             self._release()
             raise KeyboardInterrupt
         self.received = signum
-        print("\nStopping after this step; once more to stop at once.", file=sys.stderr, flush=True)
+        print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
 
     def __enter__(self) -> GracefulSignals:
         for signum in self.SIGNALS:
@@ -92,7 +92,7 @@ class GracefulSignals:
 
 @contextlib.contextmanager
 def raising_on_sigterm() -> Iterator[None]:
-    """While entered, SIGTERM ends the process as an exception does, so that what is held is given back."""
+    """While entered, SIGTERM raises an exception that ends the process, so that resources are released."""
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -111,16 +111,16 @@ def _end(signum: int, frame: FrameType | None) -> NoReturn:
 log = RankedLogger(__name__, rank_zero_only=True)
 
 _TRAIN = "train/"
-# Parts of names of metrics whose class doesn't say which way is better.
+# Parts of the names of metrics whose class doesn't say whether higher is better.
 _LOWER = ("loss", "nll", "perplexity", "ppl", "bpb", "bpd", "error", "network_calls")
 _HIGHER = ("accuracy", "exact_match", "f1", "bleu", "rouge", "precision", "recall")
 
 
 class MonitoredMetric(Callback):
-    """Looks at what the callbacks of a run monitor.
+    """Checks the metrics that the callbacks of a run monitor.
 
-    Metrics are known by their names in the configuration; but losses and models may log further ones, so that a name
-    which isn't among them is looked for after one batch of each validation loader, before training.
+    The configuration contains the names of metrics, but losses and models may log others. A name that is not in the
+    configuration is looked up after one batch of each validation loader, before training.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,15 +133,15 @@ class MonitoredMetric(Callback):
                 key = _mode_key(pl_module, callback)
                 wanted, other = ("lowest", "higher") if callback.mode == "min" else ("highest", "lower")
                 log.warning(
-                    f"{key}={callback.mode} keeps the {wanted} {callback.monitor}, of which {other} is better. "
-                    f"Is {key}={better} meant?"
+                    f"{key}={callback.mode} keeps the {wanted} {callback.monitor}, but {other} is better. "
+                    f"Did you mean {key}={better}?"
                 )
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that goes on has no validation before its first step.
+        # A resumed run has no validation before its first step.
         if not trainer.sanity_checking:
             self._check(trainer, pl_module)
 
@@ -153,7 +153,7 @@ class MonitoredMetric(Callback):
                 hint = did_you_mean(nearest_names(callback.monitor, names, 1))
                 key = _key(pl_module, callback)
                 raise ConfigError(
-                    f"{key} is '{callback.monitor}', and validation has no such metric. "
+                    f"{key} is '{callback.monitor}', but validation has no such metric. "
                     f"It has: {', '.join(names) or 'none'}. {hint}".rstrip(),
                     key=key,
                 )
@@ -170,7 +170,7 @@ def _metrics(pl_module: LightningModule) -> Iterable[tuple[str, MetricWrapper]]:
 
 
 def _better(name: str, metric: MetricWrapper | None) -> str | None:
-    """`min` or `max`, whichever is better of a metric; None where nothing says it."""
+    """`min` or `max`, whichever is better for a metric; None if unknown."""
     higher = None if metric is None else metric.metric.higher_is_better
     if higher is not None:
         return "max" if higher else "min"
@@ -181,7 +181,7 @@ def _better(name: str, metric: MetricWrapper | None) -> str | None:
 
 
 def _key(pl_module: LightningModule, callback: Any) -> str:
-    """Where the configuration says what is monitored."""
+    """The configuration key of the monitored metric."""
     return "monitored_metric" if _is_ours(pl_module, callback) else f"The monitor of {type(callback).__name__}"
 
 

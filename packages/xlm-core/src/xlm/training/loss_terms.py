@@ -1,4 +1,4 @@
-"""One optimizer step as one mean over all its loss terms, however they fall into micro-batches and processes."""
+"""One optimizer step as one mean over all its loss terms, for any split into micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from torch.optim import Optimizer
 from xlm.utils.rank_zero import warn_once
 
 NOT_COUNTED = (
-    "The loss returns no 'num_loss_terms', so every micro-batch and every process counts the same in an optimizer "
-    "step, however many terms its mean is over.\n"
-    "Return how many terms 'loss' is the mean of, and the step takes the mean over all of them."
+    "The loss returns no 'num_loss_terms', so every micro-batch and every process has the same weight in an optimizer "
+    "step, for any number of terms in its mean.\n"
+    "Return the number of terms in the mean 'loss', so that the step uses the mean over all of them."
 )
 SEVERAL_LOADERS = (
-    "There are several train loaders, whose losses are added up, so every micro-batch and every process counts the "
-    "same in an optimizer step, however many terms its means are over.\n"
-    "With one train loader the step takes the mean over all terms."
+    "There are several train loaders, whose losses are added, so every micro-batch and every process has the "
+    "same weight in an optimizer step, for any number of terms in its means.\n"
+    "Use one train loader to take the mean over all terms."
 )
 
 
 class LossTerms:
-    """Weighs each micro-batch by its number of loss terms n, and divides the finished gradient by the mean of n.
+    """Weights each micro-batch by its number of loss terms n, and divides the final gradient by the mean of n.
 
     Lightning averages the gradients of A micro-batches, and DDP those of W processes. A micro-batch's loss is a mean
-    over n terms, and n differs, so an average of such means is not the mean over all terms. Here the gradients that
-    are averaged are those of n · loss, and
+    over n terms, and n differs, so an average of such means is not the mean over all terms. Here the averaged
+    gradients are those of n · loss, and
 
         (1 / AW) Σ n ∇loss · AW / Σ n = ∇ (Σ n · loss / Σ n)
 
-    where the sums run over all micro-batches and processes of the step.
+    where the sums are over all micro-batches and processes of the step.
 
-    What is really taken for n is n / unit, which cancels and keeps the loss about as large as it was, for half
-    precision's sake. The unit is the same on all ranks, since DDP has averaged before anyone knows Σ n, and a power of
-    two: dividing by one rounds nothing. So no result depends on the unit, and a resumed run, which finds its own,
-    gives the weights of one that never stopped.
+    The weight is actually n / unit, which cancels; it keeps the loss near its original size, for half precision. The
+    unit is the same on all ranks, since DDP averages before Σ n is known, and it is a power of two, so that dividing
+    by it does not round. So no result depends on the unit, and a resumed run, which finds its own unit, gives the same
+    weights as an uninterrupted one.
     """
 
     def __init__(self) -> None:
         self._agreed = False
-        # None: not all processes know their terms.
+        # None: not all processes know their number of terms.
         self._unit: float | None = None
-        # Of the micro-batch that is to be back-propagated next.
+        # The weight of the next micro-batch to be back-propagated.
         self._weight: Tensor | None = None
-        # Of this process's micro-batches since the last optimizer step.
+        # The weights of this process's micro-batches since the last optimizer step.
         self._total: Tensor | None = None
 
     def weigh(self, outputs: Mapping[str, Any], is_first: bool) -> Tensor:
-        """Note the weight of a micro-batch; returns its loss, which is 0 without a gradient if it has no terms.
+        """Record the weight of a micro-batch; returns its loss, which is 0 without a gradient if it has no terms.
 
         Args:
             outputs: `loss`, a scalar, and `num_loss_terms`, a number or a scalar tensor.
@@ -64,24 +64,24 @@ class LossTerms:
             self._agree(terms, loss.device)
         if self._unit is None:
             return loss
-        # A micro-batch that doesn't say counts like an average one.
+        # A micro-batch without this number counts like an average one.
         weight = _scalar(self._unit if terms is None else terms, loss.device) / self._unit
         self._weight = weight
         self._total = weight if is_first or self._total is None else self._total + weight
         return _zero_without_terms(loss, weight > 0) if isinstance(terms, Tensor) or terms == 0 else loss
 
     def weighted(self, loss: Tensor) -> Tensor:
-        """What to back-propagate for the loss of the micro-batch that was weighed last."""
+        """The value to back-propagate for the loss of the micro-batch that was weighted last."""
         weight, self._weight = self._weight, None
         return loss if weight is None else loss * weight
 
     @torch.no_grad()
     def divide(self, optimizer: Optimizer, num_parts: int) -> None:
-        """Turn the averaged gradients into that of the mean over all terms; zeros if there are none.
+        """Convert the averaged gradients to that of the mean over all terms; zeros if there are none.
 
         Args:
-            optimizer: whose parameters' gradients are changed, in place.
-            num_parts: A · W, by which Lightning and DDP have divided.
+            optimizer: the gradients of its parameters are changed, in place.
+            num_parts: A · W, the divisor of Lightning and DDP.
         """
         if self._total is None:
             return
@@ -93,7 +93,7 @@ class LossTerms:
             torch._foreach_mul_(gradients, factor.to(gradients[0].device))
 
     def _agree(self, terms: Tensor | float | None, device: torch.device) -> None:
-        """Once, with all processes: whether terms are counted, and the unit. Waits for the device."""
+        """Decide once, with all processes, whether terms are counted, and find the unit. Waits for the device."""
         self._agreed = True
         sums = torch.stack([_scalar(0 if terms is None else terms, device), _scalar(terms is not None, device)])
         if _num_processes() > 1:
@@ -108,7 +108,7 @@ class LossTerms:
 class TermWeightedModule(LightningModule):
     """A Lightning module whose optimizer steps are means over all loss terms, if its `training_step` calls `_weigh`.
 
-    Where a step is one batch of one process, and under manual optimization, it is a Lightning module as any other.
+    With one batch of one process per step, and under manual optimization, it behaves like any Lightning module.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class TermWeightedModule(LightningModule):
         self._loss_terms = LossTerms()
 
     def _weigh(self, outputs: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """What `training_step` returns, with the weight of its micro-batch noted."""
+        """The return value of `training_step`; records the weight of its micro-batch."""
         if self._num_parts == 1:
             return outputs
         is_first = batch_idx % self.trainer.accumulate_grad_batches == 0
@@ -124,7 +124,7 @@ class TermWeightedModule(LightningModule):
 
     @property
     def _num_parts(self) -> int:
-        """Micro-batches times processes that Lightning averages for an optimizer step; 1 where it doesn't."""
+        """Micro-batches times processes that Lightning averages for an optimizer step; 1 without averaging."""
         trainer = self._trainer
         if trainer is None or not self.automatic_optimization or trainer.strategy.handles_gradient_accumulation:
             return 1
@@ -137,7 +137,7 @@ class TermWeightedModule(LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """One step. Gradients are put right at the end of the closure, before any hook or clipping sees them."""
+        """One step. Gradients are rescaled at the end of the closure, before any hook or clipping uses them."""
         if optimizer_closure is None or self._num_parts == 1:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
             return
@@ -151,7 +151,7 @@ class TermWeightedModule(LightningModule):
 
 
 def _scalar(value: Tensor | float, device: torch.device) -> Tensor:
-    """() float32, made without waiting for the device."""
+    """() float32, created without waiting for the device."""
     if isinstance(value, Tensor):
         return value.detach().to(device, torch.float32).reshape(())
     return torch.full((), float(value), device=device)
@@ -163,7 +163,7 @@ def _num_processes() -> int:
 
 
 def _gradients(optimizer: Optimizer) -> list[list[Tensor]]:
-    """An optimizer's gradients, those together that one operation can take."""
+    """An optimizer's gradients, grouped so that one operation can process each group."""
     found: dict[Any, list[Tensor]] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -173,18 +173,18 @@ def _gradients(optimizer: Optimizer) -> list[list[Tensor]]:
 
 
 def _zero_without_terms(loss: Tensor, has_terms: Tensor) -> Tensor:
-    """The loss; where it is a mean of nothing, 0 with a gradient of 0, though 0/0 is not a number, backwards too."""
+    """The loss; without terms, 0 with a gradient of 0, although the mean 0/0 and its gradient are not numbers."""
     if loss.grad_fn is not None:
         _cut(loss.grad_fn, has_terms)
     return torch.where(has_terms, loss, 0)
 
 
 def _cut(node: Any, has_terms: Tensor) -> None:
-    """Make what a node of the autograd graph passes on zero without terms, and likewise behind it while it is a scalar.
+    """Make the output gradients of an autograd node zero without terms, also of its inputs while they are scalars.
 
-    The division by the number of terms is among these nodes: 0/0 comes of what reaches it, even if that is 0.
+    The division by the number of terms is among these nodes: its gradient is 0/0 even for an incoming gradient of 0.
     """
-    # Not the node itself, which would then hold on to itself.
+    # Not the node itself, which would then reference itself.
     following = [function for function, _ in node.next_functions]
 
     def zero(passed_on: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor | None, ...]:

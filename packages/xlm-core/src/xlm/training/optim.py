@@ -17,7 +17,7 @@ from xlm.utils.instantiate import building, check_arguments, instantiate
 
 
 class LRSchedulerWithConfig(TypedDict):
-    """What Lightning wants to know of a schedule."""
+    """The format in which Lightning expects a schedule."""
 
     scheduler: LRScheduler | ReduceLROnPlateau
     interval: Literal["step", "epoch"]
@@ -27,10 +27,10 @@ class LRSchedulerWithConfig(TypedDict):
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for the optimizer, asked of the model: its own groups, else its split by weight decay, else all.
+    """Groups for the optimizer: the model's own groups, otherwise its split by weight decay, otherwise all.
 
     Raises:
-        ConfigError: if the model's split leaves a trainable parameter without a group, or names one twice.
+        ConfigError: if the model's split puts a trainable parameter in no group or in two.
     """
     own: Any = model
     if hasattr(own, "get_param_groups"):
@@ -61,11 +61,11 @@ def _check_partition(model: nn.Module, grouped: list[tuple[str, nn.Parameter]]) 
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
-    """The optimizer of `cfg.optimizer` over the model's parameter groups; ConfigError for values that it refuses."""
+    """The optimizer of `cfg.optimizer` over the model's parameter groups; ConfigError for values that it rejects."""
     factory = instantiate(cfg, _partial_=True, _convert_="all")
     groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
     former = _former_groups(groups, model)
-    # An optimizer that treats some parameters in another way says which.
+    # An optimizer that treats some parameters differently selects them itself.
     split = getattr(factory.func, "split_groups", None)
     if split is not None:
         groups, former = split(groups, model), split(former, model)
@@ -77,7 +77,7 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
 
 
 def _former_groups(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
-    """The groups as they were in 1.0.0, where the vectors of short convolutions decayed."""
+    """The groups as in 1.0.0, where the vectors of short convolutions had weight decay."""
     vectors = {m.weight for m in model.modules() if isinstance(m, ShortConvolution)}
     if len(groups) != 2 or not vectors:
         return groups
@@ -93,9 +93,9 @@ def _former_groups(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[
 def _regrouped(
     optimizer: Optimizer, state_dict: dict[str, Any], former: list[list[nn.Parameter]]
 ) -> dict[str, Any] | None:
-    """A state whose groups are the former ones in the optimizer's own; None for any other, to be loaded as it is.
+    """A state in the old groups, converted to the optimizer's current groups; None for any other state.
 
-    A state numbers parameters by their place in the groups, so it has to be told which is which.
+    A state refers to parameters by their position in the groups.
     """
     saved = state_dict["param_groups"]
     own = [group["params"] for group in optimizer.param_groups]
@@ -121,11 +121,11 @@ def create_lr_scheduler(
     strict: bool = True,
     **kwargs: Any,
 ) -> LRSchedulerWithConfig:
-    """A schedule of transformers' `get_scheduler` by its name; further keywords are passed on to it.
+    """A schedule of transformers' `get_scheduler` by name, with further keywords for it.
 
     Raises:
-        ConfigError: if a fraction of warm-up is asked for without a number of training steps, both kinds of
-            warm-up are given, the name is unknown, or the schedule refuses a value.
+        ConfigError: if a warm-up fraction is given without a number of training steps, both kinds of warm-up are
+            given, the name is unknown, or the schedule rejects a value.
     """
     given = {
         "name": name,
@@ -168,5 +168,5 @@ def _plain(kwargs: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def num_parameters(module: nn.Module, trainable_only: bool = False) -> int:
-    """How many numbers a module learns (or holds)."""
+    """The number of trainable (or other) values of a module."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)

@@ -28,12 +28,12 @@ from xlm.utils.rich_utils import plain_console
 
 
 class ProgressDisplay(Callback):
-    """Shows step, loss, learning rate and tokens/s, and each validation's figures as a line that stays.
+    """Shows step, loss, learning rate and tokens/s, and the results of each validation as a permanent line.
 
     Args:
-        train_log: where the newest training values are found.
-        seconds_between_lines: how often a plain line is written where the output is no terminal.
-        console: where to write; standard output by default.
+        train_log: provides the newest training values.
+        seconds_between_lines: the interval of plain lines if the output is not a terminal.
+        console: the output; standard output by default.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ProgressDisplay(Callback):
         if not trainer.is_global_zero:
             return
         if trainer.global_step:
-            self.console.print(f"Going on from step {trainer.global_step}.")
+            self.console.print(f"Continuing from step {trainer.global_step}.")
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("step"),
@@ -103,7 +103,7 @@ class ProgressDisplay(Callback):
 
 
 def describe(values: dict[str, float]) -> str:
-    """The few values that fit beside a bar: loss, learning rate, tokens per second."""
+    """The values that fit next to a bar: loss, learning rate, tokens per second."""
     parts = [f"loss {v:.4f}" for k, v in values.items() if k.endswith("/accumulated_loss")][:1]
     if "train/lr" in values:
         parts.append(f"lr {values['train/lr']:.2e}")
@@ -113,7 +113,7 @@ def describe(values: dict[str, float]) -> str:
 
 
 class EvaluationProgress(Callback):
-    """Says how far an evaluation is, as a line every few seconds."""
+    """Reports the progress of an evaluation in a line every few seconds."""
 
     def __init__(self, seconds_between_lines: float = 10.0, console: Console | None = None) -> None:
         self.seconds_between_lines = seconds_between_lines
@@ -157,7 +157,7 @@ def print_results(
     console: Console,
     results: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """One row per loader and metric, with how many examples it is over, and its standard error if `results` has it."""
+    """One row per loader and metric, with the number of examples, and the standard error if `results` has it."""
     table = Table(title=title, title_justify="left")
     for column, justify in (
         ("split", "left"),
@@ -179,5 +179,5 @@ def print_results(
 
 
 def write_results(path: Path, record: Mapping[str, Any]) -> Path:
-    """Write a record as JSON, replacing the file in one step."""
+    """Write a record as JSON, replacing the file atomically."""
     return replace_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Where a run continues: the newest readable checkpoint, the position in the data, and a refusal to mix two runs."""
+"""Where a run continues: the newest readable checkpoint and the position in the data; two runs are never mixed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xlm.utils.rank_zero import RankedLogger
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
-# What makes a run another run; lengths, logging, validation and paths may change between two starts of one.
+# Settings that identify a run; lengths, logging, validation and paths may change when it is resumed.
 IDENTITY = (
     "model",
     "loss",
@@ -33,16 +33,16 @@ IDENTITY = (
     "datamodule.dataset_managers.train",
 )
 _MOST_NAMES = 8
-# How batches are fetched, which changes no batch.
+# How batches are loaded, which does not change them.
 IGNORED = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory")
 
 
 def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint after checking every byte of it.
+    """Read a checkpoint after verifying its checksums.
 
     Raises:
-        CheckpointError: if there is no such file.
-        CheckpointCorruptError: if it is cut short, damaged, not a checkpoint, or holds Python objects: reading these
+        CheckpointError: if the file does not exist.
+        CheckpointCorruptError: if it is truncated, damaged, not a checkpoint, or contains Python objects: reading these
             could run any code.
     """
     path = Path(path)
@@ -52,19 +52,19 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise CheckpointCorruptError(path, f"its part {damaged} fails its checksum")
+            raise CheckpointCorruptError(path, f"its part {damaged} does not match its checksum")
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointCorruptError(path, _pickled_reason(path, error)) from error
     except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
         raise CheckpointCorruptError(path, str(error).splitlines()[0]) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise CheckpointCorruptError(path, f"it holds no 'state_dict'{_what_it_is(checkpoint)}")
+        raise CheckpointCorruptError(path, f"it has no 'state_dict'{_what_it_is(checkpoint)}")
     return checkpoint
 
 
 def _pickled_reason(path: Path, error: pickle.UnpicklingError) -> str:
-    """Which classes a file needs beside tensors, and how to keep only its weights."""
+    """The classes that a file needs besides tensors, and how to keep only its weights."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except (pickle.UnpicklingError, RuntimeError, ValueError):
@@ -79,9 +79,9 @@ def _pickled_reason(path: Path, error: pickle.UnpicklingError) -> str:
         f"torch.save({{k: c[k] for k in ('state_dict', 'xlm_config') if k in c}}, {str(new)!r})"
     )
     return (
-        f"besides tensors it holds Python objects ({', '.join(names[:_MOST_NAMES])}{more}), which are not loaded, "
+        f"besides tensors it contains Python objects ({', '.join(names[:_MOST_NAMES])}{more}), which are not loaded, "
         "because reading them can run any code.\n"
-        f'If you trust its author, keep its weights alone in a new file:\n  python -c "{code}"'
+        f'If you trust its author, save only its weights in a new file:\n  python -c "{code}"'
     )
 
 
@@ -89,15 +89,15 @@ def _what_it_is(content: Any) -> str:
     if not isinstance(content, dict):
         return f" but a {type(content).__name__}"
     if content and all(isinstance(value, torch.Tensor) for value in content.values()):
-        return ", but weights alone; these are read as .safetensors (safetensors.torch.save_file)"
-    return f"; it holds: {', '.join(map(str, list(content)[:_MOST_NAMES]))}" if content else ""
+        return ", but only weights; convert them to .safetensors (safetensors.torch.save_file)"
+    return f"; it contains: {', '.join(map(str, list(content)[:_MOST_NAMES]))}" if content else ""
 
 
 def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
-    """The readable checkpoint with the most steps in a directory, and its content; damaged ones are named.
+    """The readable checkpoint with the most steps in a directory, and its content; damaged ones are logged.
 
     Raises:
-        CheckpointError: if there are checkpoints and none of them can be read: starting over would lose them.
+        CheckpointError: if there are checkpoints but none can be read: starting over would lose them.
     """
     files = list(Path(directory).glob("*.ckpt"))
     damaged: list[str] = []
@@ -116,7 +116,7 @@ def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _newness(file: Path) -> tuple[int, bool, float]:
-    """Steps first (an unreadable header above all, so that damage is named), then periodic before best, then time."""
+    """Sort by steps (unreadable headers first, so that damage is reported), then periodic before best, then time."""
     try:
         header = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         step = int(header["global_step"])
@@ -126,7 +126,7 @@ def _newness(file: Path) -> tuple[int, bool, float]:
 
 
 def config_differences(old: Any, cfg: DictConfig) -> list[str]:
-    """Lines `key: old → new` for the settings that make the run of a checkpoint another run than `cfg`."""
+    """Lines `key: old → new` for the settings that identify a run and differ between a checkpoint and `cfg`."""
     before, after = _identity(old), _identity(cfg)
     return [
         f"{key}: {before.get(key)} → {after.get(key)}"
@@ -136,9 +136,9 @@ def config_differences(old: Any, cfg: DictConfig) -> list[str]:
 
 
 def data_differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines for the training sets of a checkpoint whose examples are others now; of those that both know.
+    """Lines for the training sets whose examples have changed since the checkpoint, if both are known.
 
-    Both are what `TextDataModule.contents` gives, by name of the data set.
+    Both arguments come from `TextDataModule.contents`, by name of the data set.
     """
     lines = []
     for name in sorted(old.keys() & new.keys()):
@@ -167,7 +167,7 @@ def _collect(parent: Any, key: Any, dotted: str, found: dict[str, Any]) -> None:
     try:
         value = parent[key]
     except OmegaConfBaseException:
-        # A late value, such as the tokenizer's size, doesn't exist yet: its text stands for it.
+        # A late value, like the tokenizer's size, doesn't exist yet; its expression is used instead.
         found[dotted] = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index]
         return
     if isinstance(value, DictConfig):
@@ -178,7 +178,7 @@ def _collect(parent: Any, key: Any, dotted: str, found: dict[str, Any]) -> None:
 
 
 _NOT_STARTED = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
-# What Lightning takes for a validation that was begun and not finished; none of its batches counts as done.
+# Lightning's state for a validation that has started but not finished; none of its batches counts as done.
 _DUE = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
 
@@ -187,11 +187,11 @@ def align_progress(
 ) -> None:
     """Rewrite the loop counters of `checkpoint`, in place, to the moment right after its last optimizer step.
 
-    To be called when a checkpoint is loaded. Lightning keeps many kinds of half-finished counters (at the end
-    of a batch, of an epoch, of `fit`), and from some of them goes on one batch or one epoch off, or starts a
-    new epoch in the middle. Weights in a checkpoint are those after the last step, so that is where it goes on:
-    batches that were handed out since, whose gradients are lost, come again. A validation that was due then and
-    not finished is done again. Leaves alone what was not trained with a loader of `xlm.data.loaders`.
+    Call it when a checkpoint is loaded. Lightning has many kinds of partly updated counters (at the end of a batch,
+    of an epoch, of `fit`), and resumes from some of them one batch or one epoch off, or starts a new epoch in the
+    middle. A checkpoint has the weights after the last step, so the run continues there: batches that were handed out
+    since, and whose gradients are lost, are repeated. An unfinished validation that was due then is repeated. States
+    of training without a loader of `xlm.data.loaders` are not changed.
     """
     loop = checkpoint.get("loops", {}).get("fit_loop", {})
     loaders = loop.get("state_dict", {}).get("combined_loader", [])
@@ -209,12 +209,12 @@ def align_progress(
     loader.update(epoch=epoch, batch=batch)
     done = batches["total"]["processed"] - unstepped
     batches.update(total=_all(done), current=_all(batch), is_last_batch=False)
-    # An epoch that was begun, even where no batch of it is done: Lightning restores loaders in no other state.
+    # Mark the epoch as started even if no batch of it is done: only then does Lightning restore loaders.
     begun = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
     loop["epoch_progress"].update(total=dict(begun), current=dict(begun))
     validation.update(total=dict(_DUE if validation_due else _NOT_STARTED), current=dict(_NOT_STARTED))
     steps = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
-    if steps:  # none under manual optimization, which counts elsewhere
+    if steps:  # 0 under manual optimization, which has its own counter
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps
 
 
@@ -228,7 +228,7 @@ def _all(count: int) -> dict[str, int]:
 
 
 def _validation_unfinished(batches: dict[str, Any], validation: dict[str, Any]) -> bool:
-    """Saved at the end of a batch, before a validation that may follow, or within one."""
+    """Whether the state was saved at the end of a batch before a due validation, or during validation."""
     before = batches["total"]["completed"] < batches["total"]["processed"]
     within = validation["total"]["completed"] < validation["total"]["ready"]
     return before or within

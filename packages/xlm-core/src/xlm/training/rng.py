@@ -1,4 +1,4 @@
-"""Random state: saved with checkpoints, restored at the first batch, and kept apart from validation."""
+"""Random state: saved with checkpoints, restored at the first batch, and isolated from validation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Put every global generator back to a state that `capture` returned."""
+    """Restore every global generator to a state returned by `capture`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -40,7 +40,7 @@ def restore(state: dict[str, Any]) -> None:
 
 
 def reseed(seed: int) -> None:
-    """Start every global generator from a seed."""
+    """Seed every global generator."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def reseed(seed: int) -> None:
 
 @contextmanager
 def random_state_of(seed: int) -> Iterator[None]:
-    """Global generators that start from a seed, and are afterwards what they were before."""
+    """Seed the global generators for a block, and restore their states afterwards."""
     before = capture()
     reseed(seed)
     try:
@@ -58,11 +58,11 @@ def random_state_of(seed: int) -> Iterator[None]:
 
 
 class RandomState(Callback):
-    """Makes a resumed run draw what the uninterrupted one would have drawn.
+    """Gives a resumed run the same random draws as an uninterrupted one.
 
-    The state comes back at the first training batch, not when the checkpoint is read: making a loader's iterator
-    draws from torch's generator too. Validation and test start from `seed` and leave the training stream as it
-    was, so how often one validates does not change what is trained, and two validations differ by the weights only.
+    The state is restored at the first training batch, not when the checkpoint is read: creating a loader's iterator
+    draws from torch's generator too. Validation and test start from `seed` and restore the training state afterwards,
+    so the frequency of validation does not change training, and two validations differ only by the weights.
     """
 
     def __init__(self, seed: int) -> None:
@@ -71,7 +71,7 @@ class RandomState(Callback):
         self._outer: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Every rank has drawn differently.
+        # Every rank has its own state.
         checkpoint[CHECKPOINT_KEY] = all_gather_objects(self._outer or capture())
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a training run logs: metrics, learning rate, throughput, cost, loggers that survive a stop, and curves."""
+"""Logs of a training run: metrics, learning rate, throughput, cost, loggers that survive a stop, and curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xlm.training.flops import FirstForward, Shape, matmul_dtype, matmul_peak
 
 @runtime_checkable
 class MetricSource(Protocol):
-    """A module that gives its metrics away and starts them anew."""
+    """A module that returns and resets its metrics."""
 
     def pop_metrics(self, stage: str) -> dict[str, float]: ...
 
@@ -31,13 +31,13 @@ class MetricSource(Protocol):
 class TrainLog(Callback):
     """Sends `train/…` values to the loggers, and keeps the newest of each in `latest` for the progress display.
 
-    Tokens per second count real tokens, without padding. Time spent in validation and checkpoints is not counted.
-    Sums stay on the device and are read here alone, so the steps in between never wait for it.
+    Tokens per second count real tokens, without padding. Validation and checkpoints do not count as time. Sums stay on
+    the device and are read only here, so the steps in between never wait for it.
 
-    `train/padding` is the share of positions whose attention mask is off. `train/mfu` is how many operations of its
-    products the model gets done per second (counted once, see `FlopTally`), over what the device reached in products
-    alone when training started; data loading is in the time. Both are of this process. There is no mfu with
-    `compile=true`, whose operators cannot be seen, nor for a model without products.
+    `train/padding` is the share of positions whose attention mask is off. `train/mfu` is the number of operations in
+    the model's matrix products per second (counted once, see `FlopTally`), divided by the peak that the device reached
+    for matrix products when training started; the time includes data loading. Both are for this process. There is no
+    mfu with `compile=true`, where operators are not visible, or for a model without matrix products.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class TrainLog(Callback):
         self._forward: FirstForward | None = None
         self._peak = 0.0
         self._last_step = 0
-        # Tokens and seconds of everything logged, earlier starts of the run included.
+        # Tokens and seconds of everything logged, including earlier starts of the run.
         self.totals = (0.0, 0.0)
         self._reset()
 
@@ -88,7 +88,7 @@ class TrainLog(Callback):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Mean over the whole run so far; None before the first value is logged."""
+        """The mean over the whole run so far; None before the first value is logged."""
         tokens, seconds = self.totals
         return tokens / seconds if seconds else None
 
@@ -125,7 +125,7 @@ class TrainLog(Callback):
             logger.log_metrics(values, step=step)
 
     def _utilisation(self) -> dict[str, float]:
-        """`train/padding` and `train/mfu` since the last logged step, as far as they are known."""
+        """`train/padding` and `train/mfu` since the last logged step, if known."""
         values: dict[str, float] = {}
         if self._shape.positions and self._has_masks:
             values["train/padding"] = 1 - float(self._tokens) / self._shape.positions
@@ -136,7 +136,7 @@ class TrainLog(Callback):
 
 
 def num_tokens(batch: Any) -> int:
-    """The tokens of a training batch, padding left out; 0 if it has no `input_ids`."""
+    """The tokens of a training batch without padding; 0 if it has no `input_ids`."""
     return sum(int(_tokens_of(part)) for part in batches_of(batch))
 
 
@@ -146,7 +146,7 @@ def _tokens_of(part: dict[str, Any]) -> torch.Tensor | int:
 
 
 def batches_of(batch: Any) -> Iterator[dict[str, Any]]:
-    """The dicts of tensors in a training batch: itself, or one per train loader."""
+    """The dicts of tensors in a training batch: the batch, or one per train loader."""
     if not isinstance(batch, dict):
         return
     if isinstance(batch.get("input_ids"), torch.Tensor):
@@ -160,7 +160,7 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class TrainingCost(Callback):
-    """Clocks around fit, validations included; what earlier starts of a run took up to their checkpoint counts too."""
+    """Clocks around fit, including validation and earlier starts of the run up to their checkpoint."""
 
     def __init__(self, train_log: TrainLog) -> None:
         self.train_log = train_log
@@ -168,7 +168,7 @@ class TrainingCost(Callback):
         self._device = torch.device("cpu")
         # CPU and wall seconds before this start.
         self._earlier = (0.0, 0.0)
-        # Bytes, of the starts before this one.
+        # Peak bytes of earlier starts.
         self._earlier_peak = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -203,9 +203,9 @@ class TrainingCost(Callback):
         self._earlier_peak = state_dict["peak_memory"]
 
     def as_dict(self, device: torch.device) -> dict[str, Any]:
-        """`cpu_seconds` (threads of this process added up), `wall_seconds`, `tokens_per_second`, `peak_memory_mib`.
+        """`cpu_seconds` (sum over threads of this process), `wall_seconds`, `tokens_per_second`, `peak_memory_mib`.
 
-        Memory is that of the device, or, on a CPU, of the whole process.
+        Memory is that of the device or, on a CPU, of the whole process.
         """
         cpu, wall = self._seconds()
         tokens_per_second = self.train_log.tokens_per_second
@@ -218,7 +218,7 @@ class TrainingCost(Callback):
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: allocated on a CUDA device since its counter was reset, else resident in this process so far."""
+    """Bytes: allocated on a CUDA device since its counter was reset, otherwise the peak memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
@@ -230,8 +230,8 @@ FIELDS = ("step", "name", "value", "time")
 class CSVMetrics(Logger):
     """`metrics.csv` with one row per value: step, name, value, seconds since the epoch.
 
-    The long form needs no rewriting when a new metric appears, so a kill loses at most the row being written; rows
-    behind the step a run resumes from are dropped by `drop_after`.
+    The long format needs no rewriting when a new metric appears, so a kill loses at most the row being written;
+    `drop_after` drops the rows after the step from which a run resumes.
     """
 
     def __init__(self, save_dir: str, filename: str = "metrics.csv") -> None:
@@ -252,7 +252,7 @@ class CSVMetrics(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The composed config is a file of its own."""
+        """Nothing: the composed config has its own file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -269,7 +269,7 @@ class CSVMetrics(Logger):
 
     @rank_zero_only
     def drop_after(self, step: int, validation_too: bool = False) -> None:
-        """Keep the rows up to and including a step, without that step's validation if it will be done again."""
+        """Keep the rows up to and including a step, without that step's validation if it will be repeated."""
         if not self.path.exists():
             return
         again = (step, "val") if validation_too else None
@@ -283,7 +283,7 @@ class CSVMetrics(Logger):
 
 
 def read_metrics(path: Path) -> Iterator[tuple[int, str, float, str]]:
-    """The rows of a `metrics.csv`; a last line that a kill cut short is passed over."""
+    """The rows of a `metrics.csv`; an incomplete last line is skipped."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.reader(file):
             if len(row) == len(FIELDS) and row[0].isdigit():
@@ -291,14 +291,14 @@ def read_metrics(path: Path) -> Iterator[tuple[int, str, float, str]]:
 
 
 class LogTruncation(Callback):
-    """Drops logged rows of what a resumed run does again; a run that starts anew starts with none."""
+    """Drops logged rows of steps that a resumed run repeats, and all rows if a run starts from scratch."""
 
     def __init__(self) -> None:
         self._resumed = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._resumed = True
-        # The harness has settled the counters by now (see `xlm.training.resume`).
+        # The harness has corrected the counters by now (see `xlm.training.resume`).
         validation = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
         self._drop(trainer, checkpoint["global_step"], validation["ready"] > validation["completed"])
 
@@ -321,11 +321,11 @@ class TensorBoardMetrics(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The composed config is a file of its own."""
+        """Nothing: the composed config has its own file."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what is pending, and no file of hyperparameters."""
+        """Write pending events, but no file of hyperparameters."""
         self.experiment.flush()
 
 
@@ -347,8 +347,8 @@ def collect(csv_path: Path) -> dict[str, Series]:
 
 
 def draw_curves(csv_path: Path, png_path: Path, title: str) -> Path | None:
-    """Write a PNG with one panel per metric; None when nothing has been logged yet."""
-    # matplotlib takes a second to import and only pictures need it.
+    """Write a PNG with one panel per metric; None if nothing has been logged yet."""
+    # matplotlib takes a second to import, and only pictures need it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

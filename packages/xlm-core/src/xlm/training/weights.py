@@ -26,12 +26,12 @@ log = RankedLogger(__name__, rank_zero_only=True)
 
 
 def load_from(harness: LightningModule, path: str | Path, apply_ema: bool = True) -> None:
-    """Load a `.ckpt` of the harness, or safetensors (one file, or an index of shards) of its model alone.
+    """Load a `.ckpt` of the harness, or safetensors (one file, or an index of shards) of its model only.
 
     Args:
-        harness: what is loaded into; its `model` for safetensors.
+        harness: the target; for safetensors, its `model`.
         path: the file.
-        apply_ema: take the averaged weights where the checkpoint has them.
+        apply_ema: use the averaged weights if the checkpoint has them.
     """
     if is_weights_alone(path):
         model = harness.model
@@ -42,13 +42,13 @@ def load_from(harness: LightningModule, path: str | Path, apply_ema: bool = True
 
 
 def select_weights(checkpoint: dict[str, Any], apply_ema: bool) -> dict[str, torch.Tensor]:
-    """The averaged weights of a checkpoint if asked for and there, else the raw ones."""
+    """The averaged weights of a checkpoint if `apply_ema` and it has them, otherwise the raw ones."""
     averaged = averaged_state_dict(checkpoint) if apply_ema else None
     return averaged if averaged is not None else dict(checkpoint["state_dict"])
 
 
 def check_fits(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str | Path) -> None:
-    """Raise `CheckpointMismatchError` naming the keys and shapes by which a state dict differs from a module."""
+    """Raise `CheckpointMismatchError` with the keys and shapes that differ between a state dict and a module."""
     own = module.state_dict()
     missing = sorted(name for name in own.keys() - state_dict.keys() if not _is_derived(name))
     unexpected = sorted(name for name in state_dict.keys() - own.keys() if not _is_derived(name))
@@ -62,12 +62,12 @@ def check_fits(module: nn.Module, state_dict: dict[str, torch.Tensor], source: s
 
 
 def _is_derived(name: str) -> bool:
-    """Rotary frequencies follow from the sizes; where a published checkpoint keeps them doesn't matter."""
+    """Rotary frequencies follow from the sizes, so it doesn't matter under which name a checkpoint stores them."""
     return name.endswith("rotary_emb.inv_freq")
 
 
 def load_weights(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str | Path) -> None:
-    """Put a state dict that fits, but for names of wrappers, into a module; nothing is changed if it doesn't."""
+    """Load a state dict into a module; names of wrappers are ignored. If it doesn't fit, nothing is changed."""
     state_dict = without_wrappers(state_dict, module.state_dict(), source)
     check_fits(module, state_dict, source)
     module.load_state_dict(state_dict, strict=False)
@@ -95,13 +95,13 @@ TOKENIZER = "tokenizer"
 
 @runtime_checkable
 class SavedTokenizer(Protocol):
-    """A tokenizer that writes files of its own, as those of transformers do."""
+    """A tokenizer that can save its own files, like those of transformers."""
 
     def save_pretrained(self, save_directory: str) -> Any: ...
 
 
 def check_new(folder: str | Path) -> Path:
-    """The folder, if it is new or empty; else CheckpointError."""
+    """The folder if it is new or empty; otherwise CheckpointError."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} already exists and is not an empty folder. Nothing was written.", path=folder)
@@ -111,19 +111,19 @@ def check_new(folder: str | Path) -> Path:
 def save_folder(
     folder: str | Path, model: Any, config: DictConfig, tokenizer: Any, max_shard_size: int | str | None = None
 ) -> Path:
-    """Write all that `xlm.load` needs into a folder that is new or empty.
+    """Write everything that `xlm.load` needs to a new or empty folder.
 
-    The configuration is written as it was composed, interpolations kept. A network with the `xlm.model.Model` mixin
-    gets its own config.json too, so that its `from_pretrained` reads the folder. What a network was made from
-    elsewhere (`xlm.protocols.StandaloneModel`) isn't needed any more.
+    The configuration is written as composed, with its interpolations. A network with the `xlm.model.Model` mixin also
+    gets its own config.json, so that its `from_pretrained` can read the folder. Other files from which a network was
+    built (`xlm.protocols.StandaloneModel`) are not needed any more.
 
     Args:
-        folder: where to.
-        model, config, tokenizer: those of a run, live.
-        max_shard_size: bytes, or "5GB": larger weights become several files with an index; None for one file.
+        folder: the target.
+        model, config, tokenizer: the objects of a run.
+        max_shard_size: bytes, or "5GB": larger weights are written as several files with an index; None for one file.
 
     Raises:
-        CheckpointError: there is something in the folder; ConfigError: no such size.
+        CheckpointError: the folder is not empty; ConfigError: the size is invalid.
     """
     folder = check_new(folder)
     if max_shard_size is not None:
@@ -149,21 +149,21 @@ def save_folder(
 def save_for_transformers(
     folder: str | Path, model: Any, tokenizer: Any, max_shard_size: int | str | None = None
 ) -> Path:
-    """Write a network that transformers has too as its `from_pretrained` reads it, with the tokenizer's own files.
+    """Write a network that transformers supports in the format of its `from_pretrained`, with the tokenizer's files.
 
     Raises:
-        ConfigError: transformers has no network that computes the same.
-        CheckpointError: there is something in the folder.
+        ConfigError: transformers has no equivalent network.
+        CheckpointError: the folder is not empty.
     """
     folder = check_new(folder)
     if not isinstance(model, TransformersModel):
         raise ConfigError(
-            f"transformers has no network that computes what {type(model).__name__} does; extract.format=xlm keeps it.",
+            f"transformers has no network equivalent to {type(model).__name__}. Use extract.format=xlm instead.",
             key="extract.format",
         )
     exported = model.for_transformers()
     generation = getattr(exported, "generation_config", None)
-    # Where a text begins and ends is the run's choice. The pad id stays: some networks count positions by it.
+    # The run chooses BOS and EOS itself. The pad id is kept: some networks compute positions from it.
     for name in ("bos_token_id", "eos_token_id"):
         for config in (exported.config, *([] if generation is None else [generation])):
             setattr(config, name, getattr(tokenizer, name))
@@ -182,9 +182,9 @@ def push_folder(
     private: bool | None = None,
     max_shard_size: int | str | None = None,
 ) -> str:
-    """Upload such a folder to a model repository of the hub, made if it doesn't exist; returns what the hub answers.
+    """Upload such a folder to a model repository of the hub, created if needed; returns the hub's answer.
 
-    CheckpointError if the hub cannot be reached or refuses.
+    CheckpointError if the hub cannot be reached or rejects the upload.
     """
     with TemporaryDirectory() as temporary:
         folder = save_folder(Path(temporary) / "model", model, config, tokenizer, max_shard_size)

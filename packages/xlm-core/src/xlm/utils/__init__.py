@@ -1,1 +1,1 @@
-"""Helpers without a home of their own; each module is imported by its name."""
+"""General helpers; each module is imported by its name."""

@@ -1,4 +1,4 @@
-"""Values checked against annotations, and the options of schemas."""
+"""Checks of values against annotations, and the options of schemas."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from annotated_types import Ge, Gt, Le, Lt, Predicate
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 
-# What no count reaches, and what fits a C int: libraries fail on more in ways of their own.
+# Above any real count, and within a C int: libraries fail on larger numbers in their own ways.
 LARGEST = 2**31 - 1
 _TEXT = "a text"
 
-# Digits too, which are a number to YAML, and may be the name of a folder or the beginning of a commit's.
+# Digits are allowed too: YAML reads them as numbers, but they may be the name of a folder or a commit.
 Text = Annotated[str, _TEXT]
 Count = Annotated[int, Ge(1), Le(LARGEST)]
 CountOrZero = Annotated[int, Ge(0), Le(LARGEST)]
@@ -44,7 +44,7 @@ _MAPPINGS = (collections.abc.Mapping, collections.abc.MutableMapping, dict)
 
 
 def checked(key: str, value: Any, annotation: Any, strict: bool = True) -> Any:
-    """The value, with digits as text where `Text` is taken; ConfigError that names the key, the value and what fits."""
+    """The value, with digits as text for `Text`; ConfigError with the key, the value and what is allowed."""
     value = _as_text(value, annotation)
     if fits(value, annotation, strict):
         return value
@@ -55,10 +55,10 @@ def checked(key: str, value: Any, annotation: Any, strict: bool = True) -> Any:
 
 
 def fits(value: Any, annotation: Any, strict: bool = True) -> bool:
-    """Whether a value can be of a type; True where that cannot be told, and for objects.
+    """Whether a value can be of a type; True for objects and if unknown.
 
-    Nothing is turned into something else: 1 and "no" are no truth values, and NaN is no number that anybody means.
-    Only where not `strict` is 3.0 a whole number.
+    Values are not converted: 1 and "no" are not booleans, and NaN is not accepted as a number.
+    3.0 is a whole number only if not `strict`.
     """
     if not (value is None or isinstance(value, str | int | float | list | tuple | dict)):
         return True
@@ -89,7 +89,7 @@ def fits(value: Any, annotation: Any, strict: bool = True) -> bool:
 
 
 def _keeps(value: Any, rule: Any) -> bool:
-    """Whether a value keeps what stands beside its type in `Annotated`."""
+    """Whether a value satisfies the constraints next to its type in `Annotated`."""
     if isinstance(rule, Predicate):
         return bool(rule.func(value))
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -114,7 +114,7 @@ def _fits_list(value: Any, base: Any, parts: tuple[Any, ...], strict: bool) -> b
 
 
 def _fits_class(value: Any, base: type, strict: bool) -> bool:
-    """Whether a plain value can be of a class; text can name anything that is no number."""
+    """Whether a plain value can be of a class; text can be the name of anything except a number."""
     if isinstance(value, bool):
         return base is bool
     if isinstance(value, int | float):
@@ -122,7 +122,7 @@ def _fits_class(value: Any, base: type, strict: bool) -> bool:
             return not math.isnan(value)
         if base is int:
             return isinstance(value, int) or (not strict and math.isfinite(value) and value == int(value))
-        # A protocol of `typing`, such as SupportsFloat, says nothing of what it is for.
+        # A protocol of `typing`, like SupportsFloat, does not restrict plain values.
         return base.__module__ in ("typing", "numbers")
     if isinstance(value, str):
         made_of_text = base not in (bool, int, float, collections.abc.Callable) and base.__name__ != "Tensor"
@@ -133,12 +133,12 @@ def _fits_class(value: Any, base: type, strict: bool) -> bool:
 
 
 def _is_role(base: type) -> bool:
-    """Whether a class is a protocol of somebody's own, which text doesn't follow."""
+    """Whether a class is a user-defined protocol, which text doesn't satisfy."""
     return getattr(base, "_is_protocol", False) and base.__module__ not in ("typing", "collections.abc")
 
 
 def _as_text(value: Any, annotation: Any) -> Any:
-    """A number as text, and those of a list, where `Text` is taken."""
+    """A number as text, also inside lists, if `Text` is allowed."""
     for member in _members(annotation):
         base = _base(member)
         if isinstance(value, list) and get_origin(base) is list:
@@ -151,7 +151,7 @@ def _as_text(value: Any, annotation: Any) -> Any:
 
 
 def takes_text(annotation: Any) -> bool:
-    """Whether any text may be said: then digits are text too."""
+    """Whether any text is allowed; then digits are text too."""
     return any(_base(member) is str for member in _members(annotation))
 
 
@@ -189,7 +189,7 @@ def _described(member: Any) -> str:
 
 
 def _bounds_broken(value: Any, annotation: Any) -> str:
-    """The bounds, for a value that is of the right type and outside them."""
+    """The bounds, for a value of the right type that is outside them."""
     if type(value) not in (int, float) or not math.isfinite(value):
         return ""
     fitting = [m for m in _members(annotation) if _base(m) is type(value) or (_base(m) is float and type(value) is int)]
@@ -204,13 +204,13 @@ def _bounds(member: Any, value: float = 0) -> str:
         for name in _BOUNDS
         if hasattr(bound, name)
     ]
-    # A bound that only keeps numbers within what computers take isn't worth a word, unless it is the one broken.
+    # A bound that only keeps numbers within the range of a C int isn't mentioned unless it is violated.
     told = [f"{_BOUNDS[name]} {bound}" for name, bound in found if abs(bound) < LARGEST or value > bound > 0]
     return " and ".join(told)
 
 
 def display_value(value: Any) -> str:
-    """A value as a configuration says it, shortened."""
+    """A value in the syntax of a configuration, shortened."""
     if isinstance(value, str):
         text = repr(value)
     elif isinstance(value, float):
@@ -221,7 +221,7 @@ def display_value(value: Any) -> str:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The alternatives of a union, those of unions inside too."""
+    """The alternatives of a union, including those of nested unions."""
     if get_origin(annotation) in (Union, types.UnionType):
         return [member for each in get_args(annotation) for member in _members(each)]
     return [annotation]
@@ -257,12 +257,12 @@ class Option:
 
 
 def option(default: Any, help: str) -> Any:
-    """A field of a schema, which is a dataclass: its default, and what it is for."""
+    """A field of a schema, which is a dataclass, with its default and description."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
 def options_in(schema: type) -> dict[str, Option]:
-    """The options of a schema by name, in the order in which they are written."""
+    """The options of a schema by name, in the order of their definition."""
     hints = get_type_hints(schema, include_extras=True)
     return {
         each.name: Option(each.name, hints[each.name], each.default, str(each.metadata.get("help", "")))
@@ -272,7 +272,7 @@ def options_in(schema: type) -> dict[str, Option]:
 
 
 def read_options(schema: type[Schema], given: Mapping[str, Any], section: str = "") -> Schema:
-    """The schema filled with what is given; ConfigError for a name that it lacks, and for a value outside its type."""
+    """The schema filled with the given values; ConfigError for an unknown name or a value outside its type."""
     known = options_in(schema)
     check_names(given, known, section)
     return schema(
@@ -281,7 +281,7 @@ def read_options(schema: type[Schema], given: Mapping[str, Any], section: str = 
 
 
 def check_names(given: Iterable[str], known: Iterable[str], section: str = "") -> None:
-    """ConfigError, with the nearest name, for one that is not known."""
+    """ConfigError with the nearest name, for an unknown key."""
     known = list(known)
     for name in given:
         if name not in known:
@@ -292,7 +292,7 @@ def check_names(given: Iterable[str], known: Iterable[str], section: str = "") -
 
 
 def default_of(option: Option) -> str:
-    """The default as a configuration says it; empty where there is none."""
+    """The default in the syntax of a configuration; empty without a default."""
     value = option.default
     if option.is_required or value == ():
         return ""

@@ -1,4 +1,4 @@
-"""Files that are never seen half written, and a check of every output before a job works."""
+"""Atomic replacement of files, and a check of every output path before a job starts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from xlm.errors import ConfigError, as_line
 
 
 def replace_text(path: Path, text: str) -> Path:
-    """Write `text` as UTF-8 in place of whatever `path` held, in one step; folders are made as needed.
+    """Replace the contents of `path` with `text` as UTF-8, atomically; folders are created as needed.
 
-    Several processes may do so at once: each writes a file of its own, and the last one stays.
+    Several processes may do so at once: each writes its own file, and the last one wins.
     """
-    target = Path(os.path.realpath(path))  # through a link, which stays
+    target = Path(os.path.realpath(path))  # follow a link and keep it
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
     try:
@@ -33,35 +33,35 @@ def replace_text(path: Path, text: str) -> Path:
 
 
 def temporary_beside(path: Path) -> Path:
-    """The file that this process writes before it becomes `path`."""
+    """The temporary file of this process that becomes `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-# So much is written to try a disk: an empty file may still fit on a full one.
+# The number of bytes written as a test: an empty file may still fit on a full disk.
 _TRIED = b"\0" * 4096
 _ATTEMPTS = 5
 
 
 def output_file(path: str | Path, key: str, read: Sequence[str | Path] = ()) -> Path:
-    """`path`, once a file could be written there; nothing stays behind, and a file that is there stays as it is.
+    """`path`, after checking that a file can be written there; no trace remains, and an existing file is unchanged.
 
-    A file is replaced as a whole when the job has done its work, through a symbolic link too.
+    A file is replaced as a whole when the job has finished, also through a symbolic link.
 
     Args:
         key: the option, for messages.
-        read: files that the job reads, which it may not replace.
+        read: files that the job reads, which it must not replace.
 
     Raises:
-        ConfigError: it is a folder, a device or one of `read`, or its folder cannot be made or written to.
+        ConfigError: it is a folder, a device or one of `read`, or its folder cannot be created or written to.
     """
     path = _given(path, key)
     try:
         if any(os.path.realpath(path) == os.path.realpath(other) for other in read):
-            raise ConfigError(as_line(f"{key}: {path} is what the job reads, and would be replaced."), key=key)
+            raise ConfigError(as_line(f"{key}: {path} is an input of the job, and would be replaced."), key=key)
         if path.is_dir():
-            raise ConfigError(as_line(f"{key}: {path} is a folder, and a file is needed."), key=key)
+            raise ConfigError(as_line(f"{key}: {path} is a folder, but must be a file."), key=key)
         if path.exists() and not path.is_file():
-            raise ConfigError(as_line(f"{key}: {path} is no regular file, and would be replaced by one."), key=key)
+            raise ConfigError(as_line(f"{key}: {path} is not a regular file, and would be replaced by one."), key=key)
         _try(Path(os.path.realpath(path)))
     except (OSError, ValueError) as error:
         raise _refused(path, key, error) from error
@@ -69,15 +69,15 @@ def output_file(path: str | Path, key: str, read: Sequence[str | Path] = ()) -> 
 
 
 def output_folder(path: str | Path, key: str) -> Path:
-    """`path`, once files could be written below it; nothing stays behind.
+    """`path`, after checking that files can be written below it; no trace remains.
 
     Raises:
-        ConfigError: it is a file, or cannot be made or written to. `key` is the option.
+        ConfigError: it is a file, or cannot be created or written to. `key` is the option.
     """
     path = _given(path, key)
     try:
         if os.path.lexists(path) and not path.is_dir():
-            raise ConfigError(as_line(f"{key}: {path} is no folder, and a folder is needed."), key=key)
+            raise ConfigError(as_line(f"{key}: {path} is not a folder, but must be one."), key=key)
         _try(path / "output")
     except (OSError, ValueError) as error:
         raise _refused(path, key, error) from error
@@ -96,10 +96,10 @@ def _refused(path: Path, key: str, error: OSError | ValueError) -> ConfigError:
 
 
 def _try(path: Path) -> None:
-    """Write a file beside `path`, and take it and the folders that were made for it away again."""
+    """Write a file next to `path`, then remove it and the folders that were created for it."""
     missing = [parent for parent in path.parents if not parent.exists()]
     temporary = temporary_beside(path)
-    if path.parent.exists() and not path.parent.is_dir():  # as for anything below it
+    if path.parent.exists() and not path.parent.is_dir():  # the same error as for any path below it
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     for attempts_left in reversed(range(_ATTEMPTS)):
         try:
@@ -112,7 +112,7 @@ def _try(path: Path) -> None:
         except FileNotFoundError:
             if not attempts_left:
                 raise
-            time.sleep(0.01)  # another job that looks at the same place has taken the folder away
+            time.sleep(0.01)  # another job that checks the same place has removed the folder
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)

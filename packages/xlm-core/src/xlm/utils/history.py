@@ -1,4 +1,4 @@
-"""Keeps what a predictor's rows looked like after each step, for those who want to watch it decode."""
+"""Keeps a predictor's rows after each step, to show how it generates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PredictorHistoryMixin:
     def init_history(
         self, return_history: bool = False, decode_fn: Callable[[Mapping[str, Any]], Any] | None = None
     ) -> None:
-        """Call once. `decode_fn(state)` gives one text per row (or a tuple that begins with that list).
+        """Call once. `decode_fn(state)` returns one text per row (or a tuple that begins with that list).
 
         Without it, `state["ids"]` is decoded by `self.tokenizer`.
         """
@@ -41,7 +41,7 @@ class PredictorHistoryMixin:
         confidence_key: str = "confidence",
         active_mask_key: str | None = None,
     ) -> History:
-        """Add an entry per row from the predictor's state; rows whose active mask is False get none."""
+        """Add an entry per row from the predictor's state; rows whose active mask is False get no entry."""
         if not self.return_history:
             return history
         active = None if active_mask_key is None else state.get(active_mask_key)
@@ -87,6 +87,6 @@ def _per_row(confidences: Tensor | Sequence[float] | None, num_rows: int) -> lis
     if confidences is None:
         return [None] * num_rows
     if isinstance(confidences, Tensor) and confidences.ndim > 1:
-        # One number per position: a row is as sure as its positions on average.
+        # One number per position: the confidence of a row is the mean over its positions.
         confidences = confidences.double().flatten(1).mean(dim=1)
     return [float(c) for c in _as_list(confidences)]

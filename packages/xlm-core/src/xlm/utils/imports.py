@@ -1,4 +1,4 @@
-"""From a dotted path, as YAML writes it, to the Python object."""
+"""Import Python objects by their dotted paths in configs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xlm.errors import BadTargetError, did_you_mean, nearest_names
 
 
 def get_object(path: str, *, key: str | None = None) -> Any:
-    """What `path` (`package.module.attribute…`) names; BadTargetError with the original reason otherwise.
+    """The object named by `path` (`package.module.attribute…`); BadTargetError with the original reason otherwise.
 
     `key` is the configuration key that holds the path, for the message.
     """
@@ -34,7 +34,7 @@ def get_object(path: str, *, key: str | None = None) -> Any:
 
 
 def get_function(path: str, *, key: str | None = None) -> Callable[..., Any]:
-    """The callable that the dotted `path` names; BadTargetError if there is none."""
+    """The callable named by the dotted `path`; BadTargetError if there is none."""
     found = get_object(path, key=key)
     if not callable(found):
         raise BadTargetError(path, f"It is a {type(found).__name__}, which cannot be called.", key=key)
@@ -42,24 +42,24 @@ def get_function(path: str, *, key: str | None = None) -> Callable[..., Any]:
 
 
 def _import_longest(parts: list[str], path: str, key: str | None) -> tuple[Any, int]:
-    """Import the deepest module along `parts`; returns it and the number of parts that it took."""
+    """Import the deepest module along `parts`; returns it and the number of parts used."""
     module: Any = None
     for depth in range(1, len(parts) + 1):
         name = ".".join(parts[:depth])
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            # Only the name itself may be missing (it is an attribute then), not something that it imports.
+            # Only the name itself may be missing (it may be an attribute), not a module that it imports.
             if depth > 1 and error.name == name:
                 return module, depth - 1
             raise BadTargetError(path, import_reason(error), key=key) from error
-        except Exception as error:  # importing runs the module, which may raise anything
+        except Exception as error:  # importing runs the module, which may raise any exception
             raise BadTargetError(path, import_reason(error), key=key) from error
     return module, len(parts)
 
 
 def import_reason(error: BaseException | None) -> str:
-    """The first cause of a failed import as one line, with file and line where a module's own code raised it."""
+    """The first cause of a failed import in one line, with file and line if a module's own code raised it."""
     while error is not None and error.__cause__ is not None:
         error = error.__cause__
     if error is None:

@@ -1,4 +1,4 @@
-"""Turns `_target_` nodes into objects, with errors that name the key, and holds a run's live objects by name."""
+"""Builds objects from `_target_` nodes, with errors that name the key, and stores a run's components by name."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ _components: dict[str, Any] = {}
 
 
 def set_component(name: str, obj: Any) -> None:
-    """Make `obj` the run's `name` (tokenizer, noise_schedule, datamodule, lightning_module, …)."""
+    """Store `obj` as the run's `name` (tokenizer, noise_schedule, datamodule, lightning_module, …)."""
     _components[name] = obj
 
 
 def get_component(name: str) -> Any:
-    """The run's `name`; ConfigError when it was not set (yet)."""
+    """The run's component `name`; ConfigError if it is not set (yet)."""
     if name not in _components:
         known = ", ".join(sorted(_components)) or "none"
         hint = did_you_mean(nearest_names(name, _components, 1))
         raise ConfigError(
-            f"The component '{name}' does not exist at this point of the run; so far: {known}. {hint}".rstrip(),
+            f"The component '{name}' does not exist at this point of the run. There are: {known}. {hint}".rstrip(),
             key=name,
         )
     return _components[name]
 
 
 def has_component(name: str) -> bool:
-    """Whether the run has a `name` by now."""
+    """Whether the run has a component `name`."""
     return name in _components
 
 
 def current_components() -> dict[str, Any]:
-    """All of the run's by name."""
+    """All components of the run by name."""
     return dict(_components)
 
 
 def clear_components() -> None:
-    """Forget all of them, at the end of a run."""
+    """Remove all components, at the end of a run."""
     _components.clear()
 
 
 @contextmanager
 def components(**named: Any) -> Iterator[None]:
-    """For a while exactly these, so that a model can be built beside a run, or beside another model."""
+    """Replace the components for a block, so that a model can be built next to a run or another model."""
     before = dict(_components)
     _components.clear()
     _components.update(named)
@@ -71,16 +71,16 @@ _TARGET = re.compile(r"(?:Error locating target|Error in call to target) '([^']+
 _FULL_KEY = re.compile(r"^full_key: (\S+)$", re.MULTILINE)
 _UNEXPECTED = re.compile(r"unexpected keyword argument '([^']+)'")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|\bnan\b|\binf\b")
-# By these Python says that code is wrong, whatever the values are. All others are raised on purpose.
+# Python raises these for bugs in code, whatever the values are. Others are raised on purpose.
 _BUGS = (TypeError, LookupError, AttributeError, NameError, AssertionError, RecursionError, SyntaxError, SystemError)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _MAX_REASON = 300
 
 
 def is_bug(error: BaseException) -> bool:
-    """Whether an error says that code is wrong; any other is how a library refuses a value, a file or a setting.
+    """Whether an error indicates a bug in code; otherwise a library rejects a value, a file or a setting.
 
-    A TypeError or KeyError that a `raise` makes, not Python, is such a refusal too.
+    A TypeError or KeyError from a `raise` statement, not from Python itself, counts as a rejection too.
     """
     if isinstance(error, TypeError | LookupError):
         frames = traceback.extract_tb(error.__traceback__)
@@ -89,20 +89,20 @@ def is_bug(error: BaseException) -> bool:
 
 
 def first_sentence(error: BaseException) -> str:
-    """The first line of what a library says, without what colours it in a terminal."""
+    """The first line of a library's message, without terminal colors."""
     lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
     said = lines[0] if lines else type(error).__name__
     return said if len(said) <= _MAX_REASON else f"{said[:_MAX_REASON]} …"
 
 
 def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:
-    """What `hydra.utils.instantiate` gives, or None for None.
+    """The result of `hydra.utils.instantiate`, or None for None.
 
-    BadTargetError when a `_target_` cannot be imported, BadArgumentError when it doesn't take its arguments,
-    ConfigError when a value has not the type that is written in its signature, or when the target refuses its values,
-    which is anything that it raises but the errors by which Python marks a bug: those keep their own traceback.
+    BadTargetError if a `_target_` cannot be imported, BadArgumentError if it doesn't accept its arguments,
+    ConfigError if a value does not have the annotated type, or if the target rejects its values: any exception except
+    those by which Python indicates a bug, which keep their traceback.
     """
-    # hydra 1.4 asks for a list of allowed targets here; 1.3 would hand that keyword to the target.
+    # Hydra 1.4 expects a list of allowed targets here; 1.3 would pass that keyword to the target.
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
 
@@ -124,7 +124,7 @@ def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def building(key: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Iterator[None]:
-    """For a block that calls `function` with these values of the configuration: errors as `instantiate` raises them."""
+    """For a block that calls `function` with these config values: raises the errors that `instantiate` raises."""
     target = f"{function.__module__}.{function.__qualname__}"
     try:
         yield
@@ -140,18 +140,18 @@ def building(key: str, function: Callable[..., Any], arguments: Mapping[str, Any
 
 
 def refusal(error: Exception, key: str, target: str, arguments: Mapping[str, Any]) -> ConfigError:
-    """The ConfigError for what a library or a model said of its arguments: the key, its own first sentence, by whom."""
-    said = first_sentence(error)
-    name = _meant(said, arguments)
+    """The ConfigError for an exception of a library or a model: the key, its first sentence, and its source."""
+    message = first_sentence(error)
+    name = _meant(message, arguments)
     path = ".".join(part for part in (key, name) if part)
     return ConfigError(
-        f"{path or target}: {said}\nRaised by {target}; HYDRA_FULL_ERROR=1 shows the traceback.",
+        f"{path or target}: {message}\nRaised by {target}; HYDRA_FULL_ERROR=1 shows the traceback.",
         key=path or None,
     )
 
 
 def _meant(said: str, arguments: Mapping[str, Any]) -> str:
-    """The argument that a sentence is about, if its name or its value tell it from the others."""
+    """The argument that a message is about, if its name or value distinguishes it from the others."""
     numbers = {float(number) for number in _NUMBER.findall(said)}
     scores: dict[str, int] = {}
     for name, value in arguments.items():
@@ -173,16 +173,16 @@ def _has_word(text: str, word: str) -> bool:
 
 
 def check_values(config: Any) -> None:
-    """ConfigError as `instantiate` raises it for a value of another type, in a node from which nothing is made."""
+    """ConfigError as in `instantiate` for a value of the wrong type, in a node that is not built."""
     if OmegaConf.is_config(config):
         _check_types(_with_objects_allowed(config), {}, recursive=True)
 
 
 def _check_types(config: Any, more: Mapping[str, Any], recursive: bool, always: bool = False) -> None:
-    """ConfigError for the first value that doesn't have the type of its parameter, in a node and those inside it.
+    """ConfigError for the first value in a node, or in a nested one, without the type of its parameter.
 
-    By itself, only where the package of a target promises that its annotations are right. `always` is for when a
-    target has failed.
+    By default only if the target's package declares that its annotations are right. `always` is for targets that
+    have failed.
     """
     if isinstance(config, dict | list):
         config = OmegaConf.create(config, flags={"allow_objects": True})
@@ -195,7 +195,7 @@ def _check_types(config: Any, more: Mapping[str, Any], recursive: bool, always: 
 
 
 def _calls(node: Any, recursive: bool) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
-    """Key, target and plain arguments of a node and of all nodes inside it, as far as they can be read."""
+    """Key, target and plain arguments of a node and all nested nodes, if they can be read."""
     if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
         return
     values: dict[Any, Any] = {}
@@ -204,7 +204,7 @@ def _calls(node: Any, recursive: bool) -> Iterator[tuple[str, Callable[..., Any]
         try:
             values[name] = node[name]
         except (OmegaConfBaseException, XLMError):
-            continue  # a missing or late value: Hydra says so
+            continue  # a missing or late value: Hydra reports it
     function = _function_of(node)
     if function is not None:
         arguments = {name: value for name, value in values.items() if not _has_target(value)}
@@ -228,14 +228,14 @@ def _function_of(node: Any) -> Callable[..., Any] | None:
     try:
         return get_function(str(node["_target_"]))
     except (BadTargetError, OmegaConfBaseException):
-        return None  # Hydra finds the same, and says which key
+        return None  # Hydra finds the same, and reports the key
 
 
 def _with_objects_allowed(config: Any) -> Any:
-    """The same node in a copy of its whole tree that may hold live objects.
+    """The same node in a copy of its whole tree that may contain live objects.
 
-    Hydra resolves interpolations in place: `${collators.lm}` would put the tokenizer, which that node interpolates,
-    into the run's own config, which refuses it and is written to disk later.
+    Hydra resolves interpolations in place: `${collators.lm}` would put its tokenizer object into the run's config,
+    which does not allow objects and is written to disk later.
     """
     if not OmegaConf.is_config(config):
         return config
@@ -246,9 +246,9 @@ def _with_objects_allowed(config: Any) -> Any:
 
 
 def explain(error: Exception, config: Any = None) -> Exception:
-    """What to raise instead of Hydra's InstantiationException: ours for a user's mistake, else the cause itself.
+    """The exception to raise instead of Hydra's InstantiationException: ours for a user's mistake, else the cause.
 
-    `config` is the node, of which the message names the value that was refused.
+    `config` is the node; the message names its rejected value.
     """
     text, cause = str(error), error.__cause__
     found = _TARGET.search(text)
@@ -269,12 +269,12 @@ def explain(error: Exception, config: Any = None) -> Exception:
 
 
 def _arguments_at(config: Any, key: str | None) -> dict[str, Any]:
-    """The plain arguments of the node at a key, or of `config` itself where it has none."""
+    """The plain arguments of the node at a key, or of `config` itself without a key."""
     return next((arguments for found, _, arguments in _calls(config, True) if found == (key or "")), {})
 
 
 def _location_reason(target: str, cause: BaseException | None) -> str:
-    """Our own search names a missing attribute, where Hydra's tries to import it as a module."""
+    """Our own import names a missing attribute, but Hydra's tries to import it as a module."""
     try:
         get_object(target)
     except BadTargetError as error:
@@ -283,7 +283,7 @@ def _location_reason(target: str, cause: BaseException | None) -> str:
 
 
 def _raised_by_the_call(error: TypeError) -> bool:
-    """Whether the signature refused the arguments: then no frame of the target itself ran."""
+    """Whether the signature rejected the arguments: then no frame of the target itself ran."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and "/hydra/_internal/" in frames[-1].filename.replace("\\", "/")
 
@@ -292,23 +292,22 @@ def _argument_hint(target: str, reason: str) -> str:
     try:
         taken = parameter_names(get_function(target))
     except (BadTargetError, TypeError, ValueError):
-        return ""  # a builtin without a signature; the reason alone must do
+        return ""  # a builtin without a signature
     unexpected = _UNEXPECTED.search(reason)
     hint = did_you_mean(nearest_names(unexpected.group(1), taken, 1)) if unexpected else ""
     return f"It takes: {', '.join(taken) or 'nothing'}. {hint}".rstrip()
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], key: str, strict: bool = True) -> None:
-    """Raise a ConfigError for the first argument that is of another type than `function` says that it takes.
+    """Raise a ConfigError for the first argument whose type differs from its annotation in `function`.
 
-    Only plain values are looked at (text, numbers, lists, …; no objects), and only against annotations that can be
-    read.
+    Checks only plain values (text, numbers, lists, …; no objects), and only annotations that can be read.
 
     Args:
         function: a class or a function.
-        arguments: by name, such as `locals()` gives them; names that aren't those of arguments are passed over.
+        arguments: by name, for instance `locals()`; names of other variables are ignored.
         key: of the configuration, above the arguments' names.
-        strict: refuse 3.0 where a whole number is needed.
+        strict: reject 3.0 for a whole number.
     """
     parameters: dict[str, tuple[inspect.Parameter, dict[str, Any]]] = {}
     for parameter, scope in _parameters(function):
@@ -322,22 +321,22 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
 
 
 def parameter_names(function: Callable[..., Any]) -> list[str]:
-    """Names of the arguments that a function or a class takes, those of base classes that it passes on included."""
+    """Names of the arguments of a function or class, including those passed on to base classes."""
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return list(dict.fromkeys(p.name for p, _ in _parameters(function) if p.kind not in variable))
 
 
 def promises_types(function: Callable[..., Any]) -> bool:
-    """Whether the package of a function says by a file `py.typed` (PEP 561) that its annotations are right."""
+    """Whether the package of a function declares by a file `py.typed` (PEP 561) that its annotations are right."""
     package = sys.modules.get(str(getattr(function, "__module__", "")).partition(".")[0])
     file = getattr(package, "__file__", None)
     return file is not None and (Path(file).parent / "py.typed").is_file()
 
 
 def _parameters(function: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, dict[str, Any]]]:
-    """Parameters with the names that their annotations are written in.
+    """Parameters, with the namespaces in which their annotations are resolved.
 
-    What an `__init__` takes as `**kwargs`, the next class takes.
+    Arguments that an `__init__` takes as `**kwargs` come from the next class.
     """
     makers = [function]
     if inspect.isclass(function):
@@ -347,7 +346,7 @@ def _parameters(function: Callable[..., Any]) -> Iterator[tuple[inspect.Paramete
         try:
             parameters = list(inspect.signature(made).parameters.values())
         except (TypeError, ValueError):
-            return  # of C, without a signature
+            return  # implemented in C, without a signature
         own = parameters[1:] if inspect.isclass(function) else parameters
         yield from ((parameter, getattr(made, "__globals__", {})) for parameter in own)
         if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own):
@@ -355,7 +354,7 @@ def _parameters(function: Callable[..., Any]) -> Iterator[tuple[inspect.Paramete
 
 
 def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
-    """The type behind an annotation; Any for none, and for one that only a type checker can read."""
+    """The type of an annotation; Any without one, or if only a type checker can read it."""
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):
@@ -367,9 +366,9 @@ def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and mappings of a configuration as Python's own; what will be an object stays as it is.
+    """Lists and mappings of a configuration as Python's own; nodes that become objects are unchanged.
 
-    Values that aren't there yet are left out: Hydra complains of them.
+    Missing values are left out: Hydra reports them.
     """
     if not OmegaConf.is_config(value) or value._is_none() or (OmegaConf.is_dict(value) and "_target_" in value):
         return value

@@ -1,4 +1,4 @@
-"""Small helpers: list padding, masked reductions, and the sampling functions at their documented address."""
+"""Small helpers: list padding, masked reductions, and the sampling functions under their documented path."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def pad_truncate_list(
     """
     num_padded = max_len - len(ids)
     pads = _padding(pad_token, max(0, num_padded))
-    # Not ids[-max_len:] for the last ones, which for max_len = 0 would be everything.
+    # Not ids[-max_len:] for the last ones, which would be everything for max_len = 0.
     padded = pads + list(ids[max(0, -num_padded) :]) if pad_left else list(ids[:max_len]) + pads
     return (padded, num_padded) if return_num_padded else padded
 
@@ -81,16 +81,16 @@ def _padding(pad_token: Any, count: int) -> list[Any]:
     if not isinstance(pad_token, (list, tuple)):
         return [pad_token] * count
     if not pad_token:
-        raise ValueError("pad_token is an empty list: there is nothing to pad with")
+        raise ValueError("pad_token is an empty list")
     return [pad_token[i % len(pad_token)] for i in range(count)]
 
 
 def masked_sum(vector: Tensor, mask: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
-    """Sum over `dim` of the entries where mask is True; what lies elsewhere, even NaN, doesn't count."""
+    """Sum over `dim` of the entries where mask is True; other entries, even NaN, don't count."""
     return vector.masked_fill(~mask.bool(), 0).sum(dim=dim, keepdim=keepdim)
 
 
 def masked_mean(vector: Tensor, mask: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
-    """Mean over `dim` of the entries where mask is True: sum / (count + 1e-9), so 0 where nothing is kept."""
+    """Mean over `dim` of the entries where mask is True: sum / (count + 1e-9), so 0 if none is selected."""
     count = mask.bool().expand_as(vector).sum(dim=dim, keepdim=keepdim)
     return masked_sum(vector, mask, dim, keepdim) / (count + 1e-9)

@@ -1,4 +1,4 @@
-"""Logging and calling on the first process only, and values of all of them, without importing torch."""
+"""Logging and calling on the first process only, and gathering from all processes, without importing torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Set by torchrun, SLURM and MPI launchers; LOCAL_RANK is what Lightning gives the processes it starts.
+# Set by torchrun, SLURM and MPI launchers; Lightning sets LOCAL_RANK for the processes that it starts.
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "LOCAL_RANK")
 
 
 def get_rank() -> int:
-    """This process's rank: the process group's if there is one, else what the launcher set, else 0."""
+    """This process's rank: that of the process group if there is one, otherwise the launcher's, otherwise 0."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank())
@@ -30,13 +30,13 @@ def get_rank() -> int:
 
 
 def is_first_process() -> bool:
-    """Whether this is rank 0 of all machines, also where every machine starts its own processes (NODE_RANK)."""
+    """Whether this is rank 0 of all machines, even if every machine starts its own processes (NODE_RANK)."""
     nodes = (os.environ.get(name, "") for name in ("NODE_RANK", "GROUP_RANK"))
     return get_rank() == 0 and not any(value.isdecimal() and int(value) > 0 for value in nodes)
 
 
 def rank_zero_only(fn: Callable[P, R]) -> Callable[P, R | None]:
-    """The function on rank 0; on all others a call does nothing and returns None."""
+    """The function on rank 0; on other ranks a call does nothing and returns None."""
 
     @functools.wraps(fn)
     def on_rank_zero(*args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -46,7 +46,7 @@ def rank_zero_only(fn: Callable[P, R]) -> Callable[P, R | None]:
 
 
 def all_gather_objects(value: R) -> list[R]:
-    """`value` of every rank, in their order, on every rank; without a process group, this one's alone."""
+    """`value` of every rank in order, on every rank; without a process group, only this one's."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return [value]
@@ -65,7 +65,7 @@ _given: set[tuple[str, str]] = set()
 
 
 def warn_once(message: str, category: type[Warning] = UserWarning, stacklevel: int = 2) -> None:
-    """A warning on rank 0, the first time that this message is given in this process."""
+    """A warning on rank 0, only the first time that this message occurs in this process."""
     if (message, category.__name__) not in _given:
         _given.add((message, category.__name__))
         rank_zero_warn(message, category, stacklevel + 1)
@@ -74,7 +74,7 @@ def warn_once(message: str, category: type[Warning] = UserWarning, stacklevel: i
 class RankedLogger(logging.LoggerAdapter[logging.Logger]):
     """A logger that stays silent on ranks above 0, or names the rank in front of each message.
 
-    `log.info(message, rank=2)` speaks on that rank alone.
+    `log.info(message, rank=2)` logs on that rank only.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RankedLogger(logging.LoggerAdapter[logging.Logger]):
         self.rank_zero_only = rank_zero_only
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Pass the message on if this rank may speak."""
+        """Log the message if this rank may log."""
         rank = kwargs.pop("rank", None)
         if not self.isEnabledFor(level):
             return

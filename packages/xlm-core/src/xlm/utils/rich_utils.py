@@ -19,13 +19,13 @@ from xlm.utils.rank_zero import rank_zero_only
 
 def _as_yaml(cfg: DictConfig, key: str, resolve: bool) -> str:
     try:
-        # The root key alone, but with its surroundings: interpolations may point anywhere.
+        # Only the root key, but in its context: interpolations may refer to any key.
         node = cfg[key] if resolve else cfg._get_node(key)
         if isinstance(node, DictConfig | ListConfig):
             return OmegaConf.to_yaml(node, resolve=resolve).rstrip()
         return str(node)
     except OmegaConfBaseException:
-        # Some values exist only later (the tokenizer's, say): show the expression.
+        # Some values exist only later (for instance the tokenizer's); show the expression.
         if not resolve:
             raise
         return _as_yaml(cfg, key, resolve=False)
@@ -40,13 +40,13 @@ def config_tree(cfg: DictConfig, resolve: bool = True) -> Tree:
 
 
 def plain_console(**options: Any) -> Console:
-    """A console that prints text as it is: `[x]` in a path or a message is no markup, `:x:` no emoji."""
+    """A console that prints text unchanged: `[x]` in a path or a message is not markup, `:x:` not an emoji."""
     return Console(markup=False, emoji=False, **options)
 
 
 @rank_zero_only
 def print_config_tree(cfg: DictConfig, resolve: bool = True, save_to_file: bool | str | Path = False) -> None:
-    """Print the configuration as a tree; `save_to_file` is a path to write it to as well (True: config_tree.log)."""
+    """Print the configuration as a tree; `save_to_file` is an additional output path (True: config_tree.log)."""
     tree = config_tree(cfg, resolve)
     plain_console().print(tree)
     if save_to_file:
@@ -56,9 +56,9 @@ def print_config_tree(cfg: DictConfig, resolve: bool = True, save_to_file: bool 
 
 
 def print_batch(batch: Mapping[str, Any], split: str, tokenizer: Tokenizer, dataloader_name: str) -> None:
-    """Print every field's shape, or its value if it is no tensor; then the first row's input and target as tokens.
+    """Print every field's shape, or its value if it is not a tensor; then the first row's input and target as tokens.
 
-    Targets that are not to be predicted (negative ids) are left out. For `datamodule.print_batch_fn`.
+    Targets that are not predicted (negative ids) are left out. For `datamodule.print_batch_fn`.
     """
     fields = (f"{name} {tuple(v.shape) if isinstance(v, Tensor) else v}" for name, v in batch.items())
     print(f"{split}/{dataloader_name}: " + ", ".join(fields))

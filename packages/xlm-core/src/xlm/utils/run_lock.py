@@ -1,8 +1,8 @@
-"""One writer at a time in a run's folder: `run.lock` says who; a lock whose process is gone is taken over.
+"""One writer at a time in a run's folder: `run.lock` names it; a lock whose process has ended is taken over.
 
-On one machine the lock of a dead process is known by its process id and the time at which that process started.
-Between machines that share a disk neither means anything, and locks of the operating system may not work: there the
-file's time counts, which a thread refreshes while the run lives.
+On one machine, the process id and the start time of the process show whether the owner of a lock is dead. Between
+machines that share a disk this is not possible, and operating system locks may not work: then the file's
+modification time counts, which a thread refreshes while the run is alive.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from xlm.errors import ConfigError, RunInUseError
 LOCK = "run.lock"
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
-# Without a lock of the operating system, two takeovers that meet show within this time which of them stays.
+# Without an operating system lock, concurrent takeovers see within this time which of them succeeded.
 _SETTLE_SECONDS = 0.3
 _GUARD_SECONDS = 5.0
 _ATTEMPTS = 20
@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a folder.
+    """The holder of a folder.
 
     Args:
-        token: of this one start.
-        pid, process_started: the process, and when it started in ticks of its machine; "" where that isn't known.
+        token: of this start.
+        pid, process_started: the process, and its start time in ticks of the machine; "" if unknown.
         host: name of its machine.
-        machine: what tells apart boots and containers of one name; "" where that isn't known.
+        machine: distinguishes boots and containers with the same name; "" if unknown.
         since: seconds since the epoch.
-        slurm: job id and number of its restart; "" outside SLURM.
+        slurm: job id and restart count; "" outside SLURM.
     """
 
     token: str
@@ -68,11 +68,11 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Whether its process id means something in this process."""
+        """Whether its process id is valid in this process's view."""
         return (self.host, self.machine) == (socket.gethostname(), _machine())
 
     def is_alive(self, silence: float) -> bool:
-        """Whether the run may still write; `silence` are the seconds since the lock's time was refreshed."""
+        """Whether the run may still write; `silence` is the time in seconds since the lock was refreshed."""
         if self.is_here and sys.platform != "win32":
             found = _process_started(self.pid)
             if found is None:
@@ -82,7 +82,7 @@ class Holder:
         return not self._was_requeued() and silence < STALE_SECONDS
 
     def _was_requeued(self) -> bool:
-        """Whether this process is a later start of the same SLURM job, of which one runs at a time."""
+        """Whether this process is a later start of the same SLURM job, which runs only once at a time."""
         mine = Holder.this_process().slurm
         return bool(self.slurm) and self.slurm.rpartition(".")[0] == mine.rpartition(".")[0] and self.slurm != mine
 
@@ -94,7 +94,7 @@ class Holder:
 
 
 def find_holder(folder: Path, now: float | None = None) -> tuple[Holder, float] | None:
-    """Who is named in a folder's lock, and the seconds since the last sign of life; None where there is no lock."""
+    """The holder of a folder's lock, and the seconds since its last sign of life; None without a lock."""
     path = folder / LOCK
     try:
         silence = (time.time() if now is None else now) - path.stat().st_mtime
@@ -105,7 +105,7 @@ def find_holder(folder: Path, now: float | None = None) -> tuple[Holder, float] 
 
 
 def _parsed(text: str) -> Holder | None:
-    """The holder that a lock names; None for one that is being written, or was cut off."""
+    """The holder named in a lock; None if the lock is incomplete."""
     try:
         return Holder(**json.loads(text))
     except (ValueError, TypeError):
@@ -113,10 +113,10 @@ def _parsed(text: str) -> Holder | None:
 
 
 class RunLock:
-    """Holds a folder while entered; the folder is made where it isn't there, and removed again if nothing came into it.
+    """Holds a folder while entered; the folder is created if needed, and removed again if it stays empty.
 
     Raises:
-        RunInUseError: another run holds it; ConfigError: nothing can be written there.
+        RunInUseError: another run holds it; ConfigError: it cannot be written to.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -145,7 +145,7 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        if os.getpid() != self.me.pid:  # a fork of the run ends; the run goes on
+        if os.getpid() != self.me.pid:  # a fork of the run ends; the run continues
             return
         with contextlib.suppress(OSError):
             if self._is_mine():
@@ -153,13 +153,13 @@ class RunLock:
         self._remove_made()
 
     def check(self) -> None:
-        """RunInUseError if another run has taken this one for dead and holds the folder now."""
+        """RunInUseError if another run has taken over the folder because this one seemed dead."""
         if self._lost:
             found = find_holder(self.folder)
             other = found[0].describe(found[1]) if found else "another process"
             raise RunInUseError(
-                f"{self.folder} was taken over by {other}, because this run gave no sign of life for "
-                f"{STALE_SECONDS / 60:.0f} minutes; it ends here without writing anything more.",
+                f"{self.folder} was taken over by {other}, because this run showed no sign of life for "
+                f"{STALE_SECONDS / 60:.0f} minutes. This run ends without writing anything more.",
                 folder=self.folder,
             )
 
@@ -170,7 +170,7 @@ class RunLock:
             try:
                 with _guarded(self.folder) as is_guarded:
                     mine.write_text(json.dumps(asdict(self.me)), encoding="utf-8")
-                    # Both times are the disk's, whatever the clocks of two machines say.
+                    # Both times come from the disk, so differences between machine clocks don't matter.
                     found = find_holder(self.folder, now=mine.stat().st_mtime)
                     if found is not None:
                         self._refuse_living(*found)
@@ -178,7 +178,7 @@ class RunLock:
                     if not _place(mine, self.path):
                         continue
             except FileNotFoundError:
-                continue  # whoever made the folder has removed it again
+                continue  # another process has removed the folder again
             finally:
                 mine.unlink(missing_ok=True)
             if not is_guarded:
@@ -186,11 +186,11 @@ class RunLock:
             if self._is_mine():
                 if found is not None:
                     log.warning(
-                        f"{self.folder}: its run ({found[0].describe(found[1])}) is gone; this start takes its place."
+                        f"{self.folder}: its run ({found[0].describe(found[1])}) has ended; this run takes over."
                     )
                 return
         raise RunInUseError(
-            f"{self.folder} is being started by several runs at once; start it again.", folder=self.folder
+            f"{self.folder} is being used by several runs that started at the same time. Try again.", folder=self.folder
         )
 
     def _refuse_living(self, holder: Holder, silence: float) -> None:
@@ -199,16 +199,16 @@ class RunLock:
         stale = (
             ""
             if holder.is_here
-            else f" A run on another machine counts as dead after {STALE_SECONDS / 60:.0f} minutes."
+            else f" A run on another machine is considered dead after {STALE_SECONDS / 60:.0f} minutes."
         )
         raise RunInUseError(
-            f"{self.folder} is in use by a training run ({holder.describe(silence)}): wait for its end, or give this "
-            f"run a name of its own, job_name=….{stale}",
+            f"{self.folder} is in use by a training run ({holder.describe(silence)}). Wait until it ends, or give this "
+            f"run another name, job_name=….{stale}",
             folder=self.folder,
         )
 
     def _clear(self, dead: Holder) -> None:
-        """Take a dead lock away: aside first, as it may have been replaced since it was read."""
+        """Remove a dead lock: move it aside first, since it may have been replaced after it was read."""
         aside = self.folder / f".{LOCK}.{self.me.token}.old"
         try:
             self.path.rename(aside)
@@ -248,14 +248,14 @@ class RunLock:
 
 
 def _place(source: Path, target: Path) -> bool:
-    """Give a file its name, if no other has it: whole or not at all."""
+    """Rename a file if the new name is free, atomically."""
     try:
         os.link(source, target)
     except FileExistsError:
         return False
     except FileNotFoundError:
         raise
-    except OSError:  # a file system without hard links: for a moment the file is there and empty
+    except OSError:  # a file system without hard links: the file is empty for a moment
         try:
             with target.open("x", encoding="utf-8") as file:
                 file.write(source.read_text(encoding="utf-8"))
@@ -266,7 +266,7 @@ def _place(source: Path, target: Path) -> bool:
 
 @contextlib.contextmanager
 def _guarded(folder: Path) -> Iterator[bool]:
-    """One process of this machine at a time; False where the disk has no such locks, or somebody sleeps in here."""
+    """One process of this machine at a time; False if the disk has no such locks, or another process hangs in here."""
     try:
         import fcntl
 
@@ -277,7 +277,7 @@ def _guarded(folder: Path) -> Iterator[bool]:
     try:
         yield _locked(fcntl, descriptor)
     finally:
-        os.close(descriptor)  # which ends the lock
+        os.close(descriptor)  # which releases the lock
 
 
 def _locked(fcntl: Any, descriptor: int) -> bool:
@@ -295,7 +295,7 @@ def _locked(fcntl: Any, descriptor: int) -> bool:
 
 
 def _machine() -> str:
-    """This boot of this machine, and the container whose process ids are seen; "" where that isn't told."""
+    """Identifies the boot of this machine, and the container with the visible process ids; "" if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -304,10 +304,10 @@ def _machine() -> str:
 
 
 def _process_started(pid: int) -> str | None:
-    """When a process of this machine started; "" where only its existence is known, None where it is gone."""
+    """The start time of a process of this machine; "" if only its existence is known, None if it has ended."""
     if Path("/proc/self/stat").exists():
         try:
-            # The name, which may hold anything, is in brackets: state, …, start time.
+            # The name, which may contain any characters, is in brackets: state, …, start time.
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:
             return None
@@ -319,5 +319,5 @@ def _process_started(pid: int) -> str | None:
     except ProcessLookupError:
         return None
     except PermissionError:
-        pass  # another user's
+        pass  # a process of another user
     return ""

@@ -1,4 +1,4 @@
-"""What a number depends on beside the config: versions, git commit, device, command."""
+"""The environment of a result besides the config: versions, git commit, device, command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("xlm-core", "torch", "lightning", "transformers", "datasets", "hydra
 
 
 def git_state(directory: Path) -> dict[str, Any] | None:
-    """Commit and whether the work tree differs from it; None outside a repository or without git."""
+    """The commit, and whether the work tree differs from it; None outside a repository or without git."""
     try:
         commit = _git(directory, "rev-parse", "HEAD")
         changed = bool(_git(directory, "status", "--porcelain", "--untracked-files=no"))
@@ -41,7 +41,7 @@ def device_name(device_type: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages a result depends on, the model packages among them."""
+    """Installed versions of the packages that affect a result, including the model packages."""
     found = {name: metadata.version(name) for name in PACKAGES}
     for entry in metadata.entry_points(group="xlm.models"):
         if entry.dist is not None:
@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 
 def config_hash(yaml_text: str) -> str:
-    """Short fingerprint of a composed config."""
+    """A short fingerprint of a composed config."""
     return hashlib.sha256(yaml_text.encode()).hexdigest()[:12]
 
 

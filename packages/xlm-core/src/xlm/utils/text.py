@@ -1,4 +1,4 @@
-"""Small operations on text: decoded, or as the command line writes it."""
+"""Small operations on text: decoded text, or command line syntax."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
 
 def remove_trailing_pads(text: str, tokenizer: Any, tokens_to_remove: Sequence[str] | None = None) -> str:
-    """`text` without the pad tokens (or any of `tokens_to_remove`) and blanks at its end; those inside stay."""
+    """`text` without trailing pad tokens (or any of `tokens_to_remove`) and spaces; those inside are kept."""
     removed = (tokenizer.pad_token,) if tokens_to_remove is None else tuple(tokens_to_remove)
     removed = tuple(token for token in removed if token)
     text = text.rstrip()
@@ -22,7 +22,7 @@ def remove_trailing_pads(text: str, tokenizer: Any, tokens_to_remove: Sequence[s
 
 
 def split(text: str) -> list[str]:
-    """The parts of a text between commas that are in no quotation marks; a mark counts at the beginning of a part."""
+    """The parts of a text between commas outside quotation marks; a quotation starts at the beginning of a part."""
     parts, quote, escaped = [""], "", False
     for c in text:
         if c == "," and not quote:
@@ -38,5 +38,5 @@ def split(text: str) -> list[str]:
 
 
 def is_quoted(text: str) -> bool:
-    """Whether a text is in quotation marks that end at its end."""
+    """Whether a text is enclosed in quotation marks."""
     return _QUOTED.fullmatch(text) is not None

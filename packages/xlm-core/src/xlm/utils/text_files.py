@@ -1,8 +1,8 @@
-"""Text as its author wrote it: the one reader of everything that users give as text, JSON lines or tables.
+"""Text files exactly as written: the only reader for text, JSON lines and tables from users.
 
-UTF-8 with or without a byte order mark, or UTF-16 with one. Lines end at `\\n` or `\\r\\n` and nowhere else: a lone
-`\\r`, U+0085, U+2028 and the like are part of a text. Cells of a table are text. What cannot be read is named by file
-and line, with how to convert it.
+UTF-8 with or without a byte order mark, or UTF-16 with one. Lines end only at `\\n` or `\\r\\n`: a lone `\\r`, U+0085,
+U+2028 and the like are part of a text. Cells of a table are text. An error names file and line, and how to convert
+the file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHOWN = 80  # characters of a name in a message
 
 
 class Line(NamedTuple):
-    """One line, without what ended it; `where` names it: `file.txt, line 3`."""
+    """One line, without its line ending; `where` describes its place: `file.txt, line 3`."""
 
     number: int
     text: str
@@ -40,17 +40,17 @@ class Line(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One value of JSON lines, or one row of a table, and where it stands."""
+    """One value of JSON lines, or one row of a table, and its place."""
 
     value: Any
     where: str
 
 
 def read_lines(source: Path | str | IO[bytes], name: str | None = None) -> Iterator[Line]:
-    """The lines of a file, or of an open binary stream (which is given a `name`), read one by one.
+    """The lines of a file, or of an open binary stream (with a `name`), read one by one.
 
     Raises:
-        DataError: the file cannot be opened, is not UTF-8 (nor UTF-16 with its mark), or holds a NUL byte.
+        DataError: the file cannot be opened, is not UTF-8 (or UTF-16 with its mark), or contains a NUL byte.
     """
     if not isinstance(source, str | Path):
         yield from _lines(source, name or "the input")
@@ -65,7 +65,7 @@ def read_lines(source: Path | str | IO[bytes], name: str | None = None) -> Itera
 
 
 def read_text(path: Path | str) -> str:
-    """A whole file, its lines ended by `\\n`; `DataError` as of `read_lines`."""
+    """A whole file, with lines ended by `\\n`; `DataError` as in `read_lines`."""
     return "\n".join(line.text for line in read_lines(path))
 
 
@@ -73,7 +73,7 @@ def read_json_lines(source: Path | str | IO[bytes], name: str | None = None) -> 
     """The JSON value of each line that isn't blank.
 
     Raises:
-        DataError: as of `read_lines` and `json_value`.
+        DataError: as in `read_lines` and `json_value`.
     """
     for line in read_lines(source, name):
         if line.text.strip():
@@ -81,14 +81,14 @@ def read_json_lines(source: Path | str | IO[bytes], name: str | None = None) -> 
 
 
 def json_value(text: str, where: str, expected: str = "") -> Any:
-    """The value that `text` holds as JSON.
+    """The value of the JSON `text`.
 
     Args:
-        where: what messages call the text: `file.jsonl, line 3`.
-        expected: said where the text is no JSON: what it should look like.
+        where: the place of the text for messages: `file.jsonl, line 3`.
+        expected: a description of the expected format, added to the message if the text is not JSON.
 
     Raises:
-        DataError: it is no JSON, or holds half of a surrogate pair (`"\\ud800"`), which is no text.
+        DataError: it is not JSON, or contains half of a surrogate pair (`"\\ud800"`), which is not text.
     """
     try:
         value = json.loads(text)
@@ -98,25 +98,25 @@ def json_value(text: str, where: str, expected: str = "") -> Any:
             line = f"line {error.lineno}, " if error.lineno > 1 else ""
             reason = f"{error.msg.removesuffix(' starting at')} ({line}character {error.colno})"
         raise DataError(f"{where} is not JSON: {reason}." + (f" {expected}" if expected else "")) from error
-    # Only an escape can spell half a pair: UTF-8 has none.
+    # Only an escape can contain half a pair: UTF-8 cannot.
     if ("\\ud" in text or "\\uD" in text) and (place := _half_pair(value)) is not None:
         raise DataError(
-            f"{where}{place} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character. "
+            f"{where}{place} contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character. "
             "Remove it, or write both halves."
         )
     return value
 
 
 def read_json(path: Path | str) -> Any:
-    """The one value of a JSON file; `DataError` as of `json_value`."""
+    """The single value of a JSON file; `DataError` as in `json_value`."""
     return json_value(read_text(path), str(path))
 
 
 def read_table(path: Path | str, delimiter: str = ",") -> Iterator[Row]:
-    """The rows of a CSV or TSV file as `{column: text}`; a cell is the text that stands there, `""` for none.
+    """The rows of a CSV or TSV file as `{column: text}`; a cell is its exact text, `""` if missing.
 
     Raises:
-        DataError: as of `read_lines`; no or repeated column names, a row of another width, a quote without end.
+        DataError: as in `read_lines`; no or repeated column names, a row of another width, an unclosed quote.
     """
     csv.field_size_limit(_LONGEST_CELL)
     number = 0
@@ -137,7 +137,7 @@ def read_table(path: Path | str, delimiter: str = ",") -> Iterator[Row]:
         except StopIteration:
             break
         except csv.Error as error:
-            raise DataError(f"{path}, line {start} is no row of a table: {_table_reason(error)}.") from error
+            raise DataError(f"{path}, line {start} is not a row of a table: {_table_reason(error)}.") from error
         if not cells:
             continue
         where = f"{path}, line {start}"
@@ -145,13 +145,13 @@ def read_table(path: Path | str, delimiter: str = ",") -> Iterator[Row]:
             columns = _column_names(cells, where)
         elif len(cells) != len(columns):
             raise DataError(
-                f"{where} has {len(cells)} cells, and the first line names {len(columns)} columns "
+                f"{where} has {len(cells)} cells, but the first line names {len(columns)} columns "
                 f"({', '.join(columns)[:_SHOWN]}). A cell with {delimiter!r} or a line break in it needs quotes."
             )
         else:
             yield Row(dict(zip(columns, cells, strict=True)), where)
     if columns is None:
-        raise DataError(f"{path} is empty: its first line must name the columns.")
+        raise DataError(f"{path} is empty. Its first line must contain the names of the columns.")
 
 
 def _table_reason(error: csv.Error) -> str:
@@ -167,12 +167,12 @@ def _column_names(cells: list[str], where: str) -> list[str]:
 
 
 def _lines(file: IO[bytes], name: str, block: int = 0) -> Iterator[Line]:
-    """The lines; of a file, about `block` bytes of them at once, where a stream is read as it comes."""
+    """The lines; a file is read in blocks of about `block` bytes, a stream line by line."""
     name = as_line(name)
     first = file.readline()
     for mark, encoding in _MARKS:
         if first.startswith(mark):
-            # Whole: the bytes of a line end may be part of other characters.
+            # Whole lines: the bytes of a line end may be part of other characters.
             yield from _decoded_lines(first + file.read(), encoding, name)
             return
     raw, number = first.removeprefix(codecs.BOM_UTF8), 0
@@ -186,7 +186,7 @@ def _lines(file: IO[bytes], name: str, block: int = 0) -> Iterator[Line]:
         if block:
             texts = _plain_block(file, block)
             if texts is None:
-                texts, block = [], 0  # one by one up to the line that is no text
+                texts, block = [], 0  # one by one up to the line that is not text
             for text in texts:
                 number += 1
                 yield Line(number, text, f"{name}, line {number}")
@@ -194,7 +194,7 @@ def _lines(file: IO[bytes], name: str, block: int = 0) -> Iterator[Line]:
 
 
 def _plain_block(file: IO[bytes], size: int) -> list[str] | None:
-    """The next lines, about `size` bytes of them; None, and nothing is read, where one of them is no text."""
+    """The next lines, about `size` bytes; None, and nothing is consumed, if one of them is not text."""
     place = file.tell()
     raw = b"".join(file.readlines(size))
     try:
@@ -206,7 +206,7 @@ def _plain_block(file: IO[bytes], size: int) -> list[str] | None:
         return None
     lines = text.split("\n")
     if "\r\n" in text:
-        # What follows the last line end, if anything, keeps its own.
+        # Text after the last line end is kept as it is.
         lines = [*(line.removesuffix("\r") for line in lines[:-1]), lines[-1]]
     return lines if lines[-1] else lines[:-1]
 
@@ -218,7 +218,7 @@ def _without_end(line: str) -> str:
 def _decoded(raw: bytes, where: str, name: str) -> str:
     if b"\0" in raw:
         raise DataError(
-            f"{where} holds a NUL byte (byte {raw.index(0) + 1} of the line), so it is no text. "
+            f"{where} contains a NUL byte (byte {raw.index(0) + 1} of the line), so it is not text. "
             f"If it is UTF-16, convert it: {_iconv('utf-16le', name)}"
         )
     try:
@@ -239,7 +239,7 @@ def _decoded_lines(raw: bytes, encoding: str, name: str) -> Iterator[Line]:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{name} begins like {encoding.upper()} and is none, from byte {error.start + 1} on."
+            f"{name} begins like {encoding.upper()}, but is invalid from byte {error.start + 1} on."
         ) from error
     lines = text.split("\n")
     if lines[-1] == "":
@@ -247,12 +247,12 @@ def _decoded_lines(raw: bytes, encoding: str, name: str) -> Iterator[Line]:
     for number, line in enumerate(lines, 1):
         where = f"{name}, line {number}"
         if "\0" in line:
-            raise DataError(f"{where} holds a NUL character, so it is no text.")
+            raise DataError(f"{where} contains a NUL character, so it is not text.")
         yield Line(number, line.removesuffix("\r"), where)
 
 
 def _refuse_old_line_ends(text: str, name: str) -> None:
-    """A file whose only line ends are `\\r` would be one text."""
+    """A message for a file with only `\\r` as line ends, which would be read as one line."""
     raise DataError(
         f"{name} has {text.count(chr(13))} lone carriage returns and no line feed. If these end its lines, convert it: "
         f"tr '\\r' '\\n' < {quote(name)} > new"
@@ -276,17 +276,17 @@ def _half_pair(value: Any, place: str = "") -> str | None:
 
 
 def name_of_kind(value: Any) -> str:
-    """What a value of JSON or of a table is, in words: `a number`, `a list`, `null`."""
+    """The kind of a value of JSON or of a table, in words: `a number`, `a list`, `null`."""
     names = {str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
     names |= {dict: "an object", bytes: "bytes", type(None): "null"}
     return names.get(type(value), type(value).__name__)
 
 
 def checked_text(value: Any, column: str) -> str:
-    """A value that has to be text; `DataError` naming the column for anything else."""
+    """A value that must be text; otherwise `DataError` with the column."""
     if not isinstance(value, str):
         hint = " Decode them first." if isinstance(value, bytes) else ""
         raise DataError(f"column {column!r} holds {name_of_kind(value)}, not text.{hint}")
     if _SURROGATE.search(value):
-        raise DataError(f"column {column!r} holds half of a surrogate pair, which is no character.")
+        raise DataError(f"column {column!r} contains half of a surrogate pair, which is not a character.")
     return value

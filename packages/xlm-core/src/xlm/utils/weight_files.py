@@ -1,4 +1,4 @@
-"""Weights alone on disk: one safetensors file, or shards with the index that says which tensor is in which."""
+"""Weights on disk: one safetensors file, or shards with an index of the tensors in each."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
-# What DDP, torch.compile, FSDP and activation checkpointing put into the names of the weights that they wrap.
+# Added to the names of weights by DDP, torch.compile, FSDP and activation checkpointing.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# The names that transformers and the hub give them.
+# File names of transformers and the hub.
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SUFFIXES = (".safetensors", ".safetensors.index.json")
@@ -27,17 +27,17 @@ _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
 
 
 def is_weights_alone(path: str | Path) -> bool:
-    """Whether a file is safetensors, or an index of shards, by its name; else it is a checkpoint."""
+    """Whether a file is safetensors, or an index of shards, by its name; otherwise it is a checkpoint."""
     return str(path).endswith(_SUFFIXES)
 
 
 def weights_in(folder: Path) -> Path | None:
-    """`model.safetensors` of a folder, else its index of shards; None where there is neither."""
+    """`model.safetensors` of a folder, otherwise its index of shards; None if it has none."""
     return next((folder / name for name in (WEIGHTS, INDEX) if (folder / name).is_file()), None)
 
 
 def whole(path: Path) -> Path:
-    """The index beside a shard, since one shard is no model; any other path as it is."""
+    """The index next to a shard, since one shard is not a model; any other path is returned unchanged."""
     found = _SHARD.fullmatch(path.name)
     index = path.with_name(f"{found.group(1)}.safetensors.index.json") if found else path
     return index if index.is_file() else path
@@ -47,16 +47,16 @@ def read_index(path: Path) -> dict[str, str]:
     """Tensor → file name beside the index.
 
     Raises:
-        CheckpointCorruptError: it is no such index, or names a file elsewhere.
+        CheckpointCorruptError: it is not an index of shards, or names a file elsewhere.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = {str(name): str(file) for name, file in content["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointCorruptError(path, f"it is no index of shards ({type(error).__name__})") from error
+        raise CheckpointCorruptError(path, f"it is not an index of shards ({type(error).__name__})") from error
     for file in files.values():
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointCorruptError(path, f"it names '{file}', which is no file beside it")
+            raise CheckpointCorruptError(path, f"it names '{file}', which is not a file in the same folder")
     return files
 
 
@@ -64,8 +64,8 @@ def read_weights(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
     """All tensors of a safetensors file, or of the shards of an index.
 
     Raises:
-        CheckpointError: there is no such file, or a shard is missing.
-        CheckpointCorruptError: one cannot be read, or a shard lacks what the index says that it holds.
+        CheckpointError: the file does not exist, or a shard is missing.
+        CheckpointCorruptError: one cannot be read, or a shard lacks tensors that the index lists for it.
     """
     path = whole(Path(path))
     if not path.is_file():
@@ -75,13 +75,13 @@ def read_weights(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
     files = read_index(path)
     shards = sorted(set(files.values()))
     if missing := [name for name in shards if not (path.parent / name).is_file()]:
-        raise CheckpointError(f"{path} names shards that are not there: {', '.join(missing)}.", path=path)
+        raise CheckpointError(f"{path} names shards that do not exist: {', '.join(missing)}.", path=path)
     state_dict: dict[str, Tensor] = {}
     for shard in shards:
         found = _read(path.parent / shard, device)
         if lacking := sorted(name for name, file in files.items() if file == shard and name not in found):
             raise CheckpointCorruptError(
-                path.parent / shard, f"it lacks {', '.join(lacking[:8])}, which its index names"
+                path.parent / shard, f"it lacks {', '.join(lacking[:8])}, which its index lists"
             )
         state_dict |= found
     return state_dict
@@ -97,13 +97,13 @@ def _read(path: Path, device: str) -> dict[str, Tensor]:
 def without_wrappers(
     state_dict: Mapping[str, Tensor], names: Iterable[str], source: str | Path, owner: str = ""
 ) -> dict[str, Tensor]:
-    """The state dict with the names that a network has, where they differ by the names of wrappers alone; says so.
+    """The state dict with the network's own names, if they differ only by names of wrappers; logs the change.
 
     Args:
-        state_dict: as it was saved, perhaps from inside DDP, FSDP or torch.compile.
+        state_dict: as saved, perhaps from inside DDP, FSDP or torch.compile.
         names: of the network's own weights; these are never changed.
         source: for the message.
-        owner: what the names begin with where the network was saved as an attribute of something: `model.`.
+        owner: the prefix of the names if the network was saved as an attribute: `model.`.
     """
     own = set(names)
     wanted = {_unwrapped(name): name for name in own}
@@ -114,13 +114,13 @@ def without_wrappers(
         alone = bare.removeprefix(owner)
         new = name if name in own else wanted.get(bare, wanted.get(alone, name))
         if new in renamed:
-            return dict(state_dict)  # two weights of one name: the message about what doesn't fit names both
+            return dict(state_dict)  # two weights with the same name: the mismatch message names both
         renamed[new] = tensor
         if new != name:
             left_out |= {f"{part}." for part in WRAPPERS if part in name.split(".")}
             left_out |= {owner} if bare not in wanted else set()
     if left_out:
-        logger.warning("%s: its weights were saved from inside a wrapper; their names are read without %s.",
+        logger.warning("%s: the weights were saved from inside a wrapper; %s is removed from their names.",
                        source, " and ".join(sorted(left_out)))  # fmt: skip
     return renamed
 
@@ -130,7 +130,7 @@ def _unwrapped(name: str) -> str:
 
 
 def check_shard_size(size: int | str, key: str = "max_shard_size") -> int | str:
-    """The size if it is one that `split_weights` takes, else ConfigError."""
+    """The size if `split_weights` accepts it, otherwise ConfigError."""
     number = re.fullmatch(r"(\d+)\s*([KMGT]B)?", str(size).upper())
     if isinstance(size, bool) or number is None or int(number.group(1)) == 0:
         raise ConfigError(f"{key} is {size!r}, and must be bytes, or a number with KB, MB, GB or TB: 5GB.", key=key)
@@ -138,9 +138,9 @@ def check_shard_size(size: int | str, key: str = "max_shard_size") -> int | str:
 
 
 def split_weights(path: Path, max_shard_size: int | str) -> list[Path]:
-    """Put `model.safetensors` into shards and an index if it is larger than one shard; returns the files of weights.
+    """Split `model.safetensors` into shards with an index if it is larger than one shard; returns the files of weights.
 
-    A tensor is never split, so that one larger than `max_shard_size` (bytes, or "5GB") gets a shard of its own.
+    A tensor is never split, so one larger than `max_shard_size` (bytes, or "5GB") gets its own shard.
     """
     state_dict = load_file(path)
     split = split_torch_state_dict_into_shards(state_dict, max_shard_size=check_shard_size(max_shard_size))

@@ -149,7 +149,9 @@ def test_what_cannot_judge_is_refused_in_one_sentence(masked_folder: Path, tmp_p
     for name in (tmp_path / "none", tmp_path / "none.gguf"):
         with pytest.raises(ConfigError, match=r"There is no (file|folder) .*none"):
             load_scorer(str(name))
-    with pytest.raises(ConfigError, match="'nobody/nothing' is no folder here, and could not be loaded from the hub"):
+    with pytest.raises(
+        ConfigError, match="'nobody/nothing' is not a local folder, and could not be loaded from the hub"
+    ):
         load_scorer("nobody/nothing")
     with pytest.raises(ConfigError, match="cannot be loaded as a causal language model"):
         load_scorer(str(tmp_path))
@@ -167,7 +169,7 @@ def test_a_tokenizer_of_another_model_is_refused(judge: Scorer, tmp_path: Path) 
     larger = type(judge.tokenizer)(tokenizer_object=judge.tokenizer.backend_tokenizer, bos_token="[BOS]")
     larger.add_tokens(["one", "more"])
     larger.save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="predicts 14 tokens, and its tokenizer has 16"):
+    with pytest.raises(ConfigError, match="predicts 14 tokens, but its tokenizer has 16"):
         load_scorer(str(tmp_path))
 
 

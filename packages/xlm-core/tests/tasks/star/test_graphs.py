@@ -139,9 +139,9 @@ def test_too_many_graphs_for_the_shape() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(DataError, match=r"'hrad'; there are mini, easy, medium, hard\. Did you mean 'hard'"):
+    with pytest.raises(DataError, match=r"'hrad'\. Choose one of: mini, easy, medium, hard\. Did you mean 'hard'"):
         graphs("hrad")
-    with pytest.raises(DataError, match="No split 'dev' of star graphs; there are train, val, test"):
+    with pytest.raises(DataError, match=r"Star graphs have no split 'dev'\. Choose one of: train, val, test"):
         graphs(split="dev")
     with pytest.raises(DataError, match="needs num_labels >= 13; got 5"):
         graphs(num_labels=5)

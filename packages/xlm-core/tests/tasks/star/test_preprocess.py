@@ -46,8 +46,8 @@ def test_columns_of_every_form(change: dict[str, Any]) -> None:
         ({"goal": 3}, "does not lead from its source 0 to its goal 3"),
         ({"path": []}, "does not lead from its source"),
         ({"path": ""}, "does not lead from its source"),
-        ({"edge_list": [[1, 2, 3]]}, "edge_list holds neither pairs nor nodes"),
-        ({"edge_list": [[0, 99]]}, "does not know the node labels 99. Is vocab_size too small"),
+        ({"edge_list": [[1, 2, 3]]}, "edge_list must hold pairs or nodes, not"),
+        ({"edge_list": [[0, 99]]}, "has no tokens for the node labels 99. Is vocab_size too small"),
     ],
 )
 def test_unusable_rows_say_why(change: dict[str, Any], message: str) -> None:
@@ -56,5 +56,5 @@ def test_unusable_rows_say_why(change: dict[str, Any], message: str) -> None:
 
 
 def test_missing_columns_are_named() -> None:
-    with pytest.raises(DataError, match="lacks the columns goal, path; it has edge_list, source"):
+    with pytest.raises(DataError, match="needs the columns goal, path, but has only edge_list, source"):
         star_preprocess({"edge_list": [], "source": 1}, TOKENIZER)

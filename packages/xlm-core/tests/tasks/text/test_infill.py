@@ -83,7 +83,7 @@ def test_pieces_of_words_stay_together_in_wordpiece() -> None:
 
 def test_an_empty_text_has_no_gap_and_nonsense_is_refused() -> None:
     assert mask_words({"input_ids": []}, WORDS) == {"prompt_ids": []}
-    with pytest.raises(DataError, match="an example lacks; it has: text"):
+    with pytest.raises(DataError, match="but an example has only: text"):
         mask_words({"text": "x"}, WORDS)
     for bad in ({"rate": 0.0}, {"rate": 1.5}, {"max_spans": 0}):
         with pytest.raises(DataError, match="rate must be above 0"):

@@ -62,7 +62,7 @@ def test_the_first_rows_are_a_sample_of_the_whole_split() -> None:
     [
         (None, {"max_tokens": 62}, "they need a tokenizer"),
         (WORDS, {"join": True}, "join needs max_tokens"),
-        (WORDS, {"max_tokens": 0}, "max_tokens=0 is too few for single words of "),
+        (WORDS, {"max_tokens": 0}, "max_tokens=0 is too small for single words of "),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

@@ -1,4 +1,4 @@
-"""How good texts are that answer no prompt: a judge's perplexity, and beside it whatever a perplexity hides."""
+"""Quality of unconditional samples: a judge's perplexity, together with what a perplexity alone hides."""
 
 from xlm.evaluation.text_quality.diversity import Overlap
 from xlm.evaluation.text_quality.measure import Quality, measure

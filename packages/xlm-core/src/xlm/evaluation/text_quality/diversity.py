@@ -15,15 +15,15 @@ _PRIME = np.uint64(0x100000001B3)
 
 
 class Grams:
-    """Texts one after the other, as hashes of their tokens.
+    """Concatenated texts, as hashes of their tokens.
 
     Args:
         rows: tokens of each text, numbers below 2^64; the texts may be empty.
 
     Attributes:
         values: (T,) a hash of each token.
-        text: (T,) which text it belongs to.
-        room: (T,) tokens from here to the end of its text, itself included.
+        text: (T,) the index of its text.
+        room: (T,) tokens from here to the end of its text, including itself.
         lengths: (N,) tokens of each text.
     """
 
@@ -56,26 +56,26 @@ class Grams:
 
 def in_text(hashes: UInt64[np.ndarray, " k"], text: Int64[np.ndarray, " k"]) -> UInt64[np.ndarray, " k"]:
     """Hashes that are equal only within a text."""
-    # Not symmetric: token 2 of text 3 is another than token 3 of text 2.
+    # Not symmetric: token 2 of text 3 differs from token 3 of text 2.
     return splitmix64(hashes * _PRIME + text.astype(np.uint64))
 
 
 DISTINCT = (1, 2, 3, 4)
-# Of the n-grams whose repetition within a text is told.
+# The length of the n-grams for repetition within a text.
 REPEATED = 4
 QUANTILES = (5, 50, 95)
 
 
 def diversity(rows: Sequence[Tokens], ended: Sequence[bool | None] = ()) -> dict[str, Estimate]:
-    """Numbers by name, over all texts, empty ones included.
+    """Numbers by name, over all texts, including empty ones.
 
     - `entropy`: of the tokens of one text (−Σ p log p, in nats), mean over texts; `entropy_pooled`: of all texts'
       tokens together.
-    - `distinct_n`: different n-grams of all texts / n-grams of all texts (Li et al., arXiv 1510.03055). It falls as
-      texts are added, so that only equal numbers of texts compare; no error.
-    - `repeated_4`: n-grams of a text that it has had before / its n-grams (Welleck et al., arXiv 1908.04319), over all.
+    - `distinct_n`: different n-grams of all texts / n-grams of all texts (Li et al., arXiv 1510.03055). It falls with
+      the number of texts, so only equal numbers can be compared; no error.
+    - `repeated_4`: repeated n-grams of a text / its n-grams (Welleck et al., arXiv 1908.04319), over all texts.
     - `length`: mean, `length_sd`, quantiles and `length_max`; `empty`: share of texts without a token.
-    - `ended`: share of texts that the model ended itself, of those of which it is known.
+    - `ended`: share of texts that the model ended itself, among texts where this is known.
     """
     grams = Grams(rows)
     found = {"entropy": mean_of(_entropies(grams)), "entropy_pooled": _pooled_entropy(grams)}
@@ -92,7 +92,7 @@ def _entropies(grams: Grams) -> np.ndarray:
     _, first, counts = np.unique(in_text(grams.values, grams.text), return_index=True, return_counts=True)
     text = grams.text[first]
     share = counts / grams.lengths[text]
-    # Not −Σ: the entropy of a text of one token would be −0.
+    # Not −Σ: for a text of one token, the entropy would be −0.
     return np.bincount(text, weights=share * np.log(1 / share), minlength=len(grams.lengths))
 
 
@@ -104,7 +104,7 @@ def _pooled_entropy(grams: Grams) -> Estimate:
 
 
 def _repeats(grams: Grams, size: int) -> np.ndarray:
-    """(N,) n-grams that are not the first of their kind in their text."""
+    """(N,) n-grams that occurred earlier in their text."""
     hashes, text = grams.of_size(size)
     _, first = np.unique(in_text(hashes, text), return_index=True)
     return grams.num(size) - np.bincount(text[first], minlength=len(grams.lengths))
@@ -125,15 +125,15 @@ def _lengths(grams: Grams, ended: Sequence[bool | None]) -> dict[str, Estimate]:
 
 
 SIZES = (1, 2, 4, 8)
-# Training tokens that are looked at together: memory doesn't grow with the training data.
+# Training tokens that are compared at a time: memory doesn't grow with the training data.
 CHUNK_TOKENS = 1 << 20
 
 
 class Overlap:
-    """For every place of the texts the length of the longest span from there that a training example contains.
+    """For every position of the texts, the length of the longest span from there that a training example contains.
 
-    Spans are compared as 64-bit hashes: among a billion training tokens and a million of the texts', one false match
-    has a probability of about 10⁻⁴.
+    Spans are compared as 64-bit hashes: with a billion training tokens and a million tokens of texts, the probability
+    of one false match is about 10⁻⁴.
 
     Args:
         rows: tokens of each text.
@@ -146,7 +146,7 @@ class Overlap:
         self.num_tokens = 0
 
     def add(self, examples: Sequence[Tokens]) -> None:
-        """Look for the texts' spans in these training examples, whole ones."""
+        """Look for the texts' spans in these whole training examples."""
         self.num_examples += len(examples)
         train, own = Grams(examples), self.grams
         self.num_tokens += len(train.values)
@@ -154,7 +154,7 @@ class Overlap:
         hashes, known = own.values, train.values
         n = 1
         while len(places) and len(found):
-            # A span of n + 1 is only where one of n is, on both sides: the work shrinks quickly.
+            # A span of n + 1 tokens can only start where one of n does, on both sides, so the work shrinks quickly.
             is_known, is_used = np.isin(hashes, known), np.isin(known, hashes)
             places, hashes, found, known = places[is_known], hashes[is_known], found[is_used], known[is_used]
             self.longest[places] = np.maximum(self.longest[places], n)
@@ -165,11 +165,11 @@ class Overlap:
             known = train.extended(known[is_long], found, n)
 
     def estimates(self) -> dict[str, Estimate]:
-        """Numbers by name; nothing where no training example was seen.
+        """Numbers by name; empty if no training example was seen.
 
         - `copied_n`: share of the texts' n-grams that a training example contains.
-        - `copied_span`: tokens of a text's longest span that one contains, mean over texts; `copied_span_max`: of all.
-        - `copied_whole`: share of texts that stand in a training example from beginning to end, empty ones not.
+        - `copied_span`: length of a text's longest copied span, mean over texts; `copied_span_max`: the longest of all.
+        - `copied_whole`: share of texts that a training example contains completely; empty texts don't count as copied.
         """
         if not self.num_examples:
             return {}
@@ -187,7 +187,7 @@ class Overlap:
 
 
 def add_all(overlaps: Sequence[Overlap], examples: Iterable[Tokens], chunk_tokens: int = CHUNK_TOKENS) -> None:
-    """Show training examples to each of `overlaps`, a bounded number at a time."""
+    """Pass training examples to each of `overlaps`, a bounded number at a time."""
     chunk: list[Tokens] = []
     size = 0
     for example in examples:

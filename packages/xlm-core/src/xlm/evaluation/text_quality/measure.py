@@ -1,4 +1,4 @@
-"""All numbers of a list of texts together: a perplexity never comes without what it hides."""
+"""All quality numbers of a list of texts: a perplexity always comes with what it hides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xlm.evaluation.text_quality.diversity import Overlap, diversity
 from xlm.evaluation.text_quality.scorer import BATCH_SIZE, Scorer
 from xlm.evaluation.text_quality.texts import Estimate, Tokens, ratio_of
 
-# What a table tells, if it is known: in words, the name of the number, its form.
+# The rows of a table, if known: label, name of the number, format.
 TOLD = (
     ("judge's perplexity", "judge_perplexity", ".1f"),
     ("judge's perplexity (mdlm)", "judge_perplexity_mdlm", ".1f"),
@@ -22,7 +22,7 @@ TOLD = (
     ("entropy of all", "entropy_pooled", ".3f"),
     ("tokens of a text", "length", ".1f"),
     ("empty texts", "empty", ".3f"),
-    ("ended by itself", "ended", ".3f"),
+    ("ended by the model", "ended", ".3f"),
     ("distinct 1-grams", "distinct_1", ".3f"),
     ("distinct 2-grams", "distinct_2", ".3f"),
     ("repeated 4-grams", "repeated_4", ".3f"),
@@ -35,13 +35,13 @@ TOLD = (
 
 @dataclass(frozen=True)
 class Quality:
-    """Numbers by name, over `n` texts; those of the judge, if there is one, stand before the entropy."""
+    """Numbers by name, over `n` texts; those of the judge, if any, come before the entropy."""
 
     numbers: dict[str, Estimate]
     n: int
 
     def record(self) -> dict[str, dict[str, Any]]:
-        """JSON-able, as the record of an evaluation holds metrics."""
+        """JSON-able, in the format of metrics in the record of an evaluation."""
         return {name: estimate.record() for name, estimate in self.numbers.items()}
 
 
@@ -57,13 +57,13 @@ def measure(
     """The quality of texts.
 
     Args:
-        texts: all of them, empty ones too.
-        rows: their tokens, of one tokenizer for all texts that are compared.
-        ended: which of them the model ended itself; None where it isn't known.
-        judge: for `judge_perplexity`, exp(Σ NLL / Σ tokens of the judge), and `judge_nll_per_token`; their names say
-            its protocol, unless it is "xlm".
-        overlap: of `rows`, with training data that it has been shown.
-        batch_size: texts that the judge reads at once, at most.
+        texts: all of them, including empty ones.
+        rows: their tokens; use one tokenizer for all texts that are compared.
+        ended: whether the model ended each text; None if unknown.
+        judge: for `judge_perplexity`, exp(Σ NLL / Σ tokens of the judge), and `judge_nll_per_token`; their names
+            include its protocol, unless it is "xlm".
+        overlap: of `rows`, after it has seen the training data.
+        batch_size: the most texts that the judge reads at once.
     """
     numbers: dict[str, Estimate] = {}
     if judge is not None:
@@ -77,7 +77,7 @@ def measure(
 
 
 def _exp(estimate: Estimate) -> Estimate:
-    """e to an estimate, the error to first order."""
+    """e to the power of an estimate, with its error to first order."""
     if estimate.value is None:
         return estimate
     value = float(np.exp(estimate.value))
@@ -85,7 +85,7 @@ def _exp(estimate: Estimate) -> Estimate:
 
 
 def _known(qualities: Mapping[str, Quality]) -> list[tuple[str, str, str]]:
-    """What a table tells; numbers that none of the lists of texts has are left out."""
+    """The rows of a table; numbers that no list of texts has are left out."""
     return [told for told in TOLD if any(told[1] in found.numbers for found in qualities.values())]
 
 
@@ -97,7 +97,7 @@ def _cell(estimate: Estimate | None, form: str) -> str:
 
 
 def print_quality(qualities: Mapping[str, Quality], title: str, caption: str, console: Console) -> None:
-    """A table on the screen, a column for each list of texts."""
+    """A table on the screen, with a column for each list of texts."""
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for name in qualities:
@@ -110,7 +110,7 @@ def print_quality(qualities: Mapping[str, Quality], title: str, caption: str, co
 
 
 def as_markdown(qualities: Mapping[str, Quality], title: str, caption: str) -> str:
-    """The same as Markdown, a row for each list of texts."""
+    """The same as Markdown, with a row for each list of texts."""
     known = _known(qualities)
     lines = [["", "texts", *(head for head, _, _ in known)], ["---"] * (len(known) + 2)]
     for name, found in qualities.items():

@@ -17,29 +17,29 @@ from torch.nn import functional as F
 from xlm.errors import ConfigError
 from xlm.evaluation.text_quality.texts import Estimate, cut_text
 
-# Which tokens of a text count, see `Scorer`.
+# Which tokens of a text are scored, see `Scorer`.
 Protocol = Literal["xlm", "mdlm"]
 PROTOCOLS: dict[Protocol, str] = {
-    "xlm": "a context token before each text, its first token scored, its end not",
-    "mdlm": "no context token, a text's first token not scored, its EOS scored where it ended",
+    "xlm": "a context token before each text; the first token is scored, the end is not",
+    "mdlm": "no context token; the first token is not scored, the EOS is scored if the text ended",
 }
-# Tokens that the judge sees at once, its context token included, where it could see more.
+# The default window: tokens that the judge reads at once, including its context token.
 WINDOW = 1024
 BATCH_SIZE = 32
-# Logits (float32) of one batch; three copies are held.
+# Logits (float32) of one batch; three copies are in memory.
 _MOST_LOGITS = 1 << 26
 IGNORE = -100
 
 
 class Scores(NamedTuple):
-    """−log p of each text in nats, and how many of the judge's tokens were scored, (N,) each; 0 and 0 for none."""
+    """−log p of each text in nats, and the number of the judge's tokens that were scored, (N,) each; 0 if empty."""
 
     nll: Float64[np.ndarray, " texts"]
     num_tokens: Int64[np.ndarray, " texts"]
 
 
 class _Piece(NamedTuple):
-    """What the judge reads of a text at once, and the tokens that are scored there (-100: read only)."""
+    """A part of a text that the judge reads at once, and the tokens scored there (-100: read only)."""
 
     text: int
     inputs: list[int]
@@ -51,15 +51,15 @@ class Scorer:
     """A causal language model of transformers with its tokenizer.
 
     Args:
-        name: as it was named.
+        name: the path or id that the user gave.
         model: in evaluation mode on its device.
         tokenizer: its own.
-        context_id: stands before every text, so that its first token is scored too.
-        window: most tokens that it reads at once.
-        protocol: which tokens count. "xlm": all of a text, behind the context token; its end doesn't. "mdlm": as
-            published figures of diffusion models are measured since MDLM (Sahoo et al. 2024, arXiv 2406.07524), all but
-            a text's first token, which nothing stands before, and the EOS that ends it.
-        eos_id: that EOS; for the protocol "mdlm" alone.
+        context_id: comes before every text, so that the first token is scored too.
+        window: the most tokens that it reads at once.
+        protocol: the tokens that are scored. "xlm": all tokens of a text, after the context token, but not its end.
+            "mdlm": as in published results of diffusion models since MDLM (Sahoo et al. 2024, arXiv 2406.07524), all
+            but a text's first token, which has no context, and the EOS that ends it.
+        eos_id: that EOS; only for the protocol "mdlm".
     """
 
     name: str
@@ -71,30 +71,30 @@ class Scorer:
     eos_id: int | None = None
 
     def named(self, number: str) -> str:
-        """The name of a number that depends on the protocol: numbers of two never stand under one name."""
+        """The name of a number that depends on the protocol, so that numbers of two protocols never share a name."""
         return number if self.protocol == "xlm" else f"{number}_{self.protocol}"
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that it predicts."""
+        """The number of tokens that it predicts."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     @torch.no_grad()
     def score(self, texts: Sequence[str], batch_size: int = BATCH_SIZE, ended: Sequence[bool | None] = ()) -> Scores:
-        """Every token of every text that the protocol counts, in the order of the texts; nothing is cut off.
+        """Score every token of every text that the protocol covers, in the order of the texts; nothing is cut off.
 
         A text longer than the window is read in windows that overlap by half: each token is scored once, with at least
-        half a window before it.
+        half a window of context.
 
         Args:
-            texts: without special tokens, empty ones too. Under "mdlm" one that spells out EOS ends there.
-            batch_size: pieces that are read at once, at most.
-            ended: which of them whoever wrote them ended; True where it isn't known. Looked at under "mdlm" alone.
+            texts: without special tokens, including empty ones. With "mdlm", a text ends where it spells out EOS.
+            batch_size: the most pieces that are read at once.
+            ended: whether each text was ended by its writer; True if unknown. Used for "mdlm" only.
         """
         rows = [self._read(*row) for row in zip(self._tokens(texts), ended or [None] * len(texts), strict=True)]
         nll = np.zeros(len(rows))
         pieces = [piece for text, ids in enumerate(rows) for piece in self._pieces(text, ids)]
-        # Texts of one length together: little is padding, and the longest come first, while memory is fresh.
+        # Texts of similar length together, to save padding, and the longest first, so that memory errors come early.
         pieces.sort(key=lambda piece: -len(piece.inputs))
         while pieces:
             width = len(pieces[0].inputs)
@@ -106,7 +106,7 @@ class Scorer:
 
     @torch.no_grad()
     def features(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> Float32[np.ndarray, "texts width"]:
-        """The last hidden vector of each text, (N, d); of a text longer than the window, that of its first window."""
+        """The last hidden vector of each text, (N, d); for a text longer than the window, of its first window."""
         rows = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
         read = [[self.context_id, *ids][: self.window] for ids in rows]
         order = sorted(range(len(read)), key=lambda place: -len(read[place]))
@@ -120,15 +120,15 @@ class Scorer:
         return np.stack([found[place] for place in range(len(read))])
 
     def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """Ids and mask of rows, the first of which is the longest."""
+        """Ids and mask of rows; the first row must be the longest."""
         width, device = len(rows[0]), self.model.device
-        # Behind every real token: what stands there changes nothing before it.
+        # Padding comes after the real tokens, so it doesn't affect them.
         ids = [row + [self.context_id] * (width - len(row)) for row in rows]
         mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     def describe(self) -> dict[str, Any]:
-        """What a perplexity depends on besides the texts, JSON-able."""
+        """Everything besides the texts that affects a perplexity, JSON-able."""
         return {
             "name": self.name,
             "architecture": type(self.model).__name__,
@@ -150,7 +150,7 @@ class Scorer:
         return rows
 
     def _read(self, ids: list[int], ended: bool | None) -> list[int]:
-        """A text as the judge reads it; all of it but the first token counts."""
+        """A text in the judge's tokens; all but the first are scored."""
         if self.protocol == "xlm":
             return [self.context_id, *ids]
         if ended is False or self.eos_id is None:
@@ -181,21 +181,21 @@ class Scorer:
 def load_scorer(
     path_or_id: str, device: str | torch.device = "cpu", window: int = WINDOW, protocol: Protocol = "xlm"
 ) -> Scorer:
-    """The judge in a folder that transformers wrote, in a `.gguf` file, or on the hub, in float32.
+    """Load the judge from a folder written by transformers, a `.gguf` file, or the hub, in float32.
 
     Args:
-        path_or_id: what lies here goes before the hub.
-        window: most tokens that it reads at once; fewer where it knows fewer positions.
-        protocol: which tokens count, see `Scorer`.
+        path_or_id: a local file or folder has priority over the hub.
+        window: the most tokens that it reads at once; fewer if it has fewer positions.
+        protocol: the tokens that are scored, see `Scorer`.
 
     Raises:
-        ConfigError: there is none, it cannot be loaded, it looks at later tokens, its tokenizer is another's, or the
-            protocol is none or needs an EOS that it hasn't.
+        ConfigError: it doesn't exist, it cannot be loaded, it is not causal, its tokenizer belongs to another model, or
+            the protocol is unknown or needs an EOS that the tokenizer lacks.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if window < 2:
-        raise ConfigError(f"The judge's window is {window} tokens; it needs at least 2.")
+        raise ConfigError(f"The judge's window is {window} tokens, and must be at least 2.")
     check_protocol(protocol, "judge_protocol")
     place, more = _place(path_or_id)
     try:
@@ -207,22 +207,24 @@ def load_scorer(
     model = model.to(device).eval()
     context = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if context is None:
-        raise ConfigError(f"The judge {path_or_id} has neither BOS nor EOS to stand before a text.")
+        raise ConfigError(f"The judge {path_or_id} needs a BOS or EOS token to put before a text, but has none.")
     eos = tokenizer.eos_token_id
     if protocol == "mdlm" and eos is None:
-        raise ConfigError(f"The judge {path_or_id} has no EOS to end a text with, which the protocol mdlm scores.")
+        raise ConfigError(
+            f"The judge {path_or_id} has no EOS token, which the protocol mdlm needs to score the end of a text."
+        )
     positions = getattr(model.config, "max_position_embeddings", None)
     judge = Scorer(path_or_id, model, tokenizer, context, min(window, positions or window), protocol, eos)
     if not 2 <= len(tokenizer) <= judge.vocab_size:
         raise ConfigError(
-            f"The judge {path_or_id} predicts {judge.vocab_size:,} tokens, and its tokenizer has {len(tokenizer):,}."
+            f"The judge {path_or_id} predicts {judge.vocab_size:,} tokens, but its tokenizer has {len(tokenizer):,}."
         )
     _check_causal(judge)
     return judge
 
 
 def check_protocol(protocol: object, key: str) -> Protocol:
-    """The protocol of this name; ConfigError, naming the option `key`, where there is none."""
+    """The protocol of this name; ConfigError for the option `key` if there is none."""
     for known in get_args(Protocol):
         if protocol == known:
             return known
@@ -230,14 +232,14 @@ def check_protocol(protocol: object, key: str) -> Protocol:
 
 
 def _place(path_or_id: str) -> tuple[str, dict[str, Any]]:
-    """What transformers is to be asked for, and with which options."""
+    """The arguments for transformers: name and options."""
     path = Path(path_or_id)
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ConfigError(f"There is no file {path} to take as judge.")
+            raise ConfigError(f"There is no file {path} to use as judge.")
         return str(path.parent), {"gguf_file": path.name}
     if not path.is_dir() and (path.is_absolute() or path_or_id.startswith((".", "~")) or path_or_id.count("/") > 1):
-        raise ConfigError(f"There is no folder {path} to take as judge.")
+        raise ConfigError(f"There is no folder {path} to use as judge.")
     return path_or_id, {}
 
 
@@ -245,18 +247,18 @@ def _why_not(asked: str, place: str, error: Exception) -> str:
     folder = Path(place)
     reason = str(error).strip().splitlines()[0].rstrip(".:")
     if not folder.is_dir():
-        return f"The judge '{asked}' is no folder here, and could not be loaded from the hub: {reason}."
+        return f"The judge '{asked}' is not a local folder, and could not be loaded from the hub: {reason}."
     if (folder / "checkpoints").is_dir() or (folder / "xlm_config.yaml").is_file():
         return (
-            f"{asked} is a model of xlm, and a judge is one of transformers: write an ARLM as such with "
+            f"{asked} is a model of xlm, but a judge must be a model of transformers. Convert an ARLM with "
             f"xlm extract_checkpoint extract.checkpoint_path={asked} extract.format=transformers"
         )
-    return f"{asked} cannot be loaded as a causal language model to judge with: {reason}."
+    return f"{asked} cannot be loaded as a causal language model, which a judge must be: {reason}."
 
 
 @torch.no_grad()
 def _check_causal(judge: Scorer) -> None:
-    """ConfigError for a network whose predictions see what comes later, as masked models do."""
+    """ConfigError for a network whose predictions see later tokens, as masked models do."""
     model, size = judge.model, judge.vocab_size
     ids = torch.tensor([[judge.context_id, *(place % size for place in range(1, 8))]], device=model.device)
     other = ids.clone()
@@ -264,14 +266,14 @@ def _check_causal(judge: Scorer) -> None:
     one, two = (model(input_ids=rows).logits[:, :-1] for rows in (ids, other))
     if bool((one - two).abs().max() > 1e-4 * one.abs().max()):
         raise ConfigError(
-            f"The judge {judge.name} ({type(model).__name__}) looks at later tokens: its numbers would be no "
-            "perplexity. Name a causal language model."
+            f"The judge {judge.name} ({type(model).__name__}) looks at later tokens, so its numbers are not a "
+            "perplexity. Use a causal language model."
         )
 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Without progress bars and remarks while weights are read."""
+    """Hides the progress bars and messages of transformers while weights are read."""
     from transformers.utils import logging
 
     level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -285,7 +287,7 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-# The library's own default; its clusters are drawn from it.
+# The library's default seed for its clusters.
 SEED = 25
 
 
@@ -294,22 +296,22 @@ def check_mauve() -> Any:
     try:
         import mauve as library
     except ImportError as error:
-        raise ConfigError('MAUVE comes with a library of its own: pip install "xlm-core[mauve]"') from error
+        raise ConfigError('MAUVE needs an additional library: pip install "xlm-core[mauve]"') from error
     return library
 
 
 def mauve(texts: Sequence[str], reference: Sequence[str], judge: Scorer) -> Estimate:
-    """MAUVE between 0 and 1 (Pillutla et al., arXiv 2102.01454); 1 where the two cannot be told apart.
+    """MAUVE between 0 and 1 (Pillutla et al., arXiv 2102.01454); 1 if texts and reference cannot be distinguished.
 
-    Features are the judge's last hidden vector of each text, empty ones included, of which a text longer than the
-    window gives its first window. Only values with equal judges, equal numbers of texts and equal references compare.
+    Features are the judge's last hidden vector of each text, including empty ones; a text longer than the window gives
+    its first window. Compare only values with equal judges, equal numbers of texts and equal references.
 
     Raises:
         ConfigError: the library isn't installed, or there are fewer than two texts on a side.
     """
     library = check_mauve()
     if min(len(texts), len(reference)) < 2:
-        raise ConfigError("MAUVE compares at least two texts with at least two of the reference.")
+        raise ConfigError("MAUVE needs at least two texts and at least two texts of the reference.")
     found = library.compute_mauve(
         p_features=judge.features(reference), q_features=judge.features(texts), seed=SEED, verbose=False
     )

@@ -1,4 +1,4 @@
-"""Generated texts up to the first EOS, what they are counted in, and numbers with a standard error over texts."""
+"""Generated texts up to the first EOS, the units in which they are counted, and numbers with a standard error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Tokens = Sequence[int]
 class Estimate(NamedTuple):
     """A value over `n` texts.
 
-    `value` is None where it means nothing (all texts are empty), `se` where the error cannot be known.
+    `value` is None if undefined (all texts are empty), `se` is None if the error is unknown.
     """
 
     value: float | None
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
     n: int
 
     def record(self) -> dict[str, Any]:
-        """As the record of an evaluation holds a metric."""
+        """In the format of metrics in the record of an evaluation."""
         return {"value": self.value, "se": self.se, "n": self.n, "se_over": None if self.se is None else "examples"}
 
 
@@ -49,7 +49,7 @@ def ratio_of(part: ArrayLike, whole: ArrayLike) -> Estimate:
 
 
 def mean_of(values: ArrayLike) -> Estimate:
-    """The mean of a number that each text has."""
+    """The mean of one number per text."""
     found = np.asarray(values, dtype=np.float64)
     return ratio_of(found, np.ones_like(found))
 
@@ -59,9 +59,9 @@ class WrittenText:
     """One text.
 
     Args:
-        text: without special tokens, nothing else changed.
-        tokens: as they were written, without special ones; None for a text that comes from a file.
-        ended: whether the model ended it (False: it was cut at the greatest length); None where nobody knows.
+        text: without special tokens, otherwise unchanged.
+        tokens: as generated, without special ones; None for a text from a file.
+        ended: whether the model ended it (False: it was cut at the maximum length); None if unknown.
     """
 
     text: str
@@ -70,10 +70,10 @@ class WrittenText:
 
 
 def written_texts(predictions: Mapping[str, Any], tokenizer: Any) -> list[WrittenText]:
-    """The texts of a predictor's outputs, one for each row, empty ones included.
+    """The texts of a predictor's outputs, one for each row, including empty ones.
 
-    From `ids` behind `output_start_idx` where there are any, else from `text`. A row has ended where it has an EOS, or
-    where `complete`, (B,), says so.
+    From `ids` after `output_start_idx` if present, otherwise from `text`. A row has ended if it has an EOS, or if
+    `complete`, (B,), is True for it.
     """
     if "ids" not in predictions:
         texts = [cut_text(text, tokenizer) for text in predictions["text"]]
@@ -88,7 +88,7 @@ def written_texts(predictions: Mapping[str, Any], tokenizer: Any) -> list[Writte
 def _written(row: list[int], complete: bool | None, is_whole: bool, tokenizer: Any) -> WrittenText:
     special, eos = {*tokenizer.all_special_ids, IGNORED}, tokenizer.eos_token_id
     if is_whole:
-        # Where a row opens with what is both BOS (or padding) and EOS, that is no end.
+        # A token at the start of a row that is both BOS (or padding) and EOS does not end it.
         is_both = eos in (tokenizer.bos_token_id, tokenizer.pad_token_id)
         opening = special if is_both else special - {eos}
         row = row[next((place for place, token in enumerate(row) if token not in opening), len(row)) :]
@@ -98,14 +98,14 @@ def _written(row: list[int], complete: bool | None, is_whole: bool, tokenizer: A
 
 
 def decoded(tokens: Sequence[int], tokenizer: Any) -> str:
-    """The text of tokens, with the blanks that they have."""
+    """The text of tokens, including blanks."""
     if not getattr(tokenizer, "is_fast", False):
         return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
     return str(tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def cut_text(text: str, tokenizer: Any) -> str:
-    """A text up to the first EOS that it spells out, without other special tokens; what opens it is no end."""
+    """A text up to the first EOS that it spells out, without other special tokens; one at the start doesn't end it."""
     specials = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
     while opening := next((token for token in specials if text.startswith(token)), None):
         if opening == tokenizer.eos_token and opening != tokenizer.bos_token:
@@ -124,9 +124,9 @@ def _encode(text: str, tokenizer: Any) -> list[int]:
 
 @contextmanager
 def collecting_texts(predictor: Any, tokenizer: Any, loaders: Sequence[str]) -> Iterator[dict[str, list[WrittenText]]]:
-    """The texts that `predictor.predict` writes in this block for these loaders, by loader."""
+    """Collects the texts that `predictor.predict` generates in this block for these loaders, by loader."""
     texts: dict[str, list[WrittenText]] = {name: [] for name in loaders}
-    if not loaders or predictor is None:  # whoever predicts says so
+    if not loaders or predictor is None:  # prediction will raise the error
         yield texts
         return
     predict, own = predictor.predict, predictor.__dict__.get("predict")
@@ -137,7 +137,7 @@ def collecting_texts(predictor: Any, tokenizer: Any, loaders: Sequence[str]) -> 
             texts[dataloader_name] += written_texts(predictions, tokenizer)
         return predictions
 
-    # In the instance's dict, as `counting_calls` does.
+    # Set on the instance, as in `counting_calls`.
     predictor.__dict__["predict"] = watched
     try:
         yield texts
@@ -151,7 +151,7 @@ _AT_ONCE = 1000
 
 
 class Words:
-    """Whatever stands between blanks, as a number that is the same everywhere."""
+    """Words separated by whitespace, each as a number that is the same in every process."""
 
     name = "words"
 
@@ -172,8 +172,8 @@ class TokensOf:
     """Tokens of a tokenizer, without special ones.
 
     Args:
-        tokenizer: of the model that wrote the texts, or any other that all of them are counted with.
-        name: of the tokenizer, for people.
+        tokenizer: of the model that generated the texts, or any other that is used for all of them.
+        name: of the tokenizer, for display.
     """
 
     def __init__(self, tokenizer: Any, name: str) -> None:
@@ -191,12 +191,12 @@ Unit = Words | TokensOf
 
 
 def examples_of(rows: Rows, tokenizer: Any, unit: Unit | None = None, most: int | None = None) -> Iterator[Tokens]:
-    """Prepared examples in units of the texts, in pieces between their special tokens (packed texts stay apart).
+    """Prepared examples in units of the texts, split at their special tokens (packed texts stay separate).
 
     Args:
         rows: with `input_ids` of `tokenizer`.
-        unit: another unit that they are counted in; None: these ids.
-        most: only the first so many rows.
+        unit: another unit to count in; None: these ids.
+        most: the most rows that are used.
 
     Raises:
         DataError: they have no `input_ids`.
@@ -208,7 +208,7 @@ def examples_of(rows: Rows, tokenizer: Any, unit: Unit | None = None, most: int 
         pieces: list[list[int]] = []
         for row in rows.fetch(range(start, min(start + _AT_ONCE, count))):
             if "input_ids" not in row:
-                raise DataError(f"Texts are compared with input_ids, which the examples lack: {', '.join(row)}.")
+                raise DataError(f"Texts are compared with input_ids, but the examples have only: {', '.join(row)}.")
             pieces += _between(list(row["input_ids"]), special)
         if same or unit is None:
             yield from pieces

@@ -1,4 +1,4 @@
-"""How a trace shows a star graph: nodes on a grid, the junction in the middle, arms as rows, read from the prompt."""
+"""The drawing of a star graph in a trace: nodes on a grid, the junction in the middle, arms as rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Edge = tuple[str, str]
 
 
 class Node(TypedDict):
-    """A node at column x and row y, from 0; `id` is the token that names it."""
+    """A node at column x and row y, from 0; `id` is its token."""
 
     id: str
     x: float
@@ -17,9 +17,9 @@ class Node(TypedDict):
 
 
 class GraphDrawing(TypedDict):
-    """What the page, the pictures and the terminal know of a graph. Answers are read as edges: two tokens each.
+    """A graph for the page, the pictures and the terminal. Answers are read as edges: two tokens each.
 
-    `good`: the edges of all paths from source to goal; an answer's other edges are marked as wrong.
+    `good`: the edges of all paths from source to goal; other edges of an answer are marked as wrong.
     """
 
     kind: Literal["graph"]
@@ -32,7 +32,7 @@ class GraphDrawing(TypedDict):
 
 
 def draw_graph(prompt: str) -> GraphDrawing | None:
-    """The drawing of a star graph's prompt (edges flattened, source, goal); None for a text that is no such prompt."""
+    """The drawing of a star graph's prompt (edges flattened, source, goal); None for any other text."""
     words = prompt.split()
     if len(words) < 4 or len(words) % 2:
         return None
@@ -54,7 +54,7 @@ def draw_graph(prompt: str) -> GraphDrawing | None:
 
 
 def _reached(start: str, edges: Iterable[Edge]) -> set[str]:
-    """All nodes that edges lead to from `start`, itself included."""
+    """All nodes that can be reached from `start`, including itself."""
     edges = list(edges)
     reached, new = {start}, {start}
     while new:
@@ -64,10 +64,10 @@ def _reached(start: str, edges: Iterable[Edge]) -> set[str]:
 
 
 def _places(names: list[str], edges: list[Edge], source: str) -> dict[str, tuple[float, float]]:
-    """Column and row of each node: what leads into the busiest node on its left, what comes out of it on its right.
+    """Column and row of each node: predecessors of the busiest node are on its left, successors on its right.
 
-    On each side every arm has a row. Arms are in the order of their nodes' names, so that the order of the prompt's
-    edges, which is random, changes nothing.
+    On each side every arm has a row. Arms are ordered by the names of their nodes, so the random order of the edges
+    in the prompt does not matter.
     """
     degree = {name: sum(name in edge for edge in edges) for name in names}
     centre = max(names, key=lambda name: (degree[name], name == source, _order(name)))
@@ -75,7 +75,7 @@ def _places(names: list[str], edges: list[Edge], source: str) -> dict[str, tuple
     heights = []
     for sign, towards in ((-1, [(head, tail) for tail, head in edges]), (1, edges)):
         heights.append(_side(centre, sign, towards, places))
-    # What hangs on nothing that is placed stands below.
+    # Nodes without a connection to the placed ones go below.
     rest = sorted((name for name in names if name not in places), key=_order)
     for number, name in enumerate(rest):
         places[name] = (number - (len(rest) - 1) / 2, max(heights) / 2 + 0.5)
@@ -84,7 +84,7 @@ def _places(names: list[str], edges: list[Edge], source: str) -> dict[str, tuple
 
 
 def _side(centre: str, sign: int, towards: list[Edge], places: dict[str, tuple[float, float]]) -> int:
-    """Place everything on one side of the centre; the number of its rows."""
+    """Place everything on one side of the center; returns the number of its rows."""
     rows: list[list[tuple[str, int]]] = []
     for first in _next(centre, towards, places):
         if first not in places:
@@ -103,13 +103,13 @@ def _walk(
     arm: list[tuple[str, int]],
     rows: list[list[tuple[str, int]]],
 ) -> None:
-    """Follow an arm outwards; where it parts, the first branch stays in its row and each other opens one."""
+    """Follow an arm outwards; where it branches, the first branch stays in its row and each other gets a new one."""
     while True:
-        places[name] = (0.0, 0.0)  # taken; its place follows
+        places[name] = (0.0, 0.0)  # reserved; its position is set below
         arm.append((name, depth))
         if len(arm) == 1:
             rows.append(arm)
-        # Along the arm first; an edge that runs against it belongs to a graph that is no star.
+        # Along the arm first; an edge in the opposite direction means that the graph is not a star.
         further = _next(name, towards, places) or _next(name, [(b, a) for a, b in towards], places)
         if not further:
             return
@@ -126,5 +126,5 @@ def _next(name: str, towards: Iterable[Edge], places: dict[str, tuple[float, flo
 
 
 def _order(name: str) -> tuple[int, int, str]:
-    """Numbers by size, then other names."""
+    """Numbers in numerical order, then other names."""
     return (0, int(name), "") if name.isdecimal() else (1, 0, name)

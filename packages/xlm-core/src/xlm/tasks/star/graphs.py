@@ -1,4 +1,4 @@
-"""Star graphs: vectorised generation of raw rows, preprocessing to token ids, and a verifier of paths."""
+"""Star graphs: vectorized generation of raw rows, preprocessing to token ids, and a check of paths."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Bools = npt.NDArray[np.bool_]
 
 # Graphs drawn at once. A constant, so that a shorter data set is a prefix of a longer one.
 _BLOCK_SIZE = 8192
-# Which part of all graphs, by a hash of their content, belongs to each split: whatever the seeds and
-# sizes, no graph of one split is ever in another.
+# The share of all graphs in each split, by a hash of their content: no graph is in two splits, whatever the seeds
+# and sizes.
 _SPLIT_PARTS = {"train": (0, 14), "val": (14, 15), "test": (15, 16)}
 _MAX_FRUITLESS_BLOCKS = 20
 _ROWS_AT_ONCE = 256
@@ -32,8 +32,8 @@ _ROWS_AT_ONCE = 256
 class StarConfig:
     """Shape of a star: `degree` arms of `min_length` to `max_length` nodes, out of `num_labels` node labels.
 
-    `plan` None: all arms start at the centre, which is the source. Otherwise arms cross at one junction, and
-    at least `plan` edges of each arm lie behind it.
+    `plan` None: all arms start at the center, which is the source. Otherwise arms cross at one junction, and
+    at least `plan` edges of each arm come after it.
     """
 
     degree: int
@@ -82,8 +82,8 @@ class _Block(NamedTuple):
 class StarGraphs:
     """The first `num_examples` star graphs of `split`, as an iterable of dicts, the same for equal arguments.
 
-    `tokenizer` is not used: every dataset constructor is called with it. `degree`, `min_length`, … replace
-    what `difficulty` says. No graph appears twice, or in two splits, whatever their seeds and sizes.
+    `tokenizer` is not used: every dataset constructor gets it. `degree`, `min_length`, … override the settings of
+    `difficulty`. No graph appears twice or in two splits, whatever the seeds and sizes.
     """
 
     def __init__(
@@ -98,11 +98,13 @@ class StarGraphs:
     ) -> None:
         if difficulty not in DIFFICULTIES:
             hint = did_you_mean(nearest_names(difficulty, DIFFICULTIES))
-            raise DataError(f"No star difficulty '{difficulty}'; there are {', '.join(DIFFICULTIES)}. {hint}".rstrip())
+            raise DataError(
+                f"Unknown star difficulty '{difficulty}'. Choose one of: {', '.join(DIFFICULTIES)}. {hint}".rstrip()
+            )
         if split not in _SPLIT_PARTS:
-            raise DataError(f"No split '{split}' of star graphs; there are {', '.join(_SPLIT_PARTS)}.")
+            raise DataError(f"Star graphs have no split '{split}'. Choose one of: {', '.join(_SPLIT_PARTS)}.")
         if num_examples is None or num_examples < 0 or seed < 0:
-            raise DataError(f"Star graphs need num_examples from 0 and a seed from 0, not {num_examples} and {seed}.")
+            raise DataError(f"Star graphs need num_examples >= 0 and seed >= 0; got {num_examples} and {seed}.")
         self.num_examples = num_examples
         self.split = split
         self.seed = seed
@@ -145,7 +147,7 @@ def _draw(config: StarConfig, rng: np.random.Generator, num_graphs: int) -> _Blo
     position = np.arange(M)
     real = position < lengths[..., None]  # (N, D, M)
     at_junction = position == joins[..., None]
-    # Node 0 is the junction; all others are numbered through, so that they differ.
+    # Node 0 is the junction; all others have consecutive numbers, so that they differ.
     others = (real & ~at_junction).reshape(N, D * M)
     nodes = np.where(at_junction, 0, others.cumsum(axis=1).reshape(N, D, M))
     labels = rng.random((N, config.num_labels)).argsort(axis=1)
@@ -153,7 +155,7 @@ def _draw(config: StarConfig, rng: np.random.Generator, num_graphs: int) -> _Blo
     names = names.reshape(N, D, M)
     edges = np.stack([names[..., :-1], names[..., 1:]], axis=-1).reshape(N, D * (M - 1), 2)
     is_edge = real[..., 1:].reshape(N, D * (M - 1))
-    # Real edges in random order, in front of those that are not there.
+    # Real edges in random order, before the padding.
     order = np.where(is_edge, rng.random(is_edge.shape), 2.0).argsort(axis=1)
     return _Block(
         edges=np.take_along_axis(edges, order[..., None], axis=1),
@@ -164,7 +166,7 @@ def _draw(config: StarConfig, rng: np.random.Generator, num_graphs: int) -> _Blo
 
 
 def _content_hashes(block: _Block) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of each graph's set of edges, source and goal, blind to the order of the edges."""
+    """A 64-bit hash of each graph's set of edges, source and goal, independent of the order of the edges."""
     rows = np.arange(len(block.path))
     is_edge = np.arange(block.edges.shape[1]) < block.num_edges[:, None]
     edge_codes = (block.edges[..., 0] << 20 | block.edges[..., 1]).astype(np.uint64)
@@ -174,7 +176,7 @@ def _content_hashes(block: _Block) -> npt.NDArray[np.uint64]:
 
 
 def _rows(block: _Block, rows: list[int]) -> Iterator[dict[str, Any]]:
-    # A few rows at a time: the garbage collector walks over all nested lists that are alive.
+    # A few rows at a time: the garbage collector visits all nested lists that are alive.
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         some = rows[start : start + _ROWS_AT_ONCE]
         path = block.path[some]
@@ -197,7 +199,9 @@ def star_preprocess(example: dict[str, Any], tokenizer: Any, **_: Any) -> dict[s
     """`prompt_ids`: edges flattened, source, goal. `input_ids`: the path's edges flattened. One token a node."""
     missing = [name for name in ("edge_list", "source", "goal", "path") if name not in example]
     if missing:
-        raise DataError(f"A star graph lacks the columns {', '.join(missing)}; it has {', '.join(example) or 'none'}.")
+        raise DataError(
+            f"A star graph needs the columns {', '.join(missing)}, but has only {', '.join(example) or 'none'}."
+        )
     source, goal = str(example["source"]).strip(), str(example["goal"]).strip()
     edges = _as_edges(example["edge_list"], "edge_list")
     path = _as_edges(example["path"], "path")
@@ -209,15 +213,15 @@ def star_preprocess(example: dict[str, Any], tokenizer: Any, **_: Any) -> dict[s
     if tokenizer.unk_token_id in ids:
         unknown = sorted({n for n, i in zip(prompt + answer, ids, strict=True) if i == tokenizer.unk_token_id})
         raise DataError(
-            f"The tokenizer does not know the node labels {', '.join(unknown[:5])}. Is vocab_size too small?"
+            f"The tokenizer has no tokens for the node labels {', '.join(unknown[:5])}. Is vocab_size too small?"
         )
     return {"prompt_ids": ids[: len(prompt)], "input_ids": ids[len(prompt) :]}
 
 
 def _as_edges(value: Any, column: str) -> list[tuple[str, str]]:
-    """Edges of a list of pairs, a list of nodes (a path), or the text of either."""
+    """Edges from a list of pairs, a list of nodes (a path), or either as text."""
     if not isinstance(value, Iterable):
-        raise DataError(f"The column {column} holds {name_of_kind(value)}, neither pairs nor nodes.")
+        raise DataError(f"The column {column} holds {name_of_kind(value)} instead of pairs or nodes.")
     items = _parse(value) if isinstance(value, str) else list(value)
     if items and not isinstance(items[0], (list, tuple)) and not hasattr(items[0], "tolist"):
         nodes = [str(item).strip() for item in items]
@@ -225,7 +229,7 @@ def _as_edges(value: Any, column: str) -> list[tuple[str, str]]:
     try:
         return [(str(tail), str(head)) for tail, head in items]
     except (TypeError, ValueError) as error:
-        raise DataError(f"The column {column} holds neither pairs nor nodes: {str(value)[:80]}.") from error
+        raise DataError(f"The column {column} must hold pairs or nodes, not: {str(value)[:80]}.") from error
 
 
 def _parse(text: str) -> list[Any]:
@@ -255,7 +259,7 @@ def is_valid_path(
 ) -> bool:
     """Whether `path` is a chain of edges of the graph from `source` to `goal`.
 
-    `path` is a list of edges, or the same flattened, as a model writes it (inner nodes twice).
+    `path` is a list of edges, or the same flattened, as a model generates it (inner nodes twice).
     """
     edges = _pairs(path)
     if not edges or edges[0][0] != source or edges[-1][1] != goal:
@@ -265,7 +269,7 @@ def is_valid_path(
 
 
 def _pairs(path: Sequence[Hashable] | Sequence[Sequence[Hashable]]) -> list[tuple[Hashable, Hashable]]:
-    """The edges of `path`; none when it is no list of pairs."""
+    """The edges of `path`; empty if it is not a list of pairs."""
     edges: list[Any] = list(path)
     if not all(isinstance(edge, list | tuple) for edge in edges):
         edges = [edges[i : i + 2] for i in range(0, len(edges), 2)]

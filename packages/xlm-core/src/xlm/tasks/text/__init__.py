@@ -1,4 +1,4 @@
-"""Real text: the King James Bible from a package, a small tokenizer trained on it, and gaps to be filled."""
+"""Real text: the King James Bible from a package, a small tokenizer trained on it, and gaps to fill."""
 
 from xlm.tasks.text.infill import mask_words
 from xlm.tasks.text.king_james import SPLITS, KingJames, Verse, read_verses

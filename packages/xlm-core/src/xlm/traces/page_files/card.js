@@ -1,4 +1,4 @@
-// One sample: its drawing if the task has one, its row of tokens, and what became of it.
+// One sample: its drawing if the task has one, its row of tokens, and its result.
 
 class Card {
   constructor(run, sample, tip) {
@@ -22,7 +22,7 @@ class Card {
     this.foot = this.root.appendChild(element("footer"));
     this.stop = this.foot.appendChild(element("span", "stop"));
     this.verdict = this.foot.appendChild(element("span", "verdict"));
-    // Where each cell ends up, whatever is inserted on the way.
+    // The final position of each cell, after all insertions.
     const last = this.frames[this.frames.length - 1].cells;
     this.end = last.filter((cell) => !cell.prompt && this.isWord(cell.token)).map((cell) => cell.key);
   }
@@ -42,7 +42,7 @@ class Card {
     const { cells, stop, time: at } = frame;
     const done = frame === this.frames[this.frames.length - 1];
     const before = calm.matches ? null : this.boxes();
-    // Without a drawing of it, the prompt's words stand before the answer.
+    // Without a drawing, the prompt's words come before the answer.
     const shown = cells.filter((cell) => !cell.prompt || (!this.drawing && this.isWord(cell.token)));
     const kept = new Set(shown.map((cell) => cell.key));
     for (const [key, span] of this.spans) {
@@ -102,7 +102,7 @@ class Card {
     return found;
   }
 
-  // From where a token stood to where it stands now; new ones grow, masks that resolve light up.
+  // Tokens move from their old to their new position; new ones grow, filled masks light up.
   move(before) {
     const base = this.row.getBoundingClientRect();
     const first = !before.size;

@@ -1,6 +1,6 @@
-// What stands in a row at every moment: 0 is the row as given, n what call n left, n + ½ what remained when tokens
-// were taken back after it. What is added or cut off without a call belongs to the moment before.
-// A cell keeps its key while it moves, and where a mask becomes a token, so that motion can be shown.
+// The cells of a row at every moment: 0 is the given row, n is after call n, n + ½ is after tokens were taken back
+// following that call. Tokens added or cut off without a call belong to the moment before.
+// A cell keeps its key while it moves, and when a mask becomes a token, so that motion can be shown.
 
 function framesOf(sample) {
   let key = 0;

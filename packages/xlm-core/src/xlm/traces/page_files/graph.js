@@ -1,4 +1,4 @@
-// Draws a graph and, on it, the edges that an answer names: pairs of tokens, judged as soon as both stand.
+// Draws a graph and, on it, the edges of an answer: pairs of tokens, checked as soon as both are written.
 
 const SVG = "http://www.w3.org/2000/svg";
 const UNIT = 48, RADIUS = 15;
@@ -36,7 +36,7 @@ class GraphDrawing {
     const [x1, y1] = this.at(from), [x2, y2] = this.at(to);
     if (from === to) return `M${x1 - 8} ${y1 - 10} C${x1 - 26} ${y1 - 44} ${x1 + 26} ${y1 - 44} ${x1 + 8} ${y1 - 10}`;
     if (!this.edges.has(`${from}>${to}`)) {
-      // Not in the graph: an arc, so that it hides no edge that is.
+      // Not in the graph: an arc, so that it does not hide an edge of the graph.
       const lift = Math.max(30, Math.abs(x2 - x1) / 3);
       return `M${x1} ${y1} Q${(x1 + x2) / 2 + (x1 === x2 ? lift : 0)} ${(y1 + y2) / 2 - (x1 === x2 ? 0 : lift)} ${x2} ${y2}`;
     }
@@ -51,7 +51,7 @@ class GraphDrawing {
     const length = path.getTotalLength ? path.getTotalLength() : 0;
     const reach = RADIUS + (to === this.drawing.goal ? 6 : 2);
     if (length > 2 * reach) {
-      // The arrowhead stands where the line meets the circle.
+      // The arrowhead is where the line meets the circle.
       const tip = path.getPointAtLength(length - reach), back = path.getPointAtLength(length - reach - 6);
       const angle = (Math.atan2(tip.y - back.y, tip.x - back.x) * 180) / Math.PI;
       group.append(svg("path", { class: "head", d: "M0 0L-7 -4L-7 4Z", transform: `translate(${tip.x} ${tip.y}) rotate(${angle})` }));
@@ -80,7 +80,7 @@ class GraphDrawing {
     return this.edges.has(name) ? "wrong" : "wrong invented";
   }
 
-  // `answer`: final places of the answer's words; null where one has not been written yet.
+  // `answer`: the answer's words at their final positions; null if not written yet.
   show(answer, colourOf, frame) {
     this.answer.replaceChildren();
     for (const group of this.nodes.values()) group.classList.remove("named");

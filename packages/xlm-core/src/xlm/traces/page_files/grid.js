@@ -1,4 +1,4 @@
-// Draws a board of cells and, in it, the words of an answer: each judged as soon as it stands.
+// Draws a board of cells and, in it, the words of an answer: each checked as soon as it is written.
 
 const CELL = 36;
 
@@ -7,7 +7,7 @@ class GridDrawing {
     this.drawing = drawing;
     this.rows = drawing.cells.length;
     this.columns = drawing.cells[0].length;
-    // Where the answer's words go, one after the other: every cell, unless the task says otherwise.
+    // The cells of the answer's words, in order: by default every cell.
     this.fills = drawing.fills ?? drawing.cells.flatMap((row, r) => row.map((_, c) => [r, c]));
     const [width, height] = [this.columns * CELL, this.rows * CELL];
     this.root = svg("svg", { viewBox: `-2 -2 ${width + 4} ${height + 4}`, class: "board", role: "img" });
@@ -31,20 +31,20 @@ class GridDrawing {
     return group;
   }
 
-  // "right", "wrong", or "" where nothing says which.
+  // "right", "wrong", or "" if unknown.
   kind(label, r, c) {
     const given = this.drawing.cells[r][c];
     const right = given ?? this.drawing.right?.[r][c];
     return right === undefined || right === null ? "" : right === label ? "right" : "wrong";
   }
 
-  // `answer`: the answer's words in their final places; null where one has not been written yet.
+  // `answer`: the answer's words at their final positions; null if not written yet.
   show(answer, colourOf, frame) {
     const counts = { right: 0, wrong: 0 };
     this.fills.forEach(([r, c], n) => {
       const cell = answer[n] ?? null, group = this.cells[r][c], given = this.drawing.cells[r][c];
       const kind = cell ? this.kind(cell.label, r, c) : "";
-      // A given cell that is written again as it was stays what it is.
+      // A given cell that is written again with the same value stays a given cell.
       const written = cell !== null && !(given !== null && kind === "right");
       group.classList.toggle("written", written);
       group.classList.toggle("fresh", written && cell.born === frame);
@@ -58,7 +58,7 @@ class GridDrawing {
     return counts;
   }
 
-  // Whether there is a word for every cell that is to be filled, and each is right; null where nothing says so.
+  // Whether every open cell is filled correctly; null if there is no solution.
   solved(words) {
     if (!this.drawing.right) return null;
     return words.length === this.fills.length && this.fills.every(([r, c], n) => this.kind(words[n], r, c) === "right");

@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const PLAY = "M8 5v14l11-7z", PAUSE = "M6 5h4v14H6zM14 5h4v14h-4z";
 const SPEEDS = [0.5, 1, 2, 4], STEP_MS = 700;
 
-// The one place where a token's probability and its rivals are shown.
+// Shows a token's probability and its alternatives.
 const tip = {
   box: $("tip"),
   show(span, card, cell) {
@@ -25,7 +25,7 @@ const tip = {
     this.box.hidden = false;
     const at = span.getBoundingClientRect(), own = this.box.getBoundingClientRect();
     const left = Math.min(Math.max(8, at.left + at.width / 2 - own.width / 2), document.documentElement.clientWidth - own.width - 8);
-    // Below, so that the drawing stays visible; above where the controls are in the way.
+    // Below, so that the drawing stays visible; above if the controls are in the way.
     const fits = at.bottom + own.height + 16 < document.querySelector(".controls").getBoundingClientRect().top;
     const top = fits ? at.bottom + 8 : Math.max(8, at.top - own.height - 8);
     this.box.style.left = `${left}px`;
@@ -37,7 +37,7 @@ const tip = {
 function describePrompt(sample) {
   const head = element("div", "prompt");
   const { drawing, prompt, truth } = sample;
-  head.append(element("h2", "", drawing?.title ?? (prompt || "From nothing")));
+  head.append(element("h2", "", drawing?.title ?? (prompt || "Unconditional sample")));
   if (drawing || (truth && prompt)) {
     const more = head.appendChild(element("details"));
     more.append(element("summary", "", drawing ? "prompt and answer as text" : "answer in the data"));
@@ -132,7 +132,7 @@ const KEYS = {
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
   if (event.key === "Escape") tip.hide();
-  // A button or a summary has its own use of the space bar.
+  // Buttons and summaries use the space bar themselves.
   const pressed = event.key === " " && event.target.closest?.("button, summary");
   if (pressed || !(event.key in KEYS)) return;
   event.preventDefault();
