@@ -118,7 +118,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(home:
         evaluate(f"eval.judge={judge}", f"~{MANAGERS}.test.unconditional_prediction")
     with pytest.raises(ConfigError, match="There is no folder"):
         evaluate("eval.judge=./nowhere")
-    with pytest.raises(DataError, match="no split 'train'"):
+    with pytest.raises(DataError, match="no texts in the split 'train'"):
         evaluate("eval.train_examples=3", f"~{MANAGERS}.train")
 
 

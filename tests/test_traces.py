@@ -119,7 +119,7 @@ def test_two_processes_record_what_one_does(home: Path, num_samples: int) -> Non
     for options in ((), two):
         done = subprocess.run([*command, *options], cwd=home, capture_output=True, text=True, timeout=250, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("How it was written") == 1
+        assert done.stdout.count("The trace is in") == 1
         (run,) = read_document(home / "runs/my_mdlm/trace.json")["runs"]
         found.append([(sample["prompt"], sample["given"][sample["answer_start"] - 1 :]) for sample in run["samples"]])
         (home / "runs/my_mdlm/trace.json").unlink()

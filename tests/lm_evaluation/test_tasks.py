@@ -130,7 +130,7 @@ def test_the_job(folder_of_texts: Callable[[str], Path], tmp_path: Path, capsys:
     [
         (["tasks=[a]"], "Which model?"),
         (["checkpoint=x"], "Which tasks?"),
-        (["x", "y", "tasks=[a]"], "doesn't know what 'y' is"),
+        (["x", "y", "tasks=[a]"], "was also given 'y'"),
         (["x", "tasks=[a]", "limit=many"], "limit is 'many'"),
         (["x", "tasks=[a]", "task=b"], "no option 'task'. Did you mean 'tasks'"),
         (["x", "tasks=[a]"], "There is no file or folder x"),
