@@ -118,7 +118,7 @@ def test_a_pass_that_broke_off_can_begin_again(tmp_path: Path) -> None:
 def test_rows_before_a_start_are_an_error(tmp_path: Path) -> None:
     log = LogPredictions()
     log.start("val", "a", 1, tmp_path)
-    with pytest.raises(ConfigError, match=r"Predictions of 'b' before start\(\)\. Started: a"):
+    with pytest.raises(ConfigError, match=r"called for 'b' before start\(\)\. Started: a"):
         log.add("b", ROWS)
     log.finish()
 

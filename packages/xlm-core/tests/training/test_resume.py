@@ -53,8 +53,8 @@ def test_a_missing_file_and_a_foreign_one(tmp_path: Path) -> None:
     contents = {
         "but a list": [1, 2],
         "but only weights": {"w": torch.ones(2)},
-        "it holds: epoch": {"epoch": 3},
-        "holds no": {"state_dict": 3},
+        "it contains: epoch": {"epoch": 3},
+        "has no": {"state_dict": 3},
     }
     for says, content in contents.items():
         torch.save(content, tmp_path / "other.ckpt")
