@@ -183,7 +183,7 @@ def test_answers_are_scored_with_their_end(family: str, of_answers: Callable[...
             row = [*ids("3 1 2"), tokenizer.bos_token_id, *ids(answer), tokenizer.eos_token_id]
             table = log_p(model, row)[3:-1].detach()
             assert value == pytest.approx(float(table.gather(1, torch.tensor(row[4:])[:, None]).sum()), abs=1e-4)
-    with pytest.raises(ConfigError, match="learnt answers to prompts"):
+    with pytest.raises(ConfigError, match="trained on answers to prompts"):
         model.loglikelihood_rolling(ask("loglikelihood_rolling", [("3 1",)]))
     with pytest.raises(ConfigError, match="7 tokens of the answer, but this model takes at most 6"):
         model.loglikelihood(ask("loglikelihood", [("1", "1 1 1 1 1 1 1")]), disable_tqdm=True)
@@ -192,7 +192,7 @@ def test_answers_are_scored_with_their_end(family: str, of_answers: Callable[...
 
 
 def test_insertions_score_whole_texts_only(of_texts: Callable[..., XLMForLMEval]) -> None:
-    with pytest.raises(ConfigError, match=r"ILMLoss bounds the likelihood of whole texts .* no part"):
+    with pytest.raises(ConfigError, match=r"ILMLoss bounds the likelihood of whole texts .* not of a part"):
         of_texts("ilm").loglikelihood(ask("loglikelihood", [("1", " 2")]), disable_tqdm=True)
     model = of_texts("ilm", score_end=True, num_samples=2)
     short, longer = model.loglikelihood_rolling(ask("loglikelihood_rolling", [("1 2",), ("1 2 3 4",)]), True)

@@ -111,7 +111,7 @@ def test_the_loss_is_its_likelihood_and_trains_it(folder: str, tokenizer: Simple
         ),
         (
             lambda: BloomForCausalLM(BloomConfig(vocab_size=40, hidden_size=16, n_layer=2, n_head=2)),
-            "takes no position_ids",
+            "does not accept position_ids",
         ),
     ],
 )
@@ -122,7 +122,7 @@ def test_networks_that_cannot_be_used_are_refused(tmp_path: Path, network: Any, 
 
 def test_rows_longer_than_its_positions(tmp_path: Path) -> None:
     model = HFCausalLM(40, saved(gpt2(), tmp_path / "network"), check_vocabulary=False)
-    with pytest.raises(ConfigError, match="A row has 33 tokens, and GPT2LMHeadModel has 32 positions"):
+    with pytest.raises(ConfigError, match="A row has 33 tokens, but GPT2LMHeadModel has only 32 positions"):
         model(torch.zeros(1, 33, dtype=torch.long))
     cache = model.new_cache(40)
     model(torch.zeros(1, 32, dtype=torch.long), cache=cache)

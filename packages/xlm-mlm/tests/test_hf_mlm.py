@@ -213,7 +213,7 @@ def test_mistakes(bert: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -
             assert f"'model.{key}.{near}'" in str(caught.value)
     with pytest.raises(ConfigError, match=r"model\.architecture cannot be built"):
         HFMaskedLM(40, architecture={"model_type": "none_such"})
-    with pytest.raises(ConfigError, match="A row has 33 tokens, and BertForMaskedLM has 32 positions"):
+    with pytest.raises(ConfigError, match="A row has 33 tokens, but BertForMaskedLM has only 32 positions"):
         HFMaskedLM(40, bert, check_vocabulary=False)(torch.zeros(1, 33, dtype=torch.long))
     headless = saved(BertModel(BertConfig(**SIZES, **LENGTH)), tmp_path / "headless")
     HFMaskedLM(40, headless, check_vocabulary=False)
