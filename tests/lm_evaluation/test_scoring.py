@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness gets as log-likelihoods: exact where the family is, the same in every batch and order."""
+"""Log-likelihoods for lm-evaluation-harness: exact if the family is, and independent of batch and order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole tasks of lm-evaluation-harness without network, the job that runs them, and mistakes in one sentence."""
+"""Whole tasks of lm-evaluation-harness without a network, the job that runs them, and its error messages."""
 
 from __future__ import annotations
 

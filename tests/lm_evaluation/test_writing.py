@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness gets as texts: one for each request in order, cut where a task says."""
+"""Generated texts for lm-evaluation-harness: one for each request in order, cut as the task requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepared data survive crashes, damage and company, and are rebuilt exactly when something changed."""
+"""Prepared data survive crashes, damage and concurrent processes, and are rebuilt exactly when something changed."""
 
 from __future__ import annotations
 

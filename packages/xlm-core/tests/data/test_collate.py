@@ -1,4 +1,4 @@
-"""Padding and truncation: rectangles whose real part is exactly what went in."""
+"""Padding and truncation: rectangular batches whose real tokens are exactly the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two real processes under DDP: every example once, no rank waits for another for ever."""
+"""Two real processes under DDP: every example once, and no deadlock."""
 
 from __future__ import annotations
 

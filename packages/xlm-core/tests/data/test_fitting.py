@@ -1,4 +1,4 @@
-"""Examples that don't fit are refused, cut, left out or split by one rule, and are counted once."""
+"""Examples that don't fit are refused, cut, dropped or split by one rule, and are counted once."""
 
 from __future__ import annotations
 

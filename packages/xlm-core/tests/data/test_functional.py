@@ -1,4 +1,4 @@
-"""Functions for examples that hold token ids already."""
+"""Functions for examples that are token ids already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hashes that have to stay what they are: caches and noise depend on them."""
+"""Hashes that must never change: caches and noise depend on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loaders: places that can be saved and restored, noise that belongs to the example, options that are checked."""
+"""Loaders: positions that can be saved and restored, noise that depends on the example only, checked options."""
 
 from __future__ import annotations
 

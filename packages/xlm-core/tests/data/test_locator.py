@@ -1,4 +1,4 @@
-"""Every place that examples may come from, and the message for each that they cannot."""
+"""Every source of examples, and the error message of each."""
 
 from __future__ import annotations
 

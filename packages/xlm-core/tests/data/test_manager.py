@@ -1,4 +1,4 @@
-"""A data set of one split: prepared once, keyed by all that shapes it, served through the right loader."""
+"""A data set of one split: prepared once, cached under a key of all its inputs, with the right loader."""
 
 from __future__ import annotations
 

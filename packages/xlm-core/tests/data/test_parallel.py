@@ -1,4 +1,4 @@
-"""Preprocessing in several processes gives what one gives, in order."""
+"""Preprocessing in several processes gives the same rows as in one, in order."""
 
 from __future__ import annotations
 

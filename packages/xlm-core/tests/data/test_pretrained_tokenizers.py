@@ -1,4 +1,4 @@
-"""Tokenizers of transformers get every special token, and an empty vocabulary is noticed."""
+"""Tokenizers of transformers get every special token, and an empty vocabulary is detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Lightning run that is stopped anywhere and gone on with sees what one that never stopped sees."""
+"""A real Lightning run that is stopped anywhere and resumed sees the same batches as an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows in Arrow files come back as they were written, in any order, in any process."""
+"""Rows in Arrow files are read as they were written, in any order, in any process."""
 
 from __future__ import annotations
 

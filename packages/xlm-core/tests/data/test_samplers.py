@@ -1,4 +1,4 @@
-"""The order of examples: disjoint, complete, equally long on every rank, the same for the same numbers."""
+"""The order of examples: disjoint, complete, equally long on every rank, and reproducible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The space tokenizer: ids as published, text that survives the round trip."""
+"""The space tokenizer: ids as published, and text that survives the round trip."""
 
 from __future__ import annotations
 

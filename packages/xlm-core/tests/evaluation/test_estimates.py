@@ -1,4 +1,4 @@
-"""Standard errors of metrics: those of statistics, the same however examples fall into batches."""
+"""Standard errors of metrics: as in statistics, and the same for any batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One number for a corpus: the same whatever the batches, with errors that really say how far off it is."""
+"""One number for a corpus: the same for any batches, with correct error estimates."""
 
 from __future__ import annotations
 

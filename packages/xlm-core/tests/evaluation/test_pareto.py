@@ -1,4 +1,4 @@
-"""What counts as a best trade-off where the quality is a perplexity."""
+"""The best trade-offs if the quality is a perplexity."""
 
 from __future__ import annotations
 

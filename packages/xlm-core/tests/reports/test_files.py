@@ -1,4 +1,4 @@
-"""Half written and damaged files: nothing but a sentence comes of them, and what is whole is read."""
+"""Incomplete and damaged files: complete parts are read, and the rest gives one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page needs nothing but itself, and nothing that runs wrote can change it."""
+"""The page is self-contained, and text from runs cannot change its structure."""
 
 from __future__ import annotations
 

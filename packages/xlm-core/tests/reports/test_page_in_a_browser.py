@@ -1,4 +1,4 @@
-"""The page in Chromium: curves under pointer and keys, runs that are hidden, a phone's width, and a quiet console."""
+"""The page in Chromium: curves with pointer and keys, hidden runs, the width of a phone, and no console messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only numbers of one quantity are compared: likelihoods under one name, losses of one kind; the rest is said."""
+"""Only numbers of the same quantity are compared: likelihoods of one name, losses of one kind."""
 
 from __future__ import annotations
 

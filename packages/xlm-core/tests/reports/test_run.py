@@ -1,4 +1,4 @@
-"""What a folder tells of its run: state, values with their errors, curves, settings, and how it is found."""
+"""A run read from its folder: state, values with their errors, curves, settings, and how it is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paired test and its interval: against numbers worked out by hand, full enumeration, and simulation."""
+"""The paired test and its interval, compared with numbers computed by hand, full enumeration, and simulation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The document: its form, its texts, what it refuses."""
+"""The document: its format, its texts, and the errors of invalid ones."""
 
 from __future__ import annotations
 

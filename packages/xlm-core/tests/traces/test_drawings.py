@@ -1,4 +1,4 @@
-"""Boards: what a view returns for one, and what is no board."""
+"""Boards: valid and invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page as a file: nothing from elsewhere, nothing that its policy would refuse, no way out of the data."""
+"""The page as a file: self-contained, allowed by its policy, and with escaped data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in Chromium: slider, play, keys, probabilities, motion, a phone's width, and a quiet console."""
+"""The page in Chromium: slider, play, keys, probabilities, motion, the width of a phone, and no console messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run monitors is there before it trains, and looked at in the way that fits it."""
+"""The monitored metric exists before training starts, and its mode fits it."""
 
 from __future__ import annotations
 

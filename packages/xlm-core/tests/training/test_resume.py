@@ -1,4 +1,4 @@
-"""Reading checkpoints back: damage is named, the newest usable one is taken, different runs are not mixed."""
+"""Reading checkpoints: damage is reported, the newest readable one is used, different runs are not mixed."""
 
 from __future__ import annotations
 

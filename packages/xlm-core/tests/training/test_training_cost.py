@@ -1,4 +1,4 @@
-"""What a run cost, over several starts."""
+"""The cost of a run over several starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values against annotations: what cannot be meant is refused with key and type, what may be meant is let through."""
+"""Values against annotations: invalid ones are refused with key and type, valid ones are accepted."""
 
 from __future__ import annotations
 

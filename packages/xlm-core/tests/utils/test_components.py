@@ -1,4 +1,4 @@
-"""The registry of a run's live objects."""
+"""The registry of a run's components."""
 
 from __future__ import annotations
 

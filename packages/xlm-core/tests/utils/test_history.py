@@ -1,4 +1,4 @@
-"""Histories hold what each active row looked like, and nothing when they are off."""
+"""Histories have an entry for each active row, and none when they are off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dotted paths: functions, methods, nested attributes, and every way in which they can be wrong."""
+"""Dotted paths: functions, methods, nested attributes, and every kind of error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs are looked at before the work: what cannot be written is named, and looking leaves nothing behind."""
+"""Output paths are checked before the job starts: errors name them, and checking leaves no files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only rank 0 speaks, and warnings come once."""
+"""Only rank 0 logs, and warnings come once."""
 
 from __future__ import annotations
 

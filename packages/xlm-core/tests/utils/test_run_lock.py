@@ -1,4 +1,4 @@
-"""A run's folder has one writer: living holders are refused, dead ones replaced, whoever starts at the same time."""
+"""A run's folder has one writer: live holders are refused, dead ones replaced, also when runs start together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pads go from the end of a text and nowhere else."""
+"""Pads are removed at the end of a text only."""
 
 from __future__ import annotations
 

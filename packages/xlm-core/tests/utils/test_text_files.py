@@ -1,4 +1,4 @@
-"""Every reader of users' text × every way in which files differ: read as written, or refused with file and line."""
+"""Every reader of users' text with every kind of file: read as written, or refused with file and line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in one file or in shards come back bit for bit; an index that lies is refused."""
+"""Weights in one file or in shards are restored exactly; a wrong index is refused."""
 
 from __future__ import annotations
 

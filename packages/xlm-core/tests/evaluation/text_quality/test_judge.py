@@ -1,4 +1,4 @@
-"""The judge's NLL is that of a loop over tokens, whatever the batch; what cannot judge is refused in a sentence."""
+"""The judge's NLL equals that of a loop over tokens, for any batch; unsuitable judges are refused."""
 
 from __future__ import annotations
 

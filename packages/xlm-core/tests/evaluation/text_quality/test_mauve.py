@@ -1,4 +1,4 @@
-"""MAUVE tells texts like the reference from others, and says what it needs."""
+"""MAUVE distinguishes texts like the reference from others, and its errors are clear."""
 
 from __future__ import annotations
 

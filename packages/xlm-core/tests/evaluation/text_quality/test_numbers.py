@@ -1,4 +1,4 @@
-"""Diversity and overlap against values by hand and against plain loops."""
+"""Diversity and overlap compared with values computed by hand and with plain loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes after a row's first EOS enters nothing; no row is dropped, and no text is changed."""
+"""Tokens after a row's first EOS are ignored; no row is dropped, and no text is changed."""
 
 from __future__ import annotations
 

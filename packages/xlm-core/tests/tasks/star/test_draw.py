@@ -1,4 +1,4 @@
-"""The drawing of a star graph: every node at a place of its own, the right edges, blind to the prompt's order."""
+"""The drawing of a star graph: separate positions, the right edges, independent of the order in the prompt."""
 
 from __future__ import annotations
 

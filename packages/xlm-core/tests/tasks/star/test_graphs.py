@@ -1,4 +1,4 @@
-"""Star graphs: the shapes that the task defines, the same for the same seed, never shared between splits."""
+"""Star graphs: the shapes of the task, the same for the same seed, never in two splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge accepts every path that the graph allows and nothing else."""
+"""The verifier accepts exactly the paths that the graph allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From raw graphs to ids, however their columns are written."""
+"""From raw graphs to ids, for every format of their columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The corpus: whole, split by chapter, and an error that says what to install."""
+"""The corpus: complete, split by chapter, and an error that says what to install."""
 
 from __future__ import annotations
 

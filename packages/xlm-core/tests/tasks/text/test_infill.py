@@ -1,4 +1,4 @@
-"""Gaps in texts: whole words, about the asked share, the same for the same text and seed."""
+"""Gaps in texts: whole words, about the requested share, the same for the same text and seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer of the King James Bible: complete, lossless, the same each time, trained once, never half written."""
+"""The tokenizer of the King James Bible: complete, lossless, reproducible, trained once, written atomically."""
 
 from __future__ import annotations
 
