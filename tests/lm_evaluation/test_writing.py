@@ -43,7 +43,7 @@ def test_tasks_may_sample(of_texts: Callable[..., XLMForLMEval]) -> None:
     greedy = ask("generate_until", [("1", {"do_sample": False, "temperature": 5.0, "max_gen_toks": 6})] * 2)
     first, second = of_texts("arlm").generate_until(greedy, disable_tqdm=True)
     assert first == second
-    with pytest.raises(ConfigError, match="asks for 0 tokens"):
+    with pytest.raises(ConfigError, match="max_gen_toks of a task is 0"):
         of_texts("arlm").generate_until(ask("generate_until", [("1", {"max_gen_toks": 0})]))
 
 
