@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
-from xlm.data.cache import DataCache, map_rows
+from xlm.data.cache import DataCache, map_rows, read_checked
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader
 from xlm.data.manager import (
     DatasetManager,
@@ -61,6 +61,20 @@ def test_star_graphs_arrive_as_ids(tmp_path: Path) -> None:
     assert len(found) == 10
     assert found[0].keys() == {"prompt_ids", "input_ids", "noise_seed", "time_quantile", "noise_level"}
     assert all(len(e["prompt_ids"]) == 26 and len(e["input_ids"]) == 8 for e in found)
+
+
+def test_prepared_data_are_read_once_by_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training prepares data before it resumes, Lightning prepares them again, and then they are set up."""
+    star().prepare(TOKENIZER, tmp_path)
+    reads: list[Path] = []
+    monkeypatch.setattr("xlm.data.cache.read_checked", lambda path: reads.append(path) or read_checked(path))
+    manager = star()
+    manager.prepare(TOKENIZER, tmp_path)
+    manager.prepare(TOKENIZER, tmp_path)
+    assert len(examples(manager, tmp_path)) == 10
+    assert len(reads) == 1
+    manager.prepare(TOKENIZER, tmp_path / "elsewhere")
+    assert len(reads) == 2
 
 
 def test_everything_that_shapes_the_data_is_in_the_key(tmp_path: Path) -> None:
