@@ -12,8 +12,10 @@ from lightning.pytorch import LightningDataModule
 from xlm import flags
 from xlm.data.collate import BaseBatch
 from xlm.data.functional import (
+    chat_to_ids,
     ids_to_example_fn,
     pack_sequences,
+    prompt_and_answer_to_ids,
     text_to_input_ids,
     token_ids_to_input_ids,
     token_ids_to_input_ids_and_prompt_ids,
@@ -60,9 +62,11 @@ __all__ = [
     "TextDataModule",
     "Tokenizer",
     "UnconditionalGenerationDatasetManager",
+    "chat_to_ids",
     "ids_to_example_fn",
     "load_auto_tokenizer",
     "pack_sequences",
+    "prompt_and_answer_to_ids",
     "text_to_input_ids",
     "token_ids_to_input_ids",
     "token_ids_to_input_ids_and_prompt_ids",

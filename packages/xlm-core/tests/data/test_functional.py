@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from xlm.data.functional import (
+    chat_to_ids,
     ids_to_example_fn,
+    prompt_and_answer_to_ids,
     text_to_input_ids,
     token_ids_to_input_ids,
     token_ids_to_input_ids_and_prompt_ids,
@@ -51,3 +53,59 @@ def test_bytes_are_those_of_a_whole_text(block_size: int | None, num_bytes: int 
 def test_missing_columns_are_named() -> None:
     with pytest.raises(DataError, match="none of the columns token_ids, input_ids; it has: x, y"):
         token_ids_to_input_ids({"x": 1, "y": 2}, TOKENIZER)
+
+
+def test_prompts_and_answers_of_text() -> None:
+    row = {"doc": {"question": "1 2", "short": "3"}}
+    found = prompt_and_answer_to_ids(row, TOKENIZER, prompt_column="doc.question", answer_column="doc.short")
+    assert found == {"prompt_ids": TOKENIZER.encode("1 2"), "input_ids": TOKENIZER.encode("3"), "num_bytes": 1}
+    with pytest.raises(DataError, match=r"the column 'prompt' is missing; it has: doc"):
+        prompt_and_answer_to_ids(row, TOKENIZER)
+
+
+def message(role: str, content: object) -> dict[str, object]:
+    return {"role": role, "content": content}
+
+
+def test_conversations() -> None:
+    row = {
+        "messages": [message("user", "1 2"), message("assistant", "3"), message("user", "4"), message("assistant", "5")]
+    }
+    found = chat_to_ids(row, Lines())
+    assert found == {
+        "prompt_ids": ["user: 1 2", "assistant: 3", "user: 4", "assistant:"],
+        "input_ids": ["5"],
+        "num_bytes": 1,
+    }
+    templated = Lines()
+    templated.chat_template = "{{ messages }}"
+    assert chat_to_ids(row, templated)["prompt_ids"] == ["3 messages"]
+
+
+class Lines:
+    """A tokenizer with a line as token."""
+
+    chat_template: str | None = None
+
+    def __call__(self, texts: list[str], add_special_tokens: bool) -> dict[str, list[list[str]]]:
+        return {"input_ids": [text.split("\n") for text in texts]}
+
+    def apply_chat_template(self, messages: list[object], tokenize: bool, add_generation_prompt: bool) -> str:
+        assert not tokenize
+        assert add_generation_prompt
+        return f"{len(messages)} messages"
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ("hello", "must be a list of at least two messages"),
+        ([message("user", "a")], "must be a list of at least two messages"),
+        ([message("user", "a"), {"content": "b"}], "is not an object with role and content"),
+        ([message("user", None), message("assistant", "b")], "column 'content' holds null, not text"),
+        ([message("user", "a"), message("user", "b")], "is of 'user', not of the assistant"),
+    ],
+)
+def test_conversations_that_cannot_be_used(messages: object, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        chat_to_ids({"messages": messages}, Lines())

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
-from xlm.data.locator import locate
+from xlm.data.locator import locate, part_of_files
 from xlm.errors import BadTargetError, DataError
 
 ROWS = [{"text": f"line {i}", "n": i} for i in range(5)]
@@ -213,3 +213,46 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         locate("a/b/c/d/e")
     with pytest.raises(DataError, match="No such file or folder"):
         locate("/no/such/folder/train")
+
+
+def test_parts_are_held_out_by_row(tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps({"text": f"row {n % 900}"}) + "\n" for n in range(1000)))
+    files = {"train": str(train), "val": None, "test": None}
+    shares = {"val": 0.1, "test": 0.2}
+    parts = {part: part_of_files(files, part, shares) for part in ("train", "val", "test")}
+    rows = {part: [row["text"] for row in source.rows(None)] for part, source in parts.items()}
+    # Each row is in one part, and equal rows are together.
+    assert sum(map(len, rows.values())) == 1000
+    assert sum(len(set(texts)) for texts in rows.values()) == 900
+    assert len(rows["val"]) == pytest.approx(100, abs=30)
+    assert len(rows["test"]) == pytest.approx(200, abs=40)
+    assert len({repr(source.identity()) for source in parts.values()}) == 3
+    # A message names the row of the file.
+    number = rows["val"].index(rows["val"][7])
+    line = int(parts["val"].where(number).rpartition(" ")[2])
+    assert json.loads(train.read_text().splitlines()[line - 1])["text"] == rows["val"][number]
+    # A part with a file of its own takes nothing from the training rows.
+    given = part_of_files({**files, "test": str(train)}, "train", shares)
+    assert {row["text"] for row in given.rows(None)} == {*rows["train"], *rows["test"]}
+    assert part_of_files({**files, "val": str(train), "test": str(train)}, "train", shares).name == "train"
+
+
+@pytest.mark.parametrize(
+    ("files", "part", "shares", "reason"),
+    [
+        ({}, "val", {"val": 0.1}, "data_files.train names no data"),
+        (
+            {"train": "a.txt"},
+            "val",
+            {"val": 0.0},
+            "There are no data for val: give data_files.val, or held_out.val above 0",
+        ),
+        ({"train": "a.txt"}, "train", {"val": 0.6, "test": 0.4}, "held_out must leave rows to train on"),
+        ({"train": "a.txt"}, "train", {"val": -0.1}, "held_out must leave rows to train on"),
+        ({"train": "a.txt"}, "train", {}, "No such file or folder of data: a.txt"),
+    ],
+)
+def test_parts_that_cannot_be_found(files: dict[str, Any], part: str, shares: dict[str, float], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        part_of_files(files, part, shares)

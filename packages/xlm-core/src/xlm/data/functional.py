@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -54,6 +54,51 @@ def text_to_input_ids(
     return {**example, "input_ids": kept, NUM_BYTES: len(text.encode()) if len(kept) == len(ids) else None}
 
 
+def prompt_and_answer_to_ids(
+    example: dict[str, Any],
+    tokenizer: Any,
+    *,
+    prompt_column: str = "prompt",
+    answer_column: str = "answer",
+    **_: Any,
+) -> dict[str, Any]:
+    """`prompt_ids` and `input_ids` of two columns of text, without special tokens; `num_bytes` of the answer."""
+    prompt = checked_text(_first(example, prompt_column), prompt_column)
+    answer = checked_text(_first(example, answer_column), answer_column)
+    return _prompt_and_answer(prompt, answer, tokenizer)
+
+
+def chat_to_ids(
+    example: dict[str, Any], tokenizer: Any, *, messages_column: str = "messages", **_: Any
+) -> dict[str, Any]:
+    """`prompt_ids` and `input_ids` of a conversation: the last message is the answer, those before it the prompt.
+
+    Messages are objects with `role` and `content`. The tokenizer's chat template is used, if it has one; otherwise
+    each message of the prompt is a line `role: content`, and the prompt ends in `assistant:`.
+    """
+    messages = _first(example, messages_column)
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or len(messages) < 2:
+        raise DataError(f"column {messages_column!r} must be a list of at least two messages.")
+    for message in messages:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise DataError(f"a message in {messages_column!r} is not an object with role and content.")
+        checked_text(message["content"], "content")
+    if messages[-1]["role"] != "assistant":
+        raise DataError(
+            f"the last message in {messages_column!r} is of {messages[-1]['role']!r}, not of the assistant."
+        )
+    if getattr(tokenizer, "chat_template", None):
+        prompt = tokenizer.apply_chat_template(list(messages[:-1]), tokenize=False, add_generation_prompt=True)
+    else:
+        prompt = "".join(f"{m['role']}: {m['content']}\n" for m in messages[:-1]) + "assistant:"
+    return _prompt_and_answer(prompt, str(messages[-1]["content"]), tokenizer)
+
+
+def _prompt_and_answer(prompt: str, answer: str, tokenizer: Any) -> dict[str, Any]:
+    ids = tokenizer([prompt, answer], add_special_tokens=False)["input_ids"]
+    return {"prompt_ids": ids[0], "input_ids": ids[1], NUM_BYTES: len(answer.encode())}
+
+
 def _without(example: dict[str, Any], *columns: str) -> dict[str, Any]:
     return {name: value for name, value in example.items() if name not in columns}
 
@@ -67,12 +112,24 @@ def _ids(example: Any, *columns: str) -> Any:
     return value
 
 
+def nested_value(example: Mapping[str, Any], path: str) -> Any:
+    """The value of a column, or at `a.b` of an example `{"a": {"b": …}}`; None without one."""
+    if path in example:
+        return example[path]
+    found: Any = example
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
 def _first(example: Any, *columns: str) -> Any:
     if not isinstance(example, Mapping):
         raise DataError(f"it is {name_of_kind(example)}, not an object with columns.")
     for name in columns:
         if name in example:
             return example[name]
+        if (inner := nested_value(example, name)) is not None:
+            return inner
     has = f"it has: {', '.join(example) or 'none'}"
     hint = did_you_mean(nearest_names(columns[0], example))
     lacks = (

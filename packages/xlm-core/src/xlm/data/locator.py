@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -158,6 +159,72 @@ class FirstRows:
 
     def where(self, number: int) -> str:
         return self.source.where(number)
+
+
+@dataclass(frozen=True)
+class HeldOutPart:
+    """The rows of one part of another source: `train`, or one that is held out.
+
+    A hash of a row decides its part, so it never changes, and equal rows are in the same part.
+
+    Args:
+        shares: (part, share of the rows) of every part that is held out.
+    """
+
+    source: Source
+    part: str
+    shares: tuple[tuple[str, float], ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.name}-{self.part}"
+
+    def identity(self) -> dict[str, Any]:
+        return {"part": self.part, "shares": [list(share) for share in self.shares], "of": self.source.identity()}
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        return (row for _, row in self._numbered_rows(tokenizer))
+
+    def where(self, number: int) -> str:
+        found = next(islice(self._numbered_rows(None), number, None), None)
+        return self.source.where(number if found is None else found[0])
+
+    def _numbered_rows(self, tokenizer: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        rows = enumerate(self.source.rows(tokenizer))
+        return ((number, row) for number, row in rows if self._part_of(row) == self.part)
+
+    def _part_of(self, row: Any) -> str:
+        text = json.dumps(row, sort_keys=True, default=str, ensure_ascii=True)
+        place = int.from_bytes(sha256(text.encode()).digest()[:8]) / 2**64
+        for part, share in self.shares:
+            if place < share:
+                return part
+            place -= share
+        return "train"
+
+
+def part_of_files(files: Mapping[str, str | None], part: str, held_out: Mapping[str, float]) -> Source:
+    """The source of `part` (train, val or test) of a user's own data.
+
+    Args:
+        files: part → file, folder or hub name; a part without one is held out from that of `train`.
+        held_out: part → share of the training rows.
+
+    Raises:
+        DataError: `train` has no file, or shares leave nothing to train on.
+    """
+    if not files.get("train"):
+        raise DataError("data_files.train names no data. Give a file, a folder or owner/dataset/split on the hub.")
+    shares = tuple((name, float(share)) for name, share in held_out.items() if not files.get(name) and share)
+    if any(share < 0 for _, share in shares) or sum(share for _, share in shares) >= 1:
+        raise DataError(f"held_out must leave rows to train on, but is {dict(shares)}.")
+    named = files.get(part)
+    if named and part != "train":
+        return locate(named)
+    if part != "train" and part not in dict(shares):
+        raise DataError(f"There are no data for {part}: give data_files.{part}, or held_out.{part} above 0.")
+    source = locate(files["train"])
+    return HeldOutPart(source, part, shares) if shares else source
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,17 @@ from xlm.data.fitting import POLICIES, TEXT, fitted, limits_of
 from xlm.data.functional import NUM_BYTES, process_groups
 from xlm.data.hashing import code_version
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, check_options, make_loader
-from xlm.data.locator import FileSource, FirstRows, FolderSource, GeneratorSource, SavedSource, Source, locate
+from xlm.data.locator import (
+    FileSource,
+    FirstRows,
+    FolderSource,
+    GeneratorSource,
+    HeldOutPart,
+    SavedSource,
+    Source,
+    locate,
+    part_of_files,
+)
 from xlm.data.rows import ArrowRows, ListRows, Rows
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
@@ -145,9 +155,11 @@ class DatasetManager:
     `dataset_kwargs`); `data_file`, a source with the same columns, replaces either of them. They go through
     `preprocess_function` once and are cached; `on_the_fly_processor` runs whenever an example is fetched;
     `on_the_fly_group_processor` joins or splits examples (packing), so its result is cached too. `num_examples`
-    keeps the first examples. `too_long` decides what happens to examples longer than their block: error, truncate,
-    drop or split; with None, an error where the collator would raise one; otherwise the collator truncates. `role` is
-    "loss" or "prediction"; None means that the name decides. `stages` limits the stages that set it up.
+    keeps the first examples. `data_files` instead names the files of a user's own data by part (train, val, test);
+    a `part` without a file is held out from `train`, a share of the rows given by `held_out`. `too_long` decides
+    what happens to examples longer than their block: error, truncate, drop or split; with None, an error where the
+    collator would raise one; otherwise the collator truncates. `role` is "loss" or "prediction"; None means that
+    the name decides. `stages` limits the stages that set it up.
     """
 
     #: Whether `debug=overfit` replaces these examples with the training batch.
@@ -159,6 +171,9 @@ class DatasetManager:
         full_name: str | None = None,
         *,
         data_file: str | None = None,
+        data_files: Mapping[str, str | None] | None = None,
+        part: str = "train",
+        held_out: Mapping[str, float] | None = None,
         name: str | None = None,
         split: str | None = None,
         revision: str | None = None,
@@ -181,6 +196,8 @@ class DatasetManager:
             raise DataError(f"num_examples of a data set is {num_examples}, and must be positive (null: all).")
         self.collator = collator
         self.full_name = data_file or full_name
+        #: (files of the parts, this part, shares held out) of a user's own data.
+        self.own = None if data_files is None else (plain(data_files), part, plain(held_out or {}))
         place = {} if data_file else {"name": name, "split": split, "revision": revision}
         self.source_options: dict[str, Any] = {**place, "num_examples": num_examples}
         self.dataset_constructor_str = dataset_constructor_str
@@ -216,6 +233,9 @@ class DatasetManager:
 
     def source(self) -> Source:
         """The source of the raw examples; `DataError` when the config does not describe one."""
+        if self.own is not None:
+            source, most = part_of_files(*self.own), self.source_options["num_examples"]
+            return source if most is None else FirstRows(source, most)
         return locate(
             self.full_name,
             dataset_constructor_str=self.dataset_constructor_str,
@@ -237,7 +257,9 @@ class DatasetManager:
         entry = DataCache(cache_dir).get_or_build(
             source.name, self._cache_key(source, tokenizer), lambda: self._build(source, tokenizer, num_workers)
         )
-        inner = source.source if isinstance(source, FirstRows) else source
+        inner: Any = source
+        while isinstance(inner, FirstRows | HeldOutPart):
+            inner = inner.source
         place = str(getattr(inner, "path", None) or getattr(inner, "folder", None) or inner.name)
         if len(entry.rows) == 0:
             raise DataError(self._no_examples(place, next(iter(source.rows(tokenizer)), None) is None))

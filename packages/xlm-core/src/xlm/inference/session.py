@@ -23,6 +23,7 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.training.checkpoints import AtomicCheckpointIO
+from xlm.training.weights import TOKENIZER
 from xlm.utils.annotations import display_value
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
 from xlm.utils.rich_utils import plain_console
@@ -85,6 +86,8 @@ class Session:
             # config.yaml keeps the settings of training.
             name = "config.yaml" if job == "train" else f"config_{job}.yaml"
             (self.run_dir / name).write_text(self.config_yaml, encoding="utf-8")
+            if job == "train" and getattr(self.tokenizer, "belongs_to_run", False):
+                self.tokenizer.save_pretrained(str(self.run_dir / TOKENIZER))
             write_results(self.run_dir / f"record_{job}.json", record)
         return record
 

@@ -121,9 +121,9 @@ def _weights(path: Path, is_remote: bool) -> Weights:
 @lru_cache(maxsize=1)
 def _unchanged(path: Path, is_remote: bool, state: tuple[int, ...]) -> Weights:
     """The same object for a file until the file changes, so that a job reads it only once."""
-    tokenizer = path.parent / TOKENIZER
-    has_tokenizer = is_weights_alone(path) and tokenizer.is_dir()
-    return Weights(path, tokenizer if has_tokenizer else None, is_remote)
+    # Beside exported weights, or in the folder of a run whose tokenizer was trained on its data.
+    tokenizer = (path.parent if is_weights_alone(path) else folder_of(path)) / TOKENIZER
+    return Weights(path, tokenizer if tokenizer.is_dir() else None, is_remote)
 
 
 def _what_is_there(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from xlm.data import trained_tokenizer
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
 from xlm.tasks.text import read_verses, tokenizer
@@ -63,14 +64,14 @@ def test_it_is_trained_once(
 ) -> None:
     files = {path: path.stat().st_mtime_ns for path in kjv_cache.iterdir()}
     assert [path.name.startswith("kjv-bpe-2048-") for path in files] == [True]
-    monkeypatch.setattr(tokenizer, "_written", None)
+    monkeypatch.setattr(trained_tokenizer, "_written", None)
     assert fingerprint(king_james_tokenizer(cache_dir=kjv_cache)) == fingerprint(kjv_tokenizer)
     assert {path: path.stat().st_mtime_ns for path in kjv_cache.iterdir()} == files
 
 
 def test_what_shapes_it_names_it(kjv_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [tokenizer._key(2048), tokenizer._key(1024)]
-    monkeypatch.setattr(tokenizer.tokenizers, "__version__", "0.0.0")
+    monkeypatch.setattr(trained_tokenizer.tokenizers, "__version__", "0.0.0")
     keys.append(tokenizer._key(2048))
     monkeypatch.setattr(tokenizer, "corpus_hash", lambda: "another text")
     keys.append(tokenizer._key(2048))

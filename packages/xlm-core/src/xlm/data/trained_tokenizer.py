@@ -1,0 +1,148 @@
+"""A byte-level BPE trained on texts once, then read from a file; and the tokenizer of a user's own data."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from xlm.data.functional import nested_value
+from xlm.data.hashing import code_version, hash_of
+from xlm.data.locator import part_of_files
+from xlm.data.pretrained_tokenizers import CompleteTokenizer, load_auto_tokenizer
+from xlm.errors import DataError
+from xlm.utils.files import output_folder, replace_text
+
+logger = logging.getLogger(__name__)
+
+ROLES = ("pad", "cls", "mask", "eos", "bos", "sep", "unk")
+NUM_BYTES = 256
+# Merges of more text than this would hardly differ.
+_MOST_CHARACTERS = 100_000_000
+
+
+class TrainedTokenizer(CompleteTokenizer, PreTrainedTokenizerFast):
+    """A fast tokenizer with every special token, and the size that a model must embed."""
+
+
+class OwnTokenizer(TrainedTokenizer):
+    """Trained on a user's own data, which may be gone when the model is used: runs keep its files."""
+
+    belongs_to_run = True
+
+
+T = TypeVar("T", bound=TrainedTokenizer)
+
+
+def tokenizer_of_files(
+    tokenizer: str | None,
+    data_files: Mapping[str, str | None],
+    columns: Sequence[str],
+    held_out: Mapping[str, float] | None = None,
+    vocab_size: int = 4096,
+    cache_dir: str | Path | None = None,
+) -> Any:
+    """The pretrained tokenizer of that name or path; with None, a byte-level BPE of the training texts.
+
+    Args:
+        data_files, held_out: as for `xlm.data.locator.part_of_files`.
+        columns: the columns of text, or of lists of messages.
+        vocab_size: maximum size, special tokens included; little text gives fewer tokens.
+        cache_dir: where the trained tokenizer is kept.
+
+    Raises:
+        DataError: there are no such data or columns, or `vocab_size` is too small for all bytes.
+    """
+    if tokenizer is not None:
+        return load_auto_tokenizer(tokenizer)
+    check_vocab_size(vocab_size)
+    source = part_of_files(data_files, "train", held_out or {})
+    key = {"source": source.identity(), "columns": list(columns), "vocab_size": vocab_size, **trainer_version()}
+    path = None if cache_dir is None else Path(cache_dir) / f"bpe-{source.name}-{hash_of(key)[:20]}.json"
+    backend = read_or_train(path, lambda: _texts(source.rows(None), columns), vocab_size)
+    return with_special_tokens(backend, OwnTokenizer)
+
+
+def _texts(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    """The texts in the columns of the rows, as many as change the merges."""
+    remaining = _MOST_CHARACTERS
+    for row in rows:
+        found = [value for column in columns if (value := nested_value(row, column)) is not None]
+        if not found:
+            raise DataError(f"The training data have no column {' or '.join(columns)}, but: {', '.join(row)}.")
+        for value in found:
+            texts = [value] if isinstance(value, str) else [str(message.get("content")) for message in value]
+            for text in texts:
+                yield text
+                remaining -= len(text)
+        if remaining < 0:
+            return
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """DataError for fewer entries than all bytes and special tokens need."""
+    smallest = NUM_BYTES + len(ROLES)
+    if vocab_size <= smallest:
+        raise DataError(f"vocab_size must be above {smallest}: all bytes and special tokens; got {vocab_size}.")
+
+
+def trainer_version() -> dict[str, str]:
+    """What else the merges depend on, for keys."""
+    return {"trainer": code_version(_train), "tokenizers": tokenizers.__version__}
+
+
+def read_or_train(path: Path | None, texts: Callable[[], Iterable[str]], vocab_size: int) -> str:
+    """A tokenizer as JSON: read from `path`, or trained and written there. None: trained, not kept."""
+    num_entries = vocab_size - len(ROLES)
+    if path is None:
+        return _train(texts(), num_entries)
+    return _read(path) or _written(path, _train(texts(), num_entries))
+
+
+def _train(texts: Iterable[str], num_entries: int) -> str:
+    """A BPE of bytes and merges (Sennrich et al. 2016, over bytes as in GPT-2), as JSON."""
+    tokenizer = Tokenizer(models.BPE())
+    # Words include the space before them, so that texts are restored exactly.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=num_entries, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return str(tokenizer.to_str())
+
+
+def with_special_tokens(backend: str, kind: type[T]) -> T:
+    """The tokenizer of a JSON text, with all special tokens."""
+    # "word [MASK]" means a mask in place of the next word; the space before the mask belongs to it.
+    mask = AddedToken("[MASK]", lstrip=True, special=True)
+    return kind(tokenizer_object=Tokenizer.from_str(backend), mask_token=mask, clean_up_tokenization_spaces=False)
+
+
+def _read(path: Path) -> str | None:
+    """The tokenizer in `path`; None if it does not exist, or (with a warning) if it is damaged."""
+    try:
+        stored: Any = json.loads(path.read_text(encoding="utf-8"))
+        backend = str(stored["tokenizer"])
+        if sha256(backend.encode()).hexdigest() == stored["sha256"]:
+            return backend
+        reason = "it does not match its checksum"
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = type(error).__name__
+    logger.warning("The tokenizer in %s cannot be used (%s). It will be trained again.", path, reason)
+    return None
+
+
+def _written(path: Path, backend: str) -> str:
+    """Store a tokenizer at `path`, with its checksum; returns it."""
+    output_folder(path.parent, "paths.cache_dir")
+    replace_text(path, json.dumps({"sha256": sha256(backend.encode()).hexdigest(), "tokenizer": backend}))
+    return backend

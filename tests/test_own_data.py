@@ -1,0 +1,83 @@
+"""Data of a user's own, with every family: three words on the command line, and the tokenizer goes with the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import xlm
+from workspace import ROOT, read_packages
+from xlm.cli.main import main
+from xlm.commands import eval as evaluation
+from xlm.commands import train
+from xlm.compose import load_config
+from xlm.utils.instantiate import clear_components
+
+FAMILIES = [p.model for p in read_packages(ROOT).values() if p.model]
+SMALL = (
+    "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "per_device_batch_size=8",
+    "trainer_strategy=cpu", "block_size=24", "loggers=debug", "test_after_training=false", "vocab_size=300",
+)  # fmt: skip
+FILES = {"text": "texts.txt", "infill": "texts.txt", "pairs": "pairs.csv", "chat": "chat.jsonl"}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    sums = [(a, b) for a in range(12) for b in range(12)]
+    (tmp_path / "texts.txt").write_text("".join(f"{a} and {b} make {a + b}\n" for a, b in sums))
+    (tmp_path / "pairs.csv").write_text("prompt,answer\n" + "".join(f"{a} + {b} =,{a + b}\n" for a, b in sums))
+    messages = [
+        [{"role": "user", "content": f"{a} + {b}"}, {"role": "assistant", "content": f"{a + b}"}] for a, b in sums
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps({"messages": each}) + "\n" for each in messages))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def trained(kind: str, family: str, *overrides: str) -> None:
+    own = (f"datamodule=own_{kind}", f"data_files.train={FILES[kind]}")
+    train.run(load_config([*own, f"model_type={family}", f"model=xtiny_{family}", "job_name=mine", *SMALL, *overrides]))
+    clear_components()
+
+
+# One of each kind and of each family with every change, all of them every night.
+OFTEN = {("text", "mdlm"), ("infill", "mlm"), ("pairs", "arlm"), ("chat", "ilm")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        pytest.param(kind, family, marks=() if (kind, family) in OFTEN else pytest.mark.slow)
+        for kind in FILES
+        for family in FAMILIES
+        if (kind, family) != ("infill", "arlm")
+    ],
+)
+def test_every_family_learns_from_it_and_keeps_the_tokenizer(folder: Path, kind: str, family: str) -> None:
+    trained(kind, family)
+    results = json.loads((folder / "runs/mine/results.json").read_text())
+    assert results["metrics"]["val/lm/accumulated_loss"] > 0
+    # The model can be used where the data are gone.
+    for file in [*folder.glob("*.*"), *(folder / "data").rglob("bpe-*")]:
+        file.unlink()
+    lm = xlm.load("runs/mine", seed=1)
+    assert lm.tokenizer.decode(lm.tokenizer.encode("3 and 4", add_special_tokens=False)) == "3 and 4"
+    assert isinstance(lm.generate("3 and" if kind in ("text", "infill") else "3 + 4 =")[0], str)
+
+
+def test_other_columns_files_and_tokenizers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"doc": {"body": line}} for line in (folder / "texts.txt").read_text().splitlines()]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    choice = ("data_files.train=rows.jsonl", "columns.text=doc.body", "data_files.val=rows.jsonl")
+    trained("text", "arlm", *choice)
+    # A run of its own with the tokenizer of the first.
+    trained("text", "arlm", *choice, "tokenizer=runs/mine/tokenizer", "job_name=other")
+    cfg = load_config(["experiment=own_text", "model_type=arlm", "model=xtiny_arlm", "job_name=other", *SMALL, *choice,
+                       "eval.split=val", "tokenizer=runs/mine/tokenizer"])  # fmt: skip
+    assert evaluation.run(cfg)["val/lm/accumulated_loss"] > 0
+    assert (
+        main(["train", "experiment=own_text", "model_type=arlm", "model=xtiny_arlm", "data_files.train=pairs.csv"]) == 1
+    )
+    assert "The training data have no column text, but: prompt, answer." in capsys.readouterr().err
