@@ -181,6 +181,7 @@ NAMES = {
     "xlm.sampling.widest_float": "xlm.sampling.sampling_dtype",
     "xlm.scaffold.request.Request": "xlm.scaffold.project.Request",
     "xlm.schemas.Judged": "xlm.schemas.ScorerOptions",
+    "xlm.tasks.text.tokenizer.logger": "xlm.data.trained_tokenizer.logger",
     "xlm.testing.checks.batches.types": "xlm.testing.checks.interfaces.batch_types",
     "xlm.testing.checks.devices.TOLERANCE": "xlm.testing.checks.invariance.DEVICE_TOLERANCE",
     "xlm.testing.checks.devices.same": "xlm.testing.checks.invariance.devices",
