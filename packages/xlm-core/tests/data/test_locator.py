@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
@@ -256,3 +260,57 @@ def test_parts_are_held_out_by_row(tmp_path: Path) -> None:
 def test_parts_that_cannot_be_found(files: dict[str, Any], part: str, shares: dict[str, float], reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         part_of_files(files, part, shares)
+
+
+def zstd(content: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(content))
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".zst", zstd)],
+)
+def test_compressed_files_are_read_like_plain_ones(tmp_path: Path, ending: str, pack: Callable[[bytes], bytes]) -> None:
+    texts = [f"row {number}, \u00e9" for number in range(5000)]
+    plain = {
+        "a.txt": "".join(f"{text}\n" for text in texts),
+        "a.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in texts),
+        "a.csv": "text\n" + "".join(f'"{text}"\n' for text in texts),
+    }
+    for name, content in plain.items():
+        path = tmp_path / f"{name}{ending}"
+        path.write_bytes(pack(content.encode()))
+        assert [row["text"] for row in locate(str(path)).rows(None)] == texts
+    (tmp_path / f"damaged.txt{ending}").write_bytes(pack(plain["a.txt"].encode())[:-400])
+    with pytest.raises(DataError, match=rf"damaged.txt{ending} cannot be unpacked: "):
+        list(locate(str(tmp_path / f"damaged.txt{ending}")).rows(None))
+    (tmp_path / f"a.parquet{ending}").touch()
+    with pytest.raises(DataError, match=rf"a.parquet{ending} is not of a known type: .csv, .*, also with .gz"):
+        locate(str(tmp_path / f"a.parquet{ending}"))
+
+
+def test_several_files(tmp_path: Path) -> None:
+    for number, name in enumerate(("a.txt", "b.txt", "c.txt.gz")):
+        content = f"{number}1\n{number}2\n".encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    listed = [str(tmp_path / name) for name in ("b.txt", "a.txt")]
+    for source, texts in (
+        (locate(str(tmp_path / "?.txt*")), ["01", "02", "11", "12", "21", "22"]),
+        (locate(listed), ["11", "12", "01", "02"]),
+        (locate([str(tmp_path / "c*"), listed[0]]), ["21", "22", "11", "12"]),
+    ):
+        assert [row["text"] for row in source.rows(None)] == texts
+        assert source.where(3).endswith(f"{'abc'[int(texts[3][0])]}.txt{'.gz' if texts[3][0] == '2' else ''}, line 2")
+    assert locate(listed).identity() != locate(listed[::-1]).identity()
+    assert locate([listed[0]]).identity() == locate(listed[0]).identity()
+    with pytest.raises(DataError, match=r"No file matches .*z\*\.txt"):
+        locate(str(tmp_path / "z*.txt"))
+    with pytest.raises(DataError, match="A list of sources takes files and patterns, not "):
+        locate([listed[0], str(tmp_path)])
+
+
+def test_a_data_set_without_splits_has_none(tmp_path: Path) -> None:
+    datasets.Dataset.from_list([{"text": "a"}]).save_to_disk(str(tmp_path / "saved"))
+    assert list(locate(str(tmp_path / "saved")).rows(None)) == [{"text": "a"}]
+    with pytest.raises(DataError, match=r"saved has no splits, so it has no split 'nonsense'\."):
+        list(locate(str(tmp_path / "saved" / "nonsense")).rows(None))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain, islice
@@ -15,7 +16,7 @@ import pyarrow as pa
 from xlm.data.hashing import code_version, file_digest
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.imports import get_function
-from xlm.utils.text_files import Row, name_of_kind, read_json, read_json_lines, read_lines, read_table
+from xlm.utils.text_files import COMPRESSED, Row, name_of_kind, read_json, read_json_lines, read_lines, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,10 +32,15 @@ def rows_of_file(path: Path) -> Iterator[Row]:
         DataError: the file is damaged, or a row is not an object; the message names file and row.
     """
     try:
-        yield from _READERS[path.suffix](path)
+        yield from _READERS[type_of_file(path)](path)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {reason}") from error
+        raise DataError(f"{path} cannot be read as {type_of_file(path)[1:]}: {reason}") from error
+
+
+def type_of_file(path: Path) -> str:
+    """The ending that says what a file holds: `.jsonl` for `a.jsonl` and `a.jsonl.gz`."""
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def _text(path: Path) -> Iterator[Row]:
@@ -94,6 +100,7 @@ _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".txt": _text,
 }
 FILE_TYPES = tuple(_READERS)
+_NOT_UNPACKED = (".parquet", ".arrow")  # which compress their columns themselves
 
 
 # Smaller local files are identified by content, larger ones by size, modification time and samples.
@@ -117,7 +124,7 @@ class Source(Protocol):
 
 
 def locate(
-    full_name: str | None,
+    full_name: str | Sequence[str] | None,
     *,
     name: str | None = None,
     split: str | None = None,
@@ -128,15 +135,19 @@ def locate(
 ) -> Source:
     """The source that a data set's config describes; `DataError` when it describes none.
 
-    `full_name` is a file, a folder, or `owner/dataset[/config]/split` on the hub; `name` (config) and `split`
-    can be given separately. Without it, `dataset_constructor_str` is called `cls(tokenizer, num_examples, **kwargs)`.
+    `full_name` is a file, a list of files, a pattern such as `data/*.jsonl`, a folder, or
+    `owner/dataset[/config]/split` on the hub; `name` (config) and `split` can be given separately. Without it,
+    `dataset_constructor_str` is called `cls(tokenizer, num_examples, **kwargs)`.
     """
     if not full_name and dataset_constructor_str is not None:
         return GeneratorSource(dataset_constructor_str, num_examples, dict(dataset_kwargs or {}))
     if not full_name:
         raise DataError("A dataset needs full_name (a file, a folder or a hub name) or dataset_constructor_str.")
-    local = _local(full_name, split)
-    source: Source = local if local is not None else _on_hub(full_name, name, split, revision)
+    if not isinstance(full_name, str):
+        source: Source = _files(list(chain.from_iterable(_listed_files(each) for each in full_name)))
+    else:
+        local = _local(full_name, split)
+        source = local if local is not None else _on_hub(full_name, name, split, revision)
     return source if num_examples is None else FirstRows(source, num_examples)
 
 
@@ -203,7 +214,7 @@ class HeldOutPart:
         return "train"
 
 
-def part_of_files(files: Mapping[str, str | None], part: str, held_out: Mapping[str, float]) -> Source:
+def part_of_files(files: Mapping[str, str | Sequence[str] | None], part: str, held_out: Mapping[str, float]) -> Source:
     """The source of `part` (train, val or test) of a user's own data.
 
     Args:
@@ -284,6 +295,31 @@ class FileSource:
 
 
 @dataclass(frozen=True)
+class FilesSource:
+    """Several local files, one after the other."""
+
+    paths: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.paths[0].stem}-and-{len(self.paths) - 1}-more"
+
+    @property
+    def path(self) -> str:
+        """What messages call them."""
+        return f"{self.paths[0]} and {len(self.paths) - 1} more"
+
+    def identity(self) -> dict[str, Any]:
+        return {"files": [_file_identity(path) for path in self.paths]}
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        return (row.value for row in _rows_of(list(self.paths)))
+
+    def where(self, number: int) -> str:
+        return next(islice((row.where for row in _rows_of(list(self.paths))), number, None), self.path)
+
+
+@dataclass(frozen=True)
 class _Folder:
     """A split of a folder."""
 
@@ -308,6 +344,9 @@ class SavedSource(_Folder):
         loaded = load_from_disk(str(self.folder))
         if isinstance(loaded, DatasetDict):
             loaded = _pick_split(loaded, self.split, str(self.folder))
+        elif self.split is not None and self.split != str(loaded.split):
+            own = f"is the split '{loaded.split}'" if loaded.split is not None else "has no splits"
+            raise DataError(f"{self.folder} {own}, so it has no split '{self.split}'. Name the folder alone.")
         return _dataset_rows(loaded)
 
     def where(self, number: int) -> str:
@@ -406,23 +445,46 @@ class HubSource:
 def _local(full_name: str, split: str | None) -> Source | None:
     """A file or folder of this name, or a folder followed by the name of a split."""
     path = Path(full_name).expanduser()
+    if glob.has_magic(full_name) and not path.exists():
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        if not found:
+            raise DataError(f"No file matches {full_name}.")
+        return _files(found)
     if path.is_file():
         _check_type(path)
         return FileSource(path)
     if path.is_dir():
         return _folder(path, split)
     if path.parent.is_dir() and split is None and path.parent != Path():
-        if path.suffix in FILE_TYPES:
+        if type_of_file(path) in FILE_TYPES:
             raise _no_such_file(path)
         return _folder(path.parent, path.name)
-    if path.suffix in FILE_TYPES or path.is_absolute() or full_name.startswith((".", "~")):
+    if type_of_file(path) in FILE_TYPES or path.is_absolute() or full_name.startswith((".", "~")):
         raise _no_such_file(path)
     return None
 
 
+def _listed_files(name: str) -> list[Path]:
+    """The files of an entry of a list; DataError for a folder or a name on the hub."""
+    source = _local(name, None)
+    if isinstance(source, FileSource):
+        return [source.path]
+    if isinstance(source, FilesSource):
+        return list(source.paths)
+    raise DataError(f"A list of sources takes files and patterns, not {name}.")
+
+
+def _files(paths: list[Path]) -> Source:
+    for path in paths:
+        _check_type(path)
+    return FileSource(paths[0]) if len(paths) == 1 else FilesSource(tuple(paths))
+
+
 def _check_type(path: Path) -> None:
-    if path.suffix not in FILE_TYPES:
-        raise DataError(f"{path} is not of a known type: {', '.join(FILE_TYPES)}.")
+    kind, is_packed = type_of_file(path), path.suffix in COMPRESSED
+    if kind not in FILE_TYPES or (is_packed and kind in _NOT_UNPACKED):
+        packed = f", also with {', '.join(COMPRESSED)} for text"
+        raise DataError(f"{path} is not of a known type: {', '.join(FILE_TYPES)}{packed}.")
 
 
 def _no_such_file(path: Path) -> DataError:

@@ -17,6 +17,7 @@ from xlm.data.hashing import code_version
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, check_options, make_loader
 from xlm.data.locator import (
     FileSource,
+    FilesSource,
     FirstRows,
     FolderSource,
     GeneratorSource,
@@ -168,10 +169,10 @@ class DatasetManager:
     def __init__(
         self,
         collator: Callable[[list[dict[str, Any]]], Any] | None = None,
-        full_name: str | None = None,
+        full_name: str | Sequence[str] | None = None,
         *,
-        data_file: str | None = None,
-        data_files: Mapping[str, str | None] | None = None,
+        data_file: str | Sequence[str] | None = None,
+        data_files: Mapping[str, str | Sequence[str] | None] | None = None,
         part: str = "train",
         held_out: Mapping[str, float] | None = None,
         name: str | None = None,
@@ -195,7 +196,8 @@ class DatasetManager:
         if num_examples is not None and num_examples < 0:
             raise DataError(f"num_examples of a data set is {num_examples}, and must be positive (null: all).")
         self.collator = collator
-        self.full_name = data_file or full_name
+        named = data_file or full_name
+        self.full_name = named if named is None or isinstance(named, str) else [str(name) for name in named]
         #: (files of the parts, this part, shares held out) of a user's own data.
         self.own = None if data_files is None else (plain(data_files), part, plain(held_out or {}))
         place = {} if data_file else {"name": name, "split": split, "revision": revision}
@@ -372,7 +374,7 @@ class LocalDatasetManager(DatasetManager):
     def source(self) -> Source:
         source = super().source()
         inner = source.source if isinstance(source, FirstRows) else source
-        if not isinstance(inner, (FileSource, FolderSource, SavedSource)):
+        if not isinstance(inner, (FileSource, FilesSource, FolderSource, SavedSource)):
             raise DataError(f"There is no local data file or folder {self.full_name}.")
         return source
 

@@ -43,7 +43,7 @@ T = TypeVar("T", bound=TrainedTokenizer)
 
 def tokenizer_of_files(
     tokenizer: str | None,
-    data_files: Mapping[str, str | None],
+    data_files: Mapping[str, str | Sequence[str] | None],
     columns: Sequence[str],
     held_out: Mapping[str, float] | None = None,
     vocab_size: int = 4096,

@@ -7,10 +7,15 @@ the file.
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
+import gzip
+import io
 import json
+import lzma
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from shlex import quote
@@ -27,6 +32,8 @@ _MARKS = (
 )
 _BLOCK = 2**20
 _LONGEST_CELL = 2**31 - 1
+# Endings of compressed files, which are unpacked while they are read.
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = 80  # characters of a name in a message
 
@@ -57,11 +64,38 @@ def read_lines(source: Path | str | IO[bytes], name: str | None = None) -> Itera
         return
     shown = name or str(source)
     try:
-        file = open(source, "rb")  # noqa: SIM115 - closed below
+        file = _opened(Path(source))
     except OSError as error:
-        raise DataError(f"{as_line(shown)} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{as_line(shown)} cannot be read: {error.strerror or error}.") from error
     with file:
-        yield from _lines(file, shown, _BLOCK if file.seekable() else 0)
+        lines = _lines(file, shown, _BLOCK if file.seekable() else 0)
+        if Path(source).suffix in COMPRESSED:
+            lines = _unpacked(lines, shown)
+        yield from lines
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked if its name ends in one of COMPRESSED."""
+    if path.suffix == ".gz":
+        return io.BufferedReader(gzip.open(path))
+    if path.suffix == ".bz2":
+        return bz2.open(path)
+    if path.suffix == ".xz":
+        return lzma.open(path)
+    if path.suffix == ".zst":
+        import pyarrow as pa  # only now: it takes a while, and other kinds do without
+
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+def _unpacked(lines: Iterator[Line], name: str) -> Iterator[Line]:
+    """The lines; an error of unpacking becomes a DataError."""
+    try:
+        yield from lines
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise DataError(f"{as_line(name)} cannot be unpacked: {reason}") from error
 
 
 def read_text(path: Path | str) -> str:
