@@ -227,6 +227,17 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainTokenizer:
+    """Options, as key=value:"""
+
+    files: Names = option((), "files, patterns, folders or hub names of texts")
+    out: Text = option("", "folder to write the tokenizer to")
+    kind: Literal["bpe", "unigram", "wordpiece", "character"] = option("bpe", "bytes, subwords or characters")
+    vocab_size: Count = option(4096, "maximum number of tokens, special tokens included")
+    columns: Names = option(("text",), "columns of the texts")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextQuality:
     """Options, as key=value:"""
 

@@ -121,6 +121,14 @@ BUILT_IN_JOBS: dict[str, Job] = {
             note=_NO_OPTIONS,
         ),
         Job(
+            "train_tokenizer",
+            "xlm.commands.train_tokenizer.run_train_tokenizer",
+            "train a tokenizer on texts: xlm train_tokenizer FILE … out=FOLDER",
+            usage="FILE … out=FOLDER [options]",
+            options=("TrainTokenizer",),
+            is_standalone=True,
+        ),
+        Job(
             "trace",
             "xlm.commands.trace.run_trace",
             "show how trained models generate text, side by side: xlm trace runs/a runs/b",

@@ -10,6 +10,8 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -44,6 +46,7 @@ def map_rows(function: Function, rows: Iterable[dict[str, Any]], num_workers: in
     """`map(function, rows)` in `num_workers` processes; in this process for 0 or 1.
 
     Raises:
+        DataError: a process was killed.
         RowError: the function raised a DataError for a row. Any other exception gets a note with the row's number.
     """
     if num_workers is None or num_workers <= 1:
@@ -51,16 +54,24 @@ def map_rows(function: Function, rows: Iterable[dict[str, Any]], num_workers: in
         return
     iterator = iter(rows)
     # Spawned, not forked: tokenizers and torch have started threads by now.
-    with get_context("spawn").Pool(num_workers, initializer=_set_function, initargs=(function,)) as pool:
-        pending: deque[Any] = deque()
-        first = 0
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_set_function, initargs=(function,))
+    pending: deque[Future[list[dict[str, Any]]]] = deque()
+    first = 0
+    try:
         while chunk := list(islice(iterator, _ROWS_AT_ONCE)):
-            pending.append(pool.apply_async(_process, (chunk, first)))
+            pending.append(pool.submit(_process, chunk, first))
             first += len(chunk)
             if len(pending) > 2 * num_workers:
-                yield from pending.popleft().get()
+                yield from pending.popleft().result()
         while pending:
-            yield from pending.popleft().get()
+            yield from pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"One of the {num_workers} processes that prepare data was killed, for instance for want of memory. "
+            "Use fewer: num_dataset_workers=…"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _set_function(function: Function) -> None:

@@ -459,7 +459,8 @@ def _local(full_name: str, split: str | None) -> Source | None:
         if type_of_file(path) in FILE_TYPES:
             raise _no_such_file(path)
         return _folder(path.parent, path.name)
-    if type_of_file(path) in FILE_TYPES or path.is_absolute() or full_name.startswith((".", "~")):
+    is_file_name = "/" not in full_name and path.suffix != ""
+    if type_of_file(path) in FILE_TYPES or is_file_name or path.is_absolute() or full_name.startswith((".", "~")):
         raise _no_such_file(path)
     return None
 

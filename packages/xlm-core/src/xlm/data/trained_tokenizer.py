@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tokenizers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from xlm.data.functional import nested_value
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 ROLES = ("pad", "cls", "mask", "eos", "bos", "sep", "unk")
 NUM_BYTES = 256
+UNKNOWN = "[UNK]"
+Kind = Literal["bpe", "unigram", "wordpiece", "character"]
 # Merges of more text than this would hardly differ.
 _MOST_CHARACTERS = 100_000_000
 
@@ -66,17 +68,17 @@ def tokenizer_of_files(
     source = part_of_files(data_files, "train", held_out or {})
     key = {"source": source.identity(), "columns": list(columns), "vocab_size": vocab_size, **trainer_version()}
     path = None if cache_dir is None else Path(cache_dir) / f"bpe-{source.name}-{hash_of(key)[:20]}.json"
-    backend = read_or_train(path, lambda: _texts(source.rows(None), columns), vocab_size)
+    backend = read_or_train(path, lambda: texts_of_rows(source.rows(None), columns), vocab_size)
     return with_special_tokens(backend, OwnTokenizer)
 
 
-def _texts(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+def texts_of_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
     """The texts in the columns of the rows, as many as change the merges."""
     remaining = _MOST_CHARACTERS
     for row in rows:
         found = [value for column in columns if (value := nested_value(row, column)) is not None]
         if not found:
-            raise DataError(f"The training data have no column {' or '.join(columns)}, but: {', '.join(row)}.")
+            raise DataError(f"The data have no column {' or '.join(columns)}, but: {', '.join(row)}.")
         for value in found:
             texts = [value] if isinstance(value, str) else [str(message.get("content")) for message in value]
             for text in texts:
@@ -106,14 +108,49 @@ def read_or_train(path: Path | None, texts: Callable[[], Iterable[str]], vocab_s
     return _read(path) or _written(path, _train(texts(), num_entries))
 
 
-def _train(texts: Iterable[str], num_entries: int) -> str:
-    """A BPE of bytes and merges (Sennrich et al. 2016, over bytes as in GPT-2), as JSON."""
-    tokenizer = Tokenizer(models.BPE())
-    # Words include the space before them, so that texts are restored exactly.
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=num_entries, initial_alphabet=alphabet, show_progress=False)
+def train_tokenizer(texts: Iterable[str], kind: Kind = "bpe", vocab_size: int = 4096) -> TrainedTokenizer:
+    """A new tokenizer of at most `vocab_size` tokens, special tokens included.
+
+    Args:
+        kind: `bpe` merges bytes (Sennrich et al. 2016, as in GPT-2) and restores any text exactly; `unigram` (Kudo
+            2018) and `wordpiece` (as in BERT) consist of characters; `character` has a token per character that occurs.
+
+    Raises:
+        DataError: `vocab_size` is too small for the bytes of `bpe`, or for any token.
+    """
+    if kind == "bpe":
+        check_vocab_size(vocab_size)
+    elif vocab_size <= len(ROLES):
+        raise DataError(f"vocab_size must be above {len(ROLES)}, the number of special tokens; got {vocab_size}.")
+    return with_special_tokens(_train(texts, vocab_size - len(ROLES), kind), TrainedTokenizer)
+
+
+def _train(texts: Iterable[str], num_entries: int, kind: Kind = "bpe") -> str:
+    """The tokenizer without special tokens other than the unknown one, as JSON."""
+    trainer: Any
+    # The unknown token is one of the special tokens, which are counted already.
+    unknown: dict[str, Any] = {"special_tokens": [UNKNOWN], "vocab_size": num_entries + 1, "show_progress": False}
+    if kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        # Words include the space before them, so that texts are restored exactly.
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(vocab_size=num_entries, initial_alphabet=alphabet, show_progress=False)
+    elif kind == "unigram":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(unk_token=UNKNOWN, **unknown)
+    elif kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(**unknown)
+    else:
+        tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        # In this syntax m lets the dot match line ends.
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+        trainer = trainers.WordLevelTrainer(**unknown)
     tokenizer.train_from_iterator(texts, trainer)
     return str(tokenizer.to_str())
 
@@ -122,7 +159,9 @@ def with_special_tokens(backend: str, kind: type[T]) -> T:
     """The tokenizer of a JSON text, with all special tokens."""
     # "word [MASK]" means a mask in place of the next word; the space before the mask belongs to it.
     mask = AddedToken("[MASK]", lstrip=True, special=True)
-    return kind(tokenizer_object=Tokenizer.from_str(backend), mask_token=mask, clean_up_tokenization_spaces=False)
+    loaded = Tokenizer.from_str(backend)
+    known: dict[str, Any] = {} if loaded.token_to_id(UNKNOWN) is None else {"unk_token": UNKNOWN}
+    return kind(tokenizer_object=loaded, mask_token=mask, clean_up_tokenization_spaces=False, **known)
 
 
 def _read(path: Path) -> str | None:
