@@ -80,4 +80,4 @@ def test_other_columns_files_and_tokenizers(folder: Path, capsys: pytest.Capture
     assert (
         main(["train", "experiment=own_text", "model_type=arlm", "model=xtiny_arlm", "data_files.train=pairs.csv"]) == 1
     )
-    assert "The data have no column text, but: prompt, answer." in capsys.readouterr().err
+    assert "The data have no column text; they have: prompt, answer." in capsys.readouterr().err

@@ -78,7 +78,11 @@ def mdlm() -> DictConfig:
             r"noise_schedule is \[1\], and must be a mapping with a _target_, or",
         ),
         ("noise_schedule.eps", 1, r"noise_schedule.eps: eps must be in \(0, 1\)"),
-        ("datamodule.dataset_managers.val.lm.data_file", ["a"], r'lm.data_file is \["a"\], and must be a text or null'),
+        (
+            "datamodule.dataset_managers.val.lm.data_file",
+            3,
+            "lm.data_file is 3, and must be a text, a list of texts or null",
+        ),
         ("datamodule.dataset_managers.test.lm.dataloader_kwargs.num_workers", -1, "test.lm.dataloader_kwargs.num_work"),
     ],
 )

@@ -47,7 +47,7 @@ def test_every_kind_is_complete_and_reads_what_it_has_seen(kind: str, capsys: py
         (["texts.txt", "out=."], "already exists and is not an empty folder. Nothing was written."),
         (["text.txt", "out=new"], "No such file or folder of data: text.txt. Did you mean 'texts.txt'?"),
         (["texts.tx", "out=new"], "No such file or folder of data: texts.tx. Did you mean 'texts.txt'?"),
-        (["rows.csv", "columns=txt", "out=new"], "The data have no column txt, but: name, text."),
+        (["rows.csv", "columns=txt", "out=new"], "The data have no column txt; they have: name, text."),
         (["texts.txt", "out=new", "vocab_size=263"], "vocab_size must be above 263: all bytes and special tokens"),
         (
             ["texts.txt", "out=new", "vocab_size=7", "kind=character"],

@@ -78,7 +78,7 @@ def texts_of_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> 
     for row in rows:
         found = [value for column in columns if (value := nested_value(row, column)) is not None]
         if not found:
-            raise DataError(f"The data have no column {' or '.join(columns)}, but: {', '.join(row)}.")
+            raise DataError(f"The data have no column {' or '.join(columns)}; they have: {', '.join(row)}.")
         for value in found:
             texts = [value] if isinstance(value, str) else [str(message.get("content")) for message in value]
             for text in texts:
