@@ -49,10 +49,12 @@ trap 'pwd > {state}/cwd; export -p > {state}/env' EXIT
 {command}
 """
 
-# Overrides go to commands that have overrides already, so `xlm models` and `xlm --help` stay as they are.
+# Overrides go to commands that have overrides already, so `xlm models` and `xlm --help` stay as they are; training a
+# tokenizer composes nothing.
 XLM = """\
 #!/bin/sh
 case "$*" in
+  train_tokenizer*) exec {xlm} "$@" ;;
   *=*) exec {xlm} "$@" $XLM_DOCS_OVERRIDES ;;
   *) exec {bin}/xlm "$@" ;;
 esac
