@@ -75,6 +75,37 @@ def write_model() -> WriteModel:
     return write
 
 
+# Two steps of the bigram model on a few graphs, tested on nothing yet.
+BIGRAM_RUN = (
+    "experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu", "loggers=debug",
+    "datamodule.dataset_managers.train.lm.num_examples=64", "datamodule.dataset_managers.val.lm.num_examples=20",
+    "datamodule.dataset_managers.val.prediction.num_examples=5", "per_device_batch_size=16",
+    "trainer.val_check_interval=2", "trainer.log_every_n_steps=1", "test_after_training=false",
+)  # fmt: skip
+TrainBigram = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def train_bigram(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainBigram]:
+    """Trains `BIGRAM_RUN` with more overrides as `runs/t` of a new folder, which has its data in `cache`."""
+    from xlm.commands import train
+    from xlm.compose import load_config
+    from xlm.utils.instantiate import clear_components
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def run(*overrides: str) -> Path:
+            folder = tmp_path_factory.mktemp("trained")
+            patch.chdir(folder)
+            patch.setenv("XLM_MODELS_PATH", str(Path(__file__).parent / "models"))
+            patch.setenv("XLM_CACHE_DIR", str(folder / "cache"))
+            train.run(load_config([*BIGRAM_RUN, *overrides]))
+            clear_components()
+            return folder
+
+        yield run
+
+
 @pytest.fixture
 def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current directory, without model variables; what it activates is undone at the end."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,34 +14,26 @@ from omegaconf import OmegaConf
 
 import xlm
 from xlm.cli.main import main
-from xlm.commands import exchange, train
+from xlm.commands import exchange
 from xlm.compose import load_config
 from xlm.errors import CheckpointError, ConfigError
-from xlm.utils import instantiate as components
+
+if TYPE_CHECKING:
+    from ..conftest import TrainBigram
 
 MODELS = Path(__file__).parents[1] / "models"
 CHOICE = ("experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu")
 SHORT = (
-    "datamodule.dataset_managers.train.lm.num_examples=64", "datamodule.dataset_managers.val.lm.num_examples=20",
-    "datamodule.dataset_managers.val.prediction.num_examples=5", "datamodule.dataset_managers.test.lm.num_examples=20",
-    "datamodule.dataset_managers.test.prediction.num_examples=5", "per_device_batch_size=16", "trainer.max_steps=2",
-    "trainer.val_check_interval=2", "trainer.log_every_n_steps=1", "test_after_training=false", "loggers=debug",
-    "ema_decay=0.5", "optimizer.lr=0.5",
+    "datamodule.dataset_managers.test.lm.num_examples=20", "datamodule.dataset_managers.test.prediction.num_examples=5",
+    "trainer.max_steps=2", "ema_decay=0.5", "optimizer.lr=0.5",
 )  # fmt: skip
 PROMPTS = ["3 1 19", "", "7"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(train_bigram: TrainBigram) -> Path:
     """A folder with a run of two steps in runs/t."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("XLM_MODELS_PATH", str(MODELS))
-        patch.setenv("XLM_CACHE_DIR", str(folder / "cache"))
-        train.run(load_config([*CHOICE, *SHORT]))
-        components.clear_components()
-        yield folder
+    return train_bigram(*SHORT)
 
 
 @pytest.fixture

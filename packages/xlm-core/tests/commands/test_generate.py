@@ -7,44 +7,37 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.console import Console
 
 import xlm
 from xlm.cli.main import main
-from xlm.commands import generate, train
+from xlm.commands import generate
 from xlm.commands.generate import converse
 from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.inference.writer import Sample
 from xlm.utils.instantiate import clear_components
 
+if TYPE_CHECKING:
+    from ..conftest import TrainBigram
+
 MODELS = Path(__file__).parents[1] / "models"
+SIZES = ("datamodule.dataset_managers.test.prediction.num_examples=5",)
 BIGRAM = (
     "experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu", "loggers=debug",
-    "datamodule.dataset_managers.test.prediction.num_examples=5",
-)  # fmt: skip
-TRAIN = (
-    "datamodule.dataset_managers.train.lm.num_examples=64", "datamodule.dataset_managers.val.lm.num_examples=20",
-    "datamodule.dataset_managers.val.prediction.num_examples=5", "per_device_batch_size=16", "trainer.max_steps=2",
-    "trainer.val_check_interval=2", "trainer.log_every_n_steps=1", "test_after_training=false",
+    *SIZES,
 )  # fmt: skip
 STORED = "generation.checkpoint_path=runs/t"
 PROMPTS = "generation.prompts=['3 1 19','7']"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(train_bigram: TrainBigram) -> Path:
     """A directory with the run `t`, and one with prepared data."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("XLM_MODELS_PATH", str(MODELS))
-        patch.setenv("XLM_CACHE_DIR", str(folder / "cache"))
-        train.run(load_config([*BIGRAM, *TRAIN]))
-        yield folder
+    return train_bigram("trainer.max_steps=2", *SIZES)
 
 
 @pytest.fixture(autouse=True)

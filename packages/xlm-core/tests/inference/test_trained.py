@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,37 +12,25 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import xlm
-from xlm.commands import train
-from xlm.compose import load_config
 from xlm.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError, ConfigError
 from xlm.inference.trained import usable_device
 from xlm.inference.writer import prompt_mode
 from xlm.training.rng import capture
 from xlm.utils import instantiate as components
 
+if TYPE_CHECKING:
+    from ..conftest import TrainBigram
+
 MODELS = Path(__file__).parents[1] / "models"
-RUN = (
-    "experiment=star_easy", "model_type=bigram", "model=bigram", "job_name=t", "trainer_strategy=cpu",
-    "datamodule.dataset_managers.train.lm.num_examples=64", "datamodule.dataset_managers.val.lm.num_examples=20",
-    "datamodule.dataset_managers.val.prediction.num_examples=5", "per_device_batch_size=16", "trainer.max_steps=4",
-    "trainer.val_check_interval=2", "trainer.log_every_n_steps=1", "test_after_training=false", "loggers=debug",
-    "ema_decay=0.5", "optimizer.lr=0.5",
-)  # fmt: skip
 PROMPTS = ["3 1 19", "", "7"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(train_bigram: TrainBigram) -> Path:
     """The folder of a short run without its data."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("XLM_MODELS_PATH", str(MODELS))
-        patch.setenv("XLM_CACHE_DIR", str(folder / "cache"))
-        train.run(load_config(list(RUN)))
-        shutil.rmtree(folder / "cache")
-        components.clear_components()
-        yield folder / "runs/t"
+    folder = train_bigram("trainer.max_steps=4", "ema_decay=0.5", "optimizer.lr=0.5")
+    shutil.rmtree(folder / "cache")
+    return folder / "runs/t"
 
 
 @pytest.fixture

@@ -55,13 +55,13 @@ def _dispatch(args: list[str]) -> int:
 
         print(f"xlm {__version__}")
         return 0
-    from xlm.commands import exit_code, standalone_job
+    from xlm.commands import standalone_job
 
     job = standalone_job(args)
     if job is not None:
-        from xlm.commands.words import read_words
+        from xlm.commands.words import run_standalone
 
-        return exit_code(job.load()(*read_words(job, args)))
+        return run_standalone(job, args)
     from xlm.cli.run import run_job
 
     return run_job(args)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from xlm.cli.arguments import check_sweep_names, parse_arguments
 from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job, standalone_job
-from xlm.commands.words import job_of_stored_config, read_words
+from xlm.commands.words import job_of_stored_config, run_standalone
 from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
@@ -32,7 +32,7 @@ def run_job(args: Sequence[str]) -> int:
     jobs, warnings = custom_jobs(found.models)
     if (standalone := standalone_job(args, jobs)) is not None:
         activate(found.models, folders=found.folders)
-        return exit_code(standalone.load()(*read_words(standalone, args)))
+        return run_standalone(standalone, args)
     arguments = parse_arguments(args, jobs)
     check_sweep_names(arguments)
     _print_warnings([*found.warnings, *warnings])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from xlm.commands import BUILT_IN_JOBS, Job, named_job
+from xlm.commands import BUILT_IN_JOBS, Job, exit_code, named_job
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.schemas import CHECKPOINT_SECTIONS, PATH_KEYS, SECTIONS_OF_JOBS, Names, Prompts
 from xlm.utils.annotations import options_in, read_options, takes_text
@@ -62,6 +62,11 @@ def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
         else:
             words.append(text)
     return words, read_options(schema, given)
+
+
+def run_standalone(job: Job, args: Sequence[str]) -> int:
+    """Run a standalone command with the words and options of its command line; returns the exit code."""
+    return exit_code(job.load()(*read_words(job, args)))
 
 
 def _is_misspelt(key: str, job: Job) -> bool:
