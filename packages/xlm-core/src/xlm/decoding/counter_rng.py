@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numpy as np
 import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
+from xlm.data.hashing import UInts, splitmix64
 from xlm.sampling import LogitsSampler, sampling_dtype
 
 # Constants of SplitMix64 (Steele, Lea, Flood 2014) as signed 64-bit integers, whose products wrap as unsigned ones do.
@@ -15,6 +17,8 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FACTOR_1 = 0xBF58476D1CE4E5B9 - 2**64
 _FACTOR_2 = 0x94D049BB133111EB - 2**64
 _LOGITS_AT_ONCE = 2**22
+# With 52 bits of mantissa behind it, a float64 in [1, 2).
+_EXPONENT_OF_1 = np.uint64(1023 << 52)
 
 
 class Stream(IntEnum):
@@ -30,6 +34,8 @@ class Stream(IntEnum):
 
 def mix(x: Integer[Tensor, "*shape"]) -> Integer[Tensor, "*shape"]:
     """The finaliser of SplitMix64: every bit of the result depends on every bit of x, int64 to int64."""
+    if _numpy_can(x):
+        return torch.from_numpy(_mixed(x).view(np.int64))
     x = x + _GOLDEN
     # >> keeps the sign, so the bits that it moves in are cleared.
     x ^= (x >> 30) & (2**34 - 1)
@@ -51,12 +57,28 @@ def uniform(
     seeds: Integer[Tensor, "*#shape"], stream: Stream, counters: Integer[Tensor, "*#shape"] | int = 0
 ) -> Float[Tensor, "*shape"]:
     """U(0, 1), open at both ends, float64 where the device has it; seeds and counters broadcast."""
-    keys = derive(seeds, int(stream))
-    dtype = sampling_dtype(seeds.device)
+    keys = derive(seeds, int(stream)) + counters
+    dtype = sampling_dtype(keys.device)
     # One bit fewer than the mantissa holds, so that adding a half cannot round up to 1.
     bits = 52 if dtype == torch.float64 else 23
-    whole = (mix(keys + counters) >> (64 - bits)) & (2**bits - 1)
+    if _numpy_can(keys):
+        mantissa = _mixed(keys)
+        mantissa >>= np.uint64(64 - bits)
+        mantissa |= _EXPONENT_OF_1
+        u = mantissa.view(np.float64)
+        u -= 1 - 2.0 ** -(bits + 1)
+        return torch.from_numpy(u)
+    whole = (mix(keys) >> (64 - bits)) & (2**bits - 1)
     return whole.to(dtype).add_(0.5).mul_(2.0**-bits)
+
+
+def _numpy_can(x: Tensor) -> bool:
+    """On the CPU numpy takes a third of torch's time: it has unsigned shifts and multiplies in vectors."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _mixed(x: Tensor) -> UInts:
+    return splitmix64(x.long().numpy().view(np.uint64))
 
 
 def gumbel(
