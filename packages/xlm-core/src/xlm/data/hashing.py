@@ -28,7 +28,7 @@ _NUM_SAMPLES = 16
 
 def splitmix64(x: UInts) -> UInts:
     """The finaliser of SplitMix64 (Steele et al. 2014): every bit of the result depends on every bit of `x`."""
-    x = np.asarray(x + np.uint64(_GOLDEN))
+    x = np.add(x, np.uint64(_GOLDEN), out=np.empty_like(x))  # an array even for a single number
     x ^= x >> np.uint64(30)
     x *= np.uint64(0xBF58476D1CE4E5B9)
     x ^= x >> np.uint64(27)

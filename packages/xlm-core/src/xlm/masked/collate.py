@@ -165,14 +165,17 @@ def answer_rows(
             prompts, tokenizer.pad_token_id, length=length, side="left", truncate=prompt_truncate, name="prompt"
         )
         padded, start = beside(left, padded)
-    maskable = padded.mask.clone()
-    # BOS is given; where it was cut off (truncation on the left), the first token stands in its column.
+    maskable = padded.mask.numpy().copy()
     maskable[:, :start] = False
-    if text_length != "lm1b_protocol" and maskable.shape[1] > start:
-        maskable[:, start] &= padded.ids[:, start] != bos
-    most = np.array(list(map(len, answers)), dtype=np.int64) - (text_length != "lm1b_protocol")
-    num_tokens = np.minimum(most, maskable.numpy().sum(axis=1))
-    return CleanRows(padded.ids, padded.mask, maskable, torch.from_numpy(num_tokens), text_length)
+    lengths = np.array(list(map(len, answers)), dtype=np.int64)
+    columns = maskable.shape[1] - start
+    if text_length != "lm1b_protocol":
+        # BOS is given; where it was cut off (truncation on the left), the first token stands in its column.
+        is_bos = padded.ids.numpy()[:, start : start + 1] == bos
+        maskable[:, start : start + 1] &= ~is_bos
+        lengths, columns = lengths - 1, columns - is_bos.sum(axis=1)
+    num_tokens = torch.from_numpy(np.minimum(lengths, columns))
+    return CleanRows(padded.ids, padded.mask, torch.from_numpy(maskable), num_tokens, text_length)
 
 
 class Masked(NamedTuple):
@@ -208,7 +211,10 @@ def mask_tokens(
 ) -> Masked:
     """Mask each maskable token of row b with probability mask_prob[b]; padding before a token changes no draw."""
     real = torch.ones_like(maskable) if attention_mask is None else attention_mask | maskable
-    masked = maskable & (uniform(seeds[:, None], Stream.MASK, positions_from_mask(real)) < mask_prob[:, None])
+    # Without padding before a token, a token's number among them is its column.
+    is_padded = bool((real[:, 1:] & ~real[:, :-1]).any())
+    numbers = positions_from_mask(real) if is_padded else torch.arange(real.shape[1], device=real.device)
+    masked = maskable & (uniform(seeds[:, None], Stream.MASK, numbers) < mask_prob[:, None])
     # By index: a mask that is True here and there costs torch's nonzero and masked_fill several times as much.
     index = torch.from_numpy(np.flatnonzero(masked.cpu().numpy())).to(ids.device)
     flat = ids.reshape(-1)
