@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from ilm.corruption_ilm import close_up, corrupt, draw_drops
 from xlm.data.collate import FlatIds
+from xlm.decoding.counter_rng import Stream, uniform
 
 sequences = st.lists(st.lists(st.integers(7, 10), max_size=7), min_size=1, max_size=5)
 
@@ -36,6 +38,37 @@ def test_kept_and_missing_tokens_make_up_the_sequence(rows: list[list[int]], see
         assert sorted(kept + missing) == sorted(row)
         assert ((corrupted.gaps[hits] >= 0) & (corrupted.gaps[hits] <= len(kept))).all()
     assert first == len(corrupted.tokens)
+
+
+@given(sequences, st.integers(0, 2**62), st.booleans())
+@settings(deadline=None)
+def test_corruption_is_that_of_a_loop_over_tokens(rows: list[list[int]], seed: int, with_quantiles: bool) -> None:
+    seeds = torch.arange(len(rows)) + seed
+    quantiles = (torch.arange(len(rows)) + 0.5) / len(rows) if with_quantiles else uniform(seeds, Stream.TIME)
+    corrupted = corrupt(rows, seeds, quantiles.double() if with_quantiles else None)
+    kept_rows, dropped_numbers, hits_per_row = [], [], []
+    hits: list[tuple[int, int, int]] = []
+    for row, row_seed, quantile in zip(rows, seeds, quantiles.tolist(), strict=True):
+        order = [float(uniform(row_seed, Stream.ORDER, column)) for column in range(len(row))]
+        num = min(int(quantile * (len(row) + 1)), len(row))
+        gone = sorted(range(len(row)), key=order.__getitem__)[:num]
+        kept: list[int] = []
+        missing: Counter[tuple[int, int]] = Counter()
+        for column, token in enumerate(row):
+            if column in gone:
+                missing[len(kept), token] += 1
+            else:
+                kept.append(token)
+        kept_rows.append(kept)
+        dropped_numbers.append(num)
+        hits_per_row.append(len(missing))
+        hits += [(*hit, count) for hit, count in sorted(missing.items())]
+    assert lists(corrupted.kept) == kept_rows
+    assert lists(corrupted.clean) == rows
+    assert corrupted.num_dropped.tolist() == dropped_numbers
+    assert corrupted.hits_per_row.tolist() == hits_per_row
+    found = zip(corrupted.gaps.tolist(), corrupted.tokens.tolist(), corrupted.counts.tolist(), strict=True)
+    assert list(found) == hits
 
 
 def test_missing_tokens_are_counted_in_the_gap_behind_their_nearest_kept_neighbour() -> None:
