@@ -32,6 +32,8 @@ def value(text: str, **more: Any) -> Any:
     [
         ("${div_up:7,2}", 4),
         ("${div_up:8,2}", 4),
+        ("${round_up:65,64}", 128),
+        ("${round_up:128,64}", 128),
         ("${replace_str:a-b-c,-,_}", "a_b_c"),
         ("${if_else:true,1,2}", 1),
         ("${if_else:${flag},1,2}", 2),
@@ -131,7 +133,12 @@ def test_registering_again_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("${div_up:1,0}", "cannot be divided by 0"), ("${eval:os}", "eval: 'os'")]
+    ("text", "message"),
+    [
+        ("${div_up:1,0}", "cannot be divided by 0"),
+        ("${round_up:7,0}", "the multiple must be at least 1, got 0"),
+        ("${eval:os}", "eval: 'os'"),
+    ],
 )
 def test_mistakes_reach_the_user_as_ours(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

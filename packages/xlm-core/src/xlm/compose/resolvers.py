@@ -126,6 +126,12 @@ def _div_up(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
+def _round_up(value: int, multiple: int) -> int:
+    if multiple < 1:
+        raise ConfigError(f"round_up: the multiple must be at least 1, got {multiple}.")
+    return -(-value // multiple) * multiple
+
+
 def _replace_str(text: str, old: str, new: str = "") -> str:
     return str(text).replace(str(old), "" if new is None else str(new))
 
@@ -189,6 +195,7 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "default_job_name": _default_job_name,
     "eval": _eval,
     "div_up": _div_up,
+    "round_up": _round_up,
     "num_cpus": devices.num_cpus,
     "replace_str": _replace_str,
     "dict_to_list": _dict_to_list,
