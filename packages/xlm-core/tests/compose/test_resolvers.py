@@ -32,8 +32,6 @@ def value(text: str, **more: Any) -> Any:
     [
         ("${div_up:7,2}", 4),
         ("${div_up:8,2}", 4),
-        ("${round_up:65,64}", 128),
-        ("${round_up:128,64}", 128),
         ("${replace_str:a-b-c,-,_}", "a_b_c"),
         ("${if_else:true,1,2}", 1),
         ("${if_else:${flag},1,2}", 2),
@@ -87,6 +85,7 @@ def test_late_ones_read_the_live_objects() -> None:
     set_component("datamodule", SimpleNamespace(num_labels=3))
     set_component("lightning_module", SimpleNamespace(global_step=7))
     assert value("${tokenizer:vocab_size}") == 27
+    assert [value(f"${{tokenizer:vocab_size,{multiple}}}") for multiple in (1, 9, 64)] == [27, 27, 64]
     assert value("${tokenizer:inner.pad_token_id}") == 0
     assert value("${datamodule:num_labels}") == 3
     assert value("${lightning_module:global_step}") == 7
@@ -101,9 +100,11 @@ def test_too_early_is_an_error_that_names_the_component(text: str) -> None:
 
 
 def test_an_unknown_attribute_is_named() -> None:
-    set_component("tokenizer", SimpleNamespace())
+    set_component("tokenizer", SimpleNamespace(vocab_size=27))
     with pytest.raises(InterpolationResolutionError, match="the tokenizer has no attribute 'vocab'"):
         value("${tokenizer:vocab}")
+    with pytest.raises(InterpolationResolutionError, match="only whole numbers are rounded up"):
+        value("${tokenizer:vocab_size,0}")
 
 
 def test_shown_configurations_keep_late_values_as_text() -> None:
@@ -136,7 +137,6 @@ def test_registering_again_changes_nothing() -> None:
     ("text", "message"),
     [
         ("${div_up:1,0}", "cannot be divided by 0"),
-        ("${round_up:7,0}", "the multiple must be at least 1, got 0"),
         ("${eval:os}", "eval: 'os'"),
     ],
 )

@@ -126,12 +126,6 @@ def _div_up(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
-def _round_up(value: int, multiple: int) -> int:
-    if multiple < 1:
-        raise ConfigError(f"round_up: the multiple must be at least 1, got {multiple}.")
-    return -(-value // multiple) * multiple
-
-
 def _replace_str(text: str, old: str, new: str = "") -> str:
     return str(text).replace(str(old), "" if new is None else str(new))
 
@@ -168,16 +162,23 @@ def _default_job_name(*, _root_: Container) -> str:
     raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
 
 
-def _component_reader(name: str) -> Callable[[str], Any]:
-    def read(attribute: str) -> Any:
+def _component_reader(name: str) -> Callable[..., Any]:
+    def read(attribute: str, multiple: int = 1) -> Any:
+        arguments = attribute if multiple == 1 else f"{attribute},{multiple}"
         if _SHOWN_ONLY.get() and not has_component(name):
-            return f"${{{name}:{attribute}}}"
+            return f"${{{name}:{arguments}}}"
         found = get_component(name)
         for part in attribute.split("."):
             if not hasattr(found, part):
                 raise ConfigError(f"${{{name}:{attribute}}}: the {name} has no attribute '{part}'.", key=attribute)
             found = getattr(found, part)
-        return found
+        if multiple == 1:
+            return found
+        if not isinstance(found, int) or not isinstance(multiple, int) or multiple < 1:
+            raise ConfigError(
+                f"${{{name}:{arguments}}}: only whole numbers are rounded up, to a multiple of 1 or more."
+            )
+        return -(-found // multiple) * multiple
 
     return read
 
@@ -195,7 +196,6 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "default_job_name": _default_job_name,
     "eval": _eval,
     "div_up": _div_up,
-    "round_up": _round_up,
     "num_cpus": devices.num_cpus,
     "replace_str": _replace_str,
     "dict_to_list": _dict_to_list,
