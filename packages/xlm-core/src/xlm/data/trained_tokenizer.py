@@ -17,6 +17,7 @@ from xlm.data.functional import nested_value
 from xlm.data.hashing import code_version, hash_of
 from xlm.data.locator import part_of_files
 from xlm.data.pretrained_tokenizers import CompleteTokenizer, load_auto_tokenizer
+from xlm.data.selection import Reading
 from xlm.errors import DataError
 from xlm.utils.files import output_folder, replace_text
 
@@ -50,11 +51,12 @@ def tokenizer_of_files(
     held_out: Mapping[str, float] | None = None,
     vocab_size: int = 4096,
     cache_dir: str | Path | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> Any:
     """The pretrained tokenizer of that name or path; with None, a byte-level BPE of the training texts.
 
     Args:
-        data_files, held_out: as for `xlm.data.locator.part_of_files`.
+        data_files, held_out, reading: as for `xlm.data.locator.part_of_files`.
         columns: the columns of text, or of lists of messages.
         vocab_size: maximum size, special tokens included; little text gives fewer tokens.
         cache_dir: where the trained tokenizer is kept.
@@ -65,7 +67,7 @@ def tokenizer_of_files(
     if tokenizer is not None:
         return load_auto_tokenizer(tokenizer)
     check_vocab_size(vocab_size)
-    source = part_of_files(data_files, "train", held_out or {})
+    source = part_of_files(data_files, "train", held_out or {}, Reading.of(reading or {}))
     key = {"source": source.identity(), "columns": list(columns), "vocab_size": vocab_size, **trainer_version()}
     path = None if cache_dir is None else Path(cache_dir) / f"bpe-{source.name}-{hash_of(key)[:20]}.json"
     backend = read_or_train(path, lambda: texts_of_rows(source.rows(None), columns), vocab_size)
