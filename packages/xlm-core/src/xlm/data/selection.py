@@ -67,7 +67,7 @@ class Reading:
             )
         if self.encoding is not None:
             try:
-                b"".decode(self.encoding)
+                " ".encode(self.encoding)  # not a codec of bytes, such as hex
                 object.__setattr__(self, "encoding", codecs.lookup(self.encoding).name)
             except LookupError as error:
                 known = "utf-8, utf-16, latin-1, cp1252, shift_jis and the other encodings of Python"
