@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -104,8 +106,9 @@ def chat_to_ids(
 ) -> dict[str, Any]:
     """`prompt_ids` and `input_ids` of a conversation: the last message is the answer, those before it the prompt.
 
-    Messages are objects with `role` and `content`. The tokenizer's chat template is used, if it has one; otherwise
-    each message of the prompt is a line `role: content`, and the prompt ends in `assistant:`.
+    Messages are objects with `role` and `content`; in a table, the list is JSON in a cell. The tokenizer's chat
+    template is used, if it has one; otherwise each message of the prompt is a line `role: content`, and the prompt ends
+    in `assistant:`.
     """
     return _pairs_to_ids([_prompt_and_reply(example, tokenizer, messages_column)], tokenizer)[0]
 
@@ -118,7 +121,7 @@ def _chats_to_ids(
 
 
 def _prompt_and_reply(example: dict[str, Any], tokenizer: Any, messages_column: str) -> tuple[str, str]:
-    messages = _first(example, messages_column)
+    messages = as_messages(_first(example, messages_column))
     if not isinstance(messages, Sequence) or isinstance(messages, str) or len(messages) < 2:
         raise DataError(f"column {messages_column!r} must be a list of at least two messages.")
     for message in messages:
@@ -134,6 +137,16 @@ def _prompt_and_reply(example: dict[str, Any], tokenizer: Any, messages_column: 
     else:
         prompt = "".join(f"{m['role']}: {m['content']}\n" for m in messages[:-1]) + "assistant:"
     return prompt, str(messages[-1]["content"])
+
+
+def as_messages(value: Any) -> Any:
+    """The value of a column; a list of messages in it that is written as JSON becomes a list."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError):
+            found = json.loads(value)
+            if all(isinstance(message, dict) and "content" in message for message in found):
+                return found
+    return value
 
 
 def _pairs_to_ids(pairs: Sequence[tuple[str, str]], tokenizer: Any) -> list[dict[str, Any]]:

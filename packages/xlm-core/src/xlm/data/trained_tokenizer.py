@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from xlm.data.functional import nested_value
+from xlm.data.functional import as_messages, nested_value
 from xlm.data.hashing import code_version, hash_of
 from xlm.data.locator import part_of_files
 from xlm.data.pretrained_tokenizers import CompleteTokenizer, load_auto_tokenizer
@@ -81,7 +81,7 @@ def texts_of_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> 
         found = [value for column in columns if (value := nested_value(row, column)) is not None]
         if not found:
             raise DataError(f"The data have no column {' or '.join(columns)}; they have: {', '.join(row)}.")
-        for value in found:
+        for value in map(as_messages, found):
             texts = [value] if isinstance(value, str) else [str(message.get("content")) for message in value]
             for text in texts:
                 yield text
