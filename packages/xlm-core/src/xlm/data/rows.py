@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,10 @@ class ArrowRows:
 
     def _open(self) -> None:
         self._shards = [_Shard(path) for path in self._files]
-        self._ends = np.cumsum([len(shard) for shard in self._shards])
+        lengths = [len(shard) for shard in self._shards]
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
+        self._columns = [[shard.columns[name] for shard in self._shards] for name in self.column_names]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_files": self._files}
@@ -122,14 +125,15 @@ class ArrowRows:
             raise IndexError(f"Rows {wanted.min()} to {wanted.max()} of {len(self)}.")
         if len(self._shards) == 1:
             return self._shards[0].fetch(wanted)
-        found: list[Any] = [None] * len(wanted)
         shard_of = np.searchsorted(self._ends, wanted, side="right")
-        for shard in np.unique(shard_of).tolist():
-            places = np.flatnonzero(shard_of == shard)
-            start = self._ends[shard - 1] if shard else 0
-            for place, row in zip(places.tolist(), self._shards[shard].fetch(wanted[places] - start), strict=True):
-                found[place] = row
-        return found
+        local = wanted - self._starts[shard_of]
+        if wanted.size and shard_of[0] == shard_of[-1] and (shard_of == shard_of[0]).all():
+            return self._shards[shard_of[0]].fetch(local)
+        names = self.column_names
+        # Row by row: the rows of a shuffled batch are from nearly as many files, each of which costs more than a row.
+        places = list(zip(shard_of.tolist(), local.tolist(), strict=True))
+        values = [[columns[shard].item(row) for shard, row in places] for columns in self._columns]
+        return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 class _Shard:
@@ -157,6 +161,8 @@ def _open(path: Path) -> pa.RecordBatch:
 class _Column(Protocol):
     def take(self, indices: Ints) -> list[Any]: ...
 
+    def item(self, index: int) -> Any: ...
+
     def lengths(self) -> Ints: ...
 
     def add_to(self, digest: blake2b) -> None: ...
@@ -168,10 +174,15 @@ class _IntLists:
     def __init__(self, array: pa.ListArray) -> None:
         self._offsets = array.offsets.to_numpy()
         self._values = array.values.to_numpy()
+        # Whose items are Python's integers at once.
+        self._places = memoryview(self._offsets)
 
     def take(self, indices: Ints) -> list[list[int]]:
         starts, ends = self._offsets[indices].tolist(), self._offsets[indices + 1].tolist()
         return [self._values[start:end].tolist() for start, end in zip(starts, ends, strict=True)]
+
+    def item(self, index: int) -> list[int]:
+        return cast(list[int], self._values[self._places[index] : self._places[index + 1]].tolist())
 
     def lengths(self) -> Ints:
         return np.diff(self._offsets).astype(np.int64)
@@ -179,6 +190,26 @@ class _IntLists:
     def add_to(self, digest: blake2b) -> None:
         digest.update(self.lengths().tobytes())
         digest.update(self._values[self._offsets[0] : self._offsets[-1]].astype(np.int64).tobytes())
+
+
+class _Ints:
+    """A column of integers."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self._values = array.to_numpy()
+        self._items = memoryview(self._values)
+
+    def take(self, indices: Ints) -> list[int]:
+        return cast(list[int], self._values[indices].tolist())
+
+    def item(self, index: int) -> int:
+        return cast(int, self._items[index])
+
+    def lengths(self) -> Ints:
+        return np.full(len(self._values), -1, dtype=np.int64)
+
+    def add_to(self, digest: blake2b) -> None:
+        digest.update(self._values.astype(np.int64).tobytes())
 
 
 class _AnyColumn:
@@ -199,11 +230,16 @@ class _AnyColumn:
     def take(self, indices: Ints) -> list[Any]:
         return [self._array[i].as_py() for i in indices.tolist()]
 
+    def item(self, index: int) -> Any:
+        return self._array[index].as_py()
+
 
 def _column(array: pa.Array) -> _Column:
     is_int_list = pa.types.is_list(array.type) and pa.types.is_integer(array.type.value_type)
     if is_int_list and array.null_count == 0 and array.values.null_count == 0:
         return _IntLists(array)
+    if pa.types.is_signed_integer(array.type) and array.null_count == 0:
+        return _Ints(array)
     return _AnyColumn(array)
 
 
