@@ -15,6 +15,8 @@ from xlm.utils.annotations import checked, display_value, options_in, read_optio
 
 Schema = TypeVar("Schema", bound=Options)
 
+_SECTIONS_OF_DATA = ("columns", "data_files", "held_out", "reading")
+
 
 def check_values(cfg: DictConfig) -> None:
     """ConfigError for the first value outside its type or choices, among all options that the job reads."""
@@ -23,6 +25,8 @@ def check_values(cfg: DictConfig) -> None:
     if isinstance(trainer, DictConfig):
         _check_present(trainer, TrainerSection)
     _check_flags(cfg)
+    for section in _SECTIONS_OF_DATA:
+        _check_mapping(cfg, section)
     trace_options(cfg)
     schema = SECTIONS_OF_JOBS.get(str(cfg.get("job_type")))
     if schema is Sweep:
@@ -77,16 +81,21 @@ def _check_present(node: DictConfig, schema: type[Options]) -> None:
 
 def _given(cfg: DictConfig, section: str) -> dict[str, Any]:
     """A section as plain values; ConfigError if it is not a mapping."""
-    node = cfg.get(section)
+    node = _check_mapping(cfg, section)
     if node is None:
         return {}
-    if not isinstance(node, DictConfig):
-        raise ConfigError(
-            f"{section} is {display_value(plain(node))}, and must be a mapping: {section}.<option>=…", key=section
-        )
     options = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     assert isinstance(options, dict)
     return {str(name): value for name, value in options.items()}
+
+
+def _check_mapping(cfg: DictConfig, section: str) -> DictConfig | None:
+    node = cfg.get(section)
+    if node is None or isinstance(node, DictConfig):
+        return node
+    raise ConfigError(
+        f"{section} is {display_value(plain(node))}, and must be a mapping: {section}.<option>=…", key=section
+    )
 
 
 def plain(value: Any) -> Any:
