@@ -105,7 +105,7 @@ class GeneratedExamples(ABC):
     #: The task in messages, as an adjective.
     task: ClassVar[str]
     #: Examples drawn at once; a constant, so that a shorter data set is a prefix of a longer one.
-    block_size: ClassVar[int] = 256
+    block_size: ClassVar[int] = 64
 
     def __init__(
         self,
@@ -166,17 +166,33 @@ def symbols_to_ids(
     *,
     prompt_column: str = "prompt",
     answer_column: str = "answer",
+    characters: bool = False,
     **_: Any,
 ) -> dict[str, list[int]]:
     """`prompt_ids` and `input_ids` of two columns of symbols separated by blanks, one token each.
 
+    With `characters`, every character except blanks is a symbol.
+
     Raises:
         DataError: a column is missing, or the tokenizer doesn't know a symbol.
     """
-    if missing := [name for name in (prompt_column, answer_column) if name not in example]:
+    prompt, answer = columns_of(example, prompt_column, answer_column)
+    return {
+        "prompt_ids": known_ids(_symbols(prompt, characters), tokenizer),
+        "input_ids": known_ids(_symbols(answer, characters), tokenizer),
+    }
+
+
+def columns_of(example: Mapping[str, Any], *names: str) -> list[str]:
+    """The texts in these columns; DataError if one is missing or not a text."""
+    if missing := [name for name in names if name not in example]:
         raise DataError(f"the column {missing[0]!r} is missing; it has: {', '.join(example) or 'none'}.")
-    prompt, answer = (checked_text(example[name], name).split() for name in (prompt_column, answer_column))
-    return {"prompt_ids": known_ids(prompt, tokenizer), "input_ids": known_ids(answer, tokenizer)}
+    return [checked_text(example[name], name) for name in names]
+
+
+def _symbols(text: str, characters: bool) -> list[str]:
+    words = text.split()
+    return list("".join(words)) if characters else words
 
 
 def known_ids(symbols: Sequence[str], tokenizer: Any) -> list[int]:

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xlm.errors import DataError
-from xlm.tasks.generated import Example, GeneratedExamples, known_ids
+from xlm.tasks.generated import Example, GeneratedExamples, columns_of, known_ids
 from xlm.traces.document import grid
-from xlm.utils.text_files import checked_text
 
 Ints = npt.NDArray[np.int64]
 
@@ -78,9 +77,7 @@ def sudoku_preprocess(
 
     Blanks in the column may also be written as one of `.-_*`. DataError if the solution doesn't solve the puzzle.
     """
-    if missing := [name for name in (puzzle_column, solution_column) if name not in example]:
-        raise DataError(f"the column {missing[0]!r} is missing; it has: {', '.join(example) or 'none'}.")
-    puzzle, solution = (checked_text(example[name], name).strip() for name in (puzzle_column, solution_column))
+    puzzle, solution = (text.strip() for text in columns_of(example, puzzle_column, solution_column))
     cells = puzzle.translate(_BLANKS)
     if len(cells) not in (16, 81):
         raise DataError(f"column {puzzle_column!r} has {len(cells)} characters; a sudoku has 81 cells, or 16.")
