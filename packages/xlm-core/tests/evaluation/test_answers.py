@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,37 @@ def test_verdicts_are_written_with_the_rows_and_numbers_named_by_loader(tmp_path
     assert found["prediction/valid"] == pytest.approx(1 / 3)
     assert found["other/valid"] == 1.0
     assert passes.finish(None) == {}
+
+
+ON_A_RANK = """
+import json, sys
+import torch.distributed as dist
+from xlm.evaluation.answers import JudgedAnswers
+from xlm.log_predictions import PostHocPasses
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+passes = PostHocPasses(JudgedAnswers(lambda prompt, answer, reference: answer == prompt))
+rows = [{"prompt": "a", "prediction": "a" if n % 3 else "b"} for n in range(7)][4 * rank : 4 * rank + 4]
+passes.add("prediction", rows)
+if rank == 1:
+    passes.add("more", [{"prompt": "a", "prediction": "a"}])
+print(json.dumps([passes.errors(), passes.finish(None)]))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_two_processes_count_all_rows_and_get_the_same_numbers(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ON_A_RANK, str(tmp_path)]
+    running = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    found = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], found
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in found)
+    assert first == second
+    errors, numbers = first
+    assert numbers == {"prediction/valid": 4 / 7, "more/valid": 1.0}
+    assert errors["prediction/valid"][0] == 7

@@ -81,9 +81,11 @@ def reaches_target(prompt: str, answer: str, reference: str | None = None) -> bo
 def value_of(tokens: Sequence[str]) -> Fraction | None:
     """The value of an infix expression; None if it is not one, or divides by 0. By Dijkstra's shunting yard."""
     values: list[Fraction] = []
-    operators: list[str] = []
+    operators = ["("]  # a bracket around everything; without it, the expression has ended
     expects_value = True
-    for token in [*tokens, ")"] if tokens else []:
+    for token in [*tokens, ")"]:
+        if not operators:
+            return None
         if expects_value:
             if token == "(":
                 operators.append(token)
@@ -93,22 +95,17 @@ def value_of(tokens: Sequence[str]) -> Fraction | None:
             else:
                 return None
         elif token in _PRECEDENCE or token == ")":
-            while operators and operators[-1] != "(" and _PRECEDENCE.get(token, 0) <= _PRECEDENCE[operators[-1]]:
+            while operators[-1] != "(" and _PRECEDENCE.get(token, 0) <= _PRECEDENCE[operators[-1]]:
                 if not _apply(operators.pop(), values):
                     return None
             if token == ")":
-                if operators:
-                    operators.pop()
-                elif len(values) == 1:  # the bracket that was added
-                    operators.append("end")
-                else:
-                    return None
+                operators.pop()
             else:
                 operators.append(token)
                 expects_value = True
         else:
             return None
-    return values[0] if operators == ["end"] and len(values) == 1 else None
+    return None if operators else values[0]
 
 
 def _apply(operator: str, values: list[Fraction]) -> bool:
