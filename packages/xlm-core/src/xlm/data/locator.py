@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
+from inspect import signature
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -173,10 +174,14 @@ def locate(
     `full_name` is a file, a list of files, a pattern such as `data/*.jsonl`, a folder, or
     `owner/dataset[/config]/split` on the hub; `name` (config) and `split` can be given separately. A slice of the
     rows in brackets may follow: `data.csv[:95%]`, `folder/train[1000:]`. Without a name, `dataset_constructor_str` is
-    called `cls(tokenizer, num_examples, **kwargs)`.
+    called `cls(tokenizer, num_examples, **kwargs)`, with `split` if it takes one.
     """
     if not full_name and dataset_constructor_str is not None:
-        generator = GeneratorSource(dataset_constructor_str, num_examples, dict(dataset_kwargs or {}))
+        kwargs = dict(dataset_kwargs or {})
+        # Generators of published models don't expect it.
+        if split is not None and "split" in signature(get_function(dataset_constructor_str)).parameters:
+            kwargs.setdefault("split", split)
+        generator = GeneratorSource(dataset_constructor_str, num_examples, kwargs)
         return reading.selected(generator)
     if not full_name:
         raise DataError("A dataset needs full_name (a file, a folder or a hub name) or dataset_constructor_str.")
