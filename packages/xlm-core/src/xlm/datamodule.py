@@ -100,7 +100,7 @@ class TextDataModule(LightningDataModule):
 
     `print_batch_fn` (a dotted path or a function) shows the first batch of each loader; it is called
     `(batch, split, tokenizer, dataloader_name)`. With the flag DEBUG_OVERFIT, every split consists of the first
-    training batch.
+    training batch. `block_size` is only kept, for configurations that refer to `datamodule.block_size`.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class TextDataModule(LightningDataModule):
         cache_dir: str | Path = "data/cache",
         seed: int = 0,
         num_dataset_workers: int | None = None,
+        block_size: int | None = None,
     ) -> None:
         super().__init__()
         if unknown := [split for split in dataset_managers if split not in SPLITS]:
@@ -131,6 +132,7 @@ class TextDataModule(LightningDataModule):
         self.cache_dir = Path(cache_dir)
         self.seed = seed
         self.num_dataset_workers = num_dataset_workers
+        self.block_size = block_size
         self._printed: set[tuple[str, str]] = set()
 
     @property
