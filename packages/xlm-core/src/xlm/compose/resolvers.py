@@ -15,7 +15,8 @@ from omegaconf.resolvers import oc
 
 from xlm.compose import devices
 from xlm.compose.naming import name_from_hydra
-from xlm.errors import ConfigError
+from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.utils.annotations import display_value
 from xlm.utils.instantiate import get_component, has_component
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -172,6 +173,19 @@ def _default_job_name(*, _root_: Container) -> str:
     raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
 
 
+def _level(name: str, *, _root_: Container) -> Any:
+    """The value of this name in `task.levels` at the chosen difficulty."""
+    levels, chosen = OmegaConf.select(_root_, "task.levels"), OmegaConf.select(_root_, "difficulty")
+    if levels is None or chosen not in levels:
+        names = [str(level) for level in levels or ()]
+        hint = did_you_mean(nearest_names(str(chosen), names, 1))
+        raise ConfigError(
+            f"difficulty is {display_value(chosen)}, and must be one of: {', '.join(names) or 'none'}. {hint}".rstrip(),
+            key="difficulty",
+        )
+    return levels[chosen][name]
+
+
 def _component_reader(name: str) -> Callable[[str], Any]:
     def read(attribute: str) -> Any:
         if _SHOWN_ONLY.get() and not has_component(name):
@@ -209,6 +223,7 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "max": lambda *values: max(values),
     "min_int": lambda *values: int(min(values)),
     "max_int": lambda *values: int(max(values)),
+    "level": _level,
     "tokenizer": _component_reader("tokenizer"),
     "datamodule": _component_reader("datamodule"),
     "lightning_module": _component_reader("lightning_module"),

@@ -137,10 +137,11 @@ def locate(
 
     `full_name` is a file, a list of files, a pattern such as `data/*.jsonl`, a folder, or
     `owner/dataset[/config]/split` on the hub; `name` (config) and `split` can be given separately. Without it,
-    `dataset_constructor_str` is called `cls(tokenizer, num_examples, **kwargs)`.
+    `dataset_constructor_str` is called `cls(tokenizer, num_examples, **kwargs)`, with `split` if one is given.
     """
     if not full_name and dataset_constructor_str is not None:
-        return GeneratorSource(dataset_constructor_str, num_examples, dict(dataset_kwargs or {}))
+        of_split = {} if split is None else {"split": split}
+        return GeneratorSource(dataset_constructor_str, num_examples, {**of_split, **(dataset_kwargs or {})})
     if not full_name:
         raise DataError("A dataset needs full_name (a file, a folder or a hub name) or dataset_constructor_str.")
     if not isinstance(full_name, str):
