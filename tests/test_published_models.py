@@ -320,12 +320,12 @@ def test_a_command_of_flexlm_gets_its_configuration(flexlm: tuple[Path, list[str
     assert "flexlm.noise.FlexSchedule" in (folder / "schedule.log").read_text()
 
 
-WORDS = "the cat sat on a mat and saw the dog run . it did n't bark , she said".split()
+WORDS = "the cat sat on a mat and saw the dog run . it did n't bark , she said"
 
 
 def mirrored(folder: Path) -> None:
     """The data sets and tokenizers of the three text experiments under their published names, a few rows each."""
-    sentences = [" ".join(WORDS[i % 7 : i % 7 + 5 + i % 5]) for i in range(60)]
+    sentences = [" ".join(WORDS.split()[i % 7 : i % 7 + 5 + i % 5]) for i in range(60)]
     lm1b, owt = folder / "billion-word-benchmark" / "lm1b", folder / "Skylion007" / "openwebtext"
     for path, texts in ((lm1b / "train", sentences[:40]), (lm1b / "test", sentences[40:]), (owt / "train", sentences)):
         path.parent.mkdir(parents=True, exist_ok=True)
