@@ -56,6 +56,17 @@ def text8() -> None:
     Path("text8").write_text("a quick brown fox jumps over one lazy dog " * 200)
 
 
+def molecules() -> None:
+    rows = "".join(f"{number},{'C' * (1 + number % 17)}{end}\n" for number in range(60) for end in ("O", "N", "Cl"))
+    Path("molecules.csv").write_text("index,smiles\n" + rows)
+
+
+def proteins() -> None:
+    names = "ACDEFGHIKLMNPQRSTVWY"
+    rows = [f">UniRef50_{i} x\n{names[i % 20 :]}\n{names[: i % 13]}*\n" for i in range(150)]
+    Path("small.fasta").write_text("".join(rows))
+
+
 PARTS = {"train": "train[:150]", "val": "train[150:170]", "test": "train[170:]"}
 OF_PARTS = [f"datamodule.dataset_managers.{split}.lm.split='{rows}'" for split, rows in PARTS.items()]
 CORPORA: dict[str, tuple[Callable[[], None], list[str]]] = {
@@ -65,9 +76,13 @@ CORPORA: dict[str, tuple[Callable[[], None], list[str]]] = {
     "text8": (text8, ["chunk_size=16", "corpus_file=text8"]),
     "stories": (stories, ["block_size=64", "vocab_size=300", "corpus_file=stories.txt"]),
     "stories_infill": (stories, ["block_size=64", "vocab_size=300", "corpus_file=stories.txt"]),
+    "qm9": (molecules, ["corpus_file=molecules.csv"]),
+    "safe_molgen": (molecules, ["block_size=32", "corpus_file=molecules.csv"]),
+    "uniref50": (proteins, ["block_size=48", "corpus_file=small.fasta"]),
 }
 # Each corpus once and each family with every change, all of them every night.
-OFTEN = {("lm1b", "mlm"), ("owt_packed", "arlm"), ("text8", "mdlm"), ("stories_infill", "ilm")}
+OFTEN = {("lm1b", "mlm"), ("owt_packed", "arlm"), ("text8", "mdlm"), ("stories_infill", "ilm"), ("qm9", "arlm"),
+         ("uniref50", "mlm")}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +115,9 @@ def test_every_family_learns_from_every_corpus(corpus: str, family: str) -> None
     assert metrics["val/lm/accumulated_loss"] > 0
     if corpus == "stories_infill":
         assert metrics["val/infill_prediction/exact_match"] < 1
+    if corpus == "qm9":
+        shares = ("validity", "unique_strings")  # with and without RDKit
+        assert any(0 <= metrics.get(f"val/unconditional_prediction/{share}", -1) <= 1 for share in shares)
 
 
 def test_a_run_is_evaluated_on_other_corpora(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,11 +133,11 @@ def test_a_run_is_evaluated_on_other_corpora(folder: Path, capsys: pytest.Captur
         assert found["perplexity"]["value"] > 1
         assert found["bits_per_byte"]["value"] > 0
     # Five sentences of 13 characters and an EOS each, in blocks of 16, which have an EOS of their own.
-    assert record["n"] == {"lm": 5}
+    assert record["n"] == {"test/lm": 5}
     capsys.readouterr()
     for words, message in {
         ("eval.data=wikitex",): "Did you mean 'wikitext'",
-        ("eval.data=lambada", "eval.split=val"): "datamodule 'lambada' has no data in val. Choose another eval.split.",
+        ("eval.data=default",): "datamodule 'default' has no data in test. Choose another eval.split.",
         ("eval.data_file=ptb.txt",): "For the run's own data: data_files.test=ptb.txt.",
         ("datamodule=wikitext",): "To evaluate on other data, give eval.data=wikitext.",
         ("eval.data=stories_infill", "eval.data_file=gone.txt"): "No such file or folder of data: gone.txt",

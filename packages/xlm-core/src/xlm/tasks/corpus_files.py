@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,13 +44,12 @@ def split_of(content: str) -> str:
 
 
 class CorpusFile(ABC):
-    """Rows `text` of `split` of a file, in a random order that only depends on `seed`; repeated texts are left out.
-
-    A subclass reads the texts of its file in `texts`.
+    """Rows `text` of `split` of a file, by a hash of the text; a subclass reads the texts of its file in `texts`.
 
     Args:
         tokenizer: not used; every dataset constructor gets it.
-        num_examples: the first of that order; None: all.
+        num_examples: the first ones; None: all.
+        seed: of a random order, for which all texts are kept in memory; None: the order of the file.
         path: the file; None: that of a package, if the corpus has one.
 
     Raises:
@@ -65,24 +65,28 @@ class CorpusFile(ABC):
         num_examples: int | None = None,
         *,
         split: str = "train",
-        seed: int = 0,
+        seed: int | None = None,
         path: str | None = None,
     ) -> None:
         self.num_examples, self.split, self.seed = num_examples, checked_split(self.name, split), seed
-        self.path = self.default_path() if path is None else Path(path).expanduser()
+        self.paths = self.default_paths() if path is None else [Path(path).expanduser()]
 
-    def default_path(self) -> Path:
-        """The file of a package; DataError for a corpus without one, or if the package isn't installed."""
+    def default_paths(self) -> list[Path]:
+        """The files of a package; DataError for a corpus without one, or if the package isn't installed."""
         raise DataError(f"{self.name}: give the file of the corpus, corpus_file=PATH.")
 
     @abstractmethod
-    def texts(self) -> Iterator[str]:
-        """All texts in the order of the file; DataError if it cannot be read."""
+    def texts_of(self, path: Path) -> Iterator[str]:
+        """All texts in the order of a file; DataError if it cannot be read."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        texts = [text for text in dict.fromkeys(self.texts()) if split_of(text) == self.split]
-        order = np.random.default_rng(self.seed).random(len(texts)).argsort(kind="stable")
-        return ({"text": texts[number]} for number in order[: self.num_examples].tolist())
+        every = (text for path in self.paths for text in self.texts_of(path))
+        texts: Iterable[str] = (text for text in every if split_of(text) == self.split)
+        if self.seed is not None:
+            known = list(texts)
+            order = np.random.default_rng(self.seed).random(len(known)).argsort(kind="stable")
+            texts = (known[number] for number in order.tolist())
+        return ({"text": text} for text in islice(texts, self.num_examples))
 
 
 def corpus_tokenizer(

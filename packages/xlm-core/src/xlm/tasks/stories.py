@@ -32,9 +32,8 @@ class Stories(CorpusFile):
         super().__init__(tokenizer, num_examples, **options)
         self.min_sentences = min_sentences
 
-    def texts(self) -> Iterator[str]:
-        is_text = type_of_file(self.path) == ".txt"
-        stories = _separated(self.path) if is_text else map(_of_row, rows_of_file(self.path))
+    def texts_of(self, path: Path) -> Iterator[str]:
+        stories = _separated(path) if type_of_file(path) == ".txt" else map(_of_row, rows_of_file(path))
         return (story for story in stories if len(sentences_of(story)) >= self.min_sentences)
 
 
