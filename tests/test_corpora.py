@@ -67,8 +67,18 @@ def proteins() -> None:
     Path("small.fasta").write_text("".join(rows))
 
 
+def tinygsm() -> None:
+    pretrained("gpt2")()
+    rows = [{"question": f"a cat, {a} dogs?", "code": f"def simple_math_problem():\n  return {a}"} for a in range(30)]
+    answers = [{"question": f"{a} kings?", "answer": f"the sum\n#### {a}"} for a in range(6)]
+    for name, found in (("TinyGSM/TinyGSM/train", rows), ("openai/gsm8k/main/test", answers)):
+        Path(name).parent.mkdir(parents=True)
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+
+
 PARTS = {"train": "train[:150]", "val": "train[150:170]", "test": "train[170:]"}
-OF_PARTS = [f"datamodule.dataset_managers.{split}.lm.split='{rows}'" for split, rows in PARTS.items()]
+MANAGERS = "datamodule.dataset_managers"
+OF_PARTS = [f"{MANAGERS}.{split}.lm.split='{rows}'" for split, rows in PARTS.items()]
 CORPORA: dict[str, tuple[Callable[[], None], list[str]]] = {
     "lm1b": (lm1b, ["block_size=32"]),
     "owt": (owt, ["block_size=32", *OF_PARTS]),
@@ -79,10 +89,15 @@ CORPORA: dict[str, tuple[Callable[[], None], list[str]]] = {
     "qm9": (molecules, ["corpus_file=molecules.csv"]),
     "safe_molgen": (molecules, ["block_size=32", "corpus_file=molecules.csv"]),
     "uniref50": (proteins, ["block_size=48", "corpus_file=small.fasta"]),
+    "tinygsm": (
+        tinygsm,
+        ["input_block_size=48", "block_size=96", f"{MANAGERS}.train.lm.split='train[6:]'"]
+        + [f"{MANAGERS}.val.{name}.split='train[:6]'" for name in ("lm", "prediction")],
+    ),
 }
 # Each corpus once and each family with every change, all of them every night.
 OFTEN = {("lm1b", "mlm"), ("owt_packed", "arlm"), ("text8", "mdlm"), ("stories_infill", "ilm"), ("qm9", "arlm"),
-         ("uniref50", "mlm")}  # fmt: skip
+         ("uniref50", "mlm"), ("tinygsm", "arlm")}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +130,8 @@ def test_every_family_learns_from_every_corpus(corpus: str, family: str) -> None
     assert metrics["val/lm/accumulated_loss"] > 0
     if corpus == "stories_infill":
         assert metrics["val/infill_prediction/exact_match"] < 1
+    if corpus == "tinygsm":
+        assert metrics["val/prediction/valid"] == metrics["val/prediction/runs"] == 0
     if corpus == "qm9":
         shares = ("validity", "unique_strings")  # with and without RDKit
         assert any(0 <= metrics.get(f"val/unconditional_prediction/{share}", -1) <= 1 for share in shares)

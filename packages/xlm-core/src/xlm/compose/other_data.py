@@ -27,7 +27,8 @@ def with_data_of(cfg: DictConfig, name: str, split: str, data_file: str | ListCo
     choice = [f"datamodule={name}"]
     with readable_errors(overrides=choice), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         other = compose(CONFIG_NAME, overrides=[*choice, "~model", "~model_type"])
-    loaders = OmegaConf.select(other, f"{_MANAGERS}.{split}")
+    managers = OmegaConf.select(other, f"{_MANAGERS}.{split}") or {}
+    loaders = {loader: manager for loader, manager in managers.items() if manager and "_target_" in manager}
     if not loaders:
         raise ConfigError(f"datamodule '{name}' has no data in {split}. Choose another eval.split.", key="eval.data")
     known = OmegaConf.select(cfg, f"{_MANAGERS}.{split}") or {}
@@ -42,6 +43,7 @@ def with_data_of(cfg: DictConfig, name: str, split: str, data_file: str | ListCo
             if not changed.get("collators") and (collator := own.get(loader)) is not None:
                 manager.collator = collator
         changed.datamodule.dataset_managers = {split: loaders}
+        changed.post_hoc_evaluator = other.get("post_hoc_evaluator")
     check_roles(changed, str(cfg.get("model_name")), name)
     check_collators(changed, str(cfg.get("model_name")))
     return changed
