@@ -44,6 +44,8 @@ def with_data_of(cfg: DictConfig, name: str, split: str, data_file: str | ListCo
                 manager.collator = collator
         changed.datamodule.dataset_managers = {split: loaders}
         changed.post_hoc_evaluator = other.get("post_hoc_evaluator")
+        if changed.get("collators"):  # otherwise the metrics are a model's own, like its collators
+            changed.reported_metrics = other.reported_metrics
     check_roles(changed, str(cfg.get("model_name")), name)
     check_collators(changed, str(cfg.get("model_name")))
     return changed
