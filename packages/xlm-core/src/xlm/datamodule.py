@@ -101,7 +101,7 @@ class TextDataModule(LightningDataModule):
 
     `print_batch_fn` (a dotted path or a function) shows the first batch of each loader; it is called
     `(batch, split, tokenizer, dataloader_name)`. With the flag DEBUG_OVERFIT, every split consists of the first
-    training batch.
+    training batch. `block_size` is only kept, for configurations that refer to `datamodule.block_size`.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class TextDataModule(LightningDataModule):
         seed: int = 0,
         num_dataset_workers: int | None = None,
         rewrite_manual_cache: bool = False,
+        block_size: int | None = None,
     ) -> None:
         super().__init__()
         if unknown := [split for split in dataset_managers if split not in SPLITS]:
@@ -135,6 +136,7 @@ class TextDataModule(LightningDataModule):
         self.num_dataset_workers = num_dataset_workers
         self.rewrite_manual_cache = rewrite_manual_cache
         self._rewritten: set[Path] = set()
+        self.block_size = block_size
         self._printed: set[tuple[str, str]] = set()
 
     @property

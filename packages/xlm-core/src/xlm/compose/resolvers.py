@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from xlm.compose import devices
 from xlm.compose.naming import name_from_hydra
@@ -150,6 +151,15 @@ def _if_else(condition: Any, if_true: Any, if_false: Any) -> Any:
     return if_true if condition else if_false
 
 
+def _select(key: str, *default: Any, _parent_: Container) -> Any:
+    """OmegaConf's own `oc.select`, but an `input_block_size` of null (texts have no prompt) counts as missing.
+
+    Published models write `${oc.select:input_block_size,0}` for the length of a prompt, if there is one.
+    """
+    found = oc.select(key, *default, _parent_=_parent_)
+    return default[0] if found is None and key == "input_block_size" and default else found
+
+
 def _default_job_name(*, _root_: Container) -> str:
     """The default name from Hydra's choices, in the tree if they are there, else of the running job."""
     from hydra.core.hydra_config import HydraConfig
@@ -215,6 +225,7 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "dict_to_list": _dict_to_list,
     "find_grad_accum": _find_grad_accum,
     "if_else": _if_else,
+    "oc.select": _select,
     "min": lambda *values: min(values),
     "max": lambda *values: max(values),
     "min_int": lambda *values: int(min(values)),

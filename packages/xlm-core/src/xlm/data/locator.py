@@ -299,7 +299,8 @@ def part_of_files(
 class GeneratorSource:
     """The examples from a class or function, called `constructor(tokenizer, num_examples, **kwargs)`.
 
-    If it reads anything else, it should identify that by plain data in `constructor.source_identity()`.
+    If it reads anything else, it should identify that by plain data in `constructor.source_identity()`. An argument
+    `path` names a file that it reads instead.
     """
 
     constructor: str
@@ -319,6 +320,8 @@ class GeneratorSource:
             "num_examples": self.num_examples,
             "kwargs": self.kwargs,
         }
+        if path := self.kwargs.get("path"):
+            return identity | {"file": _file_identity(_existing(Path(path).expanduser()))}
         more = getattr(constructor, "source_identity", None)
         return identity if more is None else identity | {"reads": more()}
 
@@ -581,6 +584,12 @@ def _check_type(path: Path) -> None:
     if kind not in FILE_TYPES or (is_packed and kind in _NOT_UNPACKED):
         packed = f", also with {', '.join(COMPRESSED)} for text"
         raise DataError(f"{path} is not of a known type: {', '.join(FILE_TYPES)}{packed}.")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise _no_such_file(path)
+    return path
 
 
 def _no_such_file(path: Path) -> DataError:
