@@ -140,6 +140,8 @@ class Eval(Checkpoint, ScorerOptions):
     section: ClassVar[str] = "eval"
 
     split: Literal["val", "test"] = option("test", "split to evaluate")
+    data: Text | None = option(None, "datamodule to evaluate on, such as wikitext; by default the run's own")
+    data_file: Texts | None = option(None, "source that replaces that of eval.data, with the same columns")
     num_samples: CountOrZero | None = option(None, "draws of the bound per example; 0: no likelihood")
 
 
@@ -232,7 +234,9 @@ class TrainTokenizer:
 
     files: Names = option((), "files, patterns, folders or hub names of texts")
     out: Text = option("", "folder to write the tokenizer to")
-    kind: Literal["bpe", "unigram", "wordpiece", "character"] = option("bpe", "bytes, subwords or characters")
+    kind: Literal["bpe", "unigram", "wordpiece", "word", "character", "byte"] = option(
+        "bpe", "subwords of bytes or characters, words, characters or bytes"
+    )
     vocab_size: Count = option(4096, "maximum number of tokens, special tokens included")
     columns: Names = option(("text",), "columns of the texts")
 

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from xlm.compose import devices
 from xlm.compose.naming import name_from_hydra
@@ -150,6 +151,15 @@ def _if_else(condition: Any, if_true: Any, if_false: Any) -> Any:
     return if_true if condition else if_false
 
 
+def _select(key: str, *default: Any, _parent_: Container) -> Any:
+    """OmegaConf's own `oc.select`, but an `input_block_size` of null (texts have no prompt) counts as missing.
+
+    Published models write `${oc.select:input_block_size,0}` for the length of a prompt, if there is one.
+    """
+    found = oc.select(key, *default, _parent_=_parent_)
+    return default[0] if found is None and key == "input_block_size" and default else found
+
+
 def _default_job_name(*, _root_: Container) -> str:
     """The default name from Hydra's choices, in the tree if they are there, else of the running job."""
     from hydra.core.hydra_config import HydraConfig
@@ -176,16 +186,23 @@ def _level(name: str, *, _root_: Container) -> Any:
     return levels[chosen][name]
 
 
-def _component_reader(name: str) -> Callable[[str], Any]:
-    def read(attribute: str) -> Any:
+def _component_reader(name: str) -> Callable[..., Any]:
+    def read(attribute: str, multiple: int = 1) -> Any:
+        arguments = attribute if multiple == 1 else f"{attribute},{multiple}"
         if _SHOWN_ONLY.get() and not has_component(name):
-            return f"${{{name}:{attribute}}}"
+            return f"${{{name}:{arguments}}}"
         found = get_component(name)
         for part in attribute.split("."):
             if not hasattr(found, part):
                 raise ConfigError(f"${{{name}:{attribute}}}: the {name} has no attribute '{part}'.", key=attribute)
             found = getattr(found, part)
-        return found
+        if multiple == 1:
+            return found
+        if not isinstance(found, int) or not isinstance(multiple, int) or multiple < 1:
+            raise ConfigError(
+                f"${{{name}:{arguments}}}: only whole numbers are rounded up, to a multiple of 1 or more."
+            )
+        return -(-found // multiple) * multiple
 
     return read
 
@@ -208,6 +225,7 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "dict_to_list": _dict_to_list,
     "find_grad_accum": _find_grad_accum,
     "if_else": _if_else,
+    "oc.select": _select,
     "min": lambda *values: min(values),
     "max": lambda *values: max(values),
     "min_int": lambda *values: int(min(values)),
