@@ -115,7 +115,7 @@ CORPORA: dict[str, tuple[Callable[[], None], list[str]]] = {
             "human_eval_file=problems.jsonl",
             "test_after_training=true",
             f"{MANAGERS}.test.unconditional_prediction.num_examples=1",
-        ],  # fmt: skip
+        ],
     ),
 }
 # Some with every change, all of them with every family every night.
