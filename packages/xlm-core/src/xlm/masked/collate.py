@@ -234,6 +234,13 @@ class MasksRows:
     tokenizer: Tokenizer
     low_variance: bool
     t_min: float
+    text_length: TextLength | None
+    loss_on_padding: bool | None
+
+    @property
+    def fills_block(self) -> bool:
+        """Whether every text or answer is filled to the block, so that there are no lengths to sort by."""
+        return of_collator(self.text_length, self.loss_on_padding) in FILLED
 
     def __post_init__(self) -> None:
         check_mask_token(self.tokenizer)
