@@ -89,7 +89,8 @@ def test_packed_batches_have_the_loss_and_gradients_of_padded_ones(case: str, is
     assert len(batch["token_index"]) < 0.6 * batch["attention_mask"].numel()
     packed, gradients = outputs_and_gradients(loss(network_of(network, **sizes), TOKENIZER), batch)
     padded, expected = outputs_and_gradients(loss(network_of(network, **sizes), TOKENIZER), collate(examples()))
-    assert packed.keys() == padded.keys() and len(gradients) == len(expected) > 10
+    assert packed.keys() == padded.keys()
+    assert len(gradients) == len(expected) > 10
     for name, value in packed.items():
         torch.testing.assert_close(value, padded[name], rtol=1e-5, atol=1e-5)
     for found, wanted in zip(gradients, expected, strict=True):

@@ -44,6 +44,8 @@ class ILMBatch(ILMRows):
     # The whole sequence behind BOS, right-padded, and the seed of its corruption: other corruptions for evaluation.
     clean_ids: NotRequired[Integer[Tensor, "batch rest"]]
     noise_seed: NotRequired[Integer[Tensor, " batch"]]
+    # Real tokens in the flattened (B·L) positions, for batches whose padding is not computed.
+    token_index: NotRequired[Integer[Tensor, " tokens"]]
     # Open gaps, as indices into the flattened (B·L) columns, in order.
     slot_index: NotRequired[Integer[Tensor, " slots"]]
 

@@ -61,6 +61,8 @@ class MaskedBatch(TypedDict):
     target_ids: Integer[Tensor, "batch length"]
     # Where target_ids is not -100, as indices into the flattened (B·L) positions.
     target_index: NotRequired[Integer[Tensor, " masks"]]
+    # Real tokens in the flattened (B·L) positions, for batches whose padding is not computed.
+    token_index: NotRequired[Integer[Tensor, " tokens"]]
     # What could have been masked.
     maskable: Bool[Tensor, "batch length"]
     # From which follows with which probability a maskable token of the row was masked.
