@@ -79,7 +79,7 @@ class Buckets:
         parts: (rows, parts) lengths; a batch is as wide as the sum over parts of their longest.
         batch_size: rows of a batch of one process, without `max_tokens`.
         max_tokens: most positions of a batch of one process, padding included; it decides the number of rows, and
-            no row is dropped.
+            only fewer rows than processes are dropped.
         drop_last: drop the rows that don't fill a batch, other ones in each epoch; only without `max_tokens`.
     """
 
