@@ -80,17 +80,15 @@ class RotaryARLM(RotaryNetwork):
         if cache is not None:
             positions, attention_mask = cache.advance(input_ids, attention_mask)
         elif attention_mask is not None:
-            if packing is not None and positions is None:
-                positions = positions_from_mask(attention_mask)
             if left_padded is None:
                 on_cpu = attention_mask.device.type == "cpu" and not torch.compiler.is_compiling()
                 left_padded = not (on_cpu and bool(attention_mask[:, 0].all()))
             if not left_padded:
                 attention_mask = None
-            elif positions is None:
+            elif positions is None and packing is None:
                 positions = positions_from_mask(attention_mask)
         if packing is not None:
-            input_ids, positions = packing.pack(input_ids), packing.pack(positions)
+            input_ids, positions = packing.pack(input_ids), packing.positions(positions)
         x = self.embed_tokens(input_ids)
         hidden: Tensor = self.layers(x, attention_mask, positions, is_causal=True, cache=cache, packing=packing)
         return hidden if packing is None else packing.unpack(hidden)

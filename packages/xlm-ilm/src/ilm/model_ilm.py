@@ -75,10 +75,10 @@ class RotaryILM(RotaryNetwork):
         packing = Packing.of(attention_mask, token_index)
         types = torch.full_like(input_ids, 2) if token_type_ids is None else token_type_ids
         attention_mask = drop_full_mask(attention_mask)
-        if attention_mask is not None and positions is None:
-            positions = positions_from_mask(attention_mask)
         if packing is not None:
-            input_ids, types, positions = map(packing.pack, (input_ids, types, positions))
+            input_ids, types, positions = packing.pack(input_ids), packing.pack(types), packing.positions(positions)
+        elif attention_mask is not None and positions is None:
+            positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids) + self.embed_types(types)
         hidden: Tensor = self.layers(x, attention_mask, positions, packing=packing)
         return hidden if packing is None else packing.unpack(hidden)

@@ -25,6 +25,8 @@ class ILMRows(TypedDict):
     # True where nothing may be inserted to the right: CLS, prompt, padding, closed gaps of an infilling.
     constraint: Bool[Tensor, "batch length"]
     cls_position: Integer[Tensor, " batch"]
+    # Real tokens in the flattened (B·L) positions, for batches whose padding is not computed.
+    token_index: NotRequired[Integer[Tensor, " tokens"]]
 
 
 class ILMBatch(ILMRows):
@@ -44,8 +46,6 @@ class ILMBatch(ILMRows):
     # The whole sequence behind BOS, right-padded, and the seed of its corruption: other corruptions for evaluation.
     clean_ids: NotRequired[Integer[Tensor, "batch rest"]]
     noise_seed: NotRequired[Integer[Tensor, " batch"]]
-    # Real tokens in the flattened (B·L) positions, for batches whose padding is not computed.
-    token_index: NotRequired[Integer[Tensor, " tokens"]]
     # Open gaps, as indices into the flattened (B·L) columns, in order.
     slot_index: NotRequired[Integer[Tensor, " slots"]]
 

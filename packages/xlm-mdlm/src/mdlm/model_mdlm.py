@@ -80,10 +80,10 @@ class DiTMDLM(RotaryNetwork):
         """
         packing = Packing.of(attention_mask, token_index)
         attention_mask = drop_full_mask(attention_mask)
-        if positions is None and attention_mask is not None:
-            positions = positions_from_mask(attention_mask)
         if packing is not None:
-            input_ids, positions = packing.pack(input_ids), packing.pack(positions)
+            input_ids, positions = packing.pack(input_ids), packing.positions(positions)
+        elif positions is None and attention_mask is not None:
+            positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids)
         if not self.time_conditioning:
             hidden: Tensor = self.final_layer.norm_final(self.layers(x, attention_mask, positions, packing=packing))

@@ -135,9 +135,7 @@ class Buckets:
             starts, sizes = starts[shuffled], sizes[shuffled]
         ends = np.cumsum(sizes)
         rows = order[np.repeat(starts - (ends - sizes), sizes) + np.arange(sizes.sum())]
-        W = self.world_size
-        per_process = sizes[:, None] // W + (np.arange(W) < sizes[:, None] % W)
-        return rows, np.concatenate([[0], np.cumsum(per_process)])
+        return rows, bounds_of(sizes, self.world_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +179,12 @@ class TokenBudget:
         bounds = np.searchsorted(ends - self.lengths[order], numbers * share + numbers * rest // K)
         bounds[-1] = len(order)
         return order, bounds
+
+
+def bounds_of(sizes: Ints, world_size: int) -> Ints:
+    """Where each process's share of each batch begins, given the rows of all; shares differ by at most one row."""
+    shares = sizes[:, None] // world_size + (np.arange(world_size) < sizes[:, None] % world_size)
+    return np.concatenate([[0], np.cumsum(shares)])
 
 
 def bucket_labels(parts: Ints, shares: Floats, least: float) -> npt.NDArray[np.int32]:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from xlm.data.batching import Batching, Cuts, PackedCollator, cuts_of
+from xlm.data.batching import Batching, Cuts, PackedCollator, bounds_of, cuts_of
 from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import noise_seeds, time_quantiles
-from xlm.data.rows import Rows
+from xlm.data.rows import Ints, Rows
 from xlm.errors import DataError
 from xlm.utils.annotations import Count
 from xlm.utils.instantiate import building, check_arguments
@@ -75,28 +75,23 @@ class TrainOrder:
         for repeat in range(first_repeat, self.repeats):
             drawn = epoch * self.repeats + repeat
             order, bounds = self._cut(drawn)
+            starts = bounds.tolist()
             for number in range(first_batch, self._num_batches_once):
                 ours = number * self.world_size + self.rank
-                places = range(bounds[ours], bounds[ours + 1])
-                rows = order[places.start : places.stop].tolist()
-                yield [Key(drawn, row, place) for row, place in zip(rows, places, strict=True)]
+                start, end = starts[ours], starts[ours + 1]
+                yield [Key(drawn, row, start + n) for n, row in enumerate(order[start:end].tolist())]
             first_batch = 0
 
-    def _cut(self, epoch: int) -> tuple[np.ndarray, list[int]]:
-        """Rows by place, and the place at which each batch of each rank begins."""
+    def _cut(self, epoch: int) -> tuple[Ints, Ints]:
+        """Rows by place, and the place at which each batch of each rank begins; last, the number of places."""
         order = self._order(epoch)
         if self.cuts is not None:
-            generator = np.random.default_rng((self.seed, epoch, 1)) if self.shuffle else None
-            rows, bounds = self.cuts.cut(order, generator)
-            return rows, bounds.tolist()
-        starts = range(0, self._num_batches_once * self.global_batch_size, self.global_batch_size)
-        bounds = [0]
-        for start in starts:
-            size, more = divmod(min(self.global_batch_size, self.num_examples - start), self.world_size)
-            bounds += [bounds[-1] + size * (rank + 1) + min(rank + 1, more) for rank in range(self.world_size)]
-        return order, bounds
+            return self.cuts.cut(order, np.random.default_rng((self.seed, epoch, 1)) if self.shuffle else None)
+        starts = np.arange(self._num_batches_once) * self.global_batch_size
+        sizes = np.minimum(self.global_batch_size, self.num_examples - starts)
+        return order, bounds_of(sizes, self.world_size)
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _order(self, epoch: int) -> Ints:
         if not self.shuffle:
             return np.arange(self.num_examples)
         return np.random.default_rng((self.seed, epoch)).permutation(self.num_examples)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Integer, Shaped
@@ -46,7 +47,8 @@ class _Put(torch.autograd.Function):
         return _Take.apply(grad, ctx.dim, index), None, None, None
 
 
-class Packing(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Packing:
     """Where the T real tokens of a padded batch (B, L) are, in reading order.
 
     Packed tensors have one row of T tokens. Nothing crosses rows: attention unpacks queries, keys and values, so every
@@ -76,6 +78,13 @@ class Packing(NamedTuple):
         """The padded batch, zeros for padding; tokens are the second last dimension."""
         flat: Tensor = _Put.apply(x, x.ndim - 2, self.index, self.num_rows * self.length)
         return flat.squeeze(0).unflatten(-2, (self.num_rows, self.length)).movedim(-3, 0)
+
+    def positions(self, padded: Integer[Tensor, "batch length"] | None) -> Integer[Tensor, "1 tokens"]:
+        """Positions of the padded batch; None counts the tokens of each row from 0."""
+        if padded is not None:
+            return self.pack(padded)
+        rows = self.index // self.length
+        return (torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)).unsqueeze(0)
 
     def spread(self, per_row: Float[Tensor, "batch width"]) -> Float[Tensor, "1 tokens width"]:
         """What belongs to a row, at each of its tokens."""
