@@ -67,7 +67,8 @@ class Packing:
         """The packing of a batch; None if it isn't to be packed, or has no padding."""
         if attention_mask is None or token_index is None or len(token_index) == attention_mask.numel():
             return None
-        return cls(*attention_mask.shape, token_index)
+        num_rows, length = attention_mask.shape
+        return cls(num_rows, length, token_index)
 
     def pack(self, x: Shaped[Tensor, "batch length *rest"]) -> Shaped[Tensor, "1 tokens *rest"]:
         """The real tokens of every row."""
