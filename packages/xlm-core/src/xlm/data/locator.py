@@ -19,7 +19,7 @@ from xlm.utils.imports import get_function
 from xlm.utils.text_files import COMPRESSED, Row, name_of_kind, read_json, read_json_lines, read_lines, read_table
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 
 ROWS_AT_ONCE = 1000
@@ -123,8 +123,13 @@ class Source(Protocol):
     def where(self, number: int) -> str: ...
 
 
+# A file, a list of files and patterns, a folder or a hub name; or the parts of a mixture by name, each of them a source
+# or the fields of a data set.
+Named = str | Sequence[str] | Mapping[str, Any]
+
+
 def locate(
-    full_name: str | Sequence[str] | None,
+    full_name: Named | None,
     *,
     name: str | None = None,
     split: str | None = None,
@@ -143,8 +148,10 @@ def locate(
         return GeneratorSource(dataset_constructor_str, num_examples, dict(dataset_kwargs or {}))
     if not full_name:
         raise DataError("A dataset needs full_name (a file, a folder or a hub name) or dataset_constructor_str.")
-    if not isinstance(full_name, str):
-        source: Source = _files(list(chain.from_iterable(_listed_files(each) for each in full_name)))
+    if isinstance(full_name, Mapping):
+        source: Source = _joined(full_name)
+    elif not isinstance(full_name, str):
+        source = _files(list(chain.from_iterable(_listed_files(each) for each in full_name)))
     else:
         local = _local(full_name, split)
         source = local if local is not None else _on_hub(full_name, name, split, revision)
@@ -202,7 +209,11 @@ class HeldOutPart:
 
     def _numbered_rows(self, tokenizer: Any) -> Iterator[tuple[int, dict[str, Any]]]:
         rows = enumerate(self.source.rows(tokenizer))
-        return ((number, row) for number, row in rows if self._part_of(row) == self.part)
+        return ((number, row) for number, row in rows if self.has(row))
+
+    def has(self, row: Any) -> bool:
+        """Whether a row of the source belongs to this part."""
+        return self._part_of(row) == self.part
 
     def _part_of(self, row: Any) -> str:
         text = json.dumps(row, sort_keys=True, default=str, ensure_ascii=True)
@@ -214,7 +225,52 @@ class HeldOutPart:
         return "train"
 
 
-def part_of_files(files: Mapping[str, str | Sequence[str] | None], part: str, held_out: Mapping[str, float]) -> Source:
+@dataclass(frozen=True)
+class JoinedSource:
+    """Several sources in turns, one row of each, until all are read."""
+
+    sources: tuple[Source, ...]
+
+    @property
+    def name(self) -> str:
+        return "-".join(source.name for source in self.sources)
+
+    def identity(self) -> dict[str, Any]:
+        return {"in_turns": [source.identity() for source in self.sources]}
+
+    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        return (row for _, _, row in self._in_turns(tokenizer))
+
+    def where(self, number: int) -> str:
+        found = next(islice(self._in_turns(None), number, None), None)
+        return self.name if found is None else self.sources[found[0]].where(found[1])
+
+    def _in_turns(self, tokenizer: Any) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """(source, number of the row in it, row)."""
+        waiting = [(index, enumerate(source.rows(tokenizer))) for index, source in enumerate(self.sources)]
+        while waiting:
+            remaining = []
+            for index, rows in waiting:
+                if (found := next(rows, None)) is not None:
+                    yield index, *found
+                    remaining.append((index, rows))
+            waiting = remaining
+
+
+def _joined(parts: Mapping[str, Any]) -> Source:
+    """The sources of a mixture's parts, without those that are generated."""
+    sources = []
+    for part in parts.values():
+        fields = part if isinstance(part, Mapping) else {"full_name": part}
+        if named := fields.get("data_file") or fields.get("full_name"):
+            place = {name: fields.get(name) for name in ("name", "split", "revision")}
+            sources.append(locate(named, **place))
+    if not sources:
+        raise DataError("No part of the mixture names a file, a folder or a data set on the hub.")
+    return sources[0] if len(sources) == 1 else JoinedSource(tuple(sources))
+
+
+def part_of_files(files: Mapping[str, Named | None], part: str, held_out: Mapping[str, float]) -> Source:
     """The source of `part` (train, val or test) of a user's own data.
 
     Args:
@@ -339,6 +395,10 @@ class SavedSource(_Folder):
         return {"saved": _folder_identity(self.folder), "split": self.split}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        return _dataset_rows(self.dataset())
+
+    def dataset(self) -> Dataset:
+        """The split, memory-mapped."""
         from datasets import DatasetDict, load_from_disk
 
         loaded = load_from_disk(str(self.folder))
@@ -347,7 +407,7 @@ class SavedSource(_Folder):
         elif self.split is not None and self.split != str(loaded.split):
             own = f"is the split '{loaded.split}'" if loaded.split is not None else "has no splits"
             raise DataError(f"{self.folder} {own}, so it has no split '{self.split}'. Name the folder alone.")
-        return _dataset_rows(loaded)
+        return loaded
 
     def where(self, number: int) -> str:
         return f"{self.folder}{f' ({self.split})' if self.split else ''}, row {number + 1}"
@@ -365,6 +425,10 @@ class FolderSource(_Folder):
 
     def where(self, number: int) -> str:
         return next(islice((row.where for row in self._rows()), number, None), str(self.folder))
+
+    def files(self) -> list[Path] | None:
+        """The files of a whole split; None for a slice of splits."""
+        return self._splits().get(self.split or "")
 
     def _rows(self) -> Iterator[Row]:
         splits = self._splits()
@@ -424,19 +488,26 @@ class HubSource:
         return identity | {"revision": self.revision}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        return _dataset_rows(self._loaded(streaming=False))
+
+    def iterable(self) -> IterableDataset:
+        """The rows in shards that are read while they are downloaded."""
+        found: IterableDataset = self._loaded(streaming=True)
+        return found
+
+    def _loaded(self, streaming: bool) -> Any:
         from datasets import load_dataset
 
         if self.split is None:
             raise DataError(f"Which split of {self.path}? Write {self.path}/train, or split: train.")
         try:
-            dataset = load_dataset(self.path, self.config, split=self.split, revision=self.revision)
+            return load_dataset(self.path, self.config, split=self.split, revision=self.revision, streaming=streaming)
         except (OSError, ValueError) as error:  # not found, offline, no such config or split
             raise DataError(
                 f"The data set {self.name} ({self.path}) cannot be loaded: {error}\n"
                 "It is not a local file or folder, and the hub did not provide it. A mirror with the same columns "
                 "can be used instead: full_name=path/to/mirror/train."
             ) from error
-        return _dataset_rows(dataset)
 
     def where(self, number: int) -> str:
         return f"{self.path}{f' ({self.split})' if self.split else ''}, row {number + 1}"
