@@ -220,6 +220,7 @@ class TextDataModule(LightningDataModule):
                 rows=overfit if follows else None,
                 repeats=_OVERFIT_STEPS_PER_EPOCH if follows and split == "train" else 1,
                 accumulate=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
+                measure_every=getattr(self.trainer, "log_every_n_steps", 0),
             )
         return loaders
 

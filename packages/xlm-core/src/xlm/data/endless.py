@@ -23,18 +23,23 @@ logger = logging.getLogger(__name__)
 
 # The batches of an epoch, for Lightning, which counts them: more than any run has.
 ENDLESS = 2**40
-# The key of a batch of a mixture with the part of each row, (B,) int64.
-PART = "xlm_part"
+# The key of a batch of a mixture with its parts: `of_rows`, (B,) int64, the part of each row, and `batches`, in one of
+# `measure_every` steps a batch of the rows of each part, by its number.
+PARTS = "xlm_parts"
 # Marks kept for every lane of a checkpoint: enough for batches that are taken back.
 _KEPT_MARKS = 3
 
 
 class Slot(NamedTuple):
-    """One example of a run: its lane, its number in the lane, and its number among all examples of the run."""
+    """One example of a run: its lane, its number in the lane, and its number among all examples of the run.
+
+    is_measured: whether the parts of its batch are also collated apart, to measure their losses.
+    """
 
     lane: int
     number: int
     place: int
+    is_measured: bool = False
 
 
 class Part(Protocol):
@@ -118,12 +123,14 @@ class _Fetched(NamedTuple):
     examples: list[dict[str, Any]]
     parts: list[int]
     marks: list[tuple[int, int, tuple[int, ...]]]
+    is_measured: bool
 
 
 class _Delivered(NamedTuple):
     """A batch as it comes from a worker: with the part of every example, and (part, lane, mark) of streams."""
 
     batch: Any
+    batches: dict[int, Any]
     parts: list[int]
     marks: list[tuple[int, int, tuple[int, ...]]]
 
@@ -174,7 +181,7 @@ class EndlessExamples:
         quantiles = time_quantiles(self._seed, 0, np.array([slot.place for slot in slots]))
         for example, quantile in zip(examples, quantiles.tolist(), strict=True):
             example["time_quantile"] = example["noise_level"] = quantile  # the second is the older name
-        return _Fetched(examples, parts.tolist(), marks)
+        return _Fetched(examples, parts.tolist(), marks, slots[0].is_measured and len(self.parts) > 1)
 
     def _processed(self, found: list[Example], part: int) -> Iterator[dict[str, Any]]:
         """The examples of a part after the processor, with their seeds."""
@@ -198,7 +205,12 @@ class _Marked:
         self._collate = collate
 
     def __call__(self, fetched: _Fetched) -> _Delivered:
-        return _Delivered(self._collate(fetched.examples), fetched.parts, fetched.marks)
+        examples, parts = fetched.examples, fetched.parts
+        batches = {}
+        if fetched.is_measured:
+            for part in sorted(set(parts)):
+                batches[part] = self._collate([dict(e) for e, of in zip(examples, parts, strict=True) if of == part])
+        return _Delivered(self._collate(examples), batches, parts, fetched.marks)
 
 
 class EndlessLoader:
@@ -217,12 +229,15 @@ class EndlessLoader:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
+        measure_every: int = 0,
         **options: Any,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"The batch size must be at least 1; got {batch_size}.")
         self.dataset, self.collate_fn = examples, collate
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._accumulate, self._measure_every = accumulate, measure_every
         # Examples of each lane, and of all, before batch 0 of the current sizes; batches handed out since.
         self._base, self._base_place, self._taken = [0] * examples.num_lanes, 0, 0
         self._epoch, self._batch = 0, 0  # as Lightning counts
@@ -257,7 +272,9 @@ class EndlessLoader:
         size, micro = self._batch_size, number * self._world_size + self._rank
         turn, lane = divmod(micro, len(self._base))
         first, place = self._base[lane] + turn * size, self._base_place + micro * size
-        return [Slot(lane, first + i, place + i) for i in range(size)]
+        step = 1 + place // (size * self._world_size * self._accumulate)
+        is_measured = self._measure_every > 0 and step % self._measure_every == 0
+        return [Slot(lane, first + i, place + i, is_measured) for i in range(size)]
 
     def first_rows(self) -> list[dict[str, Any]]:
         """This rank's examples of the first batch of a run, without their noise."""
@@ -274,14 +291,14 @@ class EndlessLoader:
         return self._run()
 
     def _run(self) -> Iterator[Any]:
-        for batch, parts, marks in self._dataloader:
+        for batch, batches, parts, marks in self._dataloader:
             self._taken += 1
             self._batch += 1
             self._untouched = False
             for part, lane, mark in marks:
                 self._remember(part, lane, Mark(*mark))
             if len(self.dataset.parts) > 1 and isinstance(batch, dict):
-                batch[PART] = torch.tensor(parts)
+                batch[PARTS] = {"of_rows": torch.tensor(parts), "batches": batches}
             yield batch
 
     def _remember(self, part: int, lane: int, mark: Mark) -> None:
@@ -383,6 +400,7 @@ def endless_loader(
     rank: int,
     world_size: int,
     accumulate: int,
+    measure_every: int,
 ) -> EndlessLoader:
     """The loader of a stream (one source) or of a mixture.
 
@@ -390,6 +408,8 @@ def endless_loader(
         sources, buffers, processors: of each part.
         mixture: `weights`, `temperature` and `schedule`, see `xlm.data.mixtures.mixture_phases`.
         dataloader_kwargs: of the data set; `batch_size` is required.
+        accumulate: batches of one process in an optimizer step.
+        measure_every: the steps between two whose batches also have the parts apart; 0: never.
     """
     options = dict(dataloader_kwargs)
     if "batch_size" not in options:
@@ -413,4 +433,13 @@ def endless_loader(
         [len(part) if isinstance(part, RowsPart) else None for part in parts.values()],
     )
     examples = EndlessExamples(parts, phases, seed, list(processors.values()))
-    return EndlessLoader(examples, collate, batch_size=batch_size, rank=rank, world_size=world_size, **options)
+    return EndlessLoader(
+        examples,
+        collate,
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        accumulate=accumulate,
+        measure_every=measure_every,
+        **options,
+    )

@@ -267,6 +267,11 @@ class DatasetManager:
         #: Source, number of examples and a hash of the prepared data; None before preparation, and for generated data.
         self.content: dict[str, Any] | None = None
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether training batches never end: a stream or a mixture."""
+        return self.can_stream and (self.streaming or bool(self.parts))
+
     def check(self, key: str) -> None:
         """ConfigError for an argument below `key` that the loader or one of the named functions does not accept."""
         if self.dataloader_kwargs:
@@ -301,7 +306,7 @@ class DatasetManager:
         Raises:
             DataError: a row cannot be used, or some rows don't fit into their block and must.
         """
-        if self.parts or (self.streaming and self.can_stream):
+        if self.is_endless:
             self._open(tokenizer, cache_dir, num_workers)
             return None
         asked = (Path(cache_dir), tokenizer)
@@ -435,14 +440,17 @@ class DatasetManager:
         rows: Rows | None = None,
         repeats: int = 1,
         accumulate: int = 1,
+        measure_every: int = 0,
     ) -> StatefulTrainLoader | EndlessLoader | EvalLoader:
         """Batches for `split`: shuffled and resumable for train, in order and complete otherwise.
 
         `rows` replaces the data set's own rows; `repeats` lengthens an epoch of train; `accumulate` is the number of
-        batches of one process in an optimizer step. Streams and mixtures are endless.
+        batches of one process in an optimizer step. Streams and mixtures are endless; a mixture's batches have the
+        rows of each part apart in one of `measure_every` steps.
         """
         if rows is None and (self.parts or self.stream is not None):
-            return self._endless_loader(split, tokenizer, seed, rank, world_size, accumulate)
+            steps = {"accumulate": accumulate, "measure_every": measure_every}
+            return self._endless_loader(split, tokenizer, seed=seed, rank=rank, world_size=world_size, **steps)
         rows = self.rows if rows is None else rows
         if rows is None or self.collator is None:
             name = self.full_name or self.dataset_constructor_str
@@ -462,9 +470,7 @@ class DatasetManager:
             **self.dataloader_kwargs,
         )
 
-    def _endless_loader(
-        self, split: str, tokenizer: Any, seed: int, rank: int, world_size: int, accumulate: int
-    ) -> EndlessLoader:
+    def _endless_loader(self, split: str, tokenizer: Any, **options: int) -> EndlessLoader:
         if split != "train":
             raise DataError(f"{self.label or self.full_name}: streams and mixtures are for training only.")
         parts = self.parts or {"": self}
@@ -476,10 +482,7 @@ class DatasetManager:
             self.collator,
             self.mixture,
             self.dataloader_kwargs,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            accumulate=accumulate,
+            **options,
         )
 
     def processor(self, tokenizer: Any) -> Callable[..., dict[str, Any]] | None:
