@@ -120,7 +120,7 @@ def mixture_phases(
         key = f"mixture.schedule.{number - 1}" if number else "mixture"
         if set(entry) != {"from_step", "weights"} or not isinstance(entry["from_step"], int):
             raise ConfigError(
-                f"{key} is {dict(entry)}, and must have from_step, a number of steps, and weights.", key=key
+                f"{key} is {dict(entry)}, and must be {{from_step: STEPS, weights: {{PART: NUMBER}}}}.", key=key
             )
         start = entry["from_step"] * examples_per_step
         shares = _shares(names, entry["weights"], temperature, sizes, f"{key}.weights")
@@ -139,9 +139,7 @@ def _shares(
     if weights == "size":
         if None in sizes:
             name = names[list(sizes).index(None)]
-            raise ConfigError(
-                f"{key}=size needs the number of examples, but {name} is a stream. Give numbers.", key=key
-            )
+            raise ConfigError(f"{key}=size needs numbers of examples, but {name} is a stream. Give weights.", key=key)
         found = [float(size or 0) for size in sizes]
     else:
         given = dict(weights or {})
@@ -154,7 +152,7 @@ def _shares(
         found = [float(given.get(name, 1)) for name in names]
     if min(found) < 0 or not sum(found):
         raise ConfigError(
-            f"{key} is {dict(zip(names, found, strict=True))}; weights are at least 0, one above.", key=key
+            f"{key} is {dict(zip(names, found, strict=True))}, and must be 0 or more, with one above 0.", key=key
         )
     raised = np.array([weight ** (1 / temperature) if weight else 0.0 for weight in found])
     shares = raised / raised.sum()

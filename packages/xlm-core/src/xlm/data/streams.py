@@ -164,11 +164,13 @@ class Whole:
 
 def pieces_of(source: Source) -> list[Piece]:
     """The pieces of a source, in order; only sizes and footers are read."""
-    if isinstance(source, FileSource):
+    # Sources with options of their own are read by themselves, from the start.
+    if isinstance(source, FileSource) and source == FileSource(source.path):
         return _pieces_of_file(source)
-    if isinstance(source, FilesSource):
+    if isinstance(source, FilesSource) and source == FilesSource(source.paths):
         return list(chain.from_iterable(_pieces_of_file(FileSource(path)) for path in source.paths))
-    if isinstance(source, FolderSource) and (files := source.files()) is not None:
+    is_plain_folder = isinstance(source, FolderSource) and source == FolderSource(source.folder, source.split)
+    if is_plain_folder and (files := source.files()) is not None:
         return list(chain.from_iterable(_pieces_of_file(FileSource(path)) for path in files))
     if isinstance(source, SavedSource):
         size = len(_saved(source))
