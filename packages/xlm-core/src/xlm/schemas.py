@@ -25,8 +25,8 @@ Batches = Annotated[CountOrZero | Probability, "a number of batches, or a share 
 Tokens = Annotated[Annotated[int | float, Ge(1), Lt(math.inf)], "a number of tokens, at least 1, such as 1e9"]
 Requests = Annotated[Count | Share, "a number of requests, or a share of them"]
 Tracing = Annotated[bool | dict[str, Any] | None, "true, false, null or some of num_samples, gif, png"]
-Weights = Annotated[Literal["size"] | dict[str, NonNegative] | None, "size, or a weight of at least 0 by part"]
-Schedule = Annotated[list[dict[str, Any]] | None, "a list of {from_step: STEPS, weights: {PART: WEIGHT}}"]
+Weights = Annotated[Literal["size"] | dict[str, NonNegative] | None, "null, size, or weights by part, each at least 0"]
+Schedule = Annotated[list[dict[str, Any]] | None, "null, or a list of {from_step: STEPS, weights: {PART: WEIGHT}}"]
 ShardSize = Annotated[str | int, "bytes, or a number with KB, MB, GB or TB"]
 
 

@@ -26,6 +26,8 @@ ENDLESS = 2**40
 # The key of a batch of a mixture with its parts: `of_rows`, (B,) int64, the part of each row, and `batches`, in one of
 # `measure_every` steps a batch of the rows of each part, by its number.
 PARTS = "xlm_parts"
+# Options of loaders that sort examples by length.
+_NEEDS_LENGTHS = ("batching", "max_tokens_per_batch")
 # Marks kept for every lane of a checkpoint: enough for batches that are taken back.
 _KEPT_MARKS = 3
 
@@ -416,6 +418,11 @@ def endless_loader(
         raise DataError("A dataset needs dataloader_kwargs.batch_size.")
     batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle", None) is not False
     options.pop("drop_last", None)  # no batch is the last one
+    if given := [name for name in _NEEDS_LENGTHS if options.pop(name, None) is not None]:
+        raise DataError(
+            f"dataloader_kwargs.{given[0]} needs the lengths of all examples, which streams and mixtures don't know. "
+            "Set it to null."
+        )
     if not options.get("num_workers"):
         options |= {"num_workers": 0, "prefetch_factor": None, "persistent_workers": False}
     parts: dict[str, Part] = {}

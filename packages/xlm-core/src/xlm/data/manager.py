@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +31,7 @@ from xlm.data.locator import (
     part_of_files,
 )
 from xlm.data.mixtures import joined_content, part_managers
+from xlm.data.on_the_fly import accepted_keys
 from xlm.data.rows import ArrowRows, ListRows, Rows
 from xlm.data.stream_examples import HELD_OUT_OF_STREAM, SHUFFLE_BUFFER, Preparation, StreamOfSource
 from xlm.data.tokenizers import fingerprint
@@ -136,19 +136,10 @@ class Step:
         return partial(_apply, get_function(self.path), tokenizer, self.kwargs)
 
     def bind_keyed(self, tokenizer: Any) -> Callable[..., dict[str, Any]]:
-        """The step as `example, noise_seed, epoch, row -> example`; the function gets those of KEYS that it names."""
+        """The step as `example, noise_seed=, epoch=, row= -> example`; the function gets those that it names."""
         function = get_function(self.path)
-        try:
-            parameters = signature(function).parameters
-        except (TypeError, ValueError):  # a builtin without a signature
-            parameters = {}
-        names = tuple(name for name in KEYS if name in parameters and name not in self.kwargs)
+        names = tuple(name for name in accepted_keys(function) if name not in self.kwargs)
         return partial(_apply_keyed, function, tokenizer, self.kwargs, names)
-
-
-# Arguments that a function called on the fly gets if its signature names them: a seed, a pure function of the run's
-# seed, the epoch and the row; the epoch, from 0; the number of the row.
-KEYS = ("noise_seed", "epoch", "row")
 
 
 def _apply_keyed(
@@ -457,12 +448,11 @@ class DatasetManager:
             raise DataError(f"{name} has no rows or no collator. Call setup first.")
         if "batch_size" not in self.dataloader_kwargs:
             raise DataError("A dataset needs dataloader_kwargs.batch_size.")
-        processor = self.on_the_fly.bind(tokenizer) if self.on_the_fly and not self.group else None
         return make_loader(
             rows,
             self.collator,
             train=split == "train",
-            processor=processor,
+            processor=self.processor(tokenizer),
             seed=seed,
             rank=rank,
             world_size=world_size,
