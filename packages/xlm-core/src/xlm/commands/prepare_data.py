@@ -38,7 +38,8 @@ def prepare(datamodule: TextDataModule) -> list[Prepared]:
     """Fill the cache for all datasets of `datamodule`."""
     found = []
     for split, managers in datamodule.dataset_managers.items():
-        for name, manager in managers.items():
+        sets = [each for label, whole in managers.items() for each in whole.cached_sets(label).items()]
+        for name, manager in sets:
             begun = time.perf_counter()
             entry = manager.prepare(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
             seconds = time.perf_counter() - begun

@@ -263,6 +263,11 @@ class DatasetManager:
         """Whether training batches never end: a stream or a mixture."""
         return self.can_stream and (self.streaming or bool(self.parts))
 
+    def cached_sets(self, name: str) -> dict[str, DatasetManager]:
+        """The sets in the cache, by name: this one, or those of a mixture's parts; none for a stream."""
+        sets = {f"{name}.{part}": manager for part, manager in self.parts.items()} or {name: self}
+        return {label: manager for label, manager in sets.items() if not (manager.streaming and manager.can_stream)}
+
     def check(self, key: str) -> None:
         """ConfigError for an argument below `key` that the loader or one of the named functions does not accept."""
         if self.dataloader_kwargs:
