@@ -117,6 +117,13 @@ def test_without_shuffling_the_order_is_that_of_the_file(tmp_path: Path) -> None
     assert found == 2 * [row["text"] for row in source.rows(None)]
 
 
+def test_the_first_examples_of_a_stream(tmp_path: Path) -> None:
+    write(tmp_path, "txt", 50)
+    made = manager(tmp_path / "a.txt")
+    assert [row["input_ids"] for row in made.first_rows(7).fetch(range(7))] == [[number] for number in range(7)]
+    assert len(made.first_rows(1000)) == 50
+
+
 def test_held_out_rows_are_not_streamed(tmp_path: Path) -> None:
     write(tmp_path, "txt")
     files, shares = {"train": str(tmp_path / "a.txt")}, {"val": 0.2}

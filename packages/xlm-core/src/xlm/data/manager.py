@@ -480,6 +480,16 @@ class DatasetManager:
             **options,
         )
 
+    def first_rows(self, most: int) -> Rows:
+        """The rows; of a stream, the first ones, and of a mixture, those of its parts one after the other."""
+        if self.parts:
+            each = [part.first_rows(-(-most // len(self.parts))) for part in self.parts.values()]
+            return ListRows(row for rows in each for row in rows.fetch(range(min(most, len(rows)))))
+        if self.stream is not None:
+            return ListRows(self.stream.first(most))
+        assert self.rows is not None
+        return self.rows
+
     def processor(self, tokenizer: Any) -> Callable[..., dict[str, Any]] | None:
         """What runs whenever an example is fetched; with packing, `on_the_fly` runs before it."""
         return self.on_the_fly.bind_keyed(tokenizer) if self.on_the_fly and not self.group else None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, count, islice, takewhile
 from typing import Any
 
 from xlm.data.collate import Limit, truncate_ids
 from xlm.data.fitting import PROMPT, SETTING, TEXT, forget_bytes
 from xlm.data.functional import GROUP_SIZE, NUM_BYTES
 from xlm.data.locator import Source
-from xlm.data.streams import Raw, Stream
+from xlm.data.streams import Lane, Raw, Stream
 from xlm.errors import DataError
 
 Example = dict[str, Any]
@@ -143,6 +143,12 @@ class StreamOfSource:
         made = self._preparation
         early, late = (made, None) if made.is_early else (None, made)
         return Stream(self._source, self._tokenizer, early, late, made.group_size, buffer, seed, shuffle)
+
+    def first(self, most: int) -> list[Example]:
+        """The first examples, in the order of the source."""
+        lane = Lane(self.stream(0, 1, shuffle=False), 0, 1)
+        found = (example for position in count() for example in lane.fetch([position]))
+        return [example.columns for example in islice(takewhile(lambda each: each.epoch == 0, found), most)]
 
 
 def _split(example: Example, size: int) -> list[Example]:
