@@ -74,6 +74,13 @@ def test_other_columns_files_and_tokenizers(folder: Path, capsys: pytest.Capture
     trained("text", "arlm", *choice)
     # A run of its own with the tokenizer of the first.
     trained("text", "arlm", *choice, "tokenizer=runs/mine/tokenizer", "job_name=other")
+    # Characters, and a vocabulary that is padded.
+    padded = "model.num_embeddings=${tokenizer:full_vocab_size,64}"
+    trained("text", "mlm", *choice, "tokenizer=character", padded, "job_name=letters")
+    lm = xlm.load("runs/letters", seed=1)
+    assert len(lm.tokenizer.encode("3 and 4", add_special_tokens=False)) == 7
+    assert lm.tokenizer.full_vocab_size < lm.model.embed_tokens.num_embeddings == 64
+    assert isinstance(lm.generate("3 and")[0], str)
     cfg = load_config(["experiment=own_text", "model_type=arlm", "model=xtiny_arlm", "job_name=other", *SMALL, *choice,
                        "eval.split=val", "tokenizer=runs/mine/tokenizer"])  # fmt: skip
     assert evaluation.run(cfg)["val/lm/accumulated_loss"] > 0

@@ -12,7 +12,7 @@ from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
 from xlm.data.collate import noise_seeds, pad_ids
 from xlm.decoding.counter_rng import draw_tokens, row_seeds
-from xlm.decoding.options import say_unread, unread_filters
+from xlm.decoding.options import say_unread, suppressed_ids, unread_filters
 from xlm.decoding.prompts import answers, prompt_examples
 from xlm.decoding.trace import begin_trace, recording
 from xlm.harness import Predictor
@@ -121,11 +121,9 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         return answers[:, :number], steps
 
     def _allowed(self, logits: Tensor) -> Tensor:
-        """Logits with the tokens that never belong into an answer excluded: pad, mask, BOS, CLS."""
-        names = ("pad", "mask", "bos", "cls")
-        ids = {getattr(self.tokenizer, f"{name}_token_id", None) for name in names}
-        ids -= {None, self.tokenizer.eos_token_id}
-        return logits.index_fill(-1, torch.tensor(sorted(ids), device=logits.device), -torch.inf)
+        """Logits with the tokens that never belong into an answer excluded."""
+        never = suppressed_ids(self.tokenizer, num_logits=logits.shape[-1])
+        return logits.index_fill(-1, torch.tensor(never, dtype=torch.long, device=logits.device), -torch.inf)
 
     def to_dict(self, batch: ARLMPredictionBatch, preds: ARLMPredictionDict) -> list[dict[str, Any]]:
         """Rows of prompt, prediction, truth (where the batch has it), steps and network calls."""

@@ -247,7 +247,9 @@ class TrainTokenizer:
 
     files: Names = option((), "files, patterns, folders or hub names of texts")
     out: Text = option("", "folder to write the tokenizer to")
-    kind: Literal["bpe", "unigram", "wordpiece", "character"] = option("bpe", "bytes, subwords or characters")
+    kind: Literal["bpe", "unigram", "wordpiece", "word", "character", "byte"] = option(
+        "bpe", "subwords of bytes or characters, words, characters or bytes"
+    )
     vocab_size: Count = option(4096, "maximum number of tokens, special tokens included")
     columns: Names = option(("text",), "columns of the texts")
 

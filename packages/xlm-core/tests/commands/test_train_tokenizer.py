@@ -1,4 +1,4 @@
-"""`xlm train_tokenizer`: four kinds of tokenizers, and what cannot be trained."""
+"""`xlm train_tokenizer`: all kinds of tokenizers, and what cannot be trained."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from xlm.cli.main import main
 from xlm.data.pretrained_tokenizers import load_auto_tokenizer
+from xlm.data.trained_tokenizer import KINDS
 
 TEXTS = ["The cat sat on the mat.", "Die Katze saß da.", "a  b\tc", "ACGT"]
 
@@ -20,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece", "character"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_complete_and_reads_what_it_has_seen(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train_tokenizer", "texts.txt", "out=made", f"kind={kind}", "vocab_size=300"]) == 0
     tokenizer = load_auto_tokenizer("made")
@@ -31,12 +32,12 @@ def test_every_kind_is_complete_and_reads_what_it_has_seen(kind: str, capsys: py
     for text in TEXTS:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids
-        if kind in ("bpe", "character"):
+        if kind in ("bpe", "character", "byte"):
             assert tokenizer.decode(ids) == text
+        if kind in ("word", "character", "byte"):
+            assert len(ids) == {"word": len(text.split()), "character": len(text), "byte": len(text.encode())}[kind]
     unknown = tokenizer.encode("\u4e2d", add_special_tokens=False)
-    assert (tokenizer.unk_token_id in unknown) == (kind != "bpe")
-    if kind == "character":
-        assert len(tokenizer("ACGT", add_special_tokens=False)["input_ids"]) == 4
+    assert (tokenizer.unk_token_id in unknown) == (kind not in ("bpe", "byte"))
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,9 @@ def test_every_kind_is_complete_and_reads_what_it_has_seen(kind: str, capsys: py
         (["texts.txt", "out=new", "vocab_size=263"], "vocab_size must be above 263: all bytes and special tokens"),
         (
             ["texts.txt", "out=new", "vocab_size=7", "kind=character"],
-            "vocab_size must be above 7, the number of",
+            "vocab_size must be above 7: the number of",
         ),
-        (["texts.txt", "out=new", "kind=bpee"], "must be bpe, unigram, wordpiece or character. Did you mean 'bpe'?"),
+        (["texts.txt", "out=new", "kind=bpee"], "wordpiece, word, character or byte. Did you mean 'bpe'?"),
     ],
 )
 def test_errors(words: list[str], error: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

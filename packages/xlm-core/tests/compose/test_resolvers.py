@@ -85,6 +85,7 @@ def test_late_ones_read_the_live_objects() -> None:
     set_component("datamodule", SimpleNamespace(num_labels=3))
     set_component("lightning_module", SimpleNamespace(global_step=7))
     assert value("${tokenizer:vocab_size}") == 27
+    assert [value(f"${{tokenizer:vocab_size,{multiple}}}") for multiple in (1, 9, 64)] == [27, 27, 64]
     assert value("${tokenizer:inner.pad_token_id}") == 0
     assert value("${datamodule:num_labels}") == 3
     assert value("${lightning_module:global_step}") == 7
@@ -99,9 +100,11 @@ def test_too_early_is_an_error_that_names_the_component(text: str) -> None:
 
 
 def test_an_unknown_attribute_is_named() -> None:
-    set_component("tokenizer", SimpleNamespace())
+    set_component("tokenizer", SimpleNamespace(vocab_size=27))
     with pytest.raises(InterpolationResolutionError, match="the tokenizer has no attribute 'vocab'"):
         value("${tokenizer:vocab}")
+    with pytest.raises(InterpolationResolutionError, match="only whole numbers are rounded up"):
+        value("${tokenizer:vocab_size,0}")
 
 
 def test_shown_configurations_keep_late_values_as_text() -> None:
@@ -131,7 +134,11 @@ def test_registering_again_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("${div_up:1,0}", "cannot be divided by 0"), ("${eval:os}", "eval: 'os'")]
+    ("text", "message"),
+    [
+        ("${div_up:1,0}", "cannot be divided by 0"),
+        ("${eval:os}", "eval: 'os'"),
+    ],
 )
 def test_mistakes_reach_the_user_as_ours(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import import_protobuf
 
 import xlm.datamodule
 from xlm.data.pretrained_tokenizers import BertTokenizerFast, GPT2TokenizerFast, check_vocabulary, load_auto_tokenizer
@@ -18,6 +19,10 @@ from xlm.masked.collate import MasksInPlace
 from xlm.protocols import Tokenizer as TokenizerProtocol
 
 TEXT = ["In the beginning was the word, and the word was with many others.", "0123456789 abcdefghijklmnopqrstuvwxyz"]
+# Of `SentencePieceProcessor.encode` in sentencepiece 0.2.3, for the models below.
+SENTENCEPIECE_IDS = {
+    "": [], "abc": [9], "abc  cab": [9, 3, 6, 4, 5], " bca": [3, 8, 4], "abcd dd": [9, 0, 3, 0], "a\nb": [7, 0, 5],
+}  # fmt: skip
 ROLES = ("pad", "mask", "bos", "eos", "cls", "sep", "unk")
 
 
@@ -30,6 +35,57 @@ def test_files_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"cannot be read: it has no tokenizer files, such as tokenizer\.json"):
         load_auto_tokenizer(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "error"),
+    [
+        ("tokenizer.json", "{", "cannot be read: EOF"),
+        ("spiece.model", "no such thing", "cannot be read: it is not a SentencePiece model"),
+        ("spiece.model", "", "only SentencePiece models of the kinds unigram and bpe can be read"),
+        ("missing.model", None, "the file does not exist"),
+        ("missing.json", None, "the file does not exist"),
+    ],
+)
+def test_single_files_that_cannot_be_read(tmp_path: Path, file: str, text: str | None, error: str) -> None:
+    if text is not None:
+        (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=error):
+        load_auto_tokenizer(str(tmp_path / file))
+
+
+@pytest.mark.parametrize("kind", [1, 2], ids=["unigram", "bpe"])
+def test_a_sentencepiece_model(tmp_path: Path, kind: int) -> None:
+    proto = import_protobuf().ModelProto()
+    pieces = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "c", "\u2581a", "bc", "\u2581abc"]
+    for number, piece in enumerate(pieces):
+        # 2 is the unknown piece, 3 are control pieces, 1 are those of texts.
+        proto.pieces.add(piece=piece, score=-float(number), type=2 if number == 0 else 3 if number < 3 else 1)
+    proto.trainer_spec.model_type = kind
+    proto.normalizer_spec.name = "identity"
+    (tmp_path / "m.model").write_bytes(proto.SerializeToString())
+    tokenizer = load_auto_tokenizer(str(tmp_path / "m.model"))
+    check_complete(tokenizer)
+    assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+    assert tokenizer.added_special_tokens == ["[MASK]", "[PAD]", "[CLS]", "[SEP]"]
+    for text, ids in SENTENCEPIECE_IDS.items():
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids, text
+    assert tokenizer.decode(tokenizer("abc  cab", add_special_tokens=False)["input_ids"]) == "abc cab"
+
+
+def test_a_tokenizer_json_keeps_its_special_tokens_and_nothing_is_added_twice(tmp_path: Path) -> None:
+    backend = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "<unk>": 2, "<mask>": 3, "A": 4, "T": 5}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.save(str(tmp_path / "dna.json"))
+    tokenizer = load_auto_tokenizer(str(tmp_path / "dna.json"))
+    check_complete(tokenizer)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id) == (0, 1, 3)
+    assert tokenizer.added_special_tokens == ["[PAD]", "[CLS]", "[SEP]"]
+    assert tokenizer("ATTA", add_special_tokens=False)["input_ids"] == [4, 5, 5, 4]
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_auto_tokenizer(str(tmp_path / "saved"))
+    assert fingerprint(again) == fingerprint(tokenizer)
+    assert not hasattr(again, "added_special_tokens")
 
 
 @pytest.fixture(scope="module")

@@ -211,7 +211,8 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         return slots, tokens.view(slots.shape)
 
     def _suppressed(self) -> tuple[int, ...]:
-        return (*suppressed_ids(self.tokenizer, self.suppressed_tokens), self.tokenizer.eos_token_id)
+        num_logits = self.model.final_layer.linear.out_features
+        return (*suppressed_ids(self.tokenizer, self.suppressed_tokens, num_logits), self.tokenizer.eos_token_id)
 
     def to_dict(self, batch: ILMPredictionBatch, preds: ILMPredictionDict) -> list[dict[str, Any]]:
         """Rows of prompt, prediction, truth (where the batch has it), counts, and the step of each token."""

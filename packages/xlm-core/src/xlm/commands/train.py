@@ -275,6 +275,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer, length: L
         "run": display_path(session.run_dir),
         "model": f"{type(harness.model).__name__}, {total:,} parameters ({parts})",
         "data": ", ".join(f"{split}: {'+'.join(names)}" for split, names in loaders(session).items()),
+        "tokens": vocabulary(session.tokenizer),
         "batch": f"{global_batch} ({cfg.per_device_batch_size} per device × {trainer.world_size} × "
         f"{trainer.accumulate_grad_batches} accumulated)",
         "steps": f"{steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'default')}, "
@@ -282,7 +283,18 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer, length: L
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }
     for name, text in lines.items():
+        if not text:
+            continue
         session.console.print(Text.assemble((f"{name:>7}", "bold"), f"  {text}"), highlight=False, soft_wrap=True)
+
+
+def vocabulary(tokenizer: Any) -> str:
+    """The size of the vocabulary, and the special tokens that a pretrained tokenizer lacked; "" if it is unknown."""
+    size = getattr(tokenizer, "full_vocab_size", None)
+    added = [str(token) for token in getattr(tokenizer, "added_special_tokens", ())]
+    if size is None:
+        return ""
+    return f"{size:,} in the vocabulary" + (f", including the added {', '.join(added)}" if added else "")
 
 
 def shown_parts(harness: Harness) -> list[tuple[str, nn.Module]]:

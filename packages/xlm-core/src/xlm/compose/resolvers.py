@@ -162,16 +162,23 @@ def _default_job_name(*, _root_: Container) -> str:
     raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
 
 
-def _component_reader(name: str) -> Callable[[str], Any]:
-    def read(attribute: str) -> Any:
+def _component_reader(name: str) -> Callable[..., Any]:
+    def read(attribute: str, multiple: int = 1) -> Any:
+        arguments = attribute if multiple == 1 else f"{attribute},{multiple}"
         if _SHOWN_ONLY.get() and not has_component(name):
-            return f"${{{name}:{attribute}}}"
+            return f"${{{name}:{arguments}}}"
         found = get_component(name)
         for part in attribute.split("."):
             if not hasattr(found, part):
                 raise ConfigError(f"${{{name}:{attribute}}}: the {name} has no attribute '{part}'.", key=attribute)
             found = getattr(found, part)
-        return found
+        if multiple == 1:
+            return found
+        if not isinstance(found, int) or not isinstance(multiple, int) or multiple < 1:
+            raise ConfigError(
+                f"${{{name}:{arguments}}}: only whole numbers are rounded up, to a multiple of 1 or more."
+            )
+        return -(-found // multiple) * multiple
 
     return read
 

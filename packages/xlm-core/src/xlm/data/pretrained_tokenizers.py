@@ -1,4 +1,4 @@
-"""Tokenizers of transformers: missing special tokens are added, and the vocabulary size is checked after loading."""
+"""Pretrained tokenizers of a folder, a file or the hub; missing special tokens are added, vocabularies checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.bert.tokenization_bert import BertTokenizer as _BertTokenizerFast
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer as _GPT2TokenizerFast
 
@@ -18,6 +19,16 @@ from xlm.utils.text_files import read_json, read_lines
 _FEW = 100
 
 _ROLES = ("bos", "eos", "mask", "pad", "cls", "sep", "unk")
+# How tokenizer.json and SentencePiece files, which don't name the roles, write their special tokens.
+_SPELLINGS = {
+    "bos": ("[BOS]", "<s>", "<bos>", "<|startoftext|>", "<|endoftext|>"),
+    "eos": ("[EOS]", "</s>", "<eos>", "<|endoftext|>"),
+    "mask": ("[MASK]", "<mask>"),
+    "pad": ("[PAD]", "<pad>"),
+    "cls": ("[CLS]", "<cls>"),
+    "sep": ("[SEP]", "<sep>"),
+    "unk": ("[UNK]", "<unk>"),
+}
 
 
 class CompleteTokenizer:
@@ -48,17 +59,25 @@ def complete_special_tokens(tokenizer: Any) -> Any:
     """Add a token to `tokenizer` for every role without one (new entries of the vocabulary); returns the tokenizer."""
     missing = {f"{role}_token": f"[{role.upper()}]" for role in _ROLES if getattr(tokenizer, f"{role}_token") is None}
     if missing:
+        size = len(tokenizer)
         tokenizer.add_special_tokens(missing)
+        tokenizer.added_special_tokens = tokenizer.convert_ids_to_tokens(list(range(size, len(tokenizer))))
     return tokenizer
 
 
 def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> Any:
-    """`AutoTokenizer.from_pretrained` with every special token and a `full_vocab_size`.
+    """The tokenizer of a folder, a file or a hub id, with every special token and a `full_vocab_size`.
 
-    DataError if it is empty, or if its files cannot be read.
+    Args:
+        pretrained_model_name_or_path: a folder or hub id as for `AutoTokenizer.from_pretrained`, a `tokenizer.json`, or
+            a SentencePiece model (a file that ends in `.model`).
+        kwargs: passed to transformers, for instance `mask_token="<mask>"`.
+
+    Raises:
+        DataError: it has no vocabulary, or its files cannot be read.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        tokenizer = _loaded(str(pretrained_model_name_or_path), kwargs)
     except Exception as error:
         # For a folder without such files, transformers lists the kinds of files that it could have used.
         no_files = "Couldn't instantiate the backend tokenizer" in str(error)
@@ -71,6 +90,41 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
         # The same class with the property added, so that `full_vocab_size` follows later additions.
         tokenizer.__class__ = type(cls.__name__, (cls,), {"full_vocab_size": property(len)})
     return tokenizer
+
+
+def _loaded(name: str, kwargs: dict[str, Any]) -> Any:
+    if not name.endswith((".json", ".model")) or Path(name).is_dir():
+        return AutoTokenizer.from_pretrained(name, **kwargs)
+    if not Path(name).is_file():
+        raise FileNotFoundError("the file does not exist")
+    backend = Tokenizer.from_file(name) if name.endswith(".json") else _from_sentencepiece(Path(name))
+    vocabulary = backend.get_vocab()
+    found = {role: next((word for word in words if word in vocabulary), None) for role, words in _SPELLINGS.items()}
+    roles = {f"{role}_token": word for role, word in found.items() if word is not None}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **roles | kwargs)
+
+
+def _from_sentencepiece(path: Path) -> Tokenizer:
+    """The fast tokenizer that encodes as `SentencePieceProcessor` does with this model."""
+    from google.protobuf.message import DecodeError
+    from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
+
+    proto = import_protobuf().ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except DecodeError:
+        raise ValueError("it is not a SentencePiece model") from None
+    # SentencePiece's numbers of the kinds of models; words and characters are only listed, without scores.
+    kinds: dict[int, Any] = {
+        1: [(piece.piece, piece.score) for piece in proto.pieces],
+        2: {piece.piece: number for number, piece in enumerate(proto.pieces)},
+    }
+    if proto.trainer_spec.model_type not in kinds or not proto.pieces:
+        raise ValueError("only SentencePiece models of the kinds unigram and bpe can be read")
+    backend = SpmConverter.build_tokenizer_from_spm_proto(proto, kinds[proto.trainer_spec.model_type])
+    # Control pieces, such as <s>, never stand in a text.
+    backend.add_special_tokens([piece.piece for piece in proto.pieces if piece.type in (2, 3)])
+    return backend
 
 
 def check_vocabulary(tokenizer: Any, name: str) -> None:

@@ -1,4 +1,4 @@
-"""A byte-level BPE trained on texts once, then read from a file; and the tokenizer of a user's own data."""
+"""Tokenizers trained on texts once, then read from a file; and the tokenizer of a user's own data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 ROLES = ("pad", "cls", "mask", "eos", "bos", "sep", "unk")
 NUM_BYTES = 256
 UNKNOWN = "[UNK]"
-Kind = Literal["bpe", "unigram", "wordpiece", "character"]
+Kind = Literal["bpe", "unigram", "wordpiece", "word", "character", "byte"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 # Merges of more text than this would hardly differ.
 _MOST_CHARACTERS = 100_000_000
 
@@ -51,24 +52,34 @@ def tokenizer_of_files(
     vocab_size: int = 4096,
     cache_dir: str | Path | None = None,
 ) -> Any:
-    """The pretrained tokenizer of that name or path; with None, a byte-level BPE of the training texts.
+    """The pretrained tokenizer of that name or path, or one that is trained on the training texts.
 
     Args:
+        tokenizer: a folder, a file or a hub id for `load_auto_tokenizer`, or a kind for `train_tokenizer`; None: bpe.
         data_files, held_out: as for `xlm.data.locator.part_of_files`.
         columns: the columns of text, or of lists of messages.
-        vocab_size: maximum size, special tokens included; little text gives fewer tokens.
+        vocab_size: maximum size of a trained one, special tokens included; little text gives fewer tokens.
         cache_dir: where the trained tokenizer is kept.
 
     Raises:
-        DataError: there are no such data or columns, or `vocab_size` is too small for all bytes.
+        DataError: there are no such data or columns, or `vocab_size` is too small for the kind.
     """
-    if tokenizer is not None:
-        return load_auto_tokenizer(tokenizer)
-    check_vocab_size(vocab_size)
+    if tokenizer is not None and tokenizer not in KINDS:
+        try:
+            loaded = load_auto_tokenizer(tokenizer)
+        except DataError as error:
+            raise DataError(f"{error}\nKinds to train instead: {', '.join(KINDS)}.") from error
+        # Runs keep a local one, which may be gone when the model is used.
+        loaded.belongs_to_run = Path(tokenizer).exists()
+        return loaded
+    kind = "bpe" if tokenizer is None else cast(Kind, tokenizer)
+    if kind == "byte":
+        return with_special_tokens(_train((), NUM_BYTES, kind), OwnTokenizer)
+    check_vocab_size(vocab_size, kind)
     source = part_of_files(data_files, "train", held_out or {})
     key = {"source": source.identity(), "columns": list(columns), "vocab_size": vocab_size, **trainer_version()}
-    path = None if cache_dir is None else Path(cache_dir) / f"bpe-{source.name}-{hash_of(key)[:20]}.json"
-    backend = read_or_train(path, lambda: texts_of_rows(source.rows(None), columns), vocab_size)
+    path = None if cache_dir is None else Path(cache_dir) / f"{kind}-{source.name}-{hash_of(key)[:20]}.json"
+    backend = read_or_train(path, lambda: texts_of_rows(source.rows(None), columns), vocab_size, kind)
     return with_special_tokens(backend, OwnTokenizer)
 
 
@@ -88,11 +99,12 @@ def texts_of_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> 
             return
 
 
-def check_vocab_size(vocab_size: int) -> None:
-    """DataError for fewer entries than all bytes and special tokens need."""
-    smallest = NUM_BYTES + len(ROLES)
+def check_vocab_size(vocab_size: int, kind: Kind = "bpe") -> None:
+    """DataError for too few entries: special tokens, all bytes for `bpe`, and at least one more."""
+    smallest = len(ROLES) + (NUM_BYTES if kind == "bpe" else 0)
+    what = "all bytes and special tokens" if kind == "bpe" else "the number of special tokens"
     if vocab_size <= smallest:
-        raise DataError(f"vocab_size must be above {smallest}: all bytes and special tokens; got {vocab_size}.")
+        raise DataError(f"vocab_size must be above {smallest}: {what}; got {vocab_size}.")
 
 
 def trainer_version() -> dict[str, str]:
@@ -100,12 +112,12 @@ def trainer_version() -> dict[str, str]:
     return {"trainer": code_version(_train), "tokenizers": tokenizers.__version__}
 
 
-def read_or_train(path: Path | None, texts: Callable[[], Iterable[str]], vocab_size: int) -> str:
+def read_or_train(path: Path | None, texts: Callable[[], Iterable[str]], vocab_size: int, kind: Kind = "bpe") -> str:
     """A tokenizer as JSON: read from `path`, or trained and written there. None: trained, not kept."""
     num_entries = vocab_size - len(ROLES)
     if path is None:
-        return _train(texts(), num_entries)
-    return _read(path) or _written(path, _train(texts(), num_entries))
+        return _train(texts(), num_entries, kind)
+    return _read(path) or _written(path, _train(texts(), num_entries, kind))
 
 
 def train_tokenizer(texts: Iterable[str], kind: Kind = "bpe", vocab_size: int = 4096) -> TrainedTokenizer:
@@ -113,15 +125,15 @@ def train_tokenizer(texts: Iterable[str], kind: Kind = "bpe", vocab_size: int = 
 
     Args:
         kind: `bpe` merges bytes (Sennrich et al. 2016, as in GPT-2) and restores any text exactly; `unigram` (Kudo
-            2018) and `wordpiece` (as in BERT) consist of characters; `character` has a token per character that occurs.
+            2018) and `wordpiece` (as in BERT) consist of characters; `word` has a token per word between spaces,
+            `character` per character that occurs, and `byte` per byte, whatever the texts and `vocab_size`.
 
     Raises:
         DataError: `vocab_size` is too small for the bytes of `bpe`, or for any token.
     """
-    if kind == "bpe":
-        check_vocab_size(vocab_size)
-    elif vocab_size <= len(ROLES):
-        raise DataError(f"vocab_size must be above {len(ROLES)}, the number of special tokens; got {vocab_size}.")
+    if kind == "byte":
+        return with_special_tokens(_train((), NUM_BYTES, kind), TrainedTokenizer)
+    check_vocab_size(vocab_size, kind)
     return with_special_tokens(_train(texts, vocab_size - len(ROLES), kind), TrainedTokenizer)
 
 
@@ -130,7 +142,7 @@ def _train(texts: Iterable[str], num_entries: int, kind: Kind = "bpe") -> str:
     trainer: Any
     # The unknown token is one of the special tokens, which are counted already.
     unknown: dict[str, Any] = {"special_tokens": [UNKNOWN], "vocab_size": num_entries + 1, "show_progress": False}
-    if kind == "bpe":
+    if kind in ("bpe", "byte"):  # bytes are a BPE without merges
         tokenizer = Tokenizer(models.BPE())
         # Words include the space before them, so that texts are restored exactly.
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -145,6 +157,10 @@ def _train(texts: Iterable[str], num_entries: int, kind: Kind = "bpe") -> str:
         tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
         tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
         trainer = trainers.WordPieceTrainer(**unknown)
+    elif kind == "word":
+        tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        trainer = trainers.WordLevelTrainer(**unknown)
     else:
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         # In this syntax m lets the dot match line ends.

@@ -19,10 +19,16 @@ _said: set[str] = set()
 _is_silent: ContextVar[bool] = ContextVar("unread_options_are_not_said", default=False)
 
 
-def suppressed_ids(tokenizer: Tokenizer, suppressed_tokens: Iterable[str] = ()) -> list[int]:
+def suppressed_ids(
+    tokenizer: Tokenizer, suppressed_tokens: Iterable[str] = (), num_logits: int | None = None
+) -> list[int]:
     """Ids that never belong into an answer: mask, pad, BOS, CLS and SEP (unless one of them is EOS), and those named.
 
-    ConfigError for a name that the tokenizer doesn't know.
+    Args:
+        num_logits: logits of the network; those beyond the tokenizer's ids are padding of the vocabulary.
+
+    Raises:
+        ConfigError: the tokenizer doesn't know one of the names.
     """
     names = ("mask", "pad", "bos", "cls", "sep")
     ids = (getattr(tokenizer, f"{name}_token_id", None) for name in names)
@@ -32,6 +38,8 @@ def suppressed_ids(tokenizer: Tokenizer, suppressed_tokens: Iterable[str] = ()) 
         if number is None or tokenizer.convert_ids_to_tokens(number) != token:
             raise ConfigError(f"predictor.suppressed_tokens names {token!r}, which the tokenizer doesn't know.")
         special.add(number)
+    if num_logits is not None:
+        special |= set(range(tokenizer.full_vocab_size, num_logits))
     return sorted(special)
 
 

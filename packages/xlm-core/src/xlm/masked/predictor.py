@@ -136,7 +136,7 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
             lambda ids, rows, mask_prob: self.model.features(ids, mask[rows], **self.condition(mask_prob)),
             self.model.output_layer,
         )
-        never = suppressed_ids(self.tokenizer, self.suppressed_tokens)
+        never = suppressed_ids(self.tokenizer, self.suppressed_tokens, self.model.output_layer.out_features)
         draw = TokenDraw(self.logits_sampler, never, self.tokenizer.eos_token_id)
         return finished(batch, slots, self.fill(network, draw, batch["input_ids"], slots, seeds), self.tokenizer)
 

@@ -75,7 +75,8 @@ def check_vocabulary(num_embeddings: int, tokenizer: Any) -> None:
     """ConfigError if a tokenizer has more ids than a network embeds."""
     if tokenizer is not None and tokenizer.full_vocab_size > num_embeddings:
         raise ConfigError(
-            f"model.num_embeddings is {num_embeddings}, and the tokenizer has {tokenizer.full_vocab_size} ids.",
+            f"model.num_embeddings is {num_embeddings}, and the tokenizer has {tokenizer.full_vocab_size} ids. "
+            "Remove model.num_embeddings, which is the tokenizer's size by default, or use a smaller tokenizer.",
             key="model.num_embeddings",
         )
 
