@@ -132,8 +132,8 @@ def killed(after: str, *arguments: str) -> None:
 
 # Starts of whole processes take half a minute.
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("data", [("data_files.train=sums.txt",), MIXTURE])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("data", "processes"), [(("data_files.train=sums.txt",), 1), (MIXTURE, 2)])
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(data: tuple[str, ...], processes: int) -> None:
     many = ("trainer_strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2") if processes == 2 else ()
     common = [*SMALL, *data, *many, "streaming=true", "model_type=mlm", "model=xtiny_mlm", "trainer.max_steps=60",
