@@ -36,7 +36,7 @@ def batch_of(sequences: Sequence[Sequence[int]], drops: np.ndarray[Any, Any], to
     """A training batch with deletions of our choice."""
     corrupted = close_up(sequences, drops)
     rows = rows_of([[] for _ in sequences], corrupted.kept, tokenizer)
-    return training_batch(rows, corrupted, sequences, torch.arange(len(sequences)), pad_token_id=0)
+    return training_batch(rows, corrupted, torch.arange(len(sequences)), pad_token_id=0)
 
 
 def dense_loss(model: RotaryILM, batch: Any, weight: float = 1.0) -> Tensor:

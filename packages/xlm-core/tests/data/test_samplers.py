@@ -34,7 +34,11 @@ def test_evaluation_sees_every_example_once_in_equally_many_batches(n: int, batc
 
 
 def test_evaluation_on_one_process_cuts_full_batches() -> None:
-    assert [len(batch) for batch in EvalOrder(10, 4).batches()] == [4, 4, 2]
+    order = EvalOrder(10, 4)
+    assert [len(batch) for batch in order.batches()] == [4, 4, 2]
+    assert list(order) == list(order) == [order.batch(number) for number in range(len(order))]
+    # A batch of many examples is found without the others.
+    assert EvalOrder(10**15, 4, 1, 3).batch(10**13)[0].row == 333_333_333_333_334 + 4 * 10**13
 
 
 @settings(deadline=None)

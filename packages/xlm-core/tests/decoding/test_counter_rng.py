@@ -56,6 +56,19 @@ def test_uniform_is_float64_and_never_touches_an_end() -> None:
     assert 0 < float(u.min()) < float(u.max()) < 1
 
 
+def test_uniform_on_the_cpu_has_the_numbers_that_other_devices_draw_and_that_it_had_before() -> None:
+    seeds = torch.tensor([[0], [7], [2**62 + 3], [-5]])
+    counters = torch.arange(-2, 40)
+    whole = (mix(derive(seeds, int(Stream.MASK)) + counters) >> 12) & (2**52 - 1)
+    assert torch.equal(uniform(seeds, Stream.MASK, counters), (whole.double() + 0.5) * 2.0**-52)
+    assert uniform(seeds[1, 0], Stream.MASK, 3) == uniform(seeds, Stream.MASK, counters)[1, 5]
+    # A resumed run has to see the noise with which it began, whatever is installed in between.
+    assert uniform(torch.tensor([1, 2**63 - 1]), Stream.ORDER, torch.tensor([0, 5])).tolist() == [
+        0.8323609501268626,
+        0.16867411626581996,
+    ]
+
+
 def test_gumbel_has_the_right_mean_and_variance() -> None:
     g = gumbel(torch.tensor(1), Stream.TOKEN, torch.arange(100_000))
     assert abs(float(g.mean()) - 0.5772) < 0.02

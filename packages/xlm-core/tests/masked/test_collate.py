@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from xlm.data.collate import IGNORE
 from xlm.data.tokenizers import SimpleSpaceTokenizer
+from xlm.decoding.counter_rng import Stream, uniform
 from xlm.errors import ConfigError, DataError
 from xlm.masked.collate import (
     MaskedBatch,
@@ -273,6 +274,50 @@ def test_collators_pickle() -> None:
     ):  # fmt: skip
         copy: Any = pickle.loads(pickle.dumps(collate))
         assert torch.equal(copy(one)["input_ids"], collate(one)["input_ids"])
+
+
+@pytest.mark.parametrize("text_length", get_args(TextLength))
+@settings(deadline=None, max_examples=25)
+@given(examples, st.integers(1, 9), st.sampled_from(["left", "right"]), st.sampled_from(["longest", "block"]))
+def test_batches_are_those_of_a_loop_over_tokens(
+    text_length: TextLength, rows: list[dict[str, Any]], block_size: int, truncate: Any, pad_to: Any
+) -> None:
+    batch = MaskedSeq2SeqCollator(
+        TOKENIZER, block_size, 4, text_length=text_length, prompt_truncate=truncate, answer_truncate=truncate,
+        pad_to=pad_to,
+    )(rows)  # fmt: skip
+    filler = {"learnt": EOS, "lm1b_protocol": PAD}.get(text_length)
+    fixed = pad_to == "block"
+    cut = (lambda ids, n: ids[:n]) if truncate == "right" else (lambda ids, n: ids[max(0, len(ids) - n) :])
+    prompts = [cut(row["prompt_ids"], 4) for row in rows]
+    answers = [cut([BOS, *row["input_ids"], EOS], block_size) for row in rows]
+    start = 4 if fixed else max(map(len, prompts))
+    end = start + (block_size if fixed or filler is not None else max(map(len, answers)))
+    assert batch["input_ids"].shape == (len(rows), end)
+    index = []
+    for i, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
+        given = [*prompt, *answer] + ([] if filler is None else [filler] * (end - start - len(answer)))
+        before, t = start - len(prompt), float(uniform(torch.tensor(row["noise_seed"]), Stream.TIME))
+        num_maskable = num_tokens = 0
+        for column in range(end):
+            number = column - before
+            real = 0 <= number < len(given)
+            token = given[number] if real else PAD
+            maskable = real and column >= start and (
+                text_length == "lm1b_protocol" or column > start or token != BOS
+            )  # fmt: skip
+            num_maskable += maskable
+            counts = maskable and num_maskable <= len(row["input_ids"]) + 1 + (text_length == "lm1b_protocol")
+            num_tokens += counts
+            masked = maskable and float(uniform(torch.tensor(row["noise_seed"]), Stream.MASK, number)) < t
+            target = masked and (counts or text_length != "lm1b_protocol")
+            assert batch["attention_mask"][i, column] == real
+            assert batch["maskable"][i, column] == maskable
+            assert batch["input_ids"][i, column] == (MASK if masked else token)
+            assert batch["target_ids"][i, column] == (token if target else IGNORE)
+            index += [i * end + column] if target else []
+        assert batch["num_tokens"][i] == num_tokens
+    assert batch["target_index"].tolist() == index
 
 
 # Masking alone.

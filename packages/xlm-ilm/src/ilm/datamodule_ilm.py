@@ -13,12 +13,14 @@ from torch import Tensor
 from ilm.corruption_ilm import Corrupted, corrupt
 from ilm.types_ilm import CLS_TYPE, PROMPT_TYPE, REST_TYPE, ILMBatch, ILMPredictionBatch, ILMRows
 from xlm.data.collate import (
+    FlatIds,
     Limit,
-    Padded,
     PadTo,
     Truncate,
+    flat_ids,
     limits,
     noise_seeds,
+    pad_flat,
     pad_ids,
     room,
     seed_and_truth,
@@ -38,7 +40,7 @@ from xlm.datamodule import (
 from xlm.utils.rich_utils import print_batch
 
 
-def rows_of(prompts: Sequence[Sequence[int]], rest: Sequence[Sequence[int]], tokenizer: Any, **width: Any) -> ILMRows:
+def rows_of(prompts: Sequence[Sequence[int]], rest: FlatIds, tokenizer: Any, **width: Any) -> ILMRows:
     """`[pads] [CLS] prompt [BOS] rest [pads]`: every gap from BOS on is open.
 
     Args:
@@ -50,18 +52,20 @@ def rows_of(prompts: Sequence[Sequence[int]], rest: Sequence[Sequence[int]], tok
     left = pad_ids(
         [[cls, *ids] for ids in prompts], pad, length=None if prompt_length is None else prompt_length + 1, side="left"
     )
-    right = pad_ids([[bos, *ids] for ids in rest], pad, length=None if rest_length is None else rest_length + 1)
-    both = Padded(torch.cat([left.ids, right.ids], dim=1), torch.cat([left.mask, right.mask], dim=1))
+    right = pad_flat(rest, pad, length=rest_length)
+    start = torch.full((len(prompts), 1), bos)
+    ids = torch.cat([left.ids, start, right.ids], dim=1)
+    mask = torch.cat([left.mask, torch.ones_like(start, dtype=torch.bool), right.mask], dim=1)
     P = left.ids.shape[1]
     cls_position = P - left.mask.sum(dim=1)
-    types = torch.full_like(both.ids, REST_TYPE)
+    types = torch.full_like(ids, REST_TYPE)
     types[:, :P] = PROMPT_TYPE
     types.scatter_(1, cls_position[:, None], CLS_TYPE)
-    constraint = ~both.mask
+    constraint = ~mask
     constraint[:, :P] = True
     return {
-        "input_ids": both.ids,
-        "attention_mask": both.mask,
+        "input_ids": ids,
+        "attention_mask": mask,
         "token_type_ids": types,
         "constraint": constraint,
         "cls_position": cls_position,
@@ -71,7 +75,6 @@ def rows_of(prompts: Sequence[Sequence[int]], rest: Sequence[Sequence[int]], tok
 def training_batch(
     rows: ILMRows,
     corrupted: Corrupted,
-    sequences: Sequence[Sequence[int]],
     seeds: Tensor,
     *,
     pad_token_id: int,
@@ -96,11 +99,11 @@ def training_batch(
         "target_tokens": per_row(corrupted.tokens),
         "target_counts": per_row(corrupted.counts),
         "n_drops": torch.from_numpy(corrupted.num_dropped),
-        "num_tokens": torch.tensor([len(ids) + 1 for ids in sequences], dtype=torch.int64),
-        "clean_ids": pad_ids(sequences, pad_token_id, length=width).ids,
+        "num_tokens": torch.from_numpy(corrupted.clean.lengths + 1),
+        "clean_ids": pad_flat(corrupted.clean, pad_token_id, length=width).ids,
         "noise_seed": seeds,
         # Found here, on the CPU and in a worker: on a GPU it would make every step wait.
-        "slot_index": (~rows["constraint"]).view(-1).nonzero().squeeze(-1),
+        "slot_index": torch.from_numpy(np.flatnonzero(~rows["constraint"].numpy())),
     }
 
 
@@ -142,7 +145,7 @@ class ILMCollator(Collator):
         width = limit if self.pad_to == "block" else None
         rows = rows_of([[] for _ in examples], corrupted.kept, self.tokenizer, rest_length=width)
         pad = self.tokenizer.pad_token_id
-        return training_batch(rows, corrupted, sequences, seeds, pad_token_id=pad, width=width)
+        return training_batch(rows, corrupted, seeds, pad_token_id=pad, width=width)
 
 
 def _cut(sequences: Sequence[Sequence[int]], limit: int | None, how: Truncate, name: str) -> Sequence[Sequence[int]]:
@@ -192,7 +195,7 @@ class ILMSeq2SeqCollator(Seq2SeqCollator):
             rest_length=width,
         )
         pad = self.tokenizer.pad_token_id
-        return training_batch(rows, corrupted, answers, seeds, pad_token_id=pad, width=width)
+        return training_batch(rows, corrupted, seeds, pad_token_id=pad, width=width)
 
 
 @dataclass
@@ -223,7 +226,7 @@ class ILMSeq2SeqPredCollator(Seq2SeqCollatorPrediction):
         prompts: Sequence[Sequence[int]] = [example.get("prompt_ids") or [] for example in examples]
         prompts = _cut(prompts, self.input_block_size, self.prompt_truncate, "prompt")
         width = self.input_block_size if self.pad_to == "block" else None
-        rows = rows_of(prompts, [[] for _ in examples], self.tokenizer, prompt_length=width)
+        rows = rows_of(prompts, flat_ids([[] for _ in examples]), self.tokenizer, prompt_length=width)
         return {**rows, **seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
 
 
@@ -257,7 +260,7 @@ class ILMInfillCollator(Seq2SeqCollatorPrediction):
         texts = [ex["input_ids"] if ex.get("prompt_ids") is None else ex["prompt_ids"] for ex in examples]
         limit = None if self.block_size is None else self.block_size - 2
         given = _cut([[t for t in text if t != mask_id] for text in texts], limit, self.truncate, "text")
-        rows = rows_of([[] for _ in examples], given, self.tokenizer)
+        rows = rows_of([[] for _ in examples], flat_ids(given), self.tokenizer)
         rows["constraint"] |= ~self._slots(texts, rows["input_ids"].shape[1])
         return {**rows, **seed_and_truth(examples, self.tokenizer)}  # type: ignore[typeddict-item]
 

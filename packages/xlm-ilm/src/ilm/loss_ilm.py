@@ -128,7 +128,7 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
                 corrupted = corrupt(sequences, derive(seeds, point), (start + point / num_points) % 1.0)
                 rows = rows_of(prompts, corrupted.kept, self.tokenizer)
                 pad = self.tokenizer.pad_token_id
-                drawn: Any = training_batch(rows, corrupted, sequences, seeds, pad_token_id=pad)
+                drawn: Any = training_batch(rows, corrupted, seeds, pad_token_id=pad)
                 drawn = {name: value.to(device) for name, value in drawn.items()}
                 draws[:, sample] += self.loss_fn(drawn)["nll_bound"] / num_points
         return draws

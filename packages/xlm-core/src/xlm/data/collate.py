@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.errors import DataError
 
+Ints = npt.NDArray[np.int64]
 Side = Literal["left", "right"]
 # The end that is cut off from a sequence that is too long; "error" raises an error instead.
 Truncate = Literal["left", "right", "error"]
@@ -110,16 +112,36 @@ def pad_ids(
     name: str = "sequence",
 ) -> Padded:
     """Pad on `side` to `length`, or to the longest sequence when it is None; longer ones follow `truncate`."""
-    if length is not None:
+    if length is not None and max(map(len, sequences), default=0) > length:
         sequences = [truncate_ids(ids, length, truncate, name) for ids in sequences]
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    width = length if length is not None else int(lengths.max(initial=0))
-    positions = np.arange(width)
-    lengths = lengths[:, None]
+    return pad_flat(flat_ids(sequences), pad_token_id, length=length, side=side)
+
+
+class FlatIds(NamedTuple):
+    """The ids of several rows, one row after the other, and the rows' lengths."""
+
+    ids: Ints
+    lengths: Ints
+
+
+def flat_ids(sequences: Sequence[Sequence[int]]) -> FlatIds:
+    """Lists of ids as two arrays."""
+    flat: list[int] = []
+    for ids in sequences:
+        flat += ids
+    # Half the time of np.array or np.fromiter, and most of what a collator costs.
+    packed = struct.pack(f"{len(flat)}q", *flat)
+    return FlatIds(np.frombuffer(packed, dtype=np.int64), np.array(list(map(len, sequences)), dtype=np.int64))
+
+
+def pad_flat(rows: FlatIds, pad_token_id: int, *, length: int | None = None, side: Side = "right") -> Padded:
+    """`pad_ids` of rows that are arrays already, of which none is longer than `length`."""
+    width = length if length is not None else int(rows.lengths.max(initial=0))
+    positions, lengths = np.arange(width), rows.lengths[:, None]
     mask = positions < lengths if side == "right" else positions >= width - lengths
-    ids = np.full((len(sequences), width), pad_token_id, dtype=np.int64)
+    ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
     # Row-major order of the mask is the order of the concatenated sequences, on either side.
-    ids[mask] = np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(lengths.sum()))
+    ids[mask] = rows.ids
     return Padded(torch.from_numpy(ids), torch.from_numpy(mask))
 
 
@@ -139,25 +161,32 @@ def pad_prompt_and_answer(
     """
     left = pad_ids(prompts, pad_token_id, length=prompt_length, side="left", truncate=prompt_truncate, name="prompt")
     right = pad_ids(answers, pad_token_id, length=answer_length, truncate=answer_truncate, name="answer")
-    both = Padded(torch.cat([left.ids, right.ids], dim=1), torch.cat([left.mask, right.mask], dim=1))
-    return both, left.ids.shape[1]
+    return beside(left, right)
+
+
+def beside(left: Padded, right: Padded) -> tuple[Padded, int]:
+    """One rectangle out of two, and the column where the right one starts."""
+    start = left.ids.shape[1]
+    if not start:
+        return right, 0
+    return Padded(torch.cat([left.ids, right.ids], dim=1), torch.cat([left.mask, right.mask], dim=1)), start
 
 
 def noise_seeds(examples: Sequence[Any]) -> Integer[Tensor, " batch"]:
     """Each example's `noise_seed`; DataError where an example has none."""
-    if missing := [number for number, example in enumerate(examples) if "noise_seed" not in example]:
+    seeds = [example.get("noise_seed") for example in examples]
+    if None in seeds:
         raise DataError(
-            f"Example {missing[0]} of a batch has no noise_seed, from which its masks would be drawn.\n"
+            f"Example {seeds.index(None)} of a batch has no noise_seed, from which its masks would be drawn.\n"
             "The loaders of xlm.datamodule add it; a loader of your own has to as well."
         )
-    return torch.tensor([example["noise_seed"] for example in examples], dtype=torch.int64)
+    return torch.from_numpy(np.array(seeds, dtype=np.int64))
 
 
 def time_quantiles(examples: Sequence[Any]) -> Float[Tensor, " batch"] | None:
     """Each example's `time_quantile`, evenly spread over an epoch by the loaders; None where an example has none."""
-    if not all("time_quantile" in example for example in examples):
-        return None
-    return torch.tensor([example["time_quantile"] for example in examples], dtype=torch.float64)
+    quantiles = [example.get("time_quantile") for example in examples]
+    return None if None in quantiles else torch.from_numpy(np.array(quantiles, dtype=np.float64))
 
 
 def seed_and_truth(examples: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, Tensor]:

@@ -28,10 +28,13 @@ _NUM_SAMPLES = 16
 
 def splitmix64(x: UInts) -> UInts:
     """The finaliser of SplitMix64 (Steele et al. 2014): every bit of the result depends on every bit of `x`."""
-    x = x + np.uint64(_GOLDEN)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = np.add(x, np.uint64(_GOLDEN), out=np.empty_like(x))  # an array even for a single number
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def noise_seeds(seed: int, epoch: int, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -105,14 +105,31 @@ class EvalOrder:
         largest_share = math.ceil(self.num_examples / self.world_size)
         return min(math.ceil(largest_share / self.batch_size), self.num_examples // self.world_size)
 
-    def batches(self) -> Iterator[list[Key]]:
-        share = np.array_split(np.arange(self.num_examples), self.world_size)[self.rank]
+    def batch(self, number: int) -> list[Key]:
+        """This rank's batch of that number, by calculation."""
+        share = _part(range(self.num_examples), self.world_size, self.rank)
         if math.ceil(len(share) / self.batch_size) == self.num_batches:
-            parts = [share[start : start + self.batch_size] for start in range(0, len(share), self.batch_size)]
+            rows = share[number * self.batch_size : (number + 1) * self.batch_size]
         else:
-            parts = np.array_split(share, self.num_batches)
-        for part in parts:
-            yield [Key(0, index, index) for index in part.tolist()]
+            rows = _part(share, self.num_batches, number)
+        return [Key(0, row, row) for row in rows]
+
+    def batches(self) -> Iterator[list[Key]]:
+        """All of this rank's batches, one at a time."""
+        return map(self.batch, range(self.num_batches))
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.batches()
+
+
+def _part(rows: range, num_parts: int, number: int) -> range:
+    """One of `num_parts` consecutive parts whose sizes differ by at most one; the first ones are larger."""
+    size, num_larger = divmod(len(rows), num_parts)
+    start = number * size + min(number, num_larger)
+    return rows[start : start + size + (number < num_larger)]
 
 
 def _check(num_examples: int, batch_size: int, world_size: int) -> None:
@@ -183,7 +200,6 @@ class _Loader:
     def __init__(self, examples: KeyedExamples, collate: Collate, batches: Any, options: dict[str, Any]) -> None:
         self.dataset = examples
         self.collate_fn = collate
-        self._batches = batches
         # Its own generator: creating an iterator must not change the global random state.
         self._dataloader: DataLoader[Any] = DataLoader(
             examples,  # type: ignore[arg-type]
@@ -291,7 +307,7 @@ class EvalLoader(_Loader):
 
     def __init__(self, examples: KeyedExamples, collate: Collate, order: EvalOrder, **options: Any) -> None:
         self.order = order
-        super().__init__(examples, collate, list(order.batches()), options)
+        super().__init__(examples, collate, order, options)
 
     def __len__(self) -> int:
         return self.order.num_batches
@@ -301,7 +317,7 @@ class EvalLoader(_Loader):
 
     def rows_of_batch(self, batch_idx: int) -> list[dict[str, Any]]:
         """The rows behind this rank's batch, with the number of bytes that the collator does not see."""
-        return self.dataset.rows_of(self._batches[batch_idx])
+        return self.dataset.rows_of(self.order.batch(batch_idx))
 
 
 class CombinedTrainLoader:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numpy as np
 import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
+from xlm.data.hashing import UInts, splitmix64
 from xlm.sampling import LogitsSampler, sampling_dtype
 
 # Constants of SplitMix64 (Steele, Lea, Flood 2014) as signed 64-bit integers, whose products wrap as unsigned ones do.
@@ -15,6 +17,8 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FACTOR_1 = 0xBF58476D1CE4E5B9 - 2**64
 _FACTOR_2 = 0x94D049BB133111EB - 2**64
 _LOGITS_AT_ONCE = 2**22
+# The upper bits of a float64 in [1, 2); its other 52 are the mantissa.
+_EXPONENT_OF_1 = np.uint64(1023 << 52)
 
 
 class Stream(IntEnum):
@@ -51,12 +55,30 @@ def uniform(
     seeds: Integer[Tensor, "*#shape"], stream: Stream, counters: Integer[Tensor, "*#shape"] | int = 0
 ) -> Float[Tensor, "*shape"]:
     """U(0, 1), open at both ends, float64 where the device has it; seeds and counters broadcast."""
+    if seeds.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _uniform_on_cpu(seeds, stream, torch.as_tensor(counters))
     keys = derive(seeds, int(stream))
     dtype = sampling_dtype(seeds.device)
     # One bit fewer than the mantissa holds, so that adding a half cannot round up to 1.
     bits = 52 if dtype == torch.float64 else 23
     whole = (mix(keys + counters) >> (64 - bits)) & (2**bits - 1)
     return whole.to(dtype).add_(0.5).mul_(2.0**-bits)
+
+
+def _uniform_on_cpu(seeds: Tensor, stream: Stream, counters: Tensor) -> Tensor:
+    """The same numbers from numpy, which takes a third of torch's time: it has unsigned shifts and vector products."""
+    keys = splitmix64(splitmix64(_unsigned(seeds)) ^ np.uint64(stream))
+    bits = splitmix64(keys + _unsigned(counters))
+    bits >>= np.uint64(12)
+    bits |= _EXPONENT_OF_1
+    # Numbers of [1, 2) with steps of 2^-52; what is subtracted leaves them half a step above 0.
+    u = bits.view(np.float64)
+    u -= 1 - 2.0**-53
+    return torch.from_numpy(u)
+
+
+def _unsigned(x: Tensor) -> UInts:
+    return x.long().numpy().view(np.uint64)
 
 
 def gumbel(

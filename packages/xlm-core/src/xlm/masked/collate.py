@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
@@ -13,8 +14,10 @@ from torch import Tensor
 from xlm.data.collate import (
     IGNORE,
     Limit,
+    Padded,
     PadTo,
     Truncate,
+    beside,
     limits,
     noise_seeds,
     pad_ids,
@@ -23,7 +26,6 @@ from xlm.data.collate import (
     seed_and_truth,
     seq2seq_limits,
     time_quantiles,
-    truncate_ids,
     width,
 )
 from xlm.data.tokenizers import check_mask_token
@@ -93,6 +95,34 @@ class MaskedPredictionBatch(TypedDict):
     noise_seed: NotRequired[Integer[Tensor, " batch"]]
 
 
+def pad_texts(
+    rows: Sequence[Sequence[int]],
+    text_length: TextLength,
+    block_size: int | None,
+    truncate: Truncate,
+    pad_to: PadTo,
+    tokenizer: Tokenizer,
+    name: str = "answer",
+) -> Padded:
+    """The rows padded on the right, or where `text_length` asks for it filled to block_size; longer ones are cut.
+
+    Raises:
+        ConfigError: there is no block to fill.
+        DataError: a row is longer than the block, and `truncate` is "error".
+    """
+    if text_length not in FILLED:
+        length = width(rows, block_size, pad_to)
+        return pad_ids(rows, tokenizer.pad_token_id, length=length, truncate=truncate, name=name)
+    if block_size is None:
+        raise ConfigError(
+            f"text_length={text_length} needs block_size: filling rows to the longest of a batch would make an "
+            "example's loss depend on its neighbours."
+        )
+    filler = tokenizer.eos_token_id if text_length == "learnt" else tokenizer.pad_token_id
+    ids = pad_ids(rows, filler, length=block_size, truncate=truncate, name=name).ids
+    return Padded(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
 def filled(
     rows: Sequence[list[int]],
     text_length: TextLength,
@@ -101,22 +131,10 @@ def filled(
     tokenizer: Tokenizer,
     name: str = "answer",
 ) -> list[list[int]]:
-    """The rows, where `text_length` asks for it exactly block_size long: cut, or filled on the right.
-
-    Raises:
-        ConfigError: there is no block to fill.
-        DataError: a row is longer than the block, and `truncate` is "error".
-    """
+    """`pad_texts` as lists, for collators of other packages; without padding where nothing is filled."""
     if text_length not in FILLED:
         return list(rows)
-    if block_size is None:
-        raise ConfigError(
-            f"text_length={text_length} needs block_size: filling rows to the longest of a batch would make an "
-            "example's loss depend on its neighbours."
-        )
-    filler = tokenizer.eos_token_id if text_length == "learnt" else tokenizer.pad_token_id
-    kept = [list(truncate_ids(row, block_size, truncate, name)) for row in rows]
-    return [row + [filler] * (block_size - len(row)) for row in kept]
+    return pad_texts(rows, text_length, block_size, truncate, "block", tokenizer, name).ids.tolist()
 
 
 def answer_rows(
@@ -137,27 +155,27 @@ def answer_rows(
     BOS is maskable too), and otherwise padding that it doesn't see.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    prompts = [list(example["prompt_ids"]) if with_prompt else [] for example in examples]
     answers = [[bos, *example["input_ids"], eos] for example in examples]
-    lengths = torch.tensor([len(answer) - 1 for answer in answers])
-    answers = filled(answers, text_length, block_size, answer_truncate, tokenizer)
-    padded, start = pad_prompt_and_answer(
-        prompts,
-        answers,
-        tokenizer.pad_token_id,
-        prompt_length=width(prompts, input_block_size, pad_to),
-        answer_length=width(answers, block_size, pad_to),
-        prompt_truncate=prompt_truncate,
-        answer_truncate=answer_truncate,
-    )
-    maskable = padded.mask.clone()
-    # BOS is given; where it was cut off (truncation on the left), the first token stands in its column.
+    padded = pad_texts(answers, text_length, block_size, answer_truncate, pad_to, tokenizer)
+    start = 0
+    if with_prompt:
+        prompts = [example["prompt_ids"] for example in examples]
+        length = width(prompts, input_block_size, pad_to)
+        left = pad_ids(
+            prompts, tokenizer.pad_token_id, length=length, side="left", truncate=prompt_truncate, name="prompt"
+        )
+        padded, start = beside(left, padded)
+    maskable = padded.mask.numpy().copy()
     maskable[:, :start] = False
-    if text_length == "lm1b_protocol":
-        lengths += 1
-    elif maskable.shape[1] > start:
-        maskable[:, start] &= padded.ids[:, start] != bos
-    return CleanRows(padded.ids, padded.mask, maskable, torch.minimum(lengths, maskable.sum(dim=1)), text_length)
+    lengths = np.array(list(map(len, answers)), dtype=np.int64)
+    columns = maskable.shape[1] - start
+    if text_length != "lm1b_protocol":
+        # BOS is given; where it was cut off (truncation on the left), the first token stands in its column.
+        is_bos = padded.ids.numpy()[:, start : start + 1] == bos
+        maskable[:, start : start + 1] &= ~is_bos
+        lengths, columns = lengths - 1, columns - is_bos.sum(axis=1)
+    num_tokens = torch.from_numpy(np.minimum(lengths, columns))
+    return CleanRows(padded.ids, padded.mask, torch.from_numpy(maskable), num_tokens, text_length)
 
 
 class Masked(NamedTuple):
@@ -193,12 +211,15 @@ def mask_tokens(
 ) -> Masked:
     """Mask each maskable token of row b with probability mask_prob[b]; padding before a token changes no draw."""
     real = torch.ones_like(maskable) if attention_mask is None else attention_mask | maskable
-    masked = maskable & (uniform(seeds[:, None], Stream.MASK, positions_from_mask(real)) < mask_prob[:, None])
-    return Masked(
-        ids=ids.masked_fill(masked, mask_token_id),
-        targets=ids.masked_fill(~masked, IGNORE),
-        target_index=masked.reshape(-1).nonzero().squeeze(-1),
-    )
+    # Without padding before a token, a token's number among them is its column.
+    is_padded = bool((real[:, 1:] & ~real[:, :-1]).any())
+    numbers = positions_from_mask(real) if is_padded else torch.arange(real.shape[1], device=real.device)
+    masked = maskable & (uniform(seeds[:, None], Stream.MASK, numbers) < mask_prob[:, None])
+    # By index: a mask that is True here and there costs torch's nonzero and masked_fill several times as much.
+    index = torch.from_numpy(np.flatnonzero(masked.cpu().numpy())).to(ids.device)
+    flat = ids.reshape(-1)
+    targets = torch.full_like(flat, IGNORE).scatter_(0, index, flat.gather(0, index))
+    return Masked(flat.index_fill(0, index, mask_token_id).view_as(ids), targets.view_as(ids), index)
 
 
 def masked_batch(
@@ -380,7 +401,7 @@ class MasksAfterPrompt:
     def __call__(self, examples: Sequence[Any]) -> MaskedPredictionBatch:
         if self.block_size is None or self.block_size < 2:
             raise ConfigError(f"block_size is {self.block_size}; it must hold BOS and at least one mask.")
-        prompts = [list(example.get("prompt_ids") or []) for example in examples]
+        prompts = [example.get("prompt_ids") or [] for example in examples]
         masks = [self.tokenizer.mask_token_id] * (self.block_size - 1)
         padded, start = pad_prompt_and_answer(
             prompts,
@@ -425,7 +446,5 @@ class MasksInPlace:
     def __call__(self, examples: Sequence[Any]) -> MaskedPredictionBatch:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         texts = [[bos, *example["prompt_ids"], eos] for example in examples]
-        rows = filled(texts, self.text_length, self.block_size, self.truncate, self.tokenizer, "text")
-        length = width(rows, self.block_size, self.pad_to)
-        padded = pad_ids(rows, self.tokenizer.pad_token_id, length=length, truncate=self.truncate)
+        padded = pad_texts(texts, self.text_length, self.block_size, self.truncate, self.pad_to, self.tokenizer, "text")
         return _prediction_batch(padded.ids, padded.mask, 1, examples, self.tokenizer)
