@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from xlm.data.endless import PARTS, EndlessLoader
-from xlm.data.locator import JoinedSource, part_of_files
+from xlm.data.joined import JoinedSource
+from xlm.data.locator import part_of_files
 from xlm.data.manager import DatasetManager
 from xlm.data.mixtures import BLOCK, PartOrder, Phase, mixture_phases
 from xlm.data.tokenizers import SimpleSpaceTokenizer

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from xlm.data.hashing import code_version, file_digest
+from xlm.data.joined import JoinedSource
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.imports import get_function
 from xlm.utils.text_files import COMPRESSED, Row, name_of_kind, read_json, read_json_lines, read_lines, read_table
@@ -223,38 +224,6 @@ class HeldOutPart:
                 return part
             place -= share
         return "train"
-
-
-@dataclass(frozen=True)
-class JoinedSource:
-    """Several sources in turns, one row of each, until all are read."""
-
-    sources: tuple[Source, ...]
-
-    @property
-    def name(self) -> str:
-        return "-".join(source.name for source in self.sources)
-
-    def identity(self) -> dict[str, Any]:
-        return {"in_turns": [source.identity() for source in self.sources]}
-
-    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
-        return (row for _, _, row in self._in_turns(tokenizer))
-
-    def where(self, number: int) -> str:
-        found = next(islice(self._in_turns(None), number, None), None)
-        return self.name if found is None else self.sources[found[0]].where(found[1])
-
-    def _in_turns(self, tokenizer: Any) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """(source, number of the row in it, row)."""
-        waiting = [(index, enumerate(source.rows(tokenizer))) for index, source in enumerate(self.sources)]
-        while waiting:
-            remaining = []
-            for index, rows in waiting:
-                if (found := next(rows, None)) is not None:
-                    yield index, *found
-                    remaining.append((index, rows))
-            waiting = remaining
 
 
 def _joined(parts: Mapping[str, Any]) -> Source:
