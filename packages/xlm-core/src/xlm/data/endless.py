@@ -126,6 +126,7 @@ class _Fetched(NamedTuple):
     parts: list[int]
     marks: list[tuple[int, int, tuple[int, ...]]]
     is_measured: bool
+    error: str = ""
 
 
 class _Delivered(NamedTuple):
@@ -135,6 +136,7 @@ class _Delivered(NamedTuple):
     batches: dict[int, Any]
     parts: list[int]
     marks: list[tuple[int, int, tuple[int, ...]]]
+    error: str = ""  # the message of a DataError, which torch would turn into the traceback of a worker
 
 
 class EndlessExamples:
@@ -161,6 +163,13 @@ class EndlessExamples:
 
     def __getitems__(self, slots: Sequence[Slot]) -> _Fetched:
         """The examples of a batch, of consecutive slots of one lane; called by torch's loader."""
+        try:
+            return self.fetch(slots)
+        except DataError as error:
+            return _Fetched([], [], [], False, str(error))
+
+    def fetch(self, slots: Sequence[Slot]) -> _Fetched:
+        """The examples of a batch; `DataError` if a row cannot be used."""
         lane, first = slots[0].lane, slots[0].number
         if len(self.parts) == 1:
             parts, numbers = np.zeros(len(slots), np.int64), np.arange(first, first + len(slots))
@@ -207,12 +216,18 @@ class _Marked:
         self._collate = collate
 
     def __call__(self, fetched: _Fetched) -> _Delivered:
+        if fetched.error:
+            return _Delivered(None, {}, [], [], fetched.error)
         examples, parts = fetched.examples, fetched.parts
         batches = {}
-        if fetched.is_measured:
-            for part in sorted(set(parts)):
-                batches[part] = self._collate([dict(e) for e, of in zip(examples, parts, strict=True) if of == part])
-        return _Delivered(self._collate(examples), batches, parts, fetched.marks)
+        try:
+            if fetched.is_measured:
+                for part in sorted(set(parts)):
+                    own = [dict(each) for each, of in zip(examples, parts, strict=True) if of == part]
+                    batches[part] = self._collate(own)
+            return _Delivered(self._collate(examples), batches, parts, fetched.marks)
+        except DataError as error:
+            return _Delivered(None, {}, [], [], str(error))
 
 
 class EndlessLoader:
@@ -283,7 +298,7 @@ class EndlessLoader:
         size, lanes = self._batch_size, len(self._base)
         first, place = self._rank // lanes * size, self._rank * size
         slots = [Slot(self._rank % lanes, first + i, place + i) for i in range(size)]
-        examples = self.dataset.__getitems__(slots).examples
+        examples = self.dataset.fetch(slots).examples
         made = ("noise_seed", "time_quantile", "noise_level")
         return [{k: v for k, v in example.items() if k not in made} for example in examples]
 
@@ -293,7 +308,9 @@ class EndlessLoader:
         return self._run()
 
     def _run(self) -> Iterator[Any]:
-        for batch, batches, parts, marks in self._dataloader:
+        for batch, batches, parts, marks, error in self._dataloader:
+            if error:
+                raise DataError(error)
             self._taken += 1
             self._batch += 1
             self._untouched = False

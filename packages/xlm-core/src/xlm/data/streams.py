@@ -169,9 +169,10 @@ def pieces_of(source: Source) -> list[Piece]:
         return _pieces_of_file(source)
     if isinstance(source, FilesSource) and source == FilesSource(source.paths):
         return list(chain.from_iterable(_pieces_of_file(FileSource(path)) for path in source.paths))
-    is_plain_folder = isinstance(source, FolderSource) and source == FolderSource(source.folder, source.split)
-    if is_plain_folder and (files := source.files()) is not None:
-        return list(chain.from_iterable(_pieces_of_file(FileSource(path)) for path in files))
+    if isinstance(source, FolderSource) and source == FolderSource(source.folder, source.split):
+        if (files := source.files()) is not None:
+            return list(chain.from_iterable(_pieces_of_file(FileSource(path)) for path in files))
+        return [Whole(source)]
     if isinstance(source, SavedSource):
         size = len(_saved(source))
         return [SavedRows(source, i, min(i + _ROWS_PER_PIECE, size)) for i in range(0, size, _ROWS_PER_PIECE)]
