@@ -16,13 +16,11 @@ from warm_xlm import warm_xlm
 pytestmark = [pytest.mark.timeout(300)]
 
 SETTINGS = (
-    "experiment=text_mlm", "model=xtiny_mlm", "trainer_strategy=cpu", "loggers=debug", "per_device_batch_size=4",
-    "trainer.max_steps=2", "trainer.val_check_interval=2", "test_after_training=false", "block_size=16", "job_name=dna",
+    "datamodule=own_text", "model_type=mlm", "model=xtiny_mlm", "tokenizer=letters", "trainer_strategy=cpu",
+    "loggers=debug", "per_device_batch_size=4", "trainer.max_steps=2", "trainer.val_check_interval=2",
+    "test_after_training=false", "block_size=16", "job_name=dna", "too_long=split",
     "data_files.train=dna.txt", "data_files.val=dna.txt", "data_files.test=dna.txt",
-    "datamodule.dataset_managers.val.unconditional_prediction.num_examples=1", "too_long=split",
-    "global_components.tokenizer._target_=xlm.datamodule.load_auto_tokenizer",
-    "++global_components.tokenizer.pretrained_model_name_or_path=letters",
-    "~global_components.tokenizer.vocab_size", "~global_components.tokenizer.cache_dir",
+    "datamodule.dataset_managers.val.unconditional_prediction.num_examples=1",
 )  # fmt: skip
 LINES = ["GATTACA" * n for n in range(1, 8)]
 

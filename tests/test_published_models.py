@@ -17,11 +17,13 @@ import pytest
 from safetensors.torch import load_file
 
 from xlm.compose import load_config
+from xlm.data.trained_tokenizer import train_tokenizer
 
 PUBLISHED = Path(__file__).with_name("published")
 RUN_COMMANDS = PUBLISHED / "run_commands.py"
 MARK = "### command"  # what run_commands.py prints after each
-EXPERIMENTS = ("star_easy_slotlm", "lm1b_slotlm", "star_easy_flexlm", "counting_flexlm")
+TEXTS = ("lm1b_gaplm", "lm1b_tested_gaplm", "owt_gaplm", "text_gaplm")
+EXPERIMENTS = ("star_easy_slotlm", "lm1b_slotlm", "star_easy_flexlm", "counting_flexlm", *TEXTS)
 GONE = "'oldlm' is listed with the directory"
 # One batch is learned by heart, and yet its checkpoints are kept, to be evaluated.
 BY_HEART = ("debug=overfit", "global_flags.DEBUG=false", "per_device_batch_size=4", "callbacks.checkpoint_monitor=null")
@@ -87,7 +89,7 @@ def test_a_model_that_is_gone_says_so_when_asked_for() -> None:
 def test_every_experiment_composes(experiment: str, debug: tuple[str, ...]) -> None:
     cfg = load_config([f"experiment={experiment}", *debug])
     model = experiment.rpartition("_")[2]
-    assert cfg.lightning_module._target_.startswith(f"{model}.harness")
+    assert cfg.lightning_module._target_.startswith(f"{model}.harness" if model != "gaplm" else "xlm.harness")
     for managers in cfg.datamodule.dataset_managers.values():
         for manager in managers.values():
             assert manager.collator._target_.startswith(f"{model}.datamodule")
@@ -139,6 +141,42 @@ def test_eight_devices_share_the_global_batch() -> None:
 def test_a_removed_split_is_gone() -> None:
     assert "train" not in load_config(COMMAND_LINES["no train"]).datamodule.dataset_managers
     assert set(load_config(COMMAND_LINES["no val/lm"]).datamodule.dataset_managers.val) == {"prediction"}
+
+
+TEXT_LOADERS = {
+    "lm1b_gaplm": ["train/lm", "val/lm", "predict/unconditional_prediction"],
+    "lm1b_tested_gaplm": ["train/lm", "val/lm", "test/lm", "predict/unconditional_prediction"],
+    "owt_gaplm": [
+        "train/lm", "val/lm", "val/unconditional_prediction", "test/lm", "predict/unconditional_prediction",
+    ],
+    "text_gaplm": ["train/lm", "val/lm", "predict/unconditional_prediction"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", TEXTS)
+def test_texts_of_core_have_the_loaders_to_which_a_model_attaches_a_collator(experiment: str) -> None:
+    cfg = load_config([f"experiment={experiment}"])
+    managers = cfg.datamodule.dataset_managers
+    assert [f"{split}/{name}" for split in managers for name in managers[split]] == TEXT_LOADERS[experiment]
+    # ${datamodule.block_size}, and an input_block_size that the data leave at null.
+    assert cfg.model.max_length == cfg.block_size == cfg.predictor.max_steps
+    assert managers.predict.unconditional_prediction.collator.input_block_size == 0
+    assert load_config([f"experiment={experiment}", "input_block_size=5"]).model.max_length == cfg.block_size + 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["datasets@datamodule.dataset_managers.test.lm=owt_val", "~datasets@datamodule.dataset_managers.test.lm",
+     "~datamodule.dataset_managers.test.lm"],
+)  # fmt: skip
+def test_the_test_set_of_a_text_can_be_replaced_or_removed(change: str) -> None:
+    test = load_config(["experiment=owt_gaplm", change])
+    managers = test.datamodule.dataset_managers
+    assert managers.train.lm.collator._target_ == "gaplm.datamodule_gaplm.GapCollator"
+    own = load_config(["datamodule=owt", "model_type=mlm", "model=xtiny_mlm", change]).datamodule.dataset_managers
+    assert ("lm" in own.test) == (not change.startswith("~"))
+    if "lm" in own.test:
+        assert own.test.lm.split == managers.test.lm.split == "train[-110000:-100000]"
 
 
 # Runs.
@@ -280,3 +318,51 @@ def test_a_command_of_flexlm_gets_its_configuration(flexlm: tuple[Path, list[str
     folder, outputs = flexlm
     assert "FLEXLM SCHEDULE 0.000, 0.383, 0.707, 0.924, 1.000" in outputs[5]
     assert "flexlm.noise.FlexSchedule" in (folder / "schedule.log").read_text()
+
+
+WORDS = "the cat sat on a mat and saw the dog run . it did n't bark , she said"
+
+
+def mirrored(folder: Path) -> None:
+    """The data sets and tokenizers of the three text experiments under their published names, a few rows each."""
+    sentences = [" ".join(WORDS.split()[i % 7 : i % 7 + 5 + i % 5]) for i in range(60)]
+    lm1b, owt = folder / "billion-word-benchmark" / "lm1b", folder / "Skylion007" / "openwebtext"
+    for path, texts in ((lm1b / "train", sentences[:40]), (lm1b / "test", sentences[40:]), (owt / "train", sentences)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for name, kind in (("bert-base-uncased", "wordpiece"), ("gpt2", "bpe")):
+        train_tokenizer(sentences, kind, 300).save_pretrained(str(folder / name))
+
+
+SMALL = ("trainer.max_steps=4", "trainer.val_check_interval=2", "trainer_strategy=cpu", "block_size=16")
+
+
+def test_gaplm_trains_on_lm1b_and_owt_and_generates(tmp_path: Path) -> None:
+    mirrored(tmp_path)
+    slices = {"train": "train[:-20]", "val": "train[-20:-10]", "test": "train[-10:]"}
+    owt = [f"datamodule.dataset_managers.{split}.lm.split='{rows}'" for split, rows in slices.items()]
+    lm1b = ("job_name=lm1b", "experiment=lm1b_tested_gaplm", *SMALL)
+    outputs = run_all(
+        tmp_path,
+        ("job_type=train", *lm1b),
+        ("job_type=generate", *lm1b),
+        ("job_type=eval", *lm1b, "++eval.split=val"),
+        ("job_type=train", "job_name=owt", "experiment=owt_gaplm", *SMALL, *owt),
+    )
+    for name in ("lm1b", "owt"):
+        for split in ("val", "test"):
+            assert losses(tmp_path / "runs" / name, f"{split}/lm/accumulated_loss"), (name, split)
+    assert "GAPLM BATCH val/lm" in outputs[2]
+    # As many samples as the loader of predict has, which the experiment sets.
+    assert len(rows(tmp_path / "runs/lm1b/generations.jsonl")) == 3
+    assert len(rows(tmp_path / "runs/owt/predictions/val/unconditional_prediction/step_00000004.jsonl")) == 8
+
+
+@pytest.mark.slow  # reads the King James Bible
+def test_gaplm_trains_on_real_text_and_generates(tmp_path: Path) -> None:
+    text = ("job_name=text", "experiment=text_gaplm", *SMALL)
+    few = [f"datamodule.dataset_managers.{split}.lm.num_examples=24" for split in ("train", "val")]
+    samples = "datamodule.dataset_managers.predict.unconditional_prediction.num_examples=10"
+    run_all(tmp_path, ("job_type=train", *text, *few), ("job_type=generate", *text, samples))
+    assert losses(tmp_path / "runs/text", "val/lm/accumulated_loss")
+    assert len(rows(tmp_path / "runs/text/generations.jsonl")) == 10

@@ -105,9 +105,10 @@ def test_text_configs_ask_for_the_text_roles(name: str, block_size: int) -> None
     managers = OmegaConf.to_container(cfg.datamodule.dataset_managers, resolve=False)
     assert isinstance(managers, dict)
     roles = {f"{s}/{n}": m["collator"] for s, named in managers.items() for n, m in named.items()}
-    unconditional = {f"{s}/unconditional_prediction": "${collators.unconditional}" for s in ("val", "test")}
-    assert roles == {f"{s}/lm": "${collators.lm}" for s in ("train", "val", "test")} | unconditional
-    for split in ("train", "val", "test"):
+    splits = ("train", "val") if name == "lm1b" else ("train", "val", "test")
+    unconditional = {f"{s}/unconditional_prediction": "${collators.unconditional}" for s in ("val", "test", "predict")}
+    assert roles == {f"{s}/lm": "${collators.lm}" for s in splits} | unconditional
+    for split in splits:
         packs = cfg.datamodule.dataset_managers[split].lm
         size = OmegaConf.select(packs, "on_the_fly_group_processor_kwargs.block_size")
         assert size == (block_size - 2 if name == "owt_packed" else None)

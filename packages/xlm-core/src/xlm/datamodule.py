@@ -10,6 +10,7 @@ import torch.distributed
 from lightning.pytorch import LightningDataModule
 
 from xlm import flags
+from xlm.data.cache import CacheEntry
 from xlm.data.collate import BaseBatch
 from xlm.data.endless import EndlessLoader
 from xlm.data.functional import (
@@ -41,7 +42,7 @@ from xlm.protocols import (
     Tokenizer,
 )
 from xlm.utils.imports import get_function
-from xlm.utils.rank_zero import rank_zero_only
+from xlm.utils.rank_zero import get_rank, rank_zero_only
 
 if TYPE_CHECKING:
     from xlm.data.pretrained_tokenizers import BertTokenizerFast, GPT2TokenizerFast, load_auto_tokenizer
@@ -102,7 +103,7 @@ class TextDataModule(LightningDataModule):
 
     `print_batch_fn` (a dotted path or a function) shows the first batch of each loader; it is called
     `(batch, split, tokenizer, dataloader_name)`. With the flag DEBUG_OVERFIT, every split consists of the first
-    training batch.
+    training batch. `block_size` is only kept, for configurations that refer to `datamodule.block_size`.
     """
 
     def __init__(
@@ -114,6 +115,8 @@ class TextDataModule(LightningDataModule):
         cache_dir: str | Path = "data/cache",
         seed: int = 0,
         num_dataset_workers: int | None = None,
+        rewrite_manual_cache: bool = False,
+        block_size: int | None = None,
     ) -> None:
         super().__init__()
         if unknown := [split for split in dataset_managers if split not in SPLITS]:
@@ -133,6 +136,9 @@ class TextDataModule(LightningDataModule):
         self.cache_dir = Path(cache_dir)
         self.seed = seed
         self.num_dataset_workers = num_dataset_workers
+        self.rewrite_manual_cache = rewrite_manual_cache
+        self._rewritten: set[Path] = set()
+        self.block_size = block_size
         self._printed: set[tuple[str, str]] = set()
 
     @property
@@ -158,7 +164,14 @@ class TextDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Build missing caches; Lightning calls it on one process per machine."""
         for _, _, manager in self._managers(self._stage()):
-            manager.prepare(self.tokenizer, self.cache_dir, self.num_dataset_workers)
+            self.prepare(manager)
+
+    def prepare(self, manager: DatasetManager) -> CacheEntry | None:
+        """`DatasetManager.prepare`; with `rewrite_manual_cache`, the data are built again, but only once."""
+        options = (self.tokenizer, self.cache_dir, self.num_dataset_workers)
+        if self.rewrite_manual_cache and get_rank() == 0:
+            return manager.prepare(*options, rewritten=self._rewritten)
+        return manager.prepare(*options)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the data that `stage` (fit, validate, test, predict; None: all) needs, and no other."""

@@ -226,8 +226,7 @@ class Harness(TermWeightedModule):
         )
         self._update_metrics(batch, predictions, stage, name)
         if self.log_predictions is not None or self.post_hoc.evaluator is not None:
-            rows = self.predictor.to_dict(batch, predictions)
-            self.post_hoc.add(name, rows)
+            rows = self.post_hoc.add(name, self.predictor.to_dict(batch, predictions))
             if self.log_predictions is not None:
                 self.log_predictions.add(name, rows)
         return dict(predictions)

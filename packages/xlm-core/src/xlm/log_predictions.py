@@ -27,7 +27,7 @@ WRITERS = ("file", "console")
 # Moments during generation that are shown of a text.
 _MOMENTS = 5
 # Shown first, in this order, if a row has them.
-_SHOWN_FIRST = ("prompt", "prediction", "text", "truth")
+_SHOWN_FIRST = ("prompt", "prediction", "text", "truth", "valid")
 _MAX_SHOWN = 600  # characters of one value on the screen
 
 
@@ -199,7 +199,11 @@ def _titled(done: _Pass) -> Group:
 
 
 class PostHocEvaluator(Protocol):
-    """Scores all predictions together; may add fields to the rows."""
+    """Scores all predictions together; may add fields to the rows.
+
+    Optional methods: `mark(rows) -> rows` scores the rows of one batch, before they are written; `errors(predictions)
+    -> {name: (rows, standard error)}`.
+    """
 
     def eval(self, predictions: list[Row], tokenizer: Any = None) -> tuple[list[Row], dict[str, float]]: ...
 
@@ -214,20 +218,41 @@ class PostHocPasses:
     def __init__(self, evaluator: PostHocEvaluator | None) -> None:
         self.evaluator = evaluator
         self._rows: dict[str, list[Row]] = {}
+        self._gathered: dict[str, list[Row]] | None = None
 
-    def add(self, name: str, rows: list[Row]) -> None:
-        """Store the rows of one batch."""
+    def add(self, name: str, rows: list[Row]) -> list[Row]:
+        """Store the rows of one batch; returns them, scored if the evaluator scores single rows."""
         if self.evaluator is not None:
+            mark = getattr(self.evaluator, "mark", None)
+            rows = rows if mark is None else mark(rows)
             self._rows.setdefault(name, []).extend(rows)
+        return rows
+
+    def errors(self) -> dict[str, tuple[int, float]]:
+        """`loader/name` → rows and standard error, where the evaluator knows it; the same on every rank."""
+        found = getattr(self.evaluator, "errors", None)
+        if found is None:
+            return {}
+        return {
+            f"{loader}/{name}": error
+            for loader, rows in self._everywhere().items()
+            for name, error in found(rows).items()
+        }
 
     def finish(self, tokenizer: Any) -> dict[str, float]:
         """`loader/name` → number, the same on every rank; clears the rows."""
-        found, self._rows = self._rows, {}
-        if self.evaluator is None:
-            return {}
         values: dict[str, float] = {}
-        for loader, rows in found.items():
-            everywhere = [row for part in all_gather_objects(rows) for row in part]
-            _, numbers = self.evaluator.eval(everywhere, tokenizer=tokenizer)
-            values |= {f"{loader}/{name}": float(number) for name, number in numbers.items()}
+        if self.evaluator is not None:
+            for loader, rows in self._everywhere().items():
+                _, numbers = self.evaluator.eval(rows, tokenizer=tokenizer)
+                values |= {f"{loader}/{name}": float(number) for name, number in numbers.items()}
+        self._rows, self._gathered = {}, None
         return values
+
+    def _everywhere(self) -> dict[str, list[Row]]:
+        """The rows of all ranks by loader, gathered once."""
+        if self._gathered is None:
+            ranks = all_gather_objects(self._rows)
+            loaders = dict.fromkeys(loader for part in ranks for loader in part)
+            self._gathered = {loader: [row for part in ranks for row in part.get(loader, ())] for loader in loaders}
+        return self._gathered

@@ -26,7 +26,7 @@ MODULES = {
     "xlm.data.checks": "xlm.data.manager",
     "xlm.data.files": "xlm.data.locator",
     "xlm.data.packing": "xlm.data.functional",
-    "xlm.data.parallel": "xlm.data.cache",
+    "xlm.data.parallel": "xlm.data.mapping",
     "xlm.data.progress": "xlm.training.resume",
     "xlm.data.samplers": "xlm.data.loaders",
     "xlm.data.show": "xlm.utils.rich_utils",

@@ -155,6 +155,8 @@ class Eval(Checkpoint, ScorerOptions):
     section: ClassVar[str] = "eval"
 
     split: Literal["val", "test"] = option("test", "split to evaluate")
+    data: Text | None = option(None, "datamodule to evaluate on, such as wikitext; by default the run's own")
+    data_file: Texts | None = option(None, "source that replaces that of eval.data, with the same columns")
     num_samples: CountOrZero | None = option(None, "draws of the bound per example; 0: no likelihood")
 
 

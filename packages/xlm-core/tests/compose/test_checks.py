@@ -23,7 +23,7 @@ def config(**changes: Any) -> DictConfig:
         "datamodule": {
             "dataset_managers": {
                 "train": {"lm": {"collator": "${collators.lm}"}},
-                "val": {"lm": {"collator": "${collators.seq2seq}"}, "gone": None},
+                "val": {"lm": {"_target_": "a.D", "collator": "${collators.seq2seq}"}, "gone": None},
                 "predict": {},
                 "test": None,
             }
@@ -87,3 +87,33 @@ def test_batch_sizes(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_config(config(**changes), CHOICES)
     assert message in str(caught.value)
+
+
+def older(**val: Any) -> DictConfig:
+    attached = {"_target_": "a.D", "collator": {"_target_": "a.B"}}
+    managers = {"train": {"lm": attached}, "val": val, "test": {"lm": attached}}
+    return config(collators={}, datamodule={"dataset_managers": managers})
+
+
+def test_an_older_model_leaves_out_the_loaders_that_it_does_not_know(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    cfg = older(
+        lm={"_target_": "a.D", "collator": "${collators.lm}"}, x={"_target_": "a.D", "collator": "${collators.infill}"}
+    )
+    check_config(cfg, CHOICES)
+    assert {split: list(named) for split, named in cfg.datamodule.dataset_managers.items()} == {
+        "train": ["lm"], "val": [], "test": ["lm"],
+    }  # fmt: skip
+    assert "Left out, as model_type 'arlm' attaches no collator to them: val/lm, val/x." in caplog.text
+    # Training data that it doesn't know are a mistake.
+    cfg = older()
+    cfg.datamodule.dataset_managers.train.more = {"_target_": "a.D", "collator": "${collators.lm}"}
+    with pytest.raises(MissingRoleError, match="it has: none"):
+        check_config(cfg, CHOICES)
+
+
+def test_a_loader_whose_data_set_was_removed_is_removed_too() -> None:
+    cfg = config()
+    cfg.datamodule.dataset_managers.val.left = {"collator": "${collators.lm}"}
+    check_config(cfg, CHOICES)
+    assert list(cfg.datamodule.dataset_managers.val) == ["lm", "gone"]

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xlm.compose import load_config
-from xlm.compose.messages import translate
+from xlm.compose.messages import readable_errors, translate
 from xlm.errors import BadTargetError, ConfigError, MissingConfigError
 
 if TYPE_CHECKING:
@@ -154,3 +154,15 @@ def test_causes_that_go_round_end() -> None:
     with pytest.raises(OmegaConfBaseException) as caught:
         OmegaConf.create({"sizes": {"a": 1}, "kind": -1, "size": "${sizes.${kind}}"}).size  # noqa: B018
     assert "should return a string" in str(translate(caught.value))
+    round_trip, cause = OmegaConfBaseException("first"), ValueError("second")
+    round_trip.__context__, cause.__cause__ = cause, round_trip
+    assert str(translate(round_trip)) == "first"
+
+
+def test_the_size_of_a_network_that_adds_what_texts_do_not_have(toy: Path) -> None:
+    model = toy / "configs" / "model" / "toy.yaml"
+    model.write_text("_target_: toy.parts.Net\nwidth: ${eval:64+${oc.select:input_block_size,0}}\n")
+    assert load_config(["experiment=toy"]).model.width == 64
+    model.write_text("_target_: toy.parts.Net\nwidth: ${eval:64+${input_block_size}}\n")
+    with pytest.raises(ConfigError, match=r"^eval: '64\+None' cannot be computed: only numbers"), readable_errors():
+        load_config(["experiment=toy"]).model.width  # noqa: B018

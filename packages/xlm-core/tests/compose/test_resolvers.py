@@ -46,11 +46,18 @@ def value(text: str, **more: Any) -> Any:
         ("${find_grad_accum:128,32,2,1}", 2),
         ("${default_precision:cpu}", "32-true"),
         ("${num_cpus:}", num_cpus()),
+        ("${oc.select:width,1}", 64),
+        ("${oc.select:nowhere,1}", 1),
+        ("${oc.select:nowhere}", None),
+        ("${oc.select:prompt_mode,1}", None),
+        # Published models add the length of a prompt, which texts don't have.
+        ("${eval:${width}+${oc.select:input_block_size,0}}", 64),
+        ("${oc.select:input_block_size}", None),
         ("${cwd:}", os.getcwd()),
     ],
 )
 def test_values(text: str, expected: object) -> None:
-    assert value(text, width=64, flag=False) == expected
+    assert value(text, width=64, flag=False, prompt_mode=None, input_block_size=None) == expected
 
 
 def test_eval_reads_the_text_after_interpolation_of_its_neighbours() -> None:

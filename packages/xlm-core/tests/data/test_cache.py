@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xlm.data.cache import DataCache, read_checked
-from xlm.errors import CacheCorruptError, ConfigError
+from xlm.data.mapping import ProcessKilledError
+from xlm.data.rows import Chunk
+from xlm.errors import CacheCorruptError, ConfigError, DataError
 
 KEY = {"source": "x", "seed": 1}
 
 
-def build() -> Iterator[dict[str, Any]]:
-    return ({"ids": [i, i + 1]} for i in range(500))
+def build(start: int = 0) -> Iterator[Chunk]:
+    return (Chunk([{"ids": [i, i + 1]}], i + 1) for i in range(start, 500))
 
 
 def visible(root: Path) -> list[str]:
@@ -34,7 +38,7 @@ def test_builds_once_and_reads_after(tmp_path: Path) -> None:
     first = cache.get_or_build("star/easy train", KEY, build)
     assert first.built
     assert first.path.name.startswith("star-easy-train-")
-    second = cache.get_or_build("star/easy train", KEY, lambda: pytest.fail("built twice"))
+    second = cache.get_or_build("star/easy train", KEY, lambda start: pytest.fail("built twice"))
     assert not second.built
     assert second.rows.fetch([499, 0]) == [{"ids": [499, 500]}, {"ids": [0, 1]}]
     assert json.loads((first.path / "manifest.json").read_text())["key"] == KEY
@@ -51,12 +55,12 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for root in (tmp_path / "file", tmp_path / "file" / "cache", Path("/proc/none")):
         with pytest.raises(ConfigError, match=r"^paths\.cache_dir: "):
-            DataCache(root).get_or_build("a", {}, lambda: iter([]))
+            DataCache(root).get_or_build("a", {}, lambda start: iter([]))
 
 
 def test_an_error_while_building_leaves_nothing(tmp_path: Path) -> None:
-    def broken() -> Iterator[dict[str, Any]]:
-        yield {"ids": [1]}
+    def broken(start: int) -> Iterator[Chunk]:
+        yield Chunk([{"ids": [1]}], 1)
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
@@ -134,14 +138,17 @@ def test_large_files_are_checked_in_samples(tmp_path: Path, monkeypatch: pytest.
 
 SLOW_BUILD = """
 import sys, time
+from xlm.data import rows
 from xlm.data.cache import DataCache
 
-def build():
-    for i in range(500):
-        if i == 250:
-            print("half", flush=True)
+rows._ROWS_PER_FILE = 100
+
+def build(start):
+    for i in range(start, 500):
+        if i == 350:
+            print("most", flush=True)
             time.sleep(float(sys.argv[2]))
-        yield {"ids": [i, i + 1]}
+        yield rows.Chunk([{"ids": [i, i + 1]}], i + 1)
 
 entry = DataCache(sys.argv[1]).get_or_build("a", {"source": "x", "seed": 1}, build)
 print("built" if entry.built else "found", len(entry.rows), flush=True)
@@ -153,17 +160,88 @@ def start(root: Path, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_kill_leaves_no_half_cache_and_the_next_process_rebuilds(tmp_path: Path) -> None:
-    with start(tmp_path, 60) as process:
+def undamaged(folder: Path) -> None:
+    pass
+
+
+def flip_a_bit(folder: Path) -> None:
+    file = folder / "rows-00001.arrow"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def tear_the_last_line(folder: Path) -> None:
+    file = folder / "finished.jsonl"
+    file.write_text(file.read_text()[:-20])
+
+
+def lose_the_list(folder: Path) -> None:
+    (folder / "finished.jsonl").unlink()
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache after SIGKILL in the fourth of five files."""
+    root = tmp_path_factory.mktemp("killed")
+    with start(root, 60) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "half\n"
+        assert process.stdout.readline() == "most\n"
         os.kill(process.pid, signal.SIGKILL)
-    cache = DataCache(tmp_path)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("damage", "first"), [(undamaged, 300), (flip_a_bit, 100), (tear_the_last_line, 200), (lose_the_list, 0)]
+)
+def test_what_a_killed_process_finished_is_used(
+    tmp_path: Path, killed: Path, damage: Any, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlm.data.rows._ROWS_PER_FILE", 100)
+    root = tmp_path / "again"
+    shutil.copytree(killed, root)
+    cache = DataCache(root)
     assert not cache.path("a", KEY).exists()
-    entry = cache.get_or_build("a", KEY, build)
+    partial = root / f".{cache.path('a', KEY).name}.partial"
+    damage(partial)
+    starts = []
+
+    def noted(start: int) -> Iterator[Chunk]:
+        starts.append(start)
+        return build(start)
+
+    entry = cache.get_or_build("a", KEY, noted)
     assert entry.built
-    assert len(entry.rows) == 500
-    assert visible(tmp_path) == [entry.path.name]  # what the killed process had begun is gone
+    assert starts == [first]
+    assert visible(root) == [entry.path.name]
+    undisturbed = DataCache(tmp_path / "whole").get_or_build("a", KEY, build).path
+    files = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
+    assert len(files) == 6
+    assert {path.name: path.read_bytes() for path in entry.path.iterdir()} == files
+
+
+def test_finished_files_stay_after_an_interruption_but_not_after_an_error_in_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlm.data.rows._ROWS_PER_FILE", 100)
+    cache = DataCache(tmp_path)
+    for error, num_kept in ((KeyboardInterrupt, 1), (ProcessKilledError, 1), (DataError, 0)):
+
+        def stopped(start: int, error: type[BaseException] = error) -> Iterator[Chunk]:
+            yield from islice(build(start), 150)
+            raise error("stopped")
+
+        with pytest.raises(error):
+            cache.get_or_build("a", KEY, stopped)
+        assert len(visible(tmp_path)) == num_kept
+
+
+def test_data_are_built_again_once_when_they_are_rewritten(tmp_path: Path) -> None:
+    cache, rewritten = DataCache(tmp_path), set[Path]()
+    built = [cache.get_or_build("a", KEY, build, rewritten=rewritten).built for _ in range(3)]
+    assert built == [True, False, False]
+    assert cache.get_or_build("a", KEY, build, rewritten=set(), removed=lambda: {"duplicates": 3}).built
+    assert cache.get_or_build("a", KEY, build).removed == {"duplicates": 3}
 
 
 def test_two_processes_prepare_at_once_and_one_builds(tmp_path: Path) -> None:

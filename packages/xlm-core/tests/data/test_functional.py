@@ -87,8 +87,8 @@ class Lines:
 
     chat_template: str | None = None
 
-    def __call__(self, texts: list[str], add_special_tokens: bool) -> dict[str, list[list[str]]]:
-        return {"input_ids": [text.split("\n") for text in texts]}
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[str]]:
+        return {"input_ids": text.split("\n")}
 
     def apply_chat_template(self, messages: list[object], tokenize: bool, add_generation_prompt: bool) -> str:
         assert not tokenize

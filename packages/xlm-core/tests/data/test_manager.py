@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
-from xlm.data.cache import DataCache, map_rows, read_checked
+from xlm.data.cache import DataCache, read_checked
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader
 from xlm.data.manager import (
     DatasetManager,
@@ -22,6 +22,7 @@ from xlm.data.manager import (
     LocalDatasetManager,
     UnconditionalGenerationDatasetManager,
 )
+from xlm.data.mapping import map_rows
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import DataError
 

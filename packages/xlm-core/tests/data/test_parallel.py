@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from xlm.data.cache import map_rows
 from xlm.data.functional import token_ids_to_input_ids
+from xlm.data.mapping import map_rows
 from xlm.errors import DataError
 
 

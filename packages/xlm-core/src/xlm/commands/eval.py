@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from xlm.compose.checks import read_section
+from xlm.compose.other_data import with_data_of
 from xlm.errors import ConfigError
 from xlm.evaluation.likelihood import LikelihoodPass, gives_likelihood, print_likelihoods
 from xlm.evaluation.metrics import Estimates
@@ -38,8 +39,17 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """
     options = read_section(cfg, Eval)
     split = options.split
+    if options.data is not None:
+        cfg = with_data_of(cfg, options.data, split, options.data_file)
+    elif options.data_file is not None:
+        raise ConfigError(
+            "eval.data_file is the source of eval.data, which is not given. For the run's own data: "
+            f"data_files.{split}={options.data_file}.",
+            key="eval.data_file",
+        )
     run_dir = output_folder(cfg.paths.run_dir, "paths.run_dir")
-    written_to = output_file(run_dir / f"eval_{split}.json", "paths.run_dir")
+    of_data = f"_{options.data}" if options.data else ""
+    written_to = output_file(run_dir / f"eval_{split}{of_data}.json", "paths.run_dir")
     weights = chosen_weights(cfg, "eval")
     session = start(cfg, weights.tokenizer)
     loaders = loaders_of_texts(session, split)

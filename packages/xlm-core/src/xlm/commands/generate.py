@@ -207,20 +207,21 @@ def from_prompts(
 
 
 def from_data(session: Session, harness: Harness, options: Generation, seed: int) -> list[dict[str, Any]]:
-    """Rows for the first prompts of the first prediction loader."""
-    num_examples = options.num_examples or NUM_EXAMPLES
+    """Rows for the first prompts of the first prediction loader; for all of them in the split `predict`."""
     datamodule = session.datamodule
     splits = [options.split] if options.split else SPLITS
     for split in splits:
         if (found := datamodule.first_loader(split, "prediction")) is None:
             continue
         index, name = found
+        # The split that only `generate` reads has as many examples as it should write.
+        num_examples = options.num_examples or (None if split == "predict" else NUM_EXAMPLES)
         rows: list[dict[str, Any]] = []
         datamodule.setup(STAGES_OF_SPLITS[split])
         with random_state_of(seed):
             for batch_idx, batch in enumerate(getattr(datamodule, f"{split}_dataloader")()[index]):
                 rows += _predicted(harness, batch, batch_idx, index, name)
-                if len(rows) >= num_examples:
+                if num_examples is not None and len(rows) >= num_examples:
                     break
         asked, prompts = options.num_examples, f"prompts in {split}/{name}"
         if said := fewer_than_asked("generation.num_examples", asked, len(rows), prompts):

@@ -6,14 +6,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from xlm.compose.devices import check_divisible
 from xlm.errors import ConfigError, MissingRoleError
 from xlm.schemas import SECTIONS_OF_JOBS, GlobalFlags, MixtureSection, Options, Root, Sweep, Trace, TrainerSection
 from xlm.utils.annotations import checked, display_value, options_in, read_options
+from xlm.utils.rank_zero import RankedLogger
 
 Schema = TypeVar("Schema", bound=Options)
+log = RankedLogger(__name__, rank_zero_only=True)
+
+_SECTIONS_OF_DATA = ("columns", "data_files", "held_out", "reading")
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -24,6 +28,8 @@ def check_values(cfg: DictConfig) -> None:
         if isinstance(section, DictConfig):
             _check_present(section, schema_of_section)
     _check_flags(cfg)
+    for section in _SECTIONS_OF_DATA:
+        _check_mapping(cfg, section)
     trace_options(cfg)
     schema = SECTIONS_OF_JOBS.get(str(cfg.get("job_type")))
     if schema is Sweep:
@@ -78,16 +84,21 @@ def _check_present(node: DictConfig, schema: type[Options]) -> None:
 
 def _given(cfg: DictConfig, section: str) -> dict[str, Any]:
     """A section as plain values; ConfigError if it is not a mapping."""
-    node = cfg.get(section)
+    node = _check_mapping(cfg, section)
     if node is None:
         return {}
-    if not isinstance(node, DictConfig):
-        raise ConfigError(
-            f"{section} is {display_value(plain(node))}, and must be a mapping: {section}.<option>=…", key=section
-        )
     options = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     assert isinstance(options, dict)
     return {str(name): value for name, value in options.items()}
+
+
+def _check_mapping(cfg: DictConfig, section: str) -> DictConfig | None:
+    node = cfg.get(section)
+    if node is None or isinstance(node, DictConfig):
+        return node
+    raise ConfigError(
+        f"{section} is {display_value(plain(node))}, and must be a mapping: {section}.<option>=…", key=section
+    )
 
 
 def plain(value: Any) -> Any:
@@ -98,13 +109,44 @@ def plain(value: Any) -> Any:
 _ROLE = re.compile(r"\$\{collators\.([A-Za-z0-9_]+)\}")
 
 
+_TEXT_ROLES = {"lm", "unconditional", "infill"}
+
+
 def check_config(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
     """Raise the first ConfigError of a run's configuration; `choices` are Hydra's (group → member)."""
     model_type, datamodule = str(choices.get("model_type")), str(choices.get("datamodule"))
+    leave_out_loaders(cfg, model_type)
     check_values(cfg)
     check_roles(cfg, model_type, datamodule)
     check_collators(cfg, model_type)
     check_batch_sizes(cfg)
+
+
+def leave_out_loaders(cfg: DictConfig, model_type: str) -> None:
+    """Remove evaluation loaders without a data set (`~datasets@…test.lm`), and those that an older model doesn't know.
+
+    A model in the older style fills no role and attaches collators to loaders itself. Core's texts have more loaders
+    than it knows; those without a collator are removed from evaluation, and logged. A model that attaches none, or
+    none to a training loader, is left as it is for `check_roles`.
+    """
+    managers = {
+        (split, name): manager
+        for split, named in _plain(cfg, "datamodule.dataset_managers").items()
+        for name, manager in (named if isinstance(named, dict) else {}).items()
+        if isinstance(manager, dict)
+    }
+    in_roles = [place for place, manager in managers.items() if _ROLE.search(str(manager.get("collator")))]
+    without_data = [(split, name) for split, name in in_roles if split != "train" and len(managers[split, name]) == 1]
+    asked = {place: set(_ROLE.findall(managers[place]["collator"])) for place in in_roles if place not in without_data}
+    unknown = [place for place, roles in asked.items() if roles <= _TEXT_ROLES]
+    if _plain(cfg, "collators") or len(in_roles) == len(managers) or any(split == "train" for split, _ in unknown):
+        unknown = []
+    for split, name in (*without_data, *unknown):
+        with open_dict(cfg.datamodule.dataset_managers[split]) as named:
+            del named[name]
+    if unknown:
+        places = ", ".join("/".join(place) for place in unknown)
+        log.warning(f"Left out, as model_type '{model_type}' attaches no collator to them: {places}.")
 
 
 def check_roles(cfg: DictConfig, model_type: str, datamodule: str) -> None:

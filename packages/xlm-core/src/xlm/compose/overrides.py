@@ -25,7 +25,7 @@ PATHS = frozenset(
 # Options of models and data that name a file or a hub id, by the last part of their key.
 _PATH_NAMES = ("data_file", "full_name", "pretrained_model_name_or_path")
 _MANY = frozenset(name for name in PATHS if name.startswith("data_files."))
-TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id"})
+TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id", "reading.delimiter", "reading.encoding"})
 _BRACKETS = (("[", "]"), ("{", "}"))
 TEXT_LISTS = frozenset({"generation.prompts"})
 _CALL = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*")  # choice(a,b), range(3), glob(*)

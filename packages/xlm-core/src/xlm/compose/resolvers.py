@@ -11,10 +11,12 @@ from contextvars import ContextVar
 from typing import Any
 
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from xlm.compose import devices
 from xlm.compose.naming import name_from_hydra
-from xlm.errors import ConfigError
+from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.utils.annotations import display_value
 from xlm.utils.instantiate import get_component, has_component
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -149,6 +151,15 @@ def _if_else(condition: Any, if_true: Any, if_false: Any) -> Any:
     return if_true if condition else if_false
 
 
+def _select(key: str, *default: Any, _parent_: Container) -> Any:
+    """OmegaConf's own `oc.select`, but an `input_block_size` of null (texts have no prompt) counts as missing.
+
+    Published models write `${oc.select:input_block_size,0}` for the length of a prompt, if there is one.
+    """
+    found = oc.select(key, *default, _parent_=_parent_)
+    return default[0] if found is None and key == "input_block_size" and default else found
+
+
 def _default_job_name(*, _root_: Container) -> str:
     """The default name from Hydra's choices, in the tree if they are there, else of the running job."""
     from hydra.core.hydra_config import HydraConfig
@@ -160,6 +171,19 @@ def _default_job_name(*, _root_: Container) -> str:
     if HydraConfig.initialized():
         return name_from_hydra(HydraConfig.get(), together)
     raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
+
+
+def _level(name: str, *, _root_: Container) -> Any:
+    """The value of this name in `task.levels` at the chosen difficulty."""
+    levels, chosen = OmegaConf.select(_root_, "task.levels"), OmegaConf.select(_root_, "difficulty")
+    if levels is None or chosen not in levels:
+        names = [str(level) for level in levels or ()]
+        hint = did_you_mean(nearest_names(str(chosen), names, 1))
+        raise ConfigError(
+            f"difficulty is {display_value(chosen)}, and must be one of: {', '.join(names) or 'none'}. {hint}".rstrip(),
+            key="difficulty",
+        )
+    return levels[chosen][name]
 
 
 def _component_reader(name: str) -> Callable[..., Any]:
@@ -201,10 +225,12 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "dict_to_list": _dict_to_list,
     "find_grad_accum": _find_grad_accum,
     "if_else": _if_else,
+    "oc.select": _select,
     "min": lambda *values: min(values),
     "max": lambda *values: max(values),
     "min_int": lambda *values: int(min(values)),
     "max_int": lambda *values: int(max(values)),
+    "level": _level,
     "tokenizer": _component_reader("tokenizer"),
     "datamodule": _component_reader("datamodule"),
     "lightning_module": _component_reader("lightning_module"),

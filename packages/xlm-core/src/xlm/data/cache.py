@@ -8,102 +8,30 @@ import logging
 import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
 from xlm.data.hashing import file_digest, hash_of
-from xlm.data.rows import ArrowRows, write_rows
+from xlm.data.mapping import ProcessKilledError
+from xlm.data.rows import ArrowRows, Chunk, Shard, write_shards
 from xlm.errors import CacheCorruptError, DataError
 from xlm.utils.files import output_folder
-
-Function = Callable[[dict[str, Any]], dict[str, Any]]
-
-_ROWS_AT_ONCE = 1000
-
-
-class RowError(DataError):
-    """An error in row `row`, counted from 0."""
-
-    def __init__(self, message: str, row: int) -> None:
-        super().__init__(message)
-        self.row = row
-
-
-_function: Function | None = None
-
-
-def map_rows(function: Function, rows: Iterable[dict[str, Any]], num_workers: int | None) -> Iterator[dict[str, Any]]:
-    """`map(function, rows)` in `num_workers` processes; in this process for 0 or 1.
-
-    Raises:
-        DataError: a process was killed.
-        RowError: the function raised a DataError for a row. Any other exception gets a note with the row's number.
-    """
-    if num_workers is None or num_workers <= 1:
-        yield from _each(function, rows, 0)
-        return
-    iterator = iter(rows)
-    # Spawned, not forked: tokenizers and torch have started threads by now.
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_set_function, initargs=(function,))
-    pending: deque[Future[list[dict[str, Any]]]] = deque()
-    first = 0
-    try:
-        while chunk := list(islice(iterator, _ROWS_AT_ONCE)):
-            pending.append(pool.submit(_process, chunk, first))
-            first += len(chunk)
-            if len(pending) > 2 * num_workers:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            f"One of the {num_workers} processes that prepare data was killed, for instance for want of memory. "
-            "Use fewer: num_dataset_workers=…"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _set_function(function: Function) -> None:
-    global _function
-    _function = function
-
-
-def _process(rows: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
-    assert _function is not None
-    return list(_each(_function, rows, first))
-
-
-def _each(function: Function, rows: Iterable[dict[str, Any]], first: int) -> Iterator[dict[str, Any]]:
-    """The results of `function`; an exception gets the number of its row, counted from `first`."""
-    for number, row in enumerate(rows, first):
-        try:
-            result = function(row)
-        except RowError:
-            raise
-        except DataError as error:
-            raise RowError(str(error), number) from error
-        except Exception as error:
-            error.add_note(f"In row {number + 1} of the data.")
-            raise
-        yield result
-
 
 logger = logging.getLogger(__name__)
 
 # Raised whenever the layout on disk, or the way sources are read and checked, changes; part of every key.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MANIFEST = "manifest.json"
+_FINISHED = "finished.jsonl"
+#: The end of the name of a folder with unfinished data, which begins with a dot.
+PARTIAL = ".partial"
+
+# Called with the number of the source's rows that need not be read; yields the examples of all later ones.
+Build = Callable[[int], Iterable[Chunk]]
 
 
 @dataclass(frozen=True)
@@ -111,6 +39,7 @@ class CacheEntry:
     """Prepared data: its rows, its folder, whether this call built it, and how long the call took.
 
     `content` is a hash of the values of the rows; it does not depend on the version of Arrow that wrote them.
+    `removed` counts the rows of the source that were left out, by reason.
     """
 
     rows: ArrowRows
@@ -118,6 +47,15 @@ class CacheEntry:
     built: bool
     seconds: float
     content: str
+    removed: dict[str, int]
+
+
+class Stored(NamedTuple):
+    """A folder of the cache, its size, and when it was written, in seconds since 1970."""
+
+    path: Path
+    num_bytes: int
+    written: float
 
 
 class DataCache:
@@ -135,29 +73,56 @@ class DataCache:
     def _digest(key: Mapping[str, Any]) -> str:
         return hash_of({"format": FORMAT_VERSION, **key})
 
-    def get_or_build(
-        self, name: str, key: Mapping[str, Any], build: Callable[[], Iterable[dict[str, Any]]]
-    ) -> CacheEntry:
-        """The rows of `key`, from disk or from `build()`; damaged data are rebuilt, with a warning.
+    def stored(self) -> list[Stored]:
+        """All data sets in the folder, finished or not, in order of their names."""
+        if not self.root.is_dir():
+            return []
+        folders = [path for path in sorted(self.root.iterdir()) if path.is_dir()]
+        return [
+            Stored(path, sum(file.stat().st_size for file in path.iterdir()), path.stat().st_mtime)
+            for path in folders
+            if (path / _MANIFEST).exists() or path.name.endswith(PARTIAL)
+        ]
 
-        Safe against crashes (what is on disk is complete) and against other processes that prepare the same data.
+    def get_or_build(
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        build: Build,
+        *,
+        removed: Callable[[], Mapping[str, int]] = dict,
+        rewritten: set[Path] | None = None,
+    ) -> CacheEntry:
+        """The rows of `key`, from disk or from `build`; damaged data are rebuilt, with a warning.
+
+        Safe against crashes (data under their final name are complete) and against other processes that prepare the
+        same data. Files that a killed process finished are used.
+
+        Args:
+            removed: what was left out of the source, by reason; called when all rows are written.
+            rewritten: folders that were built again; one that is not among them is built even if it exists, and added.
         """
         start = time.perf_counter()
         path = self.path(name, key)
-        rows = self._read(path, key)
+        again = rewritten is not None and path not in rewritten
+        rows = None if again else self._read(path)
         built = False
         if rows is None:
             output_folder(self.root, "paths.cache_dir").mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / f".{path.name}.lock"):
-                rows = self._read(path, key)  # another process may have built it meanwhile
+                rows = None if again else self._read(path)  # another process may have built it meanwhile
                 if rows is None:
-                    self._build(path, key, build)
+                    self._build(path, key, build, removed)
                     rows = read_checked(path)
                     built = True
-        content = str(json.loads((path / _MANIFEST).read_text())["content"])
-        return CacheEntry(rows, path, built, time.perf_counter() - start, content)
+        if rewritten is not None:
+            rewritten.add(path)
+        manifest = json.loads((path / _MANIFEST).read_text())
+        return CacheEntry(
+            rows, path, built, time.perf_counter() - start, str(manifest["content"]), dict(manifest["removed"])
+        )
 
-    def _read(self, path: Path, key: Mapping[str, Any]) -> ArrowRows | None:
+    def _read(self, path: Path) -> ArrowRows | None:
         if not path.exists():
             return None
         try:
@@ -166,26 +131,76 @@ class DataCache:
             logger.warning("%s. It will be rebuilt.", error)
             return None
 
-    def _build(self, path: Path, key: Mapping[str, Any], build: Callable[[], Iterable[dict[str, Any]]]) -> None:
-        for abandoned in self.root.glob(f".{path.name}.tmp-*"):  # left by a process that died; we hold its lock
-            shutil.rmtree(abandoned)
-        folder = Path(mkdtemp(prefix=f".{path.name}.tmp-", dir=self.root))
+    def _build(
+        self, path: Path, key: Mapping[str, Any], build: Build, removed: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """Fill a folder beside `path` and rename it; the caller has the lock."""
+        folder = self.root / f".{path.name}{PARTIAL}"
+        folder.mkdir(exist_ok=True)
+        shards = _finished(folder)
+        _remove_others(folder, {shard.path.name for shard in shards} | {_FINISHED})
         try:
             # Many small lists are created and freed here; the collector need not visit every imported object each time.
             gc.freeze()
             try:
-                files = write_rows(folder, build())
+                for shard in write_shards(folder, build(shards[-1].num_read if shards else 0), tuple(shards)):
+                    _record(folder, shard)
+                    shards.append(shard)
             finally:
                 gc.unfreeze()
-            _write_manifest(folder, files, key)
-            if path.exists():
-                path.rename(folder / "replaced")
-            folder.chmod(0o755)  # mkdtemp makes it private
-            os.rename(folder, path)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            _write_manifest(folder, [shard.path for shard in shards], key, removed())
+        except BaseException as error:
+            # Data with an error in them get another key once they are mended.
+            is_of_the_data = isinstance(error, DataError) and not isinstance(error, ProcessKilledError)
+            if is_of_the_data or not shards:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
+        if path.exists():
+            path.rename(folder / "replaced")
+        os.rename(folder, path)
+        (path / _FINISHED).unlink(missing_ok=True)
         shutil.rmtree(path / "replaced", ignore_errors=True)
+
+
+def _finished(folder: Path) -> list[Shard]:
+    """The undamaged files that an earlier process finished, in order."""
+    shards: list[Shard] = []
+    try:
+        lines = (folder / _FINISHED).read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    sound = ""
+    for line in lines:
+        try:
+            one = json.loads(line)
+            path = folder / one["name"]
+            is_sound = path.stat().st_size == one["bytes"] and file_digest(path) == one["digest"]
+            shard = Shard(path, int(one["num_rows"]), int(one["num_read"]))
+        except (OSError, ValueError, KeyError, TypeError):  # the process died while it wrote the line
+            is_sound = False
+        if not is_sound:
+            break
+        sound += line
+        shards.append(shard)
+    (folder / _FINISHED).write_text(sound)
+    return shards
+
+
+def _record(folder: Path, shard: Shard) -> None:
+    """Note that a file is complete, once it is on the disk."""
+    _flush(shard.path)
+    described = {**_described(shard.path), "num_rows": shard.num_rows, "num_read": shard.num_read}
+    with (folder / _FINISHED).open("a") as file:
+        file.write(json.dumps(described) + "\n")
+    _flush(folder / _FINISHED)
+
+
+def _remove_others(folder: Path, kept: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in kept:
+            path.unlink()
 
 
 def read_checked(path: Path) -> ArrowRows:
@@ -194,7 +209,7 @@ def read_checked(path: Path) -> ArrowRows:
         manifest = json.loads((path / _MANIFEST).read_text())
         files = [path / file["name"] for file in manifest["files"]]
         expected = [(file["bytes"], file["digest"]) for file in manifest["files"]]
-        num_rows, _ = manifest["num_rows"], manifest["content"]
+        num_rows, _, _ = manifest["num_rows"], manifest["content"], dict(manifest["removed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheCorruptError(path, f"its manifest is missing or damaged ({type(error).__name__})") from error
     for file, (size, digest) in zip(files, expected, strict=True):
@@ -210,20 +225,23 @@ def read_checked(path: Path) -> ArrowRows:
     return rows
 
 
-def _write_manifest(folder: Path, files: list[Path], key: Mapping[str, Any]) -> None:
+def _write_manifest(folder: Path, files: list[Path], key: Mapping[str, Any], removed: Mapping[str, int]) -> None:
     rows = ArrowRows(files)
     manifest = {
         "format": FORMAT_VERSION,
         "key": dict(key),
         "num_rows": len(rows),
         "content": rows.digest(),
-        "files": [{"name": file.name, "bytes": file.stat().st_size, "digest": file_digest(file)} for file in files],
+        "removed": dict(removed),
+        "files": [_described(file) for file in files],
     }
-    for file in files:
-        _flush(file)
     path = folder / _MANIFEST
     path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     _flush(path)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    return {"name": file.name, "bytes": file.stat().st_size, "digest": file_digest(file)}
 
 
 def _flush(path: Path) -> None:

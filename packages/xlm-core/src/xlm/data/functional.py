@@ -1,8 +1,10 @@
-"""Preprocessing functions for examples that are token ids already, and packing of documents into blocks."""
+"""Preprocessing functions: texts to token ids, other names for ids, and packing of documents into blocks."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -49,7 +51,23 @@ def text_to_input_ids(
     `num_bytes` is the length of the text in UTF-8, which decoding may not restore; None if the ids were cut.
     """
     text = checked_text(_first(example, text_column), text_column)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return _with_ids(example, text, tokenizer(text, add_special_tokens=False)["input_ids"], block_size)
+
+
+def _texts_to_input_ids(
+    examples: list[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    text_column: str = "text",
+    block_size: int | None = None,
+    **_: Any,
+) -> list[dict[str, Any]]:
+    texts = [checked_text(_first(example, text_column), text_column) for example in examples]
+    found = zip(examples, texts, ids_of_texts(texts, tokenizer), strict=True)
+    return [_with_ids(example, text, ids, block_size) for example, text, ids in found]
+
+
+def _with_ids(example: dict[str, Any], text: str, ids: list[int], block_size: int | None) -> dict[str, Any]:
     kept = ids[:block_size]
     return {**example, "input_ids": kept, NUM_BYTES: len(text.encode()) if len(kept) == len(ids) else None}
 
@@ -63,9 +81,24 @@ def prompt_and_answer_to_ids(
     **_: Any,
 ) -> dict[str, Any]:
     """`prompt_ids` and `input_ids` of two columns of text, without special tokens; `num_bytes` of the answer."""
+    pair = _pair(example, prompt_column, answer_column)
+    return _pairs_to_ids([pair], tokenizer)[0]
+
+
+def _prompts_and_answers_to_ids(
+    examples: list[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    prompt_column: str = "prompt",
+    answer_column: str = "answer",
+    **_: Any,
+) -> list[dict[str, Any]]:
+    return _pairs_to_ids([_pair(example, prompt_column, answer_column) for example in examples], tokenizer)
+
+
+def _pair(example: dict[str, Any], prompt_column: str, answer_column: str) -> tuple[str, str]:
     prompt = checked_text(_first(example, prompt_column), prompt_column)
-    answer = checked_text(_first(example, answer_column), answer_column)
-    return _prompt_and_answer(prompt, answer, tokenizer)
+    return prompt, checked_text(_first(example, answer_column), answer_column)
 
 
 def chat_to_ids(
@@ -73,10 +106,22 @@ def chat_to_ids(
 ) -> dict[str, Any]:
     """`prompt_ids` and `input_ids` of a conversation: the last message is the answer, those before it the prompt.
 
-    Messages are objects with `role` and `content`. The tokenizer's chat template is used, if it has one; otherwise
-    each message of the prompt is a line `role: content`, and the prompt ends in `assistant:`.
+    Messages are objects with `role` and `content`; in a table, the list is JSON in a cell. The tokenizer's chat
+    template is used, if it has one; otherwise each message of the prompt is a line `role: content`, and the prompt ends
+    in `assistant:`.
     """
-    messages = _first(example, messages_column)
+    return _pairs_to_ids([_prompt_and_reply(example, tokenizer, messages_column)], tokenizer)[0]
+
+
+def _chats_to_ids(
+    examples: list[dict[str, Any]], tokenizer: Any, *, messages_column: str = "messages", **_: Any
+) -> list[dict[str, Any]]:
+    pairs = [_prompt_and_reply(example, tokenizer, messages_column) for example in examples]
+    return _pairs_to_ids(pairs, tokenizer)
+
+
+def _prompt_and_reply(example: dict[str, Any], tokenizer: Any, messages_column: str) -> tuple[str, str]:
+    messages = as_messages(_first(example, messages_column))
     if not isinstance(messages, Sequence) or isinstance(messages, str) or len(messages) < 2:
         raise DataError(f"column {messages_column!r} must be a list of at least two messages.")
     for message in messages:
@@ -91,12 +136,48 @@ def chat_to_ids(
         prompt = tokenizer.apply_chat_template(list(messages[:-1]), tokenize=False, add_generation_prompt=True)
     else:
         prompt = "".join(f"{m['role']}: {m['content']}\n" for m in messages[:-1]) + "assistant:"
-    return _prompt_and_answer(prompt, str(messages[-1]["content"]), tokenizer)
+    return prompt, str(messages[-1]["content"])
 
 
-def _prompt_and_answer(prompt: str, answer: str, tokenizer: Any) -> dict[str, Any]:
-    ids = tokenizer([prompt, answer], add_special_tokens=False)["input_ids"]
-    return {"prompt_ids": ids[0], "input_ids": ids[1], NUM_BYTES: len(answer.encode())}
+def as_messages(value: Any) -> Any:
+    """The value of a column; a list of messages in it that is written as JSON becomes a list."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError):
+            found = json.loads(value)
+            if all(isinstance(message, dict) and "content" in message for message in found):
+                return found
+    return value
+
+
+def _pairs_to_ids(pairs: Sequence[tuple[str, str]], tokenizer: Any) -> list[dict[str, Any]]:
+    ids = ids_of_texts([text for pair in pairs for text in pair], tokenizer)
+    return [
+        {"prompt_ids": prompt_ids, "input_ids": answer_ids, NUM_BYTES: len(answer.encode())}
+        for (_, answer), prompt_ids, answer_ids in zip(pairs, ids[::2], ids[1::2], strict=True)
+    ]
+
+
+def ids_of_texts(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    """The ids of each text without special tokens, as `tokenizer(text, add_special_tokens=False)` gives them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not hasattr(backend, "encode_batch_fast") or not _is_plain(type(tokenizer)):
+        return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    # As the call does it: without truncation and padding that the tokenizer's file may ask for.
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+    return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether a class of transformers calls its Rust tokenizer without changes of its own."""
+    from transformers import PreTrainedTokenizerFast
+
+    names = ("__call__", "_encode_plus")
+    return all(getattr(kind, name, None) is getattr(PreTrainedTokenizerFast, name, None) for name in names)
 
 
 def _without(example: dict[str, Any], *columns: str) -> dict[str, Any]:
@@ -137,6 +218,13 @@ def _first(example: Any, *columns: str) -> Any:
     )
     raise DataError(f"{lacks}; {has}. {hint}".rstrip())
 
+
+#: The forms of functions for many examples at once, with the same results.
+BATCHED: dict[Callable[..., Any], Callable[..., list[dict[str, Any]]]] = {
+    text_to_input_ids: _texts_to_input_ids,
+    prompt_and_answer_to_ids: _prompts_and_answers_to_ids,
+    chat_to_ids: _chats_to_ids,
+}
 
 # Documents joined at a time; only the last block of each group may be shorter than the others.
 GROUP_SIZE = 1000

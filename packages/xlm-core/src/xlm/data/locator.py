@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import glob
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
+from inspect import signature
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,9 +18,19 @@ import pyarrow as pa
 
 from xlm.data.hashing import code_version, file_digest
 from xlm.data.joined import JoinedSource
+from xlm.data.selection import Reading, Slice, without_slice
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.imports import get_function
-from xlm.utils.text_files import COMPRESSED, Row, name_of_kind, read_json, read_json_lines, read_lines, read_table
+from xlm.utils.text_files import (
+    COMPRESSED,
+    AmountRead,
+    Row,
+    name_of_kind,
+    read_json,
+    read_json_lines,
+    read_lines,
+    read_table,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -26,14 +39,17 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 1000
 
 
-def rows_of_file(path: Path) -> Iterator[Row]:
+_AS_USUAL = Reading()
+
+
+def rows_of_file(path: Path, reading: Reading = _AS_USUAL) -> Iterator[Row]:
     """The rows of a file, by its ending.
 
     Raises:
         DataError: the file is damaged, or a row is not an object; the message names file and row.
     """
     try:
-        yield from _READERS[type_of_file(path)](path)
+        yield from _READERS[type_of_file(path)](path, reading)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"{path} cannot be read as {type_of_file(path)[1:]}: {reason}") from error
@@ -44,18 +60,26 @@ def type_of_file(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
-def _text(path: Path) -> Iterator[Row]:
-    return (Row({"text": line.text}, line.where) for line in read_lines(path))
+def _text(path: Path, reading: Reading) -> Iterator[Row]:
+    return (Row({"text": line.text}, line.where) for line in read_lines(path, encoding=reading.encoding))
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    for row in read_json_lines(path):
+def _comma_separated(path: Path, reading: Reading) -> Iterator[Row]:
+    return read_table(path, reading.delimiter or ",", reading.encoding)
+
+
+def _tab_separated(path: Path, reading: Reading) -> Iterator[Row]:
+    return read_table(path, reading.delimiter or "\t", reading.encoding)
+
+
+def _json_lines(path: Path, reading: Reading) -> Iterator[Row]:
+    for row in read_json_lines(path, encoding=reading.encoding):
         yield _object(row)
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path, reading: Reading) -> Iterator[Row]:
     """A list of objects, or an object that contains one list of them."""
-    loaded = read_json(path)
+    loaded = read_json(path, reading.encoding)
     if isinstance(loaded, dict):
         lists = [value for value in loaded.values() if isinstance(value, list)]
         loaded = lists[0] if len(lists) == 1 else None
@@ -70,30 +94,41 @@ def _object(row: Row) -> Row:
     return row
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, reading: Reading) -> Iterator[Row]:
     from pyarrow import parquet
 
-    batches = parquet.ParquetFile(path).iter_batches(batch_size=ROWS_AT_ONCE)
-    return _numbered(path, (row for batch in batches for row in batch.to_pylist()))
+    file = parquet.ParquetFile(path)
+    return _rows_of_batches(path, file.iter_batches(batch_size=ROWS_AT_ONCE), file.metadata.num_rows)
 
 
-def _arrow(path: Path) -> Iterator[Row]:
+def _arrow(path: Path, reading: Reading) -> Iterator[Row]:
     """Arrow's file format, or the stream format that `datasets` writes."""
     source = pa.memory_map(str(path))
     try:
         table = pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid:
         table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-    return _numbered(path, (row for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE) for row in batch.to_pylist()))
+    return _rows_of_batches(path, table.to_batches(max_chunksize=ROWS_AT_ONCE), table.num_rows)
+
+
+def _rows_of_batches(path: Path, batches: Iterable[pa.RecordBatch], num_rows: int) -> Iterator[Row]:
+    bytes_per_row = path.stat().st_size / max(num_rows, 1)
+
+    def lists() -> Iterator[list[Any]]:
+        for batch in batches:
+            yield batch.to_pylist()
+            AmountRead.num_bytes += batch.num_rows * bytes_per_row
+
+    return _numbered(path, chain.from_iterable(lists()))
 
 
 def _numbered(path: Path, values: Iterable[Any]) -> Iterator[Row]:
     return (Row(value, f"{path}, row {number}") for number, value in enumerate(values, 1))
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".csv": read_table,
-    ".tsv": lambda path: read_table(path, "\t"),
+_READERS: dict[str, Callable[[Path, Reading], Iterator[Row]]] = {
+    ".csv": _comma_separated,
+    ".tsv": _tab_separated,
     ".jsonl": _json_lines,
     ".json": _json,
     ".parquet": _parquet,
@@ -138,33 +173,46 @@ def locate(
     dataset_constructor_str: str | None = None,
     dataset_kwargs: Mapping[str, Any] | None = None,
     num_examples: int | None = None,
+    reading: Reading = _AS_USUAL,
 ) -> Source:
     """The source that a data set's config describes; `DataError` when it describes none.
 
     `full_name` is a file, a list of files, a pattern such as `data/*.jsonl`, a folder, or
-    `owner/dataset[/config]/split` on the hub; `name` (config) and `split` can be given separately. Without it,
-    `dataset_constructor_str` is called `cls(tokenizer, num_examples, **kwargs)`.
+    `owner/dataset[/config]/split` on the hub; `name` (config) and `split` can be given separately. A slice of the
+    rows in brackets may follow: `data.csv[:95%]`, `folder/train[1000:]`. Without a name, `dataset_constructor_str` is
+    called `cls(tokenizer, num_examples, **kwargs)`, with `split` if it takes one.
     """
     if not full_name and dataset_constructor_str is not None:
-        return GeneratorSource(dataset_constructor_str, num_examples, dict(dataset_kwargs or {}))
+        kwargs = dict(dataset_kwargs or {})
+        # Generators of published models don't expect it.
+        if split is not None and "split" in signature(get_function(dataset_constructor_str)).parameters:
+            kwargs.setdefault("split", split)
+        generator = GeneratorSource(dataset_constructor_str, num_examples, kwargs)
+        return reading.selected(generator)
     if not full_name:
         raise DataError("A dataset needs full_name (a file, a folder or a hub name) or dataset_constructor_str.")
     if isinstance(full_name, Mapping):
-        source: Source = _joined(full_name)
-    elif not isinstance(full_name, str):
-        source = _files(list(chain.from_iterable(_listed_files(each) for each in full_name)))
+        return _joined(full_name, num_examples, reading)
+    if not isinstance(full_name, str):
+        source: Source = _files(list(chain.from_iterable(_listed_files(each) for each in full_name)), reading)
     else:
-        local = _local(full_name, split)
+        local = _local(full_name, split, reading)
         source = local if local is not None else _on_hub(full_name, name, split, revision)
+    source = reading.selected(source)
     return source if num_examples is None else FirstRows(source, num_examples)
+
+
+# The reason for which `FirstRows` leaves out rows, whose number it doesn't know.
+AFTER_NUM_EXAMPLES = "after num_examples"
 
 
 @dataclass(frozen=True)
 class FirstRows:
-    """The first `num_examples` of another source."""
+    """The first `num_examples` of another source; `removed` says whether there are more."""
 
     source: Source
     num_examples: int
+    removed: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -174,7 +222,11 @@ class FirstRows:
         return {"first": self.num_examples, "of": self.source.identity()}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
-        return islice(self.source.rows(tokenizer), self.num_examples)
+        rows = iter(self.source.rows(tokenizer))
+        yield from islice(rows, self.num_examples)
+        self.removed.clear()
+        if next(rows, None) is not None:
+            self.removed[AFTER_NUM_EXAMPLES] = 1
 
     def where(self, number: int) -> str:
         return self.source.where(number)
@@ -226,20 +278,26 @@ class HeldOutPart:
         return "train"
 
 
-def _joined(parts: Mapping[str, Any]) -> Source:
+def _joined(parts: Mapping[str, Any], num_examples: int | None, reading: Reading) -> Source:
     """The sources of a mixture's parts, without those that are generated."""
     sources = []
     for part in parts.values():
         fields = part if isinstance(part, Mapping) else {"full_name": part}
         if named := fields.get("data_file") or fields.get("full_name"):
             place = {name: fields.get(name) for name in ("name", "split", "revision")}
-            sources.append(locate(named, **place))
+            sources.append(locate(named, **place, reading=reading))
     if not sources:
         raise DataError("No part of the mixture names a file, a folder or a data set on the hub.")
-    return sources[0] if len(sources) == 1 else JoinedSource(tuple(sources))
+    source = sources[0] if len(sources) == 1 else JoinedSource(tuple(sources))
+    return source if num_examples is None else FirstRows(source, num_examples)
 
 
-def part_of_files(files: Mapping[str, Named | None], part: str, held_out: Mapping[str, float]) -> Source:
+def part_of_files(
+    files: Mapping[str, Named | None],
+    part: str,
+    held_out: Mapping[str, float],
+    reading: Reading = _AS_USUAL,
+) -> Source:
     """The source of `part` (train, val or test) of a user's own data.
 
     Args:
@@ -256,10 +314,10 @@ def part_of_files(files: Mapping[str, Named | None], part: str, held_out: Mappin
         raise DataError(f"held_out must leave rows to train on, but is {dict(shares)}.")
     named = files.get(part)
     if named and part != "train":
-        return locate(named)
+        return locate(named, reading=reading)
     if part != "train" and part not in dict(shares):
         raise DataError(f"There are no data for {part}: give data_files.{part}, or held_out.{part} above 0.")
-    source = locate(files["train"])
+    source = locate(files["train"], reading=reading)
     return HeldOutPart(source, part, shares) if shares else source
 
 
@@ -267,7 +325,8 @@ def part_of_files(files: Mapping[str, Named | None], part: str, held_out: Mappin
 class GeneratorSource:
     """The examples from a class or function, called `constructor(tokenizer, num_examples, **kwargs)`.
 
-    If it reads anything else, it should identify that by plain data in `constructor.source_identity()`.
+    If it reads anything else, it should identify that by plain data in `constructor.source_identity()`. An argument
+    `path` names a file that it reads instead.
     """
 
     constructor: str
@@ -287,6 +346,8 @@ class GeneratorSource:
             "num_examples": self.num_examples,
             "kwargs": self.kwargs,
         }
+        if path := self.kwargs.get("path"):
+            return identity | {"file": _file_identity(_existing(Path(path).expanduser()))}
         more = getattr(constructor, "source_identity", None)
         return identity if more is None else identity | {"reads": more()}
 
@@ -304,19 +365,24 @@ class FileSource:
     """One local file of rows: CSV, TSV, JSON lines, JSON, Parquet, Arrow, or one text per line."""
 
     path: Path
+    reading: Reading = _AS_USUAL
 
     @property
     def name(self) -> str:
         return self.path.stem
 
     def identity(self) -> dict[str, Any]:
-        return {"file": _file_identity(self.path)}
+        return {"file": _file_identity(self.path), **self.reading.of_files()}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
-        return (row.value for row in rows_of_file(self.path))
+        return (row.value for row in rows_of_file(self.path, self.reading))
 
     def where(self, number: int) -> str:
-        return next(islice((row.where for row in rows_of_file(self.path)), number, None), str(self.path))
+        rows = rows_of_file(self.path, self.reading)
+        return next(islice((row.where for row in rows), number, None), str(self.path))
+
+    def num_bytes(self) -> int:
+        return self.path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -324,6 +390,7 @@ class FilesSource:
     """Several local files, one after the other."""
 
     paths: tuple[Path, ...]
+    reading: Reading = _AS_USUAL
 
     @property
     def name(self) -> str:
@@ -335,13 +402,16 @@ class FilesSource:
         return f"{self.paths[0]} and {len(self.paths) - 1} more"
 
     def identity(self) -> dict[str, Any]:
-        return {"files": [_file_identity(path) for path in self.paths]}
+        return {"files": [_file_identity(path) for path in self.paths], **self.reading.of_files()}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
-        return (row.value for row in _rows_of(list(self.paths)))
+        return (row.value for row in _rows_of(self.paths, self.reading))
 
     def where(self, number: int) -> str:
-        return next(islice((row.where for row in _rows_of(list(self.paths))), number, None), self.path)
+        return next(islice((row.where for row in _rows_of(self.paths, self.reading)), number, None), self.path)
+
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.paths)
 
 
 @dataclass(frozen=True)
@@ -386,8 +456,10 @@ class SavedSource(_Folder):
 class FolderSource(_Folder):
     """The files of one split of a local folder: `datasets` finds them, and each is read like a single file."""
 
+    reading: Reading = _AS_USUAL
+
     def identity(self) -> dict[str, Any]:
-        return {"files": _folder_identity(self.folder), "split": self.split}
+        return {"files": _folder_identity(self.folder), "split": self.split, **self.reading.of_files()}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
         return (row.value for row in self._rows())
@@ -402,15 +474,17 @@ class FolderSource(_Folder):
     def _rows(self) -> Iterator[Row]:
         splits = self._splits()
         if self.split in splits:
-            return _rows_of(splits[self.split])
+            return _rows_of(splits[self.split], self.reading)
         return self._slices(splits)
 
     def _slices(self, splits: Mapping[str, list[Path]]) -> Iterator[Row]:
         """The meaning of a split like `train[:10]` or `train+test`; it may need the number of rows."""
         from datasets import ReadInstruction
 
-        asked = self.split or ""
-        lengths = {name: sum(1 for _ in _rows_of(files)) for name, files in splits.items() if name in asked}
+        asked, before = self.split or "", AmountRead.num_bytes
+        found = {name: files for name, files in splits.items() if name in asked}
+        lengths = {name: sum(1 for _ in _rows_of(files, self.reading)) for name, files in found.items()}
+        AmountRead.num_bytes = before  # the rows are read again
         try:
             slices = ReadInstruction.from_spec(asked).to_absolute(lengths)
         except ValueError as error:
@@ -419,7 +493,14 @@ class FolderSource(_Folder):
                 f"The folder {self.folder} {said}; it has: {', '.join(splits)}. "
                 f"Write {self.folder}/{next(iter(splits))}."
             ) from error
-        return chain.from_iterable(islice(_rows_of(splits[each.splitname]), each.from_, each.to) for each in slices)
+        return chain.from_iterable(
+            islice(_rows_of(splits[each.splitname], self.reading), each.from_, each.to) for each in slices
+        )
+
+    def num_bytes(self) -> int | None:
+        """None for a part of a split."""
+        files = self._splits().get(self.split or "")
+        return None if files is None else sum(path.stat().st_size for path in files)
 
     def _splits(self) -> dict[str, list[Path]]:
         from datasets import load_dataset_builder
@@ -434,8 +515,8 @@ class FolderSource(_Folder):
         return splits
 
 
-def _rows_of(files: list[Path]) -> Iterator[Row]:
-    return chain.from_iterable(map(rows_of_file, files))
+def _rows_of(files: Iterable[Path], reading: Reading) -> Iterator[Row]:
+    return chain.from_iterable(rows_of_file(path, reading) for path in files)
 
 
 @dataclass(frozen=True)
@@ -482,27 +563,45 @@ class HubSource:
         return f"{self.path}{f' ({self.split})' if self.split else ''}, row {number + 1}"
 
 
-def _local(full_name: str, split: str | None) -> Source | None:
-    """A file or folder of this name, or a folder followed by the name of a split."""
+def _local(full_name: str, split: str | None, reading: Reading = _AS_USUAL) -> Source | None:
+    """A file or folder of this name, a folder followed by the name of a split, or a slice of one of these."""
+    whole, bounds = without_slice(full_name)
+    if bounds is None or split is not None or Path(full_name).expanduser().exists():
+        return _whole(full_name, split, reading)
+    source = _whole(whole, None, reading)
+    if isinstance(source, FolderSource) and "+" in (source.split or ""):
+        return FolderSource(source.folder, source.split + full_name[len(whole) :], reading)
+    return source if source is None else Slice(source, *bounds)
+
+
+def _whole(full_name: str, split: str | None, reading: Reading) -> Source | None:
     path = Path(full_name).expanduser()
     if glob.has_magic(full_name) and not path.exists():
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
         if not found:
             raise DataError(f"No file matches {full_name}.")
-        return _files(found)
+        return _files(found, reading)
     if path.is_file():
         _check_type(path)
-        return FileSource(path)
+        return _part_of_file(FileSource(path, reading), split)
     if path.is_dir():
-        return _folder(path, split)
+        return _folder(path, split, reading)
     if path.parent.is_dir() and split is None and path.parent != Path():
         if type_of_file(path) in FILE_TYPES:
             raise _no_such_file(path)
-        return _folder(path.parent, path.name)
+        return _folder(path.parent, path.name, reading)
     is_file_name = "/" not in full_name and path.suffix != ""
     if type_of_file(path) in FILE_TYPES or is_file_name or path.is_absolute() or full_name.startswith((".", "~")):
         raise _no_such_file(path)
     return None
+
+
+def _part_of_file(file: FileSource, split: str | None) -> Source:
+    """A file is the split `train`, as in `datasets`, or what its name says; a slice of it may follow."""
+    name, bounds = without_slice(split or "")
+    if name not in ("", "train", file.name):
+        raise DataError(f"{file.path} is a single file, so it has no split '{split}'. Name the file alone.")
+    return file if bounds is None else Slice(file, *bounds)
 
 
 def _listed_files(name: str) -> list[Path]:
@@ -515,10 +614,10 @@ def _listed_files(name: str) -> list[Path]:
     raise DataError(f"A list of sources takes files and patterns, not {name}.")
 
 
-def _files(paths: list[Path]) -> Source:
+def _files(paths: list[Path], reading: Reading) -> Source:
     for path in paths:
         _check_type(path)
-    return FileSource(paths[0]) if len(paths) == 1 else FilesSource(tuple(paths))
+    return FileSource(paths[0], reading) if len(paths) == 1 else FilesSource(tuple(paths), reading)
 
 
 def _check_type(path: Path) -> None:
@@ -528,16 +627,24 @@ def _check_type(path: Path) -> None:
         raise DataError(f"{path} is not of a known type: {', '.join(FILE_TYPES)}{packed}.")
 
 
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise _no_such_file(path)
+    return path
+
+
 def _no_such_file(path: Path) -> DataError:
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(nearest_names(path.name, siblings))
     return DataError(f"No such file or folder of data: {path}. {hint}".rstrip())
 
 
-def _folder(path: Path, split: str | None) -> Source:
+def _folder(path: Path, split: str | None, reading: Reading) -> Source:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return SavedSource(path, split)
-    return FolderSource(path, split)
+        whole, bounds = without_slice(split or "")
+        saved = SavedSource(path, whole or None)
+        return saved if bounds is None else Slice(saved, *bounds)
+    return FolderSource(path, split, reading)
 
 
 def _on_hub(full_name: str, config: str | None, split: str | None, revision: str | None) -> HubSource:
@@ -559,16 +666,29 @@ def _pick_split(splits: Mapping[str, Dataset], split: str | None, where: str) ->
 
 
 def _dataset_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    AmountRead.of_rows, AmountRead.num_rows = len(dataset), 0
     for table in dataset.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
         yield from table.to_pylist()
+        AmountRead.num_rows += table.num_rows
 
 
 def _file_identity(path: Path) -> dict[str, Any]:
     status = path.stat()
     if status.st_size <= _CONTENT_BYTES:
-        return {"name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
-    changed = {"bytes": status.st_size, "changed_ns": status.st_mtime_ns, "samples": file_digest(path)}
-    return {"name": str(path.resolve()), **changed}
+        return {"name": path.name, "sha256": _content(path.resolve(), status.st_size, status.st_mtime_ns)}
+    changed = {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+    return {"name": str(path.resolve()), **changed, "samples": _samples(path.resolve(), *changed.values())}
+
+
+# Several data sets of a run, and its tokenizer, have the same files.
+@lru_cache(maxsize=4096)
+def _content(path: Path, num_bytes: int, changed_ns: int) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _samples(path: Path, num_bytes: int, changed_ns: int) -> str:
+    return file_digest(path)
 
 
 def _folder_identity(folder: Path) -> list[dict[str, Any]]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from xlm.data.cache import CacheEntry, DataCache, RowError, map_rows
+from xlm.data.cache import CacheEntry, DataCache
 from xlm.data.collate import Limit
 from xlm.data.endless import EndlessLoader, endless_loader
 from xlm.data.fitting import POLICIES, TEXT, fitted, limits_of
-from xlm.data.functional import NUM_BYTES, process_groups
+from xlm.data.functional import BATCHED, GROUP_SIZE, NUM_BYTES, process_groups
 from xlm.data.hashing import code_version, hash_of
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, check_options, make_loader
 from xlm.data.locator import (
+    AFTER_NUM_EXAMPLES,
     FileSource,
     FilesSource,
     FirstRows,
@@ -30,9 +32,12 @@ from xlm.data.locator import (
     locate,
     part_of_files,
 )
+from xlm.data.mapping import RowError, RowFunction, map_chunks
 from xlm.data.mixtures import joined_content, part_managers
 from xlm.data.on_the_fly import accepted_keys
-from xlm.data.rows import ArrowRows, ListRows, Rows
+from xlm.data.prepare_progress import ShareRead, shown
+from xlm.data.rows import ArrowRows, Chunk, ListRows, Rows
+from xlm.data.selection import Reading, removed_from
 from xlm.data.stream_examples import HELD_OUT_OF_STREAM, SHUFFLE_BUFFER, Preparation, StreamOfSource
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
@@ -165,10 +170,21 @@ def _checked(function: Callable[[Any], Any] | None, vocabulary: int | None, exam
     return checked_ids(example if function is None else function(example), vocabulary)
 
 
-def _named(rows: Iterator[dict[str, Any]], source: Source) -> Iterator[dict[str, Any]]:
-    """The rows; an error in one names its place in the source."""
+def _all_checked(
+    function: Callable[..., list[dict[str, Any]]],
+    tokenizer: Any,
+    kwargs: dict[str, Any],
+    vocabulary: int | None,
+    examples: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    found = function(examples, tokenizer=tokenizer, **kwargs)
+    return [checked_ids({**own, **new}, vocabulary) for own, new in zip(examples, found, strict=True)]
+
+
+def _named(chunks: Iterator[list[dict[str, Any]]], source: Source) -> Iterator[list[dict[str, Any]]]:
+    """The chunks; an error in a row names its place in the source."""
     try:
-        yield from rows
+        yield from chunks
     except RowError as error:
         raise DataError(f"{source.where(error.row)}: {error}") from error
 
@@ -181,7 +197,8 @@ class DatasetManager:
     `preprocess_function` once and are cached; `on_the_fly_processor` runs whenever an example is fetched;
     `on_the_fly_group_processor` joins or splits examples (packing), so its result is cached too. `num_examples`
     keeps the first examples. `data_files` instead names the files of a user's own data by part (train, val, test);
-    a `part` without a file is held out from `train`, a share of the rows given by `held_out`. `too_long` decides
+    a `part` without a file is held out from `train`, a share of the rows given by `held_out`. `reading` has the
+    fields of `xlm.data.selection.Reading`: how files are read, and which rows are used. `too_long` decides
     what happens to examples longer than their block: error, truncate, drop or split; with None, an error where the
     collator would raise one; otherwise the collator truncates. `role` is "loss" or "prediction"; None means that
     the name decides. `stages` limits the stages that set it up.
@@ -201,6 +218,7 @@ class DatasetManager:
         data_files: Mapping[str, Named | None] | None = None,
         part: str = "train",
         held_out: Mapping[str, float] | None = None,
+        reading: Mapping[str, Any] | None = None,
         name: str | None = None,
         split: str | None = None,
         revision: str | None = None,
@@ -234,6 +252,9 @@ class DatasetManager:
             self.full_name = plain(named) if isinstance(named, Mapping | DictConfig) else [str(name) for name in named]
         #: (files of the parts, this part, shares held out) of a user's own data.
         self.own = None if data_files is None else (plain(data_files), part, plain(held_out or {}))
+        #: Whether another source replaces that of a task, of which the task's num_examples knows nothing.
+        self.is_replaced = bool(data_file)
+        self.reading = Reading.of(plain(reading or {}))
         place = {} if data_file else {"name": name, "split": split, "revision": revision}
         self.source_options: dict[str, Any] = {**place, "num_examples": num_examples}
         self.dataset_constructor_str = dataset_constructor_str
@@ -255,6 +276,8 @@ class DatasetManager:
         self.stream: StreamOfSource | None = None
         self.rows: Rows | None = None
         self._prepared: tuple[tuple[Path, Any], CacheEntry, Rows] | None = None
+        #: The number of examples that don't fit into their block, which `too_long` decides about.
+        self.num_too_long = 0
         #: Source, number of examples and a hash of the prepared data; None before preparation, and for generated data.
         self.content: dict[str, Any] | None = None
 
@@ -285,7 +308,7 @@ class DatasetManager:
     def source(self) -> Source:
         """The source of the raw examples; `DataError` when the config does not describe one."""
         if self.own is not None:
-            source, most = part_of_files(*self.own), self.source_options["num_examples"]
+            source, most = part_of_files(*self.own, self.reading), self.source_options["num_examples"]
             if self.streaming and not self.can_stream and most is None and isinstance(source, HeldOutPart):
                 most = HELD_OUT_OF_STREAM
             return source if most is None else FirstRows(source, most)
@@ -293,17 +316,28 @@ class DatasetManager:
             self.full_name,
             dataset_constructor_str=self.dataset_constructor_str,
             dataset_kwargs=self.dataset_kwargs,
+            reading=self.reading,
             **self.source_options,
         )
 
-    def prepare(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> CacheEntry | None:
+    def prepare(
+        self,
+        tokenizer: Any,
+        cache_dir: Path | str,
+        num_workers: int | None = None,
+        rewritten: set[Path] | None = None,
+    ) -> CacheEntry | None:
         """Build the cached examples unless they exist; None for a data set that needs no cache.
+
+        Args:
+            rewritten: folders of the cache that were built again; others are built even if they exist, and are added.
+                None: only what is missing is built.
 
         Raises:
             DataError: a row cannot be used, or some rows don't fit into their block and must.
         """
         if self.is_endless:
-            self._open(tokenizer, cache_dir, num_workers)
+            self._open(tokenizer, cache_dir, num_workers, rewritten)
             return None
         asked = (Path(cache_dir), tokenizer)
         # A training run calls this several times: before it resumes, from Lightning, and to open the rows.
@@ -311,12 +345,17 @@ class DatasetManager:
             return self._prepared[1]
         source = self.source()
         entry = DataCache(cache_dir).get_or_build(
-            source.name, self._cache_key(source, tokenizer), lambda: self._build(source, tokenizer, num_workers)
+            source.name,
+            self._cache_key(source, tokenizer),
+            lambda start: self._shown(source, tokenizer, num_workers, start),
+            removed=lambda: removed_from(source),
+            rewritten=rewritten,
         )
         inner: Any = source
-        while isinstance(inner, FirstRows | HeldOutPart):
+        while hasattr(inner, "source"):
             inner = inner.source
         place = str(getattr(inner, "path", None) or getattr(inner, "folder", None) or inner.name)
+        self._say_removed(entry, place)
         if len(entry.rows) == 0:
             raise DataError(self._no_examples(place, next(iter(source.rows(tokenizer)), None) is None))
         fit = self._fitted(source, entry.rows)
@@ -325,11 +364,25 @@ class DatasetManager:
         self._prepared = (asked, entry, fit)
         return entry
 
+    def _say_removed(self, entry: CacheEntry, place: str) -> None:
+        name, removed = self.label or "The data set", dict(entry.removed)
+        if removed.pop(AFTER_NUM_EXAMPLES, 0) and self.is_replaced:
+            log.warning(
+                f"{name} uses the first {len(entry.rows):,} rows of {place}, which has more: its num_examples is "
+                f"{self.source_options['num_examples']:,}. For all rows: "
+                f"datamodule.dataset_managers.{self.label or 'SPLIT.NAME'}.num_examples=null"
+            )
+        if removed:
+            counts = ", ".join(f"{count:,} {reason}" for reason, count in removed.items())
+            log.warning(f"{name}: rows of {place} that are left out: {counts}.")
+
     def _fitted(self, source: Source, rows: ArrowRows) -> Rows:
         """The rows after `too_long` is applied; messages about them are logged the first time only."""
         limits = self._limits(rows.column_names)
         where = source.where if self.group is None else (lambda number: f"block {number + 1} of {source.name}")
         name = self.label or source.name
+        long = [rows.longer_than(column, limit.tokens)[0] for column, limit in limits.items()]
+        self.num_too_long = len(set().union(*(each.tolist() for each in long)))
         fit, said = fitted(rows, limits, self.too_long, name, where)
         for sentence in said:
             log.warning(sentence)
@@ -345,12 +398,14 @@ class DatasetManager:
         if self._prepared is not None:
             self.rows = self._prepared[2]
 
-    def _open(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None) -> None:
+    def _open(
+        self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None, rewritten: set[Path] | None
+    ) -> None:
         """Check a stream by its first row, or prepare the parts of a mixture."""
         if self.parts:
             for name, part in self.parts.items():
                 part.label = f"{self.label}.{name}" if self.label else name
-                part.prepare(tokenizer, cache_dir, num_workers)
+                part.prepare(tokenizer, cache_dir, num_workers, rewritten)
             self.content = joined_content({name: part.content for name, part in self.parts.items()})
         elif self.stream is None:
             source = self.source()
@@ -368,7 +423,7 @@ class DatasetManager:
             group = partial(get_function(step.path), tokenizer=tokenizer, **step.kwargs)
             on_the_fly = None if self.on_the_fly is None else self.on_the_fly.bind(tokenizer)
         return Preparation(
-            partial(_checked, self.preprocess and self.preprocess.bind(tokenizer), vocabulary_size(tokenizer)),
+            self._row_function(tokenizer),
             None if self.columns_to_keep is None else partial(_keep, self.columns_to_keep),
             on_the_fly,
             group,
@@ -403,17 +458,38 @@ class DatasetManager:
             **{name: step.identity() for name, step in steps.items() if step is not None},
         }
 
-    def _build(self, source: Source, tokenizer: Any, num_workers: int | None) -> Iterator[dict[str, Any]]:
-        preprocess = None if self.preprocess is None else self.preprocess.bind(tokenizer)
-        function = partial(_checked, preprocess, vocabulary_size(tokenizer))
-        rows = map_rows(function, source.rows(tokenizer), num_workers if preprocess else None)
-        rows = _named(rows, source)
-        if self.group is not None:
-            if self.on_the_fly is not None:
-                rows = map(self.on_the_fly.bind(tokenizer), rows)
-            step = self._group_step()
-            rows = process_groups(rows, partial(get_function(step.path), tokenizer=tokenizer, **step.kwargs))
-        return rows if self.columns_to_keep is None else map(partial(_keep, self.columns_to_keep), rows)
+    def _build(self, source: Source, tokenizer: Any, num_workers: int | None, start: int = 0) -> Iterator[Chunk]:
+        """The examples of the rows of `source` from `start` on, which ends a chunk."""
+        rows = islice(source.rows(tokenizer), start, None)
+        num_workers = num_workers if self.preprocess else None
+        lists = _named(map_chunks(self._row_function(tokenizer), rows, num_workers, start), source)
+        for chunk in _numbered(lists, start) if self.group is None else self._groups(lists, tokenizer, start):
+            kept = self.columns_to_keep
+            yield chunk if kept is None else Chunk([_keep(kept, row) for row in chunk.rows], chunk.num_read)
+
+    def _row_function(self, tokenizer: Any) -> RowFunction:
+        """Preprocessing and the check of ids."""
+        step, vocabulary = self.preprocess, vocabulary_size(tokenizer)
+        if step is None:
+            return RowFunction(partial(_checked, None, vocabulary))
+        one = partial(_checked, step.bind(tokenizer), vocabulary)
+        many = BATCHED.get(get_function(step.path))
+        return RowFunction(one, many and partial(_all_checked, many, tokenizer, step.kwargs, vocabulary))
+
+    def _shown(self, source: Source, tokenizer: Any, num_workers: int | None, start: int) -> Iterator[Chunk]:
+        chunks = self._build(source, tokenizer, num_workers, start)
+        return shown(chunks, self.label or source.name, ShareRead(source), start)
+
+    def _groups(self, lists: Iterator[list[dict[str, Any]]], tokenizer: Any, start: int) -> Iterator[Chunk]:
+        """The examples that the group processor makes of each group of rows."""
+        rows = chain.from_iterable(lists)
+        if self.on_the_fly is not None:
+            rows = map(self.on_the_fly.bind(tokenizer), rows)
+        step = self._group_step()
+        function = partial(get_function(step.path), tokenizer=tokenizer, **step.kwargs)
+        while group := list(islice(rows, GROUP_SIZE)):
+            start += len(group)
+            yield Chunk(list(process_groups(group, function)), start)
 
     def _group_step(self) -> Step:
         """The group processor with a block size: its own, otherwise the collator's."""
@@ -500,7 +576,9 @@ class LocalDatasetManager(DatasetManager):
 
     def source(self) -> Source:
         source = super().source()
-        inner = source.source if isinstance(source, FirstRows) else source
+        inner: Any = source
+        while hasattr(inner, "source"):
+            inner = inner.source
         if not isinstance(inner, (FileSource, FilesSource, FolderSource, SavedSource)):
             raise DataError(f"There is no local data file or folder {self.full_name}.")
         return source
@@ -538,13 +616,27 @@ class UnconditionalGenerationDatasetManager(EvalDatasetManager):
             role=role,
             **options,
         )
+        self.reading = Reading()  # its examples are all equal
 
-    def prepare(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> CacheEntry | None:
+    def prepare(
+        self,
+        tokenizer: Any,
+        cache_dir: Path | str,
+        num_workers: int | None = None,
+        rewritten: set[Path] | None = None,
+    ) -> CacheEntry | None:
         return None
 
     def setup(self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None = None) -> None:
         if self.rows is None:
-            self.rows = ListRows(self._build(self.source(), tokenizer, num_workers))
+            chunks = self._build(self.source(), tokenizer, num_workers)
+            self.rows = ListRows(chain.from_iterable(chunk.rows for chunk in chunks))
+
+
+def _numbered(lists: Iterator[list[dict[str, Any]]], start: int) -> Iterator[Chunk]:
+    for rows in lists:
+        start += len(rows)
+        yield Chunk(rows, start)
 
 
 def _keep(columns: list[str], row: dict[str, Any]) -> dict[str, Any]:

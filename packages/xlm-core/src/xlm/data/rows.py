@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ Ints = npt.NDArray[np.int64]
 
 _ROWS_PER_FILE = 50_000
 _ROWS_PER_CHUNK = 1000
+# A file of long texts is complete before it fills the memory.
+_BYTES_PER_FILE = 2**28
 
 
 class Rows(Protocol):
@@ -67,7 +69,10 @@ class ArrowRows:
 
     def _open(self) -> None:
         self._shards = [_Shard(path) for path in self._files]
-        self._ends = np.cumsum([len(shard) for shard in self._shards])
+        lengths = [len(shard) for shard in self._shards]
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
+        self._columns = [[shard.columns[name] for shard in self._shards] for name in self.column_names]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_files": self._files}
@@ -93,6 +98,12 @@ class ArrowRows:
             lengths.append(found[places])
         return np.concatenate(rows), np.concatenate(lengths)
 
+    def num_items(self, column: str) -> tuple[int, int]:
+        """The number of items in all lists of `column` together, and in the longest list; 0 without such a column."""
+        lengths = [shard.columns[column].lengths() for shard in self._shards if column in shard.columns]
+        found = [(int(each.clip(0).sum()), int(each.max())) for each in lengths if len(each)]
+        return sum(total for total, _ in found), max((longest for _, longest in found), default=0)
+
     def num_empty(self, column: str) -> int:
         """The number of rows with an empty list in `column`; 0 without such a column."""
         columns = [shard.columns[column] for shard in self._shards if column in shard.columns]
@@ -114,22 +125,22 @@ class ArrowRows:
             raise IndexError(f"Rows {wanted.min()} to {wanted.max()} of {len(self)}.")
         if len(self._shards) == 1:
             return self._shards[0].fetch(wanted)
-        found: list[Any] = [None] * len(wanted)
         shard_of = np.searchsorted(self._ends, wanted, side="right")
-        for shard in np.unique(shard_of).tolist():
-            places = np.flatnonzero(shard_of == shard)
-            start = self._ends[shard - 1] if shard else 0
-            for place, row in zip(places.tolist(), self._shards[shard].fetch(wanted[places] - start), strict=True):
-                found[place] = row
-        return found
+        local = wanted - self._starts[shard_of]
+        if wanted.size and shard_of[0] == shard_of[-1] and (shard_of == shard_of[0]).all():
+            return self._shards[shard_of[0]].fetch(local)
+        names = self.column_names
+        # Row by row: the rows of a shuffled batch are from nearly as many files, each of which costs more than a row.
+        places = list(zip(shard_of.tolist(), local.tolist(), strict=True))
+        values = [[columns[shard].item(row) for shard, row in places] for columns in self._columns]
+        return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 class _Shard:
     """One file, read as one record batch."""
 
     def __init__(self, path: Path) -> None:
-        with pa.memory_map(str(path)) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
+        batch = _open(path)
         self._num_rows = batch.num_rows
         self.columns = dict(zip(batch.schema.names, map(_column, batch.columns), strict=True))
 
@@ -142,8 +153,15 @@ class _Shard:
         return [dict(zip(names, row, strict=True)) for row in values]
 
 
+def _open(path: Path) -> pa.RecordBatch:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).get_batch(0)
+
+
 class _Column(Protocol):
     def take(self, indices: Ints) -> list[Any]: ...
+
+    def item(self, index: int) -> Any: ...
 
     def lengths(self) -> Ints: ...
 
@@ -156,10 +174,15 @@ class _IntLists:
     def __init__(self, array: pa.ListArray) -> None:
         self._offsets = array.offsets.to_numpy()
         self._values = array.values.to_numpy()
+        # Whose items are Python's integers at once.
+        self._places = memoryview(self._offsets)
 
     def take(self, indices: Ints) -> list[list[int]]:
         starts, ends = self._offsets[indices].tolist(), self._offsets[indices + 1].tolist()
         return [self._values[start:end].tolist() for start, end in zip(starts, ends, strict=True)]
+
+    def item(self, index: int) -> list[int]:
+        return cast(list[int], self._values[self._places[index] : self._places[index + 1]].tolist())
 
     def lengths(self) -> Ints:
         return np.diff(self._offsets).astype(np.int64)
@@ -167,6 +190,26 @@ class _IntLists:
     def add_to(self, digest: blake2b) -> None:
         digest.update(self.lengths().tobytes())
         digest.update(self._values[self._offsets[0] : self._offsets[-1]].astype(np.int64).tobytes())
+
+
+class _Ints:
+    """A column of integers."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self._values = array.to_numpy()
+        self._items = memoryview(self._values)
+
+    def take(self, indices: Ints) -> list[int]:
+        return cast(list[int], self._values[indices].tolist())
+
+    def item(self, index: int) -> int:
+        return cast(int, self._items[index])
+
+    def lengths(self) -> Ints:
+        return np.full(len(self._values), -1, dtype=np.int64)
+
+    def add_to(self, digest: blake2b) -> None:
+        digest.update(self._values.astype(np.int64).tobytes())
 
 
 class _AnyColumn:
@@ -187,40 +230,86 @@ class _AnyColumn:
     def take(self, indices: Ints) -> list[Any]:
         return [self._array[i].as_py() for i in indices.tolist()]
 
+    def item(self, index: int) -> Any:
+        return self._array[index].as_py()
+
 
 def _column(array: pa.Array) -> _Column:
     is_int_list = pa.types.is_list(array.type) and pa.types.is_integer(array.type.value_type)
     if is_int_list and array.null_count == 0 and array.values.null_count == 0:
         return _IntLists(array)
+    if pa.types.is_signed_integer(array.type) and array.null_count == 0:
+        return _Ints(array)
     return _AnyColumn(array)
+
+
+class Chunk(NamedTuple):
+    """Consecutive examples, made of the rows of a source up to `num_read`."""
+
+    rows: list[dict[str, Any]]
+    num_read: int
+
+
+class Shard(NamedTuple):
+    """A complete file of examples, made of the rows of a source up to `num_read`."""
+
+    path: Path
+    num_rows: int
+    num_read: int
+
+
+def chunks_of(rows: Iterable[dict[str, Any]]) -> Iterator[Chunk]:
+    """Rows that are examples already, in chunks."""
+    iterator, num_read = iter(rows), 0
+    while chunk := list(islice(iterator, _ROWS_PER_CHUNK)):
+        num_read += len(chunk)
+        yield Chunk(chunk, num_read)
 
 
 def write_rows(folder: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
     """Write `rows` to Arrow files in `folder`; returns the files in order. All rows need the same columns."""
-    files: list[Path] = []
-    chunks = _chunks(rows)
-    while tables := list(islice(chunks, _ROWS_PER_FILE // _ROWS_PER_CHUNK)):
+    return [shard.path for shard in write_shards(folder, chunks_of(rows))]
+
+
+def write_shards(folder: Path, chunks: Iterable[Chunk], done: Sequence[Shard] = ()) -> Iterator[Shard]:
+    """Write chunks to Arrow files in `folder`, after the files `done`; a file is yielded when it is complete.
+
+    A file ends with a chunk, so the files don't depend on where an earlier process stopped.
+    """
+    number, before = len(done), sum(shard.num_rows for shard in done)
+    tables: list[pa.Table] = []
+    columns = _open(done[0].path).schema.names if done else None
+    num_rows = num_read = 0
+
+    def written() -> Shard:
+        path = folder / f"rows-{number:05d}.arrow"
         try:
             table = pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowException as error:
             raise DataError(f"A column has values of different kinds in different examples: {error}") from error
-        path = folder / f"rows-{len(files):05d}.arrow"
         _write_table(path, _narrowed(table))
-        files.append(path)
-    return files
+        return Shard(path, num_rows, num_read)
+
+    for chunk in chunks:
+        num_read = chunk.num_read
+        if not chunk.rows:
+            continue
+        columns = list(chunk.rows[0]) if columns is None else columns
+        tables.append(_table(chunk.rows, columns, before + num_rows))
+        num_rows += len(chunk.rows)
+        if num_rows >= _ROWS_PER_FILE or sum(table.nbytes for table in tables) >= _BYTES_PER_FILE:
+            yield written()
+            number, before, num_rows, tables = number + 1, before + num_rows, 0, []
+    if tables:
+        yield written()
 
 
-def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
-    iterator = iter(rows)
-    columns: list[str] | None = None
-    done = 0
-    while chunk := list(islice(iterator, _ROWS_PER_CHUNK)):
-        columns = list(chunk[0]) if columns is None else columns
-        for row in chunk:
-            if row.keys() != set(columns):
-                raise _differing(list(row), columns)
-        yield pa.table({name: _array([row[name] for row in chunk], name, done) for name in columns})
-        done += len(chunk)
+def _table(rows: list[dict[str, Any]], columns: list[str], before: int) -> pa.Table:
+    names = set(columns)
+    for row in rows:
+        if row.keys() != names:
+            raise _differing(list(row), columns)
+    return pa.table({name: _array([row[name] for row in rows], name, before) for name in columns})
 
 
 def _array(values: list[Any], column: str, before: int) -> pa.Array:

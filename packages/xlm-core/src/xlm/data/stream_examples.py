@@ -11,6 +11,7 @@ from xlm.data.collate import Limit, truncate_ids
 from xlm.data.fitting import PROMPT, SETTING, TEXT, forget_bytes
 from xlm.data.functional import GROUP_SIZE, NUM_BYTES
 from xlm.data.locator import Source
+from xlm.data.mapping import RowError, RowFunction
 from xlm.data.streams import Lane, Raw, Stream
 from xlm.errors import DataError
 
@@ -27,7 +28,7 @@ class Preparation:
     """Makes the examples of a group of raw rows; picklable if its functions are.
 
     Args:
-        function: one row → one example.
+        function: one example per row.
         columns: the columns to keep; None: all.
         before_group, group: a function of one example, and one of the columns of a group that returns columns.
         limits: the most tokens of a column.
@@ -35,7 +36,7 @@ class Preparation:
         name: of the data set, for messages.
     """
 
-    function: Callable[[Raw], Example]
+    function: RowFunction
     keep: Callable[[Example], Example] | None = None
     before_group: Callable[[Example], Example] | None = None
     group: Callable[[dict[str, list[Any]]], dict[str, list[Any]]] | None = None
@@ -69,15 +70,10 @@ class Preparation:
 
     def __call__(self, rows: list[Raw], where: Callable[[int], str]) -> list[Example]:
         """The examples of consecutive rows; `DataError` with the place of a row that cannot be used."""
-        examples = []
-        for number, row in enumerate(rows):
-            try:
-                examples.append(self.function(row))
-            except DataError as error:
-                raise DataError(f"{where(number)}: {error}") from error
-            except Exception as error:
-                error.add_note(f"In {where(number)}.")
-                raise
+        try:
+            examples = self.function(rows, 0)
+        except RowError as error:
+            raise DataError(f"{where(error.row)}: {error}") from error
         if self.group is not None:
             examples, where = self._grouped(examples), lambda number: f"block {number + 1} of {self.name}"
         if self.keep is not None:

@@ -296,13 +296,27 @@ class Lane:
 
     def fetch(self, positions: Sequence[int]) -> list[Example]:
         """The examples at these positions."""
-        return [self._example(position) for position in positions]
+        found = [self._at(position) for position in positions]
+        late = self._stream.late
+        raw = [each for each in found if each.columns is None]
+        if late is None or not raw:
+            made = iter(dict(each.raw or {}) for each in raw)
+        else:
+            # Together, as tokenizers are faster with many texts.
+            made = iter(late([each.raw or {} for each in raw], lambda index: self._where(raw[index].mark)))
+        return [
+            Example(next(made) if each.columns is None else dict(each.columns), each.mark.epoch, each.row)
+            for each in found
+        ]
+
+    def _where(self, mark: Mark) -> str:
+        return self._dealt(mark.epoch)[mark.piece][1].where(mark.row)
 
     def mark_before(self, position: int) -> Mark:
         """The last known place at or before a position from which reading can start."""
         return next(mark for mark in reversed(self.marks) if mark.position <= position)
 
-    def _example(self, position: int) -> Example:
+    def _at(self, position: int) -> _Read:
         start = self._start.position
         if self._windows is None or position < start:
             self._windows = self._read(self.mark_before(position))
@@ -317,18 +331,7 @@ class Lane:
         place = position - self._start.position
         if self._stream.shuffle:
             place = int(self._order(len(window))[place])
-        found = window[place]
-        columns = found.columns
-        if columns is None:
-            assert found.raw is not None
-            columns = found.raw if self._stream.late is None else self._made_late(found)
-        return Example(dict(columns), found.mark.epoch, found.row)
-
-    def _made_late(self, found: _Read) -> dict[str, Any]:
-        assert self._stream.late is not None
-        assert found.raw is not None
-        mark = found.mark
-        return self._stream.late([found.raw], lambda _: self._dealt(mark.epoch)[mark.piece][1].where(mark.row))[0]
+        return window[place]
 
     def _order(self, size: int) -> Any:
         key = (self._start.position, size)

@@ -13,10 +13,11 @@ import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from xlm.data.functional import nested_value
+from xlm.data.functional import as_messages, nested_value
 from xlm.data.hashing import code_version, hash_of
 from xlm.data.locator import Named, part_of_files
 from xlm.data.pretrained_tokenizers import CompleteTokenizer, load_auto_tokenizer
+from xlm.data.selection import Reading
 from xlm.errors import DataError
 from xlm.utils.files import output_folder, replace_text
 
@@ -51,12 +52,13 @@ def tokenizer_of_files(
     held_out: Mapping[str, float] | None = None,
     vocab_size: int = 4096,
     cache_dir: str | Path | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> Any:
     """The pretrained tokenizer of that name or path, or one that is trained on the training texts.
 
     Args:
         tokenizer: a folder, a file or a hub id for `load_auto_tokenizer`, or a kind for `train_tokenizer`; None: bpe.
-        data_files, held_out: as for `xlm.data.locator.part_of_files`.
+        data_files, held_out, reading: as for `xlm.data.locator.part_of_files`.
         columns: the columns of text, or of lists of messages.
         vocab_size: maximum size of a trained one, special tokens included; little text gives fewer tokens.
         cache_dir: where the trained tokenizer is kept.
@@ -76,7 +78,7 @@ def tokenizer_of_files(
     if kind == "byte":
         return with_special_tokens(_train((), NUM_BYTES, kind), OwnTokenizer)
     check_vocab_size(vocab_size, kind)
-    source = part_of_files(data_files, "train", held_out or {})
+    source = part_of_files(data_files, "train", held_out or {}, Reading.of(reading or {}))
     key = {"source": source.identity(), "columns": list(columns), "vocab_size": vocab_size, **trainer_version()}
     path = None if cache_dir is None else Path(cache_dir) / f"{kind}-{source.name}-{hash_of(key)[:20]}.json"
     backend = read_or_train(path, lambda: texts_of_rows(source.rows(None), columns), vocab_size, kind)
@@ -90,7 +92,7 @@ def texts_of_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> 
         found = [value for column in columns if (value := nested_value(row, column)) is not None]
         if not found:
             raise DataError(f"The data have no column {' or '.join(columns)}; they have: {', '.join(row)}.")
-        for value in found:
+        for value in map(as_messages, found):
             texts = [value] if isinstance(value, str) else [str(message.get("content")) for message in value]
             for text in texts:
                 yield text

@@ -122,7 +122,7 @@ class Estimates(Callback):
             for wrapper in harness.metrics_at(stage, name):
                 if isinstance(wrapper.metric, RatioMetric):
                     self.errors[wrapper.full_name(place)] = wrapper.metric.estimate_error()
-        for name, error in harness.generation_cost.errors().items():
+        for name, error in {**harness.generation_cost.errors(), **harness.post_hoc.errors()}.items():
             self.errors[f"{stage}/{name}"] = error
 
     def record(self, metrics: Mapping[str, float]) -> dict[str, dict[str, Any]]:

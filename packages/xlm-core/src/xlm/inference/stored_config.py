@@ -62,9 +62,12 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     values = [override for override in parsed if override.key_or_group != _STRATEGY]
     for override in values:
         if override.key_or_group.split("@")[0] in _groups():
+            name = override.input_line.partition("=")[2]
+            is_data = job == "eval" and override.key_or_group == "datamodule"
+            instead = f"To evaluate on other data, give eval.data={name}." if is_data else ""
             raise ConfigError(
                 f"'{override.input_line}' chooses a part of a configuration, but this job uses the checkpoint's own. "
-                "To compose another one, give experiment=…",
+                + (instead or "To compose another one, give experiment=…"),
                 key=override.key_or_group,
             )
         if not (override.is_add() or override.is_force_add()):

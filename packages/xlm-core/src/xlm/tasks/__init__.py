@@ -1,1 +1,1 @@
-"""Tasks that core ships: generators, preprocessing and judges, one folder a task."""
+"""Tasks that core ships: generators, preprocessing and judges, a file or folder for each task."""

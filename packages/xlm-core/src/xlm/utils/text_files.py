@@ -53,14 +53,17 @@ class Row(NamedTuple):
     where: str
 
 
-def read_lines(source: Path | str | IO[bytes], name: str | None = None) -> Iterator[Line]:
+def read_lines(source: Path | str | IO[bytes], name: str | None = None, encoding: str | None = None) -> Iterator[Line]:
     """The lines of a file, or of an open binary stream (with a `name`), read one by one.
 
+    Args:
+        encoding: None: UTF-8, or UTF-16 with its mark.
+
     Raises:
-        DataError: the file cannot be opened, is not UTF-8 (or UTF-16 with its mark), or contains a NUL byte.
+        DataError: the file cannot be opened, does not have the encoding, or contains a NUL byte.
     """
     if not isinstance(source, str | Path):
-        yield from _lines(source, name or "the input")
+        yield from _lines(source, name or "the input", encoding=encoding)
         return
     shown = name or str(source)
     try:
@@ -68,7 +71,7 @@ def read_lines(source: Path | str | IO[bytes], name: str | None = None) -> Itera
     except OSError as error:
         raise DataError(f"{as_line(shown)} cannot be read: {error.strerror or error}.") from error
     with file:
-        lines = _lines(file, shown, _BLOCK if file.seekable() else 0)
+        lines = _lines(file, shown, _BLOCK if file.seekable() else 0, encoding)
         if Path(source).suffix in COMPRESSED:
             lines = _unpacked(lines, shown)
         yield from lines
@@ -119,19 +122,56 @@ def line_number(path: Path, place: int) -> int:
     return number
 
 
+class AmountRead:
+    """How much this process has read, for displays of progress: bytes of files, and rows of data sets without any."""
+
+    num_bytes = 0.0
+    num_rows = 0
+    #: The number of rows of the data set that is read; None for files.
+    of_rows: int | None = None
+
+
+class _CountedFile(io.FileIO):
+    def readinto(self, buffer: Any, /) -> int:
+        count = super().readinto(buffer)
+        AmountRead.num_bytes += count
+        return count
+
+    def read(self, size: int = -1, /) -> bytes:
+        block = super().read(size)
+        AmountRead.num_bytes += len(block)
+        return block
+
+    def readall(self) -> bytes:
+        return self.read()
+
+
+class _UnpackedFile(io.BufferedReader):
+    """A stream that unpacks a file, which it closes too."""
+
+    def __init__(self, stream: Any, file: io.FileIO) -> None:
+        super().__init__(stream)
+        self._file = file
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
+
+
 def _opened(path: Path) -> IO[bytes]:
     """The bytes of a file, unpacked if its name ends in one of COMPRESSED."""
+    file = _CountedFile(path)
     if path.suffix == ".gz":
-        return io.BufferedReader(gzip.open(path))
+        return _UnpackedFile(gzip.GzipFile(fileobj=file), file)
     if path.suffix == ".bz2":
-        return bz2.open(path)
+        return _UnpackedFile(bz2.BZ2File(file), file)
     if path.suffix == ".xz":
-        return lzma.open(path)
+        return _UnpackedFile(lzma.LZMAFile(file), file)
     if path.suffix == ".zst":
         import pyarrow as pa  # only now: it takes a while, and other kinds do without
 
-        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
-    return path.open("rb")
+        return _UnpackedFile(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"), file)
+    return io.BufferedReader(file)
 
 
 def _unpacked(lines: Iterator[Line], name: str) -> Iterator[Line]:
@@ -143,18 +183,20 @@ def _unpacked(lines: Iterator[Line], name: str) -> Iterator[Line]:
         raise DataError(f"{as_line(name)} cannot be unpacked: {reason}") from error
 
 
-def read_text(path: Path | str) -> str:
+def read_text(path: Path | str, encoding: str | None = None) -> str:
     """A whole file, with lines ended by `\\n`; `DataError` as in `read_lines`."""
-    return "\n".join(line.text for line in read_lines(path))
+    return "\n".join(line.text for line in read_lines(path, encoding=encoding))
 
 
-def read_json_lines(source: Path | str | IO[bytes], name: str | None = None) -> Iterator[Row]:
+def read_json_lines(
+    source: Path | str | IO[bytes], name: str | None = None, encoding: str | None = None
+) -> Iterator[Row]:
     """The JSON value of each line that isn't blank.
 
     Raises:
         DataError: as in `read_lines` and `json_value`.
     """
-    for line in read_lines(source, name):
+    for line in read_lines(source, name, encoding):
         if line.text.strip():
             yield Row(json_value(line.text, line.where), line.where)
 
@@ -186,12 +228,12 @@ def json_value(text: str, where: str, expected: str = "") -> Any:
     return value
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: Path | str, encoding: str | None = None) -> Any:
     """The single value of a JSON file; `DataError` as in `json_value`."""
-    return json_value(read_text(path), str(path))
+    return json_value(read_text(path, encoding), str(path))
 
 
-def read_table(path: Path | str, delimiter: str = ",") -> Iterator[Row]:
+def read_table(path: Path | str, delimiter: str = ",", encoding: str | None = None) -> Iterator[Row]:
     """The rows of a CSV or TSV file as `{column: text}`; a cell is its exact text, `""` if missing.
 
     Raises:
@@ -202,7 +244,7 @@ def read_table(path: Path | str, delimiter: str = ",") -> Iterator[Row]:
 
     def numbered() -> Iterator[str]:
         nonlocal number
-        for line in read_lines(path):
+        for line in read_lines(path, encoding=encoding):
             number = line.number
             yield line.text + "\n"
 
@@ -245,25 +287,29 @@ def _column_names(cells: list[str], where: str) -> list[str]:
     return cells
 
 
-def _lines(file: IO[bytes], name: str, block: int = 0) -> Iterator[Line]:
+def _lines(file: IO[bytes], name: str, block: int = 0, encoding: str | None = None) -> Iterator[Line]:
     """The lines; a file is read in blocks of about `block` bytes, a stream line by line."""
     name = as_line(name)
     first = file.readline()
-    for mark, encoding in _MARKS:
-        if first.startswith(mark):
-            # Whole lines: the bytes of a line end may be part of other characters.
-            yield from _decoded_lines(first + file.read(), encoding, name)
-            return
-    raw, number = first.removeprefix(codecs.BOM_UTF8), 0
+    wide = [wide for mark, wide in _MARKS if encoding is None and first.startswith(mark)]
+    if encoding is not None and encoding.startswith(("utf-16", "utf-32")):
+        wide = [encoding]
+    if wide:
+        # Whole lines: the bytes of a line end may be part of other characters.
+        yield from _decoded_lines(first + file.read(), wide[0], name)
+        return
+    raw, number = first, 0
+    if encoding in (None, "utf-8"):
+        raw = first.removeprefix(codecs.BOM_UTF8)
     while raw:
         number += 1
         where = f"{name}, line {number}"
-        text = _without_end(_decoded(raw, where, name))
+        text = _without_end(_decoded(raw, where, name, encoding))
         if number == 1 and "\r" in text and not raw.endswith(b"\n"):
             _refuse_old_line_ends(text, name)
         yield Line(number, text, where)
         if block:
-            texts = _plain_block(file, block)
+            texts = _plain_block(file, block, encoding)
             if texts is None:
                 texts, block = [], 0  # one by one up to the line that is not text
             for text in texts:
@@ -272,12 +318,12 @@ def _lines(file: IO[bytes], name: str, block: int = 0) -> Iterator[Line]:
         raw = file.readline()
 
 
-def _plain_block(file: IO[bytes], size: int) -> list[str] | None:
+def _plain_block(file: IO[bytes], size: int, encoding: str | None) -> list[str] | None:
     """The next lines, about `size` bytes; None, and nothing is consumed, if one of them is not text."""
     place = file.tell()
     raw = b"".join(file.readlines(size))
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode(encoding or "utf-8")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
@@ -294,15 +340,20 @@ def _without_end(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
 
 
-def _decoded(raw: bytes, where: str, name: str) -> str:
+def _decoded(raw: bytes, where: str, name: str, encoding: str | None) -> str:
     if b"\0" in raw:
         raise DataError(
             f"{where} contains a NUL byte (byte {raw.index(0) + 1} of the line), so it is not text. "
             f"If it is UTF-16, convert it: {_iconv('utf-16le', name)}"
         )
     try:
-        return raw.decode("utf-8")
+        return raw.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
+        if encoding is not None:
+            raise DataError(
+                f"{where} is not {encoding}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}. "
+                "Set another encoding, or none for UTF-8."
+            ) from error
         raise DataError(
             f"{where} is not UTF-8: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}. "
             f"If it is Latin-1, convert it: {_iconv('latin1', name)}"

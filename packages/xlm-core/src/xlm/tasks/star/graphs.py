@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xlm.data.hashing import splitmix64
-from xlm.errors import DataError, did_you_mean, nearest_names
+from xlm.errors import DataError
+from xlm.tasks.generated import check_request, checked_difficulty, new_examples
 from xlm.utils.text_files import name_of_kind
 
 Ints = npt.NDArray[np.int64]
@@ -21,10 +22,6 @@ Bools = npt.NDArray[np.bool_]
 
 # Graphs drawn at once. A constant, so that a shorter data set is a prefix of a longer one.
 _BLOCK_SIZE = 8192
-# The share of all graphs in each split, by a hash of their content: no graph is in two splits, whatever the seeds
-# and sizes.
-_SPLIT_PARTS = {"train": (0, 14), "val": (14, 15), "test": (15, 16)}
-_MAX_FRUITLESS_BLOCKS = 20
 _ROWS_AT_ONCE = 256
 
 
@@ -96,15 +93,8 @@ class StarGraphs:
         difficulty: str = "easy",
         **shape: int | None,
     ) -> None:
-        if difficulty not in DIFFICULTIES:
-            hint = did_you_mean(nearest_names(difficulty, DIFFICULTIES))
-            raise DataError(
-                f"Unknown star difficulty '{difficulty}'. Choose one of: {', '.join(DIFFICULTIES)}. {hint}".rstrip()
-            )
-        if split not in _SPLIT_PARTS:
-            raise DataError(f"Star graphs have no split '{split}'. Choose one of: {', '.join(_SPLIT_PARTS)}.")
-        if num_examples is None or num_examples < 0 or seed < 0:
-            raise DataError(f"Star graphs need num_examples >= 0 and seed >= 0; got {num_examples} and {seed}.")
+        checked_difficulty("star", difficulty, DIFFICULTIES)
+        check_request("Star graphs", split, num_examples, seed)
         self.num_examples = num_examples
         self.split = split
         self.seed = seed
@@ -114,26 +104,16 @@ class StarGraphs:
         return self.num_examples
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        rng = np.random.default_rng((self.seed, list(_SPLIT_PARTS).index(self.split)))
-        lowest, end = _SPLIT_PARTS[self.split]
-        seen: set[int] = set()
-        fruitless = 0
-        while len(seen) < self.num_examples:
-            block = _draw(self.config, rng, _BLOCK_SIZE)
-            contents = _content_hashes(block)
-            parts = contents >> np.uint64(60)
-            ours = np.flatnonzero((parts >= lowest) & (parts < end))
-            fresh = []
-            for row, content in zip(ours.tolist(), contents[ours].tolist(), strict=True):
-                if content not in seen and len(seen) < self.num_examples:
-                    seen.add(content)
-                    fresh.append(row)
-            fruitless = 0 if fresh else fruitless + 1
-            if fruitless == _MAX_FRUITLESS_BLOCKS:
-                raise DataError(
-                    f"{self.config} has only {len(seen)} graphs for '{self.split}', not {self.num_examples}."
-                )
-            yield from _rows(block, fresh)
+        blocks = new_examples(
+            lambda rng: _draw(self.config, rng, _BLOCK_SIZE),
+            _content_hashes,
+            split=self.split,
+            num_examples=self.num_examples,
+            seed=self.seed,
+            too_few=lambda found: f"{self.config} has only {found} graphs for '{self.split}', not {self.num_examples}.",
+        )
+        for block, rows in blocks:
+            yield from _rows(block, rows)
 
 
 def _draw(config: StarConfig, rng: np.random.Generator, num_graphs: int) -> _Block:

@@ -1,0 +1,124 @@
+"""Molecules as SMILES: their tokens, and validity, uniqueness and novelty of samples."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from xlm.data.alphabet_tokenizer import alphabet_tokenizer
+from xlm.data.manager import plain
+from xlm.data.trained_tokenizer import TrainedTokenizer
+from xlm.errors import ConfigError
+from xlm.log_predictions import Row
+from xlm.utils.imports import get_function
+from xlm.utils.rank_zero import RankedLogger
+
+log = RankedLogger(__name__, rank_zero_only=True)
+
+# Elements of two letters outside brackets, @@, and numbers of rings above 9 are one token each, everything else a
+# character. So any SMILES or SAFE string can be written.
+PATTERN = r"Cl|Br|@@|%[0-9][0-9]|."
+_MARKS = "()[]=#$:/\\.-+@*~%"
+SYMBOLS = (
+    "Cl", "Br", "@@", *string.ascii_letters, *string.digits, *_MARKS, *(f"%{number}" for number in range(10, 100)),
+)  # fmt: skip
+
+Canonical = Callable[[str], str | None]
+
+
+def smiles_tokenizer() -> TrainedTokenizer:
+    """A token per atom, bond, bracket and ring number; decoding restores any SMILES string exactly."""
+    return alphabet_tokenizer(SYMBOLS, PATTERN)
+
+
+def has_rdkit() -> bool:
+    """Whether the library that decides about validity is installed."""
+    return find_spec("rdkit") is not None
+
+
+def canonical_smiles(smiles: str) -> str | None:
+    """RDKit's canonical SMILES of a molecule, the same for every way to write it; None if it is not a valid one."""
+    from rdkit import Chem, RDLogger
+
+    RDLogger.DisableLog("rdApp.*")  # one line for each invalid string
+    molecule = Chem.MolFromSmiles(smiles) if smiles else None
+    return None if molecule is None or molecule.GetNumAtoms() == 0 else str(Chem.MolToSmiles(molecule))
+
+
+class MoleculeSamples:
+    """A post-hoc evaluator of unconditional samples: shares of valid, unique and novel molecules.
+
+    `validity` is the share of samples that are molecules; `uniqueness` the number of different molecules by the
+    number of valid samples; `novelty` the share of the different molecules that are not in the training data. As in
+    MOSES (Polykovskiy et al. 2020), strings are compared in their canonical form. Each row gets `valid`.
+
+    Args:
+        reader, options: the class of the corpus and its arguments, for the training data.
+        canonical: the canonical form of a string, or None if it is not valid; by default that of RDKit. Without RDKit
+            only `unique_strings` and `novel_strings` are measured, of the strings as they are.
+    """
+
+    def __init__(
+        self, reader: str, options: Mapping[str, Any] | None = None, canonical: str | Canonical | None = None
+    ) -> None:
+        self.reader, self.options = reader, {**plain(options or {}), "split": "train"}
+        self.canonical: Canonical | None = get_function(canonical) if isinstance(canonical, str) else canonical
+        if self.canonical is None and has_rdkit():
+            self.canonical = canonical_smiles
+        if self.canonical is None:
+            log.warning('The validity of molecules needs RDKit: pip install "xlm-core[molecules]".')
+        self._known: dict[bool, set[str]] = {}
+
+    def mark(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows of one batch with `valid`, if that can be decided."""
+        if self.canonical is None:
+            return list(rows)
+        return [row if "valid" in row else {**row, "valid": self.canonical(_text(row)) is not None} for row in rows]
+
+    def eval(self, predictions: list[Row], tokenizer: Any = None, **_: Any) -> tuple[list[Row], dict[str, float]]:
+        """All rows, and the shares."""
+        texts = [_text(row) for row in predictions]
+        if not texts:
+            return predictions, {}
+        if self.canonical is None:
+            distinct = set(texts)
+            return predictions, {
+                "unique_strings": len(distinct) / len(texts),
+                "novel_strings": len(distinct - self._training(None)) / len(distinct),
+            }
+        valid = [form for text in texts if (form := self.canonical(text)) is not None]
+        found = {"validity": len(valid) / len(texts)}
+        if molecules := set(valid):
+            found["uniqueness"] = len(molecules) / len(valid)
+            found["novelty"] = len(molecules - self._training(self.canonical)) / len(molecules)
+        return self.mark(predictions), found
+
+    def errors(self, predictions: list[Row]) -> dict[str, tuple[int, float]]:
+        """The standard error of `validity`, that of a share."""
+        n = len(predictions)
+        if self.canonical is None or n < 2:
+            return {}
+        share = sum(bool(row["valid"]) for row in self.mark(predictions)) / n
+        return {"validity": (n, math.sqrt(share * (1 - share) / (n - 1)))}
+
+    def _training(self, canonical: Canonical | None) -> set[str]:
+        """The training data in canonical form, read once."""
+        is_canonical = canonical is not None
+        if is_canonical not in self._known:
+            texts = (str(row["text"]) for row in get_function(self.reader)(None, None, **self.options))
+            forms = texts if canonical is None else map(canonical, texts)
+            self._known[is_canonical] = {form for form in forms if form is not None}
+        return self._known[is_canonical]
+
+
+def _text(row: Row) -> str:
+    text = row.get("prediction", row.get("text"))
+    if text is None:
+        raise ConfigError(
+            f"Molecules are in 'prediction' or 'text' of a row, but Predictor.to_dict gives: {', '.join(row)}.",
+            key="post_hoc_evaluator",
+        )
+    return str(text).strip()
