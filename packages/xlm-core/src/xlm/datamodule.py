@@ -244,9 +244,12 @@ class TextDataModule(LightningDataModule):
                 manager.get_dataloader("train", self.tokenizer, seed=self.seed, rank=rank, world_size=world_size)
                 for rank in range(world_size)
             ]
-            if manager.rows is None:
-                return ListRows(row for loader in loaders for row in loader.first_rows())
-            return SubsetRows(manager.rows, [key.row for loader in loaders for key in loader.first_keys()])
+            endless = [loader for loader in loaders if isinstance(loader, EndlessLoader)]
+            if endless:
+                return ListRows(row for loader in endless for row in loader.first_rows())
+            assert manager.rows is not None
+            prepared = [loader for loader in loaders if not isinstance(loader, EndlessLoader)]
+            return SubsetRows(manager.rows, [key.row for loader in prepared for key in loader.first_keys()])
         return None
 
     def _rank_and_world_size(self) -> tuple[int, int]:

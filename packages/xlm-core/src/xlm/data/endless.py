@@ -263,7 +263,7 @@ class EndlessLoader:
         self._dataloader: DataLoader[Any] = DataLoader(
             examples,  # type: ignore[arg-type]
             batch_sampler=_SlotsFrom(self),
-            collate_fn=_Marked(collate),
+            collate_fn=_Marked(collate),  # type: ignore[arg-type]  # of what `__getitems__` returns
             generator=torch.Generator(),
             **options,
         )

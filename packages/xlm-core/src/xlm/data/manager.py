@@ -542,6 +542,8 @@ class DatasetManager:
         )
 
     def _endless_loader(self, split: str, tokenizer: Any, **options: int) -> EndlessLoader:
+        if self.collator is None:
+            raise DataError(f"{self.label or self.full_name} has no collator.")
         if split != "train":
             raise DataError(f"{self.label or self.full_name}: streams and mixtures are for training only.")
         parts = self.parts or {"": self}

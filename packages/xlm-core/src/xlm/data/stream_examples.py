@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, count, islice, takewhile
 from typing import Any
 
-from xlm.data.collate import Limit, truncate_ids
+from xlm.data.collate import Limit, Side, truncate_ids
 from xlm.data.fitting import PROMPT, SETTING, TEXT, forget_bytes
 from xlm.data.functional import GROUP_SIZE, NUM_BYTES
 from xlm.data.locator import Source
@@ -101,7 +101,7 @@ class Preparation:
             if self.policy == "error" or (self.policy is None and limit.truncate == "error"):
                 raise DataError(_refusal(self.name, where(number), column, limit, len(example[column])))
             if self.policy == "truncate" and limit.truncate in ("error", None):
-                end = "left" if column == PROMPT else "right"
+                end: Side = "left" if column == PROMPT else "right"
                 example = {**example, column: truncate_ids(example[column], limit.tokens, end)}
                 forget_bytes(example)
         return (example,)
