@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from xlm.compose.devices import check_divisible
 from xlm.errors import ConfigError, MissingRoleError
-from xlm.schemas import SECTIONS_OF_JOBS, GlobalFlags, Options, Root, Sweep, Trace, TrainerSection
+from xlm.schemas import SECTIONS_OF_JOBS, GlobalFlags, MixtureSection, Options, Root, Sweep, Trace, TrainerSection
 from xlm.utils.annotations import checked, display_value, options_in, read_options
 from xlm.utils.rank_zero import RankedLogger
 
@@ -23,9 +23,10 @@ _SECTIONS_OF_DATA = ("columns", "data_files", "held_out", "reading")
 def check_values(cfg: DictConfig) -> None:
     """ConfigError for the first value outside its type or choices, among all options that the job reads."""
     _check_present(cfg, Root)
-    trainer = cfg.get("trainer")
-    if isinstance(trainer, DictConfig):
-        _check_present(trainer, TrainerSection)
+    for name, schema_of_section in (("trainer", TrainerSection), ("mixture", MixtureSection)):
+        section = cfg.get(name)
+        if isinstance(section, DictConfig):
+            _check_present(section, schema_of_section)
     _check_flags(cfg)
     for section in _SECTIONS_OF_DATA:
         _check_mapping(cfg, section)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from xlm.data.batching import Batching, Cuts, PackedCollator, bounds_of, cuts_of
 from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import noise_seeds, time_quantiles
+from xlm.data.on_the_fly import accepted_keys
 from xlm.data.rows import Ints, Rows
 from xlm.errors import DataError
 from xlm.utils.annotations import Count
@@ -156,7 +157,7 @@ def _check(num_examples: int, batch_size: int, world_size: int) -> None:
 logger = logging.getLogger(__name__)
 
 Collate = Callable[[list[dict[str, Any]]], Any]
-Processor = Callable[[dict[str, Any]], dict[str, Any]]
+Processor = Callable[..., dict[str, Any]]
 _OWN_OPTIONS = ("batch_size", "shuffle", "drop_last", "batching", "max_tokens_per_batch")
 _DATALOADER_OPTIONS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers", "timeout")
 
@@ -168,6 +169,7 @@ class KeyedExamples:
         self._rows = rows
         self._seed = seed
         self._processor = processor
+        self._names = () if processor is None else accepted_keys(processor, by_any_name=True)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -181,16 +183,21 @@ class KeyedExamples:
         examples = self.rows_of(keys)
         for example in examples:
             example.pop(NUM_BYTES, None)  # processors and collators don't see it; `rows_of` keeps it
-        if self._processor is not None:
-            examples = [self._processor(example) for example in examples]
         # A batch never spans two epochs.
         epoch = keys[0].epoch
         seeds = noise_seeds(self._seed, epoch, np.array(indices))
+        if self._processor is not None:
+            examples = list(map(self._processed, examples, keys, seeds.tolist()))
         quantiles = time_quantiles(self._seed, epoch, np.array([key.place for key in keys]))
         for example, seed, quantile in zip(examples, seeds.tolist(), quantiles.tolist(), strict=True):
             example["noise_seed"] = seed
             example["time_quantile"] = example["noise_level"] = quantile  # the second is the older name
         return examples
+
+    def _processed(self, example: dict[str, Any], key: Key, seed: int) -> dict[str, Any]:
+        assert self._processor is not None
+        known = {"noise_seed": seed, "epoch": key.epoch, "row": key.row}
+        return self._processor(example, **{name: known[name] for name in self._names})
 
     def rows_of(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
         """The stored rows of the keys, including the number of bytes of a text."""
@@ -403,6 +410,7 @@ def make_loader(
 
     `batching` and `max_tokens_per_batch` say how rows of training become batches: see `xlm.data.batching`. Evaluation
     keeps its order and its batches, and is packed where training is.
+    `processor(example)` runs whenever an example is fetched; it gets those of `xlm.data.on_the_fly.KEYS` that it takes.
     `options` are passed to torch: num_workers, pin_memory, prefetch_factor, persistent_workers, timeout.
     """
     _check_known(options)
