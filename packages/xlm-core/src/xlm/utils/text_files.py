@@ -92,7 +92,7 @@ class _CountedFile(io.FileIO):
         AmountRead.num_bytes += count
         return count
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         block = super().read(size)
         AmountRead.num_bytes += len(block)
         return block
