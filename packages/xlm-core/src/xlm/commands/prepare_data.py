@@ -58,7 +58,8 @@ def prepare(datamodule: TextDataModule) -> list[Prepared]:
     """Fill the cache for all datasets of `datamodule`."""
     found = []
     for split, managers in datamodule.dataset_managers.items():
-        for name, manager in managers.items():
+        sets = [each for label, whole in managers.items() for each in whole.cached_sets(label).items()]
+        for name, manager in sets:
             begun = time.perf_counter()
             entry = datamodule.prepare(manager)
             seconds = time.perf_counter() - begun
