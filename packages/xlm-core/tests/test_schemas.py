@@ -36,9 +36,11 @@ def may_be(said: str, value: Any) -> bool:
     if isinstance(value, bool):
         return "true" in said
     if isinstance(value, list):
+        if "list of {" in said:
+            return all(isinstance(each, dict) for each in value)
         return lists and all(may_be("a text", each) for each in value)
     if isinstance(value, dict):
-        return "some of" in said or ("or a time" in said and not value)
+        return "some of" in said or "by part" in said or ("or a time" in said and not value)
     if isinstance(value, float) and not math.isfinite(value):
         return False
     if isinstance(value, str):
@@ -54,7 +56,12 @@ def may_be(said: str, value: Any) -> bool:
         return isinstance(value, int) and lowest is not None and lowest <= value < 2**31
     if "bytes" in said:
         return isinstance(value, int)
-    return "a number" in said and value >= (lowest or 0) and not ("below 1" in said and value >= 1)
+    return (
+        "a number" in said
+        and value >= (lowest or 0)
+        and not ("above 0" in said and value == 0)
+        and not ("below 1" in said and value >= 1)
+    )
 
 
 @pytest.mark.parametrize(("schema", "option"), OPTIONS)

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from xlm import flags
 from xlm.data.cache import CacheEntry
 from xlm.data.collate import BaseBatch
+from xlm.data.endless import EndlessLoader
 from xlm.data.functional import (
     chat_to_ids,
     ids_to_example_fn,
@@ -28,7 +29,7 @@ from xlm.data.manager import (
     LocalDatasetManager,
     UnconditionalGenerationDatasetManager,
 )
-from xlm.data.rows import Rows, SubsetRows
+from xlm.data.rows import ListRows, Rows, SubsetRows
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import DataError
 from xlm.protocols import (
@@ -73,6 +74,7 @@ __all__ = [
     "token_ids_to_input_ids_and_prompt_ids",
 ]
 
+TrainLoader = StatefulTrainLoader | EndlessLoader | CombinedTrainLoader
 SPLITS = ("train", "val", "test", "predict")
 _SPLITS_OF_STAGE = {
     "fit": ("train", "val"),
@@ -144,6 +146,12 @@ class TextDataModule(LightningDataModule):
         """For each split, the name behind each of Lightning's dataloader indices."""
         return {split: dict(enumerate(managers)) for split, managers in self.dataset_managers.items()}
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether a training set has batching=packed."""
+        managers = self.dataset_managers["train"].values()
+        return any(manager.dataloader_kwargs.get("batching") == "packed" for manager in managers)
+
     def contents(self, split: str) -> dict[str, dict[str, Any]]:
         """Source, number of examples and hash of each prepared data set of a split, by name; not of generated ones."""
         managers = self.dataset_managers[split].items()
@@ -192,11 +200,11 @@ class TextDataModule(LightningDataModule):
             if stage is None or stage in manager.stages
         ]
 
-    def train_dataloader(self) -> StatefulTrainLoader | CombinedTrainLoader:
+    def train_dataloader(self) -> TrainLoader:
         """One loader, or several side by side with batches `{name: batch}`; `DataError` if there are none."""
         return self.train_loader_of(*reversed(self._rank_and_world_size()))
 
-    def train_loader_of(self, world_size: int, rank: int = 0) -> StatefulTrainLoader | CombinedTrainLoader:
+    def train_loader_of(self, world_size: int, rank: int = 0) -> TrainLoader:
         """The training loader of one of `world_size` processes; call `setup("fit")` first."""
         loaders = self._loaders("train", rank, world_size)
         if len(loaders) == 1:
@@ -230,18 +238,24 @@ class TextDataModule(LightningDataModule):
                 world_size=world_size,
                 rows=overfit if follows else None,
                 repeats=_OVERFIT_STEPS_PER_EPOCH if follows and split == "train" else 1,
+                accumulate=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
+                measure_every=getattr(self.trainer, "log_every_n_steps", 0),
             )
         return loaders
 
     def _overfit_rows(self, world_size: int) -> Rows | None:
         """The examples of the first training batch of all ranks together; None without training data."""
         for manager in self.dataset_managers["train"].values():
-            assert manager.rows is not None
             loaders = [
                 manager.get_dataloader("train", self.tokenizer, seed=self.seed, rank=rank, world_size=world_size)
                 for rank in range(world_size)
             ]
-            return SubsetRows(manager.rows, [key.row for loader in loaders for key in loader.first_keys()])
+            endless = [loader for loader in loaders if isinstance(loader, EndlessLoader)]
+            if endless:
+                return ListRows(row for loader in endless for row in loader.first_rows())
+            assert manager.rows is not None
+            prepared = [loader for loader in loaders if not isinstance(loader, EndlessLoader)]
+            return SubsetRows(manager.rows, [key.row for loader in prepared for key in loader.first_keys()])
         return None
 
     def _rank_and_world_size(self) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
+from xlm.data.endless import PARTS
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.evaluation.cost import GenerationCost
@@ -21,6 +22,7 @@ from xlm.metrics import MetricWrapper
 from xlm.protocols import ChecksTokenizer, LossFunction, Predictor, call_at, call_loss
 from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
+from xlm.training.parts import PartLog, num_rows
 from xlm.training.resume import align_progress, load_checkpoint
 from xlm.training.weights import load_weights, push_folder, save_weights, select_weights
 from xlm.utils.history import PredictorHistoryMixin
@@ -37,11 +39,6 @@ def attach(component: Any, name: str, value: Any) -> None:
     """Set an attribute without registering a submodule, so that a state dict holds each weight once."""
     if component is not None and getattr(component, name, None) is None:
         component.__dict__[name] = value
-
-
-def num_rows(batch: Mapping[str, Any]) -> int:
-    """The number of examples in a batch: the length of its first tensor, 0 without any."""
-    return next((len(v) for v in batch.values() if isinstance(v, torch.Tensor) and v.ndim), 0)
 
 
 def _is_of(place: str, stage: str) -> bool:
@@ -85,6 +82,7 @@ class Harness(TermWeightedModule):
         self._make("model")
         self._check_tokenizer()
         self._make("loss_function")
+        self._check_packing()
         self.predictor: Any = self.instantiate_predictor(cfg)
         for component in (self.loss_function, self.predictor):
             attach(component, "model", self.model)
@@ -98,6 +96,8 @@ class Harness(TermWeightedModule):
         self.post_hoc = PostHocPasses(instantiate(judge) if judge and judge.get("_target_") else None)
         self.generation_cost = GenerationCost()
         self.log_predictions: LogPredictions | None = self.instantiate_log_predictions(cfg)
+        train = getattr(datamodule, "dataset_managers", {}).get("train", {})
+        self.part_log = PartLog({name: list(getattr(manager, "parts", ())) for name, manager in train.items()})
         self._configured = False
         self._counts: dict[str, int] = {}
         # The number of examples in the newest metrics of each loader, on this rank.
@@ -126,6 +126,15 @@ class Harness(TermWeightedModule):
     def _check_tokenizer(self) -> None:
         if isinstance(self.model, ChecksTokenizer):
             self.model.check_tokenizer(self.tokenizer)
+
+    def _check_packing(self) -> None:
+        is_packed = isinstance(self.datamodule, TextDataModule) and self.datamodule.is_packed
+        for part in (self.model, self.loss_function) if is_packed else ():
+            if part is not None and not getattr(part, "packs", False):
+                raise ConfigError(
+                    f"batching=packed: {type(part).__name__} cannot compute packed batches. Set batching=buckets.",
+                    key="batching",
+                )
 
     def instantiate_loss_function(self, cfg: DictConfig | None = None) -> Any:
         """Build the loss from the config's `loss`; None for a model that only predicts."""
@@ -250,12 +259,26 @@ class Harness(TermWeightedModule):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         names = self.dataloader_names["train"]
         if len(names) == 1:
-            return self._weigh(self._step(batch, batch_idx, 0, "train"), batch_idx)
+            return self._weigh(self._train_on(batch, batch_idx, 0), batch_idx)
         if self._num_parts > 1:
             warn_once(SEVERAL_LOADERS)
         # One batch per loader: their losses are added.
-        outputs = {name: self._step(batch[name], batch_idx, index, "train") for index, name in names.items()}
+        outputs = {name: self._train_on(batch[name], batch_idx, index) for index, name in names.items()}
         return {"loss": torch.stack([out["loss"] for out in outputs.values()]).sum()}
+
+    def _train_on(self, batch: Any, batch_idx: int, dataloader_idx: int) -> dict[str, Any]:
+        """The loss of a training batch; counts a mixture's parts, and measures their losses if the batch has them."""
+        # Taken out, since a model may not expect it.
+        parts = batch.pop(PARTS, None) if isinstance(batch, dict) else None
+        outputs = self._step(batch, batch_idx, dataloader_idx, "train")
+        if parts is not None:
+            name = self._name("train", dataloader_idx)
+            self.part_log.count(name, parts["of_rows"])
+            if not self.config.get("compile"):  # batches of other sizes would be compiled again
+                place = (batch_idx, dataloader_idx, name)
+                loss = self.loss_function
+                self.part_log.measure(name, parts["batches"], self.device, lambda rows: call_loss(loss, rows, *place))
+        return outputs
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._run(batch, batch_idx, dataloader_idx, "val")
@@ -280,7 +303,7 @@ class Harness(TermWeightedModule):
             for wrapper in self.metrics_at(*place.split("/", 1))
         }
         self._forget(stage)
-        return values
+        return values | self.part_log.pop() if stage == "train" else values
 
     def counts(self, stage: str) -> dict[str, int]:
         """Examples seen on this rank since the metrics of a stage were last read, by `stage/loader`."""

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le, Lt, Predicate
+from annotated_types import Ge, Gt, Le, Lt, Predicate
 
 from xlm.utils.annotations import LARGEST, Count, CountOrZero, NonNegative, Probability, Seed, Share, Text, option
 
@@ -25,6 +25,8 @@ Batches = Annotated[CountOrZero | Probability, "a number of batches, or a share 
 Tokens = Annotated[Annotated[int | float, Ge(1), Lt(math.inf)], "a number of tokens, at least 1, such as 1e9"]
 Requests = Annotated[Count | Share, "a number of requests, or a share of them"]
 Tracing = Annotated[bool | dict[str, Any] | None, "true, false, null or some of num_samples, gif, png"]
+Weights = Annotated[Literal["size"] | dict[str, NonNegative] | None, "null, size, or weights by part, each at least 0"]
+Schedule = Annotated[list[dict[str, Any]] | None, "null, or a list of {from_step: STEPS, weights: {PART: WEIGHT}}"]
 ShardSize = Annotated[str | int, "bytes, or a number with KB, MB, GB or TB"]
 
 
@@ -45,10 +47,14 @@ class Root(Options):
     per_device_batch_size: Count = option(64, "examples per forward pass on one device")
     per_device_val_batch_size: Count = option(64, "the same for validation, test and generation")
     global_batch_size: Count | None = option(None, "examples per optimizer step, reached by accumulation")
+    batching: Literal["longest", "buckets", "packed"] | None = option(None, "how rows become batches; longest if null")
+    max_tokens_per_batch: Count | None = option(None, "most tokens of a batch on one device; needs batching")
     max_tokens: Tokens | None = option(None, "length of training in tokens, instead of trainer.max_steps")
     block_size: Count | None = option(None, "length of an answer or of a whole sequence, in tokens")
     input_block_size: Count | None = option(None, "length of a prompt, in tokens")
     prompt_mode: Literal["continue", "answer"] | None = option(None, "what prompts are: starts of texts, or questions")
+    streaming: bool = option(False, "read the training data while training, without preparing them first")
+    shuffle_buffer: Count = option(16_384, "examples of a stream that are kept in memory for shuffling")
     num_dataloader_workers: CountOrZero = option(0, "processes that collate batches; 0: the training process")
     num_dataset_workers: CountOrZero | None = option(None, "processes that prepare data")
     dataloader_prefetch_factor: Count | None = option(None, "batches that each worker keeps ready")
@@ -65,6 +71,17 @@ class Root(Options):
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = option(None, "average the weights with this decay: 0.999")
     trace: Tracing = option(False, "record how the first rows are generated")
     trace_view: Text | None = option(None, "dotted name of the function that draws a prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSection(Options):
+    """Options of a mixture, data_files.train={NAME: SOURCE, …}:"""
+
+    section: ClassVar[str] = "mixture"
+
+    weights: Weights = option(None, "weight of each part, 1 by default; size: its number of examples")
+    temperature: Annotated[float, Gt(0), Lt(math.inf)] = option(1.0, "a part's share is weight^(1/temperature)")
+    schedule: Schedule = option(None, "list of {from_step: STEPS, weights: {NAME: WEIGHT}}")
 
 
 @dataclass(frozen=True, kw_only=True)

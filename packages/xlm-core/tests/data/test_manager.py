@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +321,55 @@ def test_several_processes_prepare_the_same(tmp_path: Path) -> None:
     assert together.rows is not None
     everything = list(range(2500))
     assert alone.rows.fetch(everything) == together.rows.fetch(everything)
+
+
+def augmented(
+    example: dict[str, Any], tokenizer: Any, *, noise_seed: int, epoch: int, row: int, length: int
+) -> dict[str, Any]:
+    """A random draw per example; needs all that a function on the fly may know."""
+    draw = random.Random(noise_seed).randrange(10**9)
+    return {"input_ids": [*example["input_ids"][:length], draw, epoch, row]}
+
+
+def unaware(example: dict[str, Any], tokenizer: Any, **kwargs: Any) -> dict[str, Any]:
+    """Published functions take any keywords, and pass them on."""
+    assert not kwargs
+    return {"input_ids": [7]}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_augmentation_depends_on_seed_epoch_and_row_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "augmentation", sys.modules[__name__])
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"ids": [{n}, {n}]}}\n' for n in range(24)))
+
+    def batches(seed: int, start: int, number: int, function: str = "augmented", **options: Any) -> list[Any]:
+        manager = DatasetManager(
+            lambda examples: [tuple(e["input_ids"]) for e in examples],
+            str(tmp_path / "a.jsonl"),
+            preprocess_function="xlm.data.functional.ids_to_example_fn",
+            on_the_fly_processor=f"augmentation.{function}",
+            on_the_fly_processor_kwargs={"length": 1} if function == "augmented" else {},
+            dataloader_kwargs={"batch_size": 4},
+            streaming=streaming,
+        )
+        manager.setup(TOKENIZER, tmp_path)
+        loader = manager.get_dataloader("train", TOKENIZER, seed=seed, **options)
+        state: dict[str, Any] = loader.state_dict()  # type: ignore[union-attr]
+        loader.load_state_dict(state | ({"taken": start} if streaming else {"batch": start}))  # type: ignore[union-attr]
+        found: list[Any] = []
+        while len(found) < number:
+            found += islice(loader, number - len(found))
+        return found
+
+    two_epochs = batches(1, 0, 12)
+    drawn = {(n, epoch): draw for batch in two_epochs for n, draw, epoch, _ in batch}
+    assert len(drawn) == len(set(drawn.values())) == 48
+    assert len({row for batch in two_epochs for *_, row in batch}) == 24
+    assert batches(1, 4, 2) == two_epochs[4:6]
+    ranks = [batches(1, 0, 3, rank=rank, world_size=2) for rank in range(2)]
+    for example in (example for rank in ranks for batch in rank for example in batch):
+        assert drawn[example[0], example[2]] == example[1]
+    assert {draw for batch in batches(2, 0, 6) for _, draw, *_ in batch}.isdisjoint(drawn.values())
+    assert batches(1, 0, 1, "unaware") == [[(7,)] * 4]

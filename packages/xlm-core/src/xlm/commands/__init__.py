@@ -65,7 +65,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
             "xlm.commands.train.run",
             "train a model, with validation, and test it at the end",
             usage="experiment=… [overrides]",
-            options=("Root", "TrainerSection", "GlobalFlags", "Trace"),
+            options=("Root", "MixtureSection", "TrainerSection", "GlobalFlags", "Trace"),
         ),
         Job(
             "eval",

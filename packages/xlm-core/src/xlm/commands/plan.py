@@ -152,14 +152,15 @@ def _activations(found: Measured) -> dict[str, Any]:
 def _data(session: Session, trainer: Trainer, found: Measured) -> dict[str, Any]:
     managers = session.datamodule.dataset_managers["train"].values()
     steps, ranks = len(found.seconds), trainer.world_size
+    is_endless = any(manager.is_endless for manager in managers)
     per_epoch = int(trainer.num_training_batches) / trainer.accumulate_grad_batches
     return {
-        "examples": sum(len(manager.rows) for manager in managers if manager.rows is not None),
+        "examples": None if is_endless else sum(len(manager.rows) for manager in managers if manager.rows is not None),
         "examples_per_step": found.examples / steps * ranks,
         "positions_per_step": found.shape.positions / steps * ranks,
         "tokens_per_step": None if found.tokens is None else found.tokens / steps * ranks,
         "padding": found.padding,
-        "steps_per_epoch": math.ceil(per_epoch),
+        "steps_per_epoch": None if is_endless else math.ceil(per_epoch),
     }
 
 
@@ -247,9 +248,10 @@ def _frozen(part: Mapping[str, Any]) -> str:
 
 def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     tokens, padding = data["tokens_per_step"], data["padding"]
+    size, steps = data["examples"], data["steps_per_epoch"]
     return [
-        ("training examples", f"{data['examples']:,}", ""),
-        ("steps per epoch", f"{data['steps_per_epoch']:,}", f"of {data['examples_per_step']:,.0f} examples"),
+        ("training examples", "without end" if size is None else f"{size:,}", ""),
+        *([("steps per epoch", f"{steps:,}", f"of {data['examples_per_step']:,.0f} examples")] if steps else []),
         ("tokens per step", "unknown" if tokens is None else f"{tokens:,.0f}", "without padding"),
         ("padding", "unknown" if padding is None else f"{padding:.1%}", "of the measured positions"),
     ]

@@ -21,7 +21,7 @@ from xlm.decoding.options import unsaid
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.pareto import PERPLEXITY, Point, draw, qualities, table, write_tables
 from xlm.evaluation.text_quality.texts import WrittenText, written_texts
-from xlm.harness import Harness, num_rows
+from xlm.harness import Harness
 from xlm.inference.session import Session, display_path, fewer_than_asked, start
 from xlm.inference.sources import chosen_weights, load_chosen
 from xlm.inference.texts import TextScoring, loaders_of_texts, scorer_of
@@ -29,6 +29,7 @@ from xlm.metrics import MetricWrapper
 from xlm.protocols import call_at
 from xlm.schemas import ScorerOptions, Sweep
 from xlm.training.flops import synchronize
+from xlm.training.parts import num_rows
 from xlm.training.progress import write_results
 from xlm.training.rng import random_state_of
 from xlm.utils.annotations import options_in

@@ -16,8 +16,7 @@ from torch import nn
 
 from xlm import flags
 from xlm.compose.devices import num_devices
-from xlm.data.loaders import CombinedTrainLoader, StatefulTrainLoader
-from xlm.datamodule import TextDataModule
+from xlm.datamodule import TextDataModule, TrainLoader
 from xlm.errors import CheckpointError, ConfigError, of_option
 from xlm.evaluation.metrics import Estimates
 from xlm.harness import Harness
@@ -27,6 +26,7 @@ from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, raising_on_sigterm
 from xlm.training.optim import num_parameters
+from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState, random_state_of
@@ -59,6 +59,8 @@ def resolve_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None
         ConfigError: `max_tokens` is too large, or batches have no `input_ids`.
     """
     max_epochs, max_tokens = cfg.trainer.get("max_epochs") or -1, cfg.get("max_tokens")
+    if any(manager.is_endless for manager in datamodule.dataset_managers["train"].values()):
+        _check_endless(cfg)
     if max_epochs <= 0 and max_tokens is None:
         return None
     datamodule.setup("fit")
@@ -87,7 +89,35 @@ def resolve_length(cfg: DictConfig, datamodule: TextDataModule) -> Length | None
     return Length(shortest.steps, "; ".join([shortest.reason, *others]))
 
 
-def _tokens_per_batch(loader: StatefulTrainLoader | CombinedTrainLoader, seed: int) -> float:
+def _check_endless(cfg: DictConfig) -> None:
+    """ConfigError for settings that need the length of an epoch, which streams and mixtures don't have."""
+    trainer, why = cfg.trainer, "but streams and mixtures have no end"
+    if (trainer.get("max_epochs") or -1) > 0:
+        raise ConfigError(
+            f"trainer.max_epochs is {trainer.max_epochs}, {why}. Set trainer.max_steps or max_tokens instead.",
+            key="trainer.max_epochs",
+        )
+    if trainer.max_steps < 0 and cfg.get("max_tokens") is None and trainer.get("max_time") is None:
+        raise ConfigError(
+            f"There is no limit to training (trainer.max_steps=-1), {why}. Set trainer.max_steps or max_tokens.",
+            key="trainer.max_steps",
+        )
+    for name in ("val_check_interval", "limit_train_batches"):
+        value = trainer.get(name)
+        if isinstance(value, float) and not (name == "limit_train_batches" and value == 1.0):
+            raise ConfigError(
+                f"trainer.{name} is {value}, a share of an epoch, {why}. Give a number of batches.",
+                key=f"trainer.{name}",
+            )
+    if trainer.get("check_val_every_n_epoch") is not None and trainer.get("limit_train_batches") in (None, 1.0):
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}, {why}. "
+            "Set it to null, and trainer.val_check_interval to a number of batches.",
+            key="trainer.check_val_every_n_epoch",
+        )
+
+
+def _tokens_per_batch(loader: TrainLoader, seed: int) -> float:
     """Mean number of tokens in a batch of one device, without padding."""
     with random_state_of(seed):
         counts = [num_tokens(batch) for batch in itertools.islice(iter(loader), NUM_COUNTED)]
@@ -309,6 +339,10 @@ def finish(
     cfg = session.cfg
     run_dir = session.run_dir
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
+    # The newest losses of a mixture's parts, and their shares in the whole run.
+    logged = next((c.latest for c in trainer.callbacks if isinstance(c, TrainLog)), {})  # type: ignore[attr-defined]
+    parts = {name: value for name, value in logged.items() if name.endswith(f"/{LOSS}")}
+    parts |= shares_of_run(trainer.train_dataloader, list(session.datamodule.dataloader_names["train"].values()))
     if trainer.is_global_zero:
         draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
@@ -318,6 +352,7 @@ def finish(
             record["weights"] = str(weights)
         trainer.test(harness, datamodule=session.datamodule, verbose=False)
         metrics |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    metrics |= parts
     if trainer.is_global_zero and metrics:
         counts, results = estimates.counts, estimates.record(metrics)
         print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console, results)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from xlm.compose.devices import check_divisible
 from xlm.errors import ConfigError, MissingRoleError
-from xlm.schemas import SECTIONS_OF_JOBS, GlobalFlags, Options, Root, Sweep, Trace, TrainerSection
+from xlm.schemas import SECTIONS_OF_JOBS, GlobalFlags, MixtureSection, Options, Root, Sweep, Trace, TrainerSection
 from xlm.utils.annotations import checked, display_value, options_in, read_options
 from xlm.utils.rank_zero import RankedLogger
 
@@ -23,9 +23,10 @@ _SECTIONS_OF_DATA = ("columns", "data_files", "held_out", "reading")
 def check_values(cfg: DictConfig) -> None:
     """ConfigError for the first value outside its type or choices, among all options that the job reads."""
     _check_present(cfg, Root)
-    trainer = cfg.get("trainer")
-    if isinstance(trainer, DictConfig):
-        _check_present(trainer, TrainerSection)
+    for name, schema_of_section in (("trainer", TrainerSection), ("mixture", MixtureSection)):
+        section = cfg.get(name)
+        if isinstance(section, DictConfig):
+            _check_present(section, schema_of_section)
     _check_flags(cfg)
     for section in _SECTIONS_OF_DATA:
         _check_mapping(cfg, section)
@@ -172,12 +173,25 @@ def check_collators(cfg: DictConfig, model_type: str) -> None:
 def check_batch_sizes(cfg: DictConfig) -> None:
     """ConfigError if `global_batch_size` cannot be reached, as far as known without counting devices."""
     per_device, together = cfg.get("per_device_batch_size"), cfg.get("global_batch_size")
+    if cfg.get("max_tokens_per_batch") is not None:
+        _check_token_budget(cfg)
     if together is None:
         return
     num_nodes = OmegaConf.select(cfg, "trainer.num_nodes")
     devices = OmegaConf.select(cfg, "trainer.devices")
     known = devices if isinstance(devices, int) and devices > 0 else None
     check_divisible(together, per_device, num_nodes if isinstance(num_nodes, int) else 1, known)
+
+
+def _check_token_budget(cfg: DictConfig) -> None:
+    if cfg.get("batching") not in ("buckets", "packed"):
+        raise ConfigError("max_tokens_per_batch needs batching=buckets or batching=packed.", key="max_tokens_per_batch")
+    if cfg.get("global_batch_size") is not None:
+        raise ConfigError(
+            "max_tokens_per_batch and global_batch_size contradict each other: batches have different numbers of "
+            "rows. Set trainer.accumulate_grad_batches instead of global_batch_size.",
+            key="max_tokens_per_batch",
+        )
 
 
 def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:

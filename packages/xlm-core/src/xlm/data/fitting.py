@@ -18,7 +18,7 @@ from xlm.errors import DataError
 
 POLICIES = ("error", "truncate", "drop", "split")
 TEXT, PROMPT = "input_ids", "prompt_ids"
-_SETTING = {TEXT: "block_size", PROMPT: "input_block_size"}
+SETTING = {TEXT: "block_size", PROMPT: "input_block_size"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,12 @@ class TruncatedRows:
             for column, limit in self._limits.items():
                 if len(row[column]) > limit:
                     row[column] = truncate_ids(row[column], limit, "left" if column == PROMPT else "right")
-                    _forget_bytes(row)
+                    forget_bytes(row)
         return rows
+
+    def lengths(self, column: str) -> Ints | None:
+        found = self._rows.lengths(column)
+        return found if found is None or column not in self._limits else np.minimum(found, self._limits[column])
 
 
 class RemainingRows:
@@ -56,6 +60,7 @@ class RemainingRows:
     def __init__(self, rows: Rows, dropped: Ints) -> None:
         self._rows = rows
         self._num_dropped = len(dropped)
+        self._dropped = dropped
         # The number of rows kept before each dropped one.
         self._before = dropped - np.arange(len(dropped))
 
@@ -65,6 +70,10 @@ class RemainingRows:
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         wanted = np.asarray(indices, dtype=np.int64)
         return self._rows.fetch((wanted + np.searchsorted(self._before, wanted, side="right")).tolist())
+
+    def lengths(self, column: str) -> Ints | None:
+        found = self._rows.lengths(column)
+        return None if found is None else np.delete(found, self._dropped)
 
 
 class SplitRows:
@@ -92,11 +101,27 @@ class SplitRows:
         for row, number in zip(rows, np.where(is_piece, piece, -1).tolist(), strict=True):
             if number >= 0:
                 row[TEXT] = row[TEXT][number * self._limit : (number + 1) * self._limit]
-                _forget_bytes(row)
+                forget_bytes(row)
         return rows
 
+    def lengths(self, column: str) -> Ints | None:
+        found = self._rows.lengths(column)
+        if found is None:
+            return None
+        pieces = np.ones(len(found), dtype=np.int64)
+        pieces[self._long] = self._pieces
+        ends = np.cumsum(pieces)
+        split = np.repeat(found, pieces)
+        if column == TEXT:
+            number = np.arange(len(split)) - np.repeat(ends - pieces, pieces)
+            split = np.minimum(
+                split - number * self._limit, np.where(np.repeat(pieces, pieces) > 1, self._limit, split)
+            )
+        return split
 
-def _forget_bytes(row: dict[str, Any]) -> None:
+
+def forget_bytes(row: dict[str, Any]) -> None:
+    """Mark the number of bytes of a row that was cut as unknown."""
     if NUM_BYTES in row:
         row[NUM_BYTES] = None  # known for the whole text only
 
@@ -110,7 +135,7 @@ def limits_of(collator: Any, columns: Sequence[str], made_on_the_fly: bool) -> d
     if hasattr(collator, "token_limits"):
         limits: dict[str, Limit] = dict(collator.token_limits())
     else:
-        sizes = {column: getattr(collator, name, None) for column, name in _SETTING.items()}
+        sizes = {column: getattr(collator, name, None) for column, name in SETTING.items()}
         limits = {column: Limit(size, None) for column, size in sizes.items() if isinstance(size, int)}
     if made_on_the_fly and PROMPT in limits and PROMPT not in columns:
         limits.setdefault(TEXT, limits.pop(PROMPT))
@@ -167,7 +192,7 @@ def _sentence(long: TooLong, num_rows: int) -> str:
     what = "prompts" if long.column == PROMPT else "texts"
     return (
         f"{len(long.rows):,} of {num_rows:,} {what} have more than the {long.limit.tokens:,} tokens that fit "
-        f"({long.limit.setting or _SETTING[long.column]}), the longest {int(long.lengths.max()):,}"
+        f"({long.limit.setting or SETTING[long.column]}), the longest {int(long.lengths.max()):,}"
     )
 
 
@@ -182,6 +207,6 @@ def _refusal(long: TooLong, num_rows: int, name: str, where: Callable[[int], str
     choices = "truncate or drop" if long.column == PROMPT else "truncate, drop or split"
     return (
         f"{name}: {_sentence(long, num_rows)}. The first is {where(int(long.rows[0]))}.\n"
-        f"Raise {long.limit.setting or _SETTING[long.column]}, or set too_long to {choices} "
+        f"Raise {long.limit.setting or SETTING[long.column]}, or set too_long to {choices} "
         f"(too_long=… for all data, or datamodule.dataset_managers.{name}.too_long=…)."
     )

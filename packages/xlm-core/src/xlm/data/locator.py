@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from xlm.data.hashing import code_version, file_digest
+from xlm.data.joined import JoinedSource
 from xlm.data.selection import Reading, Slice, without_slice
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.imports import get_function
@@ -32,7 +33,7 @@ from xlm.utils.text_files import (
 )
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 
 ROWS_AT_ONCE = 1000
@@ -158,8 +159,13 @@ class Source(Protocol):
     def where(self, number: int) -> str: ...
 
 
+# A file, a list of files and patterns, a folder or a hub name; or the parts of a mixture by name, each of them a source
+# or the fields of a data set.
+Named = str | Sequence[str] | Mapping[str, Any]
+
+
 def locate(
-    full_name: str | Sequence[str] | None,
+    full_name: Named | None,
     *,
     name: str | None = None,
     split: str | None = None,
@@ -185,6 +191,8 @@ def locate(
         return reading.selected(generator)
     if not full_name:
         raise DataError("A dataset needs full_name (a file, a folder or a hub name) or dataset_constructor_str.")
+    if isinstance(full_name, Mapping):
+        return _joined(full_name, num_examples, reading)
     if not isinstance(full_name, str):
         source: Source = _files(list(chain.from_iterable(_listed_files(each) for each in full_name)), reading)
     else:
@@ -254,7 +262,11 @@ class HeldOutPart:
 
     def _numbered_rows(self, tokenizer: Any) -> Iterator[tuple[int, dict[str, Any]]]:
         rows = enumerate(self.source.rows(tokenizer))
-        return ((number, row) for number, row in rows if self._part_of(row) == self.part)
+        return ((number, row) for number, row in rows if self.has(row))
+
+    def has(self, row: Any) -> bool:
+        """Whether a row of the source belongs to this part."""
+        return self._part_of(row) == self.part
 
     def _part_of(self, row: Any) -> str:
         text = json.dumps(row, sort_keys=True, default=str, ensure_ascii=True)
@@ -266,8 +278,22 @@ class HeldOutPart:
         return "train"
 
 
+def _joined(parts: Mapping[str, Any], num_examples: int | None, reading: Reading) -> Source:
+    """The sources of a mixture's parts, without those that are generated."""
+    sources = []
+    for part in parts.values():
+        fields = part if isinstance(part, Mapping) else {"full_name": part}
+        if named := fields.get("data_file") or fields.get("full_name"):
+            place = {name: fields.get(name) for name in ("name", "split", "revision")}
+            sources.append(locate(named, **place, reading=reading))
+    if not sources:
+        raise DataError("No part of the mixture names a file, a folder or a data set on the hub.")
+    source = sources[0] if len(sources) == 1 else JoinedSource(tuple(sources))
+    return source if num_examples is None else FirstRows(source, num_examples)
+
+
 def part_of_files(
-    files: Mapping[str, str | Sequence[str] | None],
+    files: Mapping[str, Named | None],
     part: str,
     held_out: Mapping[str, float],
     reading: Reading = _AS_USUAL,
@@ -409,6 +435,10 @@ class SavedSource(_Folder):
         return {"saved": _folder_identity(self.folder), "split": self.split}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        return _dataset_rows(self.dataset())
+
+    def dataset(self) -> Dataset:
+        """The split, memory-mapped."""
         from datasets import DatasetDict, load_from_disk
 
         loaded = load_from_disk(str(self.folder))
@@ -417,7 +447,7 @@ class SavedSource(_Folder):
         elif self.split is not None and self.split != str(loaded.split):
             own = f"is the split '{loaded.split}'" if loaded.split is not None else "has no splits"
             raise DataError(f"{self.folder} {own}, so it has no split '{self.split}'. Name the folder alone.")
-        return _dataset_rows(loaded)
+        return loaded
 
     def where(self, number: int) -> str:
         return f"{self.folder}{f' ({self.split})' if self.split else ''}, row {number + 1}"
@@ -437,6 +467,10 @@ class FolderSource(_Folder):
 
     def where(self, number: int) -> str:
         return next(islice((row.where for row in self._rows()), number, None), str(self.folder))
+
+    def files(self) -> list[Path] | None:
+        """The files of a whole split; None for a slice of splits."""
+        return self._splits().get(self.split or "")
 
     def _rows(self) -> Iterator[Row]:
         splits = self._splits()
@@ -505,19 +539,26 @@ class HubSource:
         return identity | {"revision": self.revision}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        return _dataset_rows(self._loaded(streaming=False))
+
+    def iterable(self) -> IterableDataset:
+        """The rows in shards that are read while they are downloaded."""
+        found: IterableDataset = self._loaded(streaming=True)
+        return found
+
+    def _loaded(self, streaming: bool) -> Any:
         from datasets import load_dataset
 
         if self.split is None:
             raise DataError(f"Which split of {self.path}? Write {self.path}/train, or split: train.")
         try:
-            dataset = load_dataset(self.path, self.config, split=self.split, revision=self.revision)
+            return load_dataset(self.path, self.config, split=self.split, revision=self.revision, streaming=streaming)
         except (OSError, ValueError) as error:  # not found, offline, no such config or split
             raise DataError(
                 f"The data set {self.name} ({self.path}) cannot be loaded: {error}\n"
                 "It is not a local file or folder, and the hub did not provide it. A mirror with the same columns "
                 "can be used instead: full_name=path/to/mirror/train."
             ) from error
-        return _dataset_rows(dataset)
 
     def where(self, number: int) -> str:
         return f"{self.path}{f' ({self.split})' if self.split else ''}, row {number + 1}"

@@ -12,9 +12,11 @@ from typing import Any, cast
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from xlm.data.cache import CacheEntry, DataCache
+from xlm.data.collate import Limit
+from xlm.data.endless import EndlessLoader, endless_loader
 from xlm.data.fitting import POLICIES, TEXT, fitted, limits_of
 from xlm.data.functional import BATCHED, GROUP_SIZE, NUM_BYTES, process_groups
-from xlm.data.hashing import code_version
+from xlm.data.hashing import code_version, hash_of
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, check_options, make_loader
 from xlm.data.locator import (
     AFTER_NUM_EXAMPLES,
@@ -23,17 +25,23 @@ from xlm.data.locator import (
     FirstRows,
     FolderSource,
     GeneratorSource,
+    HeldOutPart,
+    Named,
     SavedSource,
     Source,
     locate,
     part_of_files,
 )
 from xlm.data.mapping import RowError, RowFunction, map_chunks
+from xlm.data.mixtures import joined_content, part_managers
+from xlm.data.on_the_fly import accepted_keys
 from xlm.data.prepare_progress import ShareRead, shown
 from xlm.data.rows import ArrowRows, Chunk, ListRows, Rows
 from xlm.data.selection import Reading, removed_from
+from xlm.data.stream_examples import HELD_OUT_OF_STREAM, SHUFFLE_BUFFER, Preparation, StreamOfSource
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
+from xlm.utils.annotations import Count
 from xlm.utils.imports import get_function
 from xlm.utils.instantiate import check_arguments, promises_types
 from xlm.utils.rank_zero import RankedLogger
@@ -132,6 +140,23 @@ class Step:
         """The step as `example -> example`: columns that the function returns are added or replaced."""
         return partial(_apply, get_function(self.path), tokenizer, self.kwargs)
 
+    def bind_keyed(self, tokenizer: Any) -> Callable[..., dict[str, Any]]:
+        """The step as `example, noise_seed=, epoch=, row= -> example`; the function gets those that it names."""
+        function = get_function(self.path)
+        names = tuple(name for name in accepted_keys(function) if name not in self.kwargs)
+        return partial(_apply_keyed, function, tokenizer, self.kwargs, names)
+
+
+def _apply_keyed(
+    function: Callable[..., Any],
+    tokenizer: Any,
+    kwargs: dict[str, Any],
+    names: tuple[str, ...],
+    example: dict[str, Any],
+    **keys: int,
+) -> dict[str, Any]:
+    return _apply(function, tokenizer, {**kwargs, **{name: keys[name] for name in names}}, example)
+
 
 def _apply(
     function: Callable[..., Any], tokenizer: Any, kwargs: dict[str, Any], example: dict[str, Any]
@@ -181,14 +206,16 @@ class DatasetManager:
 
     #: Whether `debug=overfit` replaces these examples with the training batch.
     follows_overfit_batch = True
+    #: Whether `streaming` and mixtures apply; data for evaluation are always prepared.
+    can_stream = True
 
     def __init__(
         self,
         collator: Callable[[list[dict[str, Any]]], Any] | None = None,
-        full_name: str | Sequence[str] | None = None,
+        full_name: Named | None = None,
         *,
-        data_file: str | Sequence[str] | None = None,
-        data_files: Mapping[str, str | Sequence[str] | None] | None = None,
+        data_file: Named | None = None,
+        data_files: Mapping[str, Named | None] | None = None,
         part: str = "train",
         held_out: Mapping[str, float] | None = None,
         reading: Mapping[str, Any] | None = None,
@@ -207,14 +234,22 @@ class DatasetManager:
         columns_to_keep: Sequence[str] | None = None,
         dataloader_kwargs: Mapping[str, Any] | None = None,
         too_long: str | None = None,
+        streaming: bool = False,
+        shuffle_buffer: Count = SHUFFLE_BUFFER,
+        mixture: Mapping[str, Any] | None = None,
         role: str | None = None,
         stages: Sequence[str] | None = None,
     ) -> None:
+        fields = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if num_examples is not None and num_examples < 0:
             raise DataError(f"num_examples of a data set is {num_examples}, and must be positive (null: all).")
         self.collator = collator
         named = data_file or full_name
-        self.full_name = named if named is None or isinstance(named, str) else [str(name) for name in named]
+        self.full_name: Named | None
+        if named is None or isinstance(named, str):
+            self.full_name = named
+        else:
+            self.full_name = plain(named) if isinstance(named, Mapping | DictConfig) else [str(name) for name in named]
         #: (files of the parts, this part, shares held out) of a user's own data.
         self.own = None if data_files is None else (plain(data_files), part, plain(held_out or {}))
         #: Whether another source replaces that of a task, of which the task's num_examples knows nothing.
@@ -234,12 +269,27 @@ class DatasetManager:
         self.label: str | None = None
         self.role = _one_of("role", role, ROLES) if role is not None else None
         self.stages = tuple(_one_of("stage", stage, STAGES) for stage in (STAGES if stages is None else stages))
+        #: The data sets of a mixture, by name; empty for other sets.
+        self.parts: dict[str, DatasetManager] = part_managers(type(self), fields) if self.can_stream else {}
+        self.mixture = plain(mixture or {})
+        self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
+        self.stream: StreamOfSource | None = None
         self.rows: Rows | None = None
         self._prepared: tuple[tuple[Path, Any], CacheEntry, Rows] | None = None
         #: The number of examples that don't fit into their block, which `too_long` decides about.
         self.num_too_long = 0
         #: Source, number of examples and a hash of the prepared data; None before preparation, and for generated data.
         self.content: dict[str, Any] | None = None
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether training batches never end: a stream or a mixture."""
+        return self.can_stream and (self.streaming or bool(self.parts))
+
+    def cached_sets(self, name: str) -> dict[str, DatasetManager]:
+        """The sets in the cache, by name: this one, or those of a mixture's parts; none for a stream."""
+        sets = {f"{name}.{part}": manager for part, manager in self.parts.items()} or {name: self}
+        return {label: manager for label, manager in sets.items() if not (manager.streaming and manager.can_stream)}
 
     def check(self, key: str) -> None:
         """ConfigError for an argument below `key` that the loader or one of the named functions does not accept."""
@@ -259,6 +309,8 @@ class DatasetManager:
         """The source of the raw examples; `DataError` when the config does not describe one."""
         if self.own is not None:
             source, most = part_of_files(*self.own, self.reading), self.source_options["num_examples"]
+            if self.streaming and not self.can_stream and most is None and isinstance(source, HeldOutPart):
+                most = HELD_OUT_OF_STREAM
             return source if most is None else FirstRows(source, most)
         return locate(
             self.full_name,
@@ -284,6 +336,9 @@ class DatasetManager:
         Raises:
             DataError: a row cannot be used, or some rows don't fit into their block and must.
         """
+        if self.is_endless:
+            self._open(tokenizer, cache_dir, num_workers, rewritten)
+            return None
         asked = (Path(cache_dir), tokenizer)
         # A training run calls this several times: before it resumes, from Lightning, and to open the rows.
         if self._prepared is not None and self._prepared[0] == asked:
@@ -318,14 +373,12 @@ class DatasetManager:
                 f"datamodule.dataset_managers.{self.label or 'SPLIT.NAME'}.num_examples=null"
             )
         if removed:
-            counts = ", ".join(f"{count:,} {reason}" for reason, count in removed.items())
+            counts = ", ".join(f"{reason}: {count:,}" for reason, count in removed.items())
             log.warning(f"{name}: rows of {place} that are left out: {counts}.")
 
     def _fitted(self, source: Source, rows: ArrowRows) -> Rows:
         """The rows after `too_long` is applied; messages about them are logged the first time only."""
-        limits = limits_of(self.collator, rows.column_names, self.on_the_fly is not None)
-        if self.on_the_fly is not None and self.on_the_fly.kwargs.get("block_size") is not None:
-            limits.pop(TEXT, None)  # which cuts it
+        limits = self._limits(rows.column_names)
         where = source.where if self.group is None else (lambda number: f"block {number + 1} of {source.name}")
         name = self.label or source.name
         long = [rows.longer_than(column, limit.tokens)[0] for column, limit in limits.items()]
@@ -340,8 +393,50 @@ class DatasetManager:
         if self.rows is not None:
             return
         self.prepare(tokenizer, cache_dir, num_workers)
-        assert self._prepared is not None
-        self.rows = self._prepared[2]
+        for part in self.parts.values():
+            part.setup(tokenizer, cache_dir, num_workers)
+        if self._prepared is not None:
+            self.rows = self._prepared[2]
+
+    def _open(
+        self, tokenizer: Any, cache_dir: Path | str, num_workers: int | None, rewritten: set[Path] | None
+    ) -> None:
+        """Check a stream by its first row, or prepare the parts of a mixture."""
+        if self.parts:
+            for name, part in self.parts.items():
+                part.label = f"{self.label}.{name}" if self.label else name
+                part.prepare(tokenizer, cache_dir, num_workers, rewritten)
+            self.content = joined_content({name: part.content for name, part in self.parts.items()})
+        elif self.stream is None:
+            source = self.source()
+            preparation = self._preparation(source, tokenizer)
+            self.stream = StreamOfSource(source, tokenizer, preparation, self._limits)
+            if not isinstance(source, GeneratorSource):
+                digest = hash_of(source.identity())
+                self.content = {"source": source.name, "num_examples": 0, "digest": digest}
+
+    def _preparation(self, source: Source, tokenizer: Any) -> Preparation:
+        """What `prepare` does with all rows, for a stream's rows."""
+        group = on_the_fly = None
+        if self.group is not None:
+            step = self._group_step()
+            group = partial(get_function(step.path), tokenizer=tokenizer, **step.kwargs)
+            on_the_fly = None if self.on_the_fly is None else self.on_the_fly.bind(tokenizer)
+        return Preparation(
+            self._row_function(tokenizer),
+            None if self.columns_to_keep is None else partial(_keep, self.columns_to_keep),
+            on_the_fly,
+            group,
+            policy=self.too_long,
+            name=self.label or source.name,
+        )
+
+    def _limits(self, columns: Sequence[str]) -> dict[str, Limit]:
+        """The most tokens of each column that the collator takes."""
+        limits = limits_of(self.collator, columns, self.on_the_fly is not None)
+        if self.on_the_fly is not None and self.on_the_fly.kwargs.get("block_size") is not None:
+            limits.pop(TEXT, None)  # which cuts it
+        return limits
 
     def _no_examples(self, place: str, has_no_rows: bool) -> str:
         name = f"{self.label}: " if self.label else "The data set "
@@ -416,29 +511,66 @@ class DatasetManager:
         world_size: int = 1,
         rows: Rows | None = None,
         repeats: int = 1,
-    ) -> StatefulTrainLoader | EvalLoader:
+        accumulate: int = 1,
+        measure_every: int = 0,
+    ) -> StatefulTrainLoader | EndlessLoader | EvalLoader:
         """Batches for `split`: shuffled and resumable for train, in order and complete otherwise.
 
-        `rows` replaces the data set's own rows; `repeats` lengthens an epoch of train.
+        `rows` replaces the data set's own rows; `repeats` lengthens an epoch of train; `accumulate` is the number of
+        batches of one process in an optimizer step. Streams and mixtures are endless; a mixture's batches have the
+        rows of each part apart in one of `measure_every` steps.
         """
+        if rows is None and (self.parts or self.stream is not None):
+            steps = {"accumulate": accumulate, "measure_every": measure_every}
+            return self._endless_loader(split, tokenizer, seed=seed, rank=rank, world_size=world_size, **steps)
         rows = self.rows if rows is None else rows
         if rows is None or self.collator is None:
             name = self.full_name or self.dataset_constructor_str
             raise DataError(f"{name} has no rows or no collator. Call setup first.")
         if "batch_size" not in self.dataloader_kwargs:
             raise DataError("A dataset needs dataloader_kwargs.batch_size.")
-        processor = self.on_the_fly.bind(tokenizer) if self.on_the_fly and not self.group else None
         return make_loader(
             rows,
             self.collator,
             train=split == "train",
-            processor=processor,
+            processor=self.processor(tokenizer),
             seed=seed,
             rank=rank,
             world_size=world_size,
             repeats=repeats,
             **self.dataloader_kwargs,
         )
+
+    def _endless_loader(self, split: str, tokenizer: Any, **options: int) -> EndlessLoader:
+        if self.collator is None:
+            raise DataError(f"{self.label or self.full_name} has no collator.")
+        if split != "train":
+            raise DataError(f"{self.label or self.full_name}: streams and mixtures are for training only.")
+        parts = self.parts or {"": self}
+        opened = {name: part.stream or part.rows for name, part in parts.items()}
+        return endless_loader(
+            {name: source for name, source in opened.items() if source is not None},
+            {name: part.shuffle_buffer for name, part in parts.items()},
+            {name: part.processor(tokenizer) for name, part in parts.items()},
+            self.collator,
+            self.mixture,
+            self.dataloader_kwargs,
+            **options,
+        )
+
+    def first_rows(self, most: int) -> Rows:
+        """The rows; of a stream, the first ones, and of a mixture, those of its parts one after the other."""
+        if self.parts:
+            each = [part.first_rows(-(-most // len(self.parts))) for part in self.parts.values()]
+            return ListRows(row for rows in each for row in rows.fetch(range(min(most, len(rows)))))
+        if self.stream is not None:
+            return ListRows(self.stream.first(most))
+        assert self.rows is not None
+        return self.rows
+
+    def processor(self, tokenizer: Any) -> Callable[..., dict[str, Any]] | None:
+        """What runs whenever an example is fetched; with packing, `on_the_fly` runs before it."""
+        return self.on_the_fly.bind_keyed(tokenizer) if self.on_the_fly and not self.group else None
 
 
 class LocalDatasetManager(DatasetManager):
@@ -457,7 +589,11 @@ class LocalDatasetManager(DatasetManager):
 class EvalDatasetManager(DatasetManager):
     """A data set for evaluation only: every example once and in order, in any split."""
 
-    def get_dataloader(self, split: str, tokenizer: Any, **options: Any) -> StatefulTrainLoader | EvalLoader:
+    can_stream = False
+
+    def get_dataloader(
+        self, split: str, tokenizer: Any, **options: Any
+    ) -> StatefulTrainLoader | EndlessLoader | EvalLoader:
         return super().get_dataloader("test" if split == "train" else split, tokenizer, **options)
 
 

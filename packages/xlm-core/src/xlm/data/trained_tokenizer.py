@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from xlm.data.functional import as_messages, nested_value
 from xlm.data.hashing import code_version, hash_of
-from xlm.data.locator import part_of_files
+from xlm.data.locator import Named, part_of_files
 from xlm.data.pretrained_tokenizers import CompleteTokenizer, load_auto_tokenizer
 from xlm.data.selection import Reading
 from xlm.errors import DataError
@@ -47,7 +47,7 @@ T = TypeVar("T", bound=TrainedTokenizer)
 
 def tokenizer_of_files(
     tokenizer: str | None,
-    data_files: Mapping[str, str | Sequence[str] | None],
+    data_files: Mapping[str, Named | None],
     columns: Sequence[str],
     held_out: Mapping[str, float] | None = None,
     vocab_size: int = 4096,

@@ -111,8 +111,7 @@ def texts_rows(datamodule: TextDataModule, split: str) -> Rows:
         if isinstance(manager, UnconditionalGenerationDatasetManager) or datamodule.role(split, name) != "loss":
             continue
         manager.setup(datamodule.tokenizer, datamodule.cache_dir, datamodule.num_dataset_workers)
-        assert manager.rows is not None
-        return manager.rows
+        return manager.first_rows(TRAIN_EXAMPLES)
     raise DataError(f"The data has no texts in the split '{split}' (datamodule.dataset_managers.{split}).")
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from xlm.data.endless import EndlessLoader
 from xlm.datamodule import TextDataModule
 from xlm.harness import Harness
 from xlm.protocols import call_at, call_loss
@@ -118,7 +119,9 @@ def find_samples(cfg: DictConfig, datamodule: TextDataModule) -> list[Sample]:
         collator = _unresolved(cfg, f"datamodule.dataset_managers.{split}.{name}.collator")
         key = (role, str(collator))
         if manager.rows is not None and key not in found:
-            data = manager.get_dataloader(split, datamodule.tokenizer, seed=datamodule.seed).dataset
+            loader = manager.get_dataloader(split, datamodule.tokenizer, seed=datamodule.seed)
+            assert not isinstance(loader, EndlessLoader)  # which has no rows
+            data = loader.dataset
             examples = tuple(data[number] for number in range(min(len(data), BATCH_SIZE)))
             found[key] = Sample(f"{split}/{name}", role, manager.collator, examples, call_limit(cfg))
     return [*found.values(), *_of_other_roles(cfg, datamodule, list(found.values()))]

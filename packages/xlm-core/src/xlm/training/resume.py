@@ -206,7 +206,8 @@ def align_progress(
     validation = loop["epoch_loop.val_loop.batch_progress"]
     validation_due = not in_flight and not unstepped and _validation_unfinished(batches, validation)
 
-    loader.update(epoch=epoch, batch=batch)
+    # Endless data count all batches, so they need the number that is taken back.
+    loader.update(epoch=epoch, batch=batch, rewound=in_flight + unstepped)
     done = batches["total"]["processed"] - unstepped
     batches.update(total=_all(done), current=_all(batch), is_last_batch=False)
     # Mark the epoch as started even if no batch of it is done: only then does Lightning restore loaders.

@@ -77,6 +77,51 @@ def read_lines(source: Path | str | IO[bytes], name: str | None = None, encoding
         yield from lines
 
 
+def can_be_split(path: Path) -> bool:
+    """Whether `lines_between` can read a file of lines: it is neither compressed nor UTF-16."""
+    if path.suffix in COMPRESSED:
+        return False
+    with path.open("rb") as file:
+        start = file.read(4)
+    return not any(start.startswith(mark) for mark, _ in _MARKS)
+
+
+def lines_between(path: Path, start: int, end: int) -> Iterator[str]:
+    """The lines, without line ends, that begin at a byte from `start` to before `end`, of a file that can be split.
+
+    Consecutive ranges have each line once. Lines are those of `read_lines`; an error names file and line as there.
+
+    Raises:
+        DataError: a line is not UTF-8, or contains a NUL byte.
+    """
+    with path.open("rb") as file:
+        if start:
+            file.seek(start - 1)
+            file.readline()  # the rest of a line that begins earlier
+        place = file.tell()
+        while place < end and (raw := file.readline()):
+            place += len(raw)
+            if place == len(raw):
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            try:
+                text = raw.decode("utf-8")
+            except UnicodeDecodeError:
+                text = "\0"
+            if "\0" in text:
+                text = _decoded(raw, f"{path}, line {line_number(path, place - len(raw))}", str(path))
+            yield _without_end(text)
+
+
+def line_number(path: Path, place: int) -> int:
+    """The number, from 1, of the line that begins at byte `place`. Reads the file up to there."""
+    number = 1
+    with path.open("rb") as file:
+        while place > 0 and (block := file.read(min(_BLOCK, place))):
+            number += block.count(b"\n")
+            place -= len(block)
+    return number
+
+
 class AmountRead:
     """How much this process has read, for displays of progress: bytes of files, and rows of data sets without any."""
 
