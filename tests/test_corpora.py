@@ -77,6 +77,17 @@ def tinygsm() -> None:
 
 
 PARTS = {"train": "train[:150]", "val": "train[150:170]", "test": "train[170:]"}
+
+
+def python_code() -> None:
+    Path("code").mkdir()
+    for number in range(80):
+        Path(f"code/m{number}.py").write_text(f"def f{number}(a):\n    b = a + {number}\n    return b\n")
+    problem = {"prompt": "def g(a):\n", "canonical_solution": "    b = a + 1\n    return b\n", "entry_point": "g",
+               "test": "def check(candidate):\n    assert candidate(1) == 2\n"}  # fmt: skip
+    Path("problems.jsonl").write_text(json.dumps(problem) + "\n")
+
+
 MANAGERS = "datamodule.dataset_managers"
 OF_PARTS = [f"{MANAGERS}.{split}.lm.split='{rows}'" for split, rows in PARTS.items()]
 CORPORA: dict[str, tuple[Callable[[], None], list[str]]] = {
@@ -94,10 +105,21 @@ CORPORA: dict[str, tuple[Callable[[], None], list[str]]] = {
         ["input_block_size=48", "block_size=96", f"{MANAGERS}.train.lm.split='train[6:]'"]
         + [f"{MANAGERS}.val.{name}.split='train[:6]'" for name in ("lm", "prediction")],
     ),
+    "python_code": (python_code, ["block_size=48", "vocab_size=300", "corpus_file=code"]),
+    "python_code_infill": (
+        python_code,
+        [
+            "block_size=48",
+            "vocab_size=300",
+            "corpus_file=code",
+            "human_eval_file=problems.jsonl",
+            "test_after_training=true",
+            f"{MANAGERS}.test.unconditional_prediction.num_examples=1",
+        ],
+    ),
 }
-# Each corpus once and each family with every change, all of them every night.
-OFTEN = {("lm1b", "mlm"), ("owt_packed", "arlm"), ("text8", "mdlm"), ("stories_infill", "ilm"), ("qm9", "arlm"),
-         ("uniref50", "mlm"), ("tinygsm", "arlm")}  # fmt: skip
+# Some with every change, all of them with every family every night.
+OFTEN = {("lm1b", "mlm"), ("stories_infill", "ilm"), ("qm9", "arlm"), ("python_code_infill", "mdlm")}
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +144,7 @@ def trained(corpus: str, family: str, *overrides: str) -> dict[str, float]:
         pytest.param(corpus, family, marks=() if (corpus, family) in OFTEN else pytest.mark.slow)
         for corpus in CORPORA
         for family in FAMILIES
-        if (corpus, family) != ("stories_infill", "arlm")  # which fills no gaps
+        if not (corpus.endswith("_infill") and family == "arlm")  # which fills no gaps
     ],
 )
 def test_every_family_learns_from_every_corpus(corpus: str, family: str) -> None:
@@ -130,6 +152,8 @@ def test_every_family_learns_from_every_corpus(corpus: str, family: str) -> None
     assert metrics["val/lm/accumulated_loss"] > 0
     if corpus == "stories_infill":
         assert metrics["val/infill_prediction/exact_match"] < 1
+    if corpus == "python_code_infill":
+        assert metrics["test/infill_prediction/passes_tests"] == metrics["test/infill_prediction/valid"] == 0
     if corpus == "tinygsm":
         assert metrics["val/prediction/valid"] == metrics["val/prediction/runs"] == 0
     if corpus == "qm9":

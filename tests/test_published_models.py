@@ -17,7 +17,9 @@ import pytest
 from safetensors.torch import load_file
 
 from xlm.compose import load_config
+from xlm.compose.other_data import with_data_of
 from xlm.data.trained_tokenizer import train_tokenizer
+from xlm.errors import MissingRoleError
 
 PUBLISHED = Path(__file__).with_name("published")
 RUN_COMMANDS = PUBLISHED / "run_commands.py"
@@ -177,6 +179,23 @@ def test_the_test_set_of_a_text_can_be_replaced_or_removed(change: str) -> None:
     assert ("lm" in own.test) == (not change.startswith("~"))
     if "lm" in own.test:
         assert own.test.lm.split == managers.test.lm.split == "train[-110000:-100000]"
+
+
+def test_an_older_model_is_evaluated_on_other_data_with_its_own_collator() -> None:
+    cfg = load_config(["experiment=lm1b_tested_gaplm", "data_files.test=own.txt"])
+    other = with_data_of(cfg, "wikitext", "test")
+    assert list(other.datamodule.dataset_managers) == ["test"]
+    manager = other.datamodule.dataset_managers.test.lm
+    assert manager.full_name.startswith("Salesforce/wikitext")
+    assert manager.data_file is None
+    assert manager.collator._target_ == "gaplm.datamodule_gaplm.GapCollator"
+    assert manager.on_the_fly_group_processor_kwargs.block_size == cfg.block_size - 2
+    assert other.global_components.tokenizer == cfg.global_components.tokenizer
+    assert other.reported_metrics == cfg.reported_metrics
+    assert cfg.datamodule.dataset_managers.test.lm.full_name == "billion-word-benchmark/lm1b/test"
+    # It knows no loader of samples.
+    with pytest.raises(MissingRoleError, match="no collator for the role 'seq2seq_pred', which datamodule 'math500'"):
+        with_data_of(cfg, "math500", "test")
 
 
 # Runs.

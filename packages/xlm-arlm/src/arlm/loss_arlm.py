@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Integer
@@ -11,6 +11,7 @@ from torch import Tensor
 from arlm.types_arlm import ARLMBatch, ARLMLossDict
 from xlm.harness import Harness, LossFunction
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
+from xlm.modules.packing import packed
 
 
 class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
@@ -20,6 +21,7 @@ class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
     in language modelling, the answer and its EOS with a prompt.
     """
 
+    packs: ClassVar[bool] = True
     nll_name = "nll"
     nll_of = "the sampler that writes from left to right, at temperature 1 and unfiltered"
 
@@ -60,7 +62,9 @@ class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
 
     def _targets_and_hidden(self, batch: ARLMBatch) -> tuple[Tensor, Tensor]:
         """Targets (N,) and the hidden vectors (N, d) that predict them."""
-        hidden = self.model.hidden(batch["input_ids"], batch["attention_mask"], left_padded=batch.get("left_padded"))
+        hidden = self.model.hidden(
+            batch["input_ids"], batch["attention_mask"], left_padded=batch.get("left_padded"), **packed(batch)
+        )
         target_ids = batch["target_ids"].reshape(-1)
         index = batch.get("target_index")
         if index is None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.modules.attention import KVCache, positions_from_mask
+from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
 
 
@@ -21,6 +22,8 @@ class RotaryARLM(RotaryNetwork):
         dropout, activation, layer_norm_eps: of every layer.
         max_length, rotary_base, rotary_max_frequency: see `rotary_stack`.
     """
+
+    packs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class RotaryARLM(RotaryNetwork):
         *,
         left_padded: bool | None = None,
         cache: KVCache | None = None,
+        token_index: Integer[Tensor, " tokens"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """Hidden vectors before the output layer.
 
@@ -70,7 +74,9 @@ class RotaryARLM(RotaryNetwork):
             left_padded: False where the caller knows that no row starts with padding. Padding on the right comes
                 after every real token, so causality hides it and the kernel's causal flag does without a mask.
             cache: keys and values of earlier tokens, extended by these.
+            token_index: real tokens in the flattened batch, which saves computing the padding; see `Packing`.
         """
+        packing = Packing.of(attention_mask, token_index)
         if cache is not None:
             positions, attention_mask = cache.advance(input_ids, attention_mask)
         elif attention_mask is not None:
@@ -79,11 +85,13 @@ class RotaryARLM(RotaryNetwork):
                 left_padded = not (on_cpu and bool(attention_mask[:, 0].all()))
             if not left_padded:
                 attention_mask = None
-            elif positions is None:
+            elif positions is None and packing is None:
                 positions = positions_from_mask(attention_mask)
+        if packing is not None:
+            input_ids, positions = packing.pack(input_ids), packing.positions(positions)
         x = self.embed_tokens(input_ids)
-        hidden: Tensor = self.layers(x, attention_mask, positions, is_causal=True, cache=cache)
-        return hidden
+        hidden: Tensor = self.layers(x, attention_mask, positions, is_causal=True, cache=cache, packing=packing)
+        return hidden if packing is None else packing.unpack(hidden)
 
     def forward(
         self,

@@ -17,6 +17,8 @@ class ARLMBatch(TypedDict):
     target_ids: Integer[Tensor, "batch length"]
     # Where target_ids is not -100, as indices into the flattened (B·L) positions.
     target_index: NotRequired[Integer[Tensor, " targets"]]
+    # Real tokens in the flattened (B·L) positions, for batches whose padding is not computed.
+    token_index: NotRequired[Integer[Tensor, " tokens"]]
     # Whether some row starts with padding; only then does causal attention need a mask.
     left_padded: NotRequired[bool]
 

@@ -146,6 +146,12 @@ class TextDataModule(LightningDataModule):
         """For each split, the name behind each of Lightning's dataloader indices."""
         return {split: dict(enumerate(managers)) for split, managers in self.dataset_managers.items()}
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether a training set has batching=packed."""
+        managers = self.dataset_managers["train"].values()
+        return any(manager.dataloader_kwargs.get("batching") == "packed" for manager in managers)
+
     def contents(self, split: str) -> dict[str, dict[str, Any]]:
         """Source, number of examples and hash of each prepared data set of a split, by name; not of generated ones."""
         managers = self.dataset_managers[split].items()

@@ -82,6 +82,7 @@ class Harness(TermWeightedModule):
         self._make("model")
         self._check_tokenizer()
         self._make("loss_function")
+        self._check_packing()
         self.predictor: Any = self.instantiate_predictor(cfg)
         for component in (self.loss_function, self.predictor):
             attach(component, "model", self.model)
@@ -125,6 +126,15 @@ class Harness(TermWeightedModule):
     def _check_tokenizer(self) -> None:
         if isinstance(self.model, ChecksTokenizer):
             self.model.check_tokenizer(self.tokenizer)
+
+    def _check_packing(self) -> None:
+        is_packed = isinstance(self.datamodule, TextDataModule) and self.datamodule.is_packed
+        for part in (self.model, self.loss_function) if is_packed else ():
+            if part is not None and not getattr(part, "packs", False):
+                raise ConfigError(
+                    f"batching=packed: {type(part).__name__} cannot compute packed batches. Set batching=buckets.",
+                    key="batching",
+                )
 
     def instantiate_loss_function(self, cfg: DictConfig | None = None) -> Any:
         """Build the loss from the config's `loss`; None for a model that only predicts."""

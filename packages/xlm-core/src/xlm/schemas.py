@@ -47,6 +47,8 @@ class Root(Options):
     per_device_batch_size: Count = option(64, "examples per forward pass on one device")
     per_device_val_batch_size: Count = option(64, "the same for validation, test and generation")
     global_batch_size: Count | None = option(None, "examples per optimizer step, reached by accumulation")
+    batching: Literal["longest", "buckets", "packed"] | None = option(None, "how rows become batches; longest if null")
+    max_tokens_per_batch: Count | None = option(None, "most tokens of a batch on one device; needs batching")
     max_tokens: Tokens | None = option(None, "length of training in tokens, instead of trainer.max_steps")
     block_size: Count | None = option(None, "length of an answer or of a whole sequence, in tokens")
     input_block_size: Count | None = option(None, "length of a prompt, in tokens")

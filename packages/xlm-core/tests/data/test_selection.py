@@ -119,7 +119,7 @@ def test_filters_and_duplicates_are_counted(tmp_path: Path, functions: str, capl
             entry = DatasetManager(None, str(tmp_path / "a.txt"), **options).prepare(TOKENIZER, tmp_path / "cache")
         assert entry is not None
         assert len(entry.rows) == 3
-        assert f"rows of {tmp_path}/a.txt that are left out: 2 duplicates, 2 filtered." in caplog.text
+        assert f"rows of {tmp_path}/a.txt that are left out: duplicates: 2, filtered: 2." in caplog.text
         caplog.clear()
     # A duplicate is never in two parts, and the parts together have every text once.
     files = {"train": str(tmp_path / "a.txt")}

@@ -63,8 +63,8 @@ def test_the_judge_compares_boxes() -> None:
 
 
 def test_columns() -> None:
-    def characters(texts: list[str], add_special_tokens: bool) -> dict[str, Any]:
-        return {"input_ids": [list(map(ord, text)) for text in texts]}
+    def characters(text: str, add_special_tokens: bool) -> dict[str, Any]:
+        return {"input_ids": list(map(ord, text))}
 
     found = math_preprocess({"problem": "1+1?", "answer": "2"}, characters)
     assert "".join(map(chr, found["input_ids"])) == r"\boxed{2}"

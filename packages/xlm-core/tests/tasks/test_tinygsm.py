@@ -20,9 +20,9 @@ PROGRAM = '''def simple_math_problem() -> int:
 '''
 
 
-def characters(texts: list[str], add_special_tokens: bool) -> dict[str, Any]:
+def characters(text: str, add_special_tokens: bool) -> dict[str, Any]:
     assert not add_special_tokens
-    return {"input_ids": [[ord(character) for character in text] for text in texts]}
+    return {"input_ids": [ord(character) for character in text]}
 
 
 def texts(example: dict[str, Any]) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from xlm.data.collate import IGNORE
 from xlm.decoding.counter_rng import Stream, derive, uniform
 from xlm.errors import ConfigError
 from xlm.harness import Harness, LossFunction
+from xlm.modules.packing import packed
 from xlm.sampling import sampling_dtype
 
 LENGTH_LOSSES = ("binary_ce", "ce")
@@ -40,6 +41,7 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
         chunk_elements: at most this many logits exist at a time.
     """
 
+    packs: ClassVar[bool] = True
     nll_name = "sampler_nll_bound"
     nll_of = "the sampler that inserts one token at a time at temperature 1, unfiltered, and stops as often as CLS says"
 
@@ -80,7 +82,9 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
         dataloader_name: str | None = None,
     ) -> ILMLossDict:
         """`loss` (nats per row, or per step with "elbo"), its two parts per row, and a bound on −log p of every row."""
-        hidden = self.model.hidden(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        hidden = self.model.hidden(
+            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], **packed(batch)
+        )
         head = self.model.final_layer
         open_gaps = batch["attention_mask"] & ~batch["constraint"]
         slot_index = batch.get("slot_index")

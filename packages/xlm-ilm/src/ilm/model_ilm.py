@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.modules.attention import drop_full_mask, positions_from_mask
 from xlm.modules.layers import init_transformer_weights
+from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
 from xlm.modules.rotary_transformer import RotaryTransformerFinalLayerForClassification
 
@@ -23,6 +26,8 @@ class RotaryILM(RotaryNetwork):
             with 2 it says complete or not.
         max_length, short_conv, rotary_base, rotary_max_frequency: see `rotary_stack`.
     """
+
+    packs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class RotaryILM(RotaryNetwork):
         attention_mask: Bool[Tensor, "batch length"] | None = None,
         token_type_ids: Integer[Tensor, "batch length"] | None = None,
         positions: Integer[Tensor, "batch length"] | None = None,
+        token_index: Integer[Tensor, " tokens"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """Hidden vectors before both heads.
 
@@ -64,14 +70,18 @@ class RotaryILM(RotaryNetwork):
             attention_mask: (B, L), True where a token is real; None = all.
             token_type_ids: (B, L), 0 CLS, 1 prompt, 2 the rest; None = all 2.
             positions: (B, L); None counts the real tokens of each row from 0, so that padding moves nothing.
+            token_index: real tokens in the flattened batch, which saves computing the padding; see `Packing`.
         """
+        packing = Packing.of(attention_mask, token_index)
         types = torch.full_like(input_ids, 2) if token_type_ids is None else token_type_ids
         attention_mask = drop_full_mask(attention_mask)
-        if attention_mask is not None and positions is None:
+        if packing is not None:
+            input_ids, types, positions = packing.pack(input_ids), packing.pack(types), packing.positions(positions)
+        elif attention_mask is not None and positions is None:
             positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids) + self.embed_types(types)
-        hidden: Tensor = self.layers(x, attention_mask, positions)
-        return hidden
+        hidden: Tensor = self.layers(x, attention_mask, positions, packing=packing)
+        return hidden if packing is None else packing.unpack(hidden)
 
     def length_logits(
         self, hidden: Float[Tensor, "batch length d_model"], cls_position: Integer[Tensor, " batch"]

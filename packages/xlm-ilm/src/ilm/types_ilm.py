@@ -25,6 +25,8 @@ class ILMRows(TypedDict):
     # True where nothing may be inserted to the right: CLS, prompt, padding, closed gaps of an infilling.
     constraint: Bool[Tensor, "batch length"]
     cls_position: Integer[Tensor, " batch"]
+    # Real tokens in the flattened (B·L) positions, for batches whose padding is not computed.
+    token_index: NotRequired[Integer[Tensor, " tokens"]]
 
 
 class ILMBatch(ILMRows):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.modules.attention import drop_full_mask, positions_from_mask
 from xlm.modules.length_model import LengthModel
+from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
 
 
@@ -24,6 +27,8 @@ class DiTMDLM(RotaryNetwork):
         max_length, short_conv, rotary_base, rotary_max_frequency: see `rotary_stack`.
         num_text_lengths: lengths that the length model knows, for `text_length=modelled`; None for no length model.
     """
+
+    packs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class DiTMDLM(RotaryNetwork):
         attention_mask: Bool[Tensor, "batch length"] | None = None,
         sigma: Float[Tensor, " batch"] | None = None,
         positions: Integer[Tensor, "batch length"] | None = None,
+        token_index: Integer[Tensor, " tokens"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """What the output layer reads.
 
@@ -70,19 +76,23 @@ class DiTMDLM(RotaryNetwork):
             attention_mask: (B, L), True where a token is real; padding is seen by nobody and moves no position.
             sigma: (B,), σ(t) of each row; not looked at without time conditioning.
             positions: (B, L); None counts the real tokens of each row from 0.
+            token_index: real tokens in the flattened batch, which saves computing the padding; see `Packing`.
         """
+        packing = Packing.of(attention_mask, token_index)
         attention_mask = drop_full_mask(attention_mask)
-        if positions is None and attention_mask is not None:
+        if packing is not None:
+            input_ids, positions = packing.pack(input_ids), packing.positions(positions)
+        elif positions is None and attention_mask is not None:
             positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids)
         if not self.time_conditioning:
-            hidden: Tensor = self.final_layer.norm_final(self.layers(x, attention_mask, positions))
-            return hidden
+            hidden: Tensor = self.final_layer.norm_final(self.layers(x, attention_mask, positions, packing=packing))
+            return hidden if packing is None else packing.unpack(hidden)
         if sigma is None:
             raise ValueError("A network with time conditioning needs sigma, the σ(t) of each row.")
         c = torch.nn.functional.silu(self.embed_sigma(sigma))
-        modulated: Tensor = self.final_layer.hidden(self.layers(x, c, attention_mask, positions), c)
-        return modulated
+        modulated: Tensor = self.final_layer.hidden(self.layers(x, c, attention_mask, positions, packing), c, packing)
+        return modulated if packing is None else packing.unpack(modulated)
 
     def forward(
         self,

@@ -75,8 +75,8 @@ def _described(split: str, name: str, manager: DatasetManager, entry: CacheEntry
     rows = entry.rows
     counts = {column: rows.num_items(column) for column in (PROMPT, TEXT) if column in rows.column_names}
     longest = [counts[column][1] if column in counts else None for column in (PROMPT, TEXT)]
-    changed = [f"{manager.num_too_long:,} {_DONE[manager.too_long]}"] if manager.num_too_long else []
-    changed += [f"{count:,} {reason}" for reason, count in entry.removed.items() if reason != AFTER_NUM_EXAMPLES]
+    changed = [f"{_DONE[manager.too_long]}: {manager.num_too_long:,}"] if manager.num_too_long else []
+    changed += [f"{reason}: {count:,}" for reason, count in entry.removed.items() if reason != AFTER_NUM_EXAMPLES]
     num_bytes = sum(file.stat().st_size for file in entry.path.iterdir())
     return Prepared(
         split,
@@ -95,7 +95,7 @@ def _described(split: str, name: str, manager: DatasetManager, entry: CacheEntry
 def print_table(prepared: Sequence[Prepared], cache_dir: Path, console: Console) -> None:
     """Print a line per data set: rows, tokens, the longest, what was changed, size, seconds; then the folders."""
     table = Table(title="Prepared data", title_justify="left")
-    table.add_column("set")
+    table.add_column("set", overflow="fold")
     for column in ("rows", "tokens", "longest"):
         table.add_column(column, justify="right")
     table.add_column("changed")

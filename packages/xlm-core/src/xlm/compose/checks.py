@@ -173,12 +173,25 @@ def check_collators(cfg: DictConfig, model_type: str) -> None:
 def check_batch_sizes(cfg: DictConfig) -> None:
     """ConfigError if `global_batch_size` cannot be reached, as far as known without counting devices."""
     per_device, together = cfg.get("per_device_batch_size"), cfg.get("global_batch_size")
+    if cfg.get("max_tokens_per_batch") is not None:
+        _check_token_budget(cfg)
     if together is None:
         return
     num_nodes = OmegaConf.select(cfg, "trainer.num_nodes")
     devices = OmegaConf.select(cfg, "trainer.devices")
     known = devices if isinstance(devices, int) and devices > 0 else None
     check_divisible(together, per_device, num_nodes if isinstance(num_nodes, int) else 1, known)
+
+
+def _check_token_budget(cfg: DictConfig) -> None:
+    if cfg.get("batching") not in ("buckets", "packed"):
+        raise ConfigError("max_tokens_per_batch needs batching=buckets or batching=packed.", key="max_tokens_per_batch")
+    if cfg.get("global_batch_size") is not None:
+        raise ConfigError(
+            "max_tokens_per_batch and global_batch_size contradict each other: batches have different numbers of "
+            "rows. Set trainer.accumulate_grad_batches instead of global_batch_size.",
+            key="max_tokens_per_batch",
+        )
 
 
 def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:

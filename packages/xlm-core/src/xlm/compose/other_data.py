@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.checks import check_collators, check_roles
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
@@ -12,7 +12,7 @@ from xlm.errors import ConfigError
 _MANAGERS = "datamodule.dataset_managers"
 
 
-def with_data_of(cfg: DictConfig, name: str, split: str, data_file: str | ListConfig | None = None) -> DictConfig:
+def with_data_of(cfg: DictConfig, name: str, split: str, data_file: str | list[str] | None = None) -> DictConfig:
     """A copy of a run's configuration whose loaders of `split` are those of the datamodule `name`; no other split.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from xlm.data.batching import PackedCollator
 from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import noise_seeds, time_quantiles
 from xlm.data.mixtures import PartOrder, Phase, mixture_phases
@@ -26,8 +27,6 @@ ENDLESS = 2**40
 # The key of a batch of a mixture with its parts: `of_rows`, (B,) int64, the part of each row, and `batches`, in one of
 # `measure_every` steps a batch of the rows of each part, by its number.
 PARTS = "xlm_parts"
-# Options of loaders that sort examples by length.
-_NEEDS_LENGTHS = ("batching", "max_tokens_per_batch")
 # Marks kept for every lane of a checkpoint: enough for batches that are taken back.
 _KEPT_MARKS = 3
 
@@ -435,11 +434,15 @@ def endless_loader(
         raise DataError("A dataset needs dataloader_kwargs.batch_size.")
     batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle", None) is not False
     options.pop("drop_last", None)  # no batch is the last one
-    if given := [name for name in _NEEDS_LENGTHS if options.pop(name, None) is not None]:
+    batching, budget = options.pop("batching", None), options.pop("max_tokens_per_batch", None)
+    if batching == "buckets" or budget is not None:
+        given = "batching=buckets" if budget is None else f"max_tokens_per_batch={budget}"
         raise DataError(
-            f"dataloader_kwargs.{given[0]} needs the lengths of all examples, which streams and mixtures don't know. "
-            "Set it to null."
+            f"{given} needs the lengths of all examples, which streams and mixtures don't know. "
+            "batching=packed doesn't need them."
         )
+    if batching == "packed":
+        collate = PackedCollator(collate)
     if not options.get("num_workers"):
         options |= {"num_workers": 0, "prefetch_factor": None, "persistent_workers": False}
     parts: dict[str, Part] = {}

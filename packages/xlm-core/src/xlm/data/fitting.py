@@ -49,6 +49,10 @@ class TruncatedRows:
                     forget_bytes(row)
         return rows
 
+    def lengths(self, column: str) -> Ints | None:
+        found = self._rows.lengths(column)
+        return found if found is None or column not in self._limits else np.minimum(found, self._limits[column])
+
 
 class RemainingRows:
     """Rows without the indices in `dropped`, which is sorted."""
@@ -56,6 +60,7 @@ class RemainingRows:
     def __init__(self, rows: Rows, dropped: Ints) -> None:
         self._rows = rows
         self._num_dropped = len(dropped)
+        self._dropped = dropped
         # The number of rows kept before each dropped one.
         self._before = dropped - np.arange(len(dropped))
 
@@ -65,6 +70,10 @@ class RemainingRows:
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         wanted = np.asarray(indices, dtype=np.int64)
         return self._rows.fetch((wanted + np.searchsorted(self._before, wanted, side="right")).tolist())
+
+    def lengths(self, column: str) -> Ints | None:
+        found = self._rows.lengths(column)
+        return None if found is None else np.delete(found, self._dropped)
 
 
 class SplitRows:
@@ -94,6 +103,21 @@ class SplitRows:
                 row[TEXT] = row[TEXT][number * self._limit : (number + 1) * self._limit]
                 forget_bytes(row)
         return rows
+
+    def lengths(self, column: str) -> Ints | None:
+        found = self._rows.lengths(column)
+        if found is None:
+            return None
+        pieces = np.ones(len(found), dtype=np.int64)
+        pieces[self._long] = self._pieces
+        ends = np.cumsum(pieces)
+        split = np.repeat(found, pieces)
+        if column == TEXT:
+            number = np.arange(len(split)) - np.repeat(ends - pieces, pieces)
+            split = np.minimum(
+                split - number * self._limit, np.where(np.repeat(pieces, pieces) > 1, self._limit, split)
+            )
+        return split
 
 
 def forget_bytes(row: dict[str, Any]) -> None:

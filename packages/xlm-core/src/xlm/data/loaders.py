@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from xlm.data.batching import Batching, Cuts, PackedCollator, bounds_of, cuts_of
 from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import noise_seeds, time_quantiles
 from xlm.data.on_the_fly import accepted_keys
-from xlm.data.rows import Rows
+from xlm.data.rows import Ints, Rows
 from xlm.errors import DataError
+from xlm.utils.annotations import Count
 from xlm.utils.instantiate import building, check_arguments
 
 
@@ -35,6 +37,7 @@ class TrainOrder:
     So all ranks together see the batches of one process with the global batch size. With `drop_last`, a ragged last
     global batch is dropped (unless it is the only one); without it, its examples are spread over the ranks as evenly
     as possible, and dropped if there are fewer of them than ranks. `repeats` permutations make one longer epoch.
+    `cuts` may cut the permutation otherwise, by the lengths of the rows.
     """
 
     num_examples: int
@@ -45,6 +48,7 @@ class TrainOrder:
     shuffle: bool = True
     drop_last: bool = True
     repeats: int = 1
+    cuts: Cuts | None = None
 
     def __post_init__(self) -> None:
         _check(self.num_examples, self.batch_size, self.world_size)
@@ -55,6 +59,8 @@ class TrainOrder:
 
     @property
     def _num_batches_once(self) -> int:
+        if self.cuts is not None:
+            return self.cuts.num_batches
         full, rest = divmod(self.num_examples, self.global_batch_size)
         keeps_rest = rest >= self.world_size and (full == 0 or not self.drop_last)
         return full + keeps_rest
@@ -69,15 +75,24 @@ class TrainOrder:
         first_repeat, first_batch = divmod(start, self._num_batches_once)
         for repeat in range(first_repeat, self.repeats):
             drawn = epoch * self.repeats + repeat
-            order = self._order(drawn)
+            order, bounds = self._cut(drawn)
+            starts = bounds.tolist()
             for number in range(first_batch, self._num_batches_once):
-                start = number * self.global_batch_size
-                places = np.arange(start, min(start + self.global_batch_size, self.num_examples))
-                ours = np.array_split(places, self.world_size)[self.rank]
-                yield [Key(drawn, int(order[place]), place) for place in ours.tolist()]
+                ours = number * self.world_size + self.rank
+                start, end = starts[ours], starts[ours + 1]
+                yield [Key(drawn, row, start + n) for n, row in enumerate(order[start:end].tolist())]
             first_batch = 0
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _cut(self, epoch: int) -> tuple[Ints, Ints]:
+        """Rows by place, and the place at which each batch of each rank begins; last, the number of places."""
+        order = self._order(epoch)
+        if self.cuts is not None:
+            return self.cuts.cut(order, np.random.default_rng((self.seed, epoch, 1)) if self.shuffle else None)
+        starts = np.arange(self._num_batches_once) * self.global_batch_size
+        sizes = np.minimum(self.global_batch_size, self.num_examples - starts)
+        return order, bounds_of(sizes, self.world_size)
+
+    def _order(self, epoch: int) -> Ints:
         if not self.shuffle:
             return np.arange(self.num_examples)
         return np.random.default_rng((self.seed, epoch)).permutation(self.num_examples)
@@ -143,7 +158,7 @@ logger = logging.getLogger(__name__)
 
 Collate = Callable[[list[dict[str, Any]]], Any]
 Processor = Callable[..., dict[str, Any]]
-_OWN_OPTIONS = ("batch_size", "shuffle", "drop_last")
+_OWN_OPTIONS = ("batch_size", "shuffle", "drop_last", "batching", "max_tokens_per_batch")
 _DATALOADER_OPTIONS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers", "timeout")
 
 
@@ -257,12 +272,13 @@ class StatefulTrainLoader(_Loader):
             self._untouched = False
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Epoch and number of batches handed out; the end of an epoch is the start of the next."""
         epoch, position = self._epoch, self._position
         if position >= len(self):
             epoch, position = epoch + 1, 0
         order = self.order
+        cuts = {} if order.cuts is None else {"cuts": order.cuts.identity}
         return {
             "epoch": epoch,
             "batch": position,
@@ -270,9 +286,10 @@ class StatefulTrainLoader(_Loader):
             "global_batch_size": order.global_batch_size,
             "num_examples": order.num_examples,
             "seed": order.seed,
+            **cuts,
         }
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Start the next `iter()` at the saved position; with another batch size, at the nearest earlier one."""
         self._epoch, self._position, self._untouched = state["epoch"], state["batch"], True
         order = self.order
@@ -280,6 +297,12 @@ class StatefulTrainLoader(_Loader):
             logger.warning(
                 "The saved run had %d training examples and seed %d, this run has %d and %d: epoch %d starts over.",
                 state["num_examples"], state["seed"], order.num_examples, order.seed, self._epoch,
+            )  # fmt: skip
+            self._position = 0
+        elif state.get("cuts") != (cuts := None if order.cuts is None else order.cuts.identity):
+            logger.warning(
+                "The saved run had batches of %s, this run has %s: epoch %d starts over.",
+                state.get("cuts") or "random rows", cuts or "random rows", self._epoch,
             )  # fmt: skip
             self._position = 0
         elif state["global_batch_size"] != order.global_batch_size:
@@ -379,10 +402,14 @@ def make_loader(
     shuffle: bool | None = None,
     drop_last: bool | None = None,
     repeats: int = 1,
+    batching: Batching | None = None,
+    max_tokens_per_batch: Count | None = None,
     **options: Any,
 ) -> StatefulTrainLoader | EvalLoader:
     """A loader over `rows`; by default, training is shuffled and drops a ragged last batch.
 
+    `batching` and `max_tokens_per_batch` say how rows of training become batches: see `xlm.data.batching`. Evaluation
+    keeps its order and its batches, and is packed where training is.
     `processor(example)` runs whenever an example is fetched; it gets those of `xlm.data.on_the_fly.KEYS` that it takes.
     `options` are passed to torch: num_workers, pin_memory, prefetch_factor, persistent_workers, timeout.
     """
@@ -390,10 +417,26 @@ def make_loader(
     if not options.get("num_workers"):
         options |= {"num_workers": 0, "prefetch_factor": None, "persistent_workers": False}
     examples = KeyedExamples(rows, seed, processor)
+    collator = collate
+    if batching == "packed":
+        collate = PackedCollator(collate)
     if not train:
         if shuffle or drop_last:
             raise DataError("Evaluation sees every example once and in order: shuffle and drop_last must be false.")
         return EvalLoader(examples, collate, EvalOrder(len(rows), batch_size, rank, world_size), **options)
+    cuts = None
+    if batching is not None or max_tokens_per_batch is not None:
+        _check(len(rows), batch_size, world_size)
+        cuts = cuts_of(
+            rows,
+            collator,
+            batching or "longest",
+            max_tokens_per_batch,
+            batch_size=batch_size,
+            world_size=world_size,
+            drop_last=drop_last is not False,
+            made_on_the_fly=processor is not None,
+        )
     order = TrainOrder(
         num_examples=len(rows),
         batch_size=batch_size,
@@ -403,6 +446,7 @@ def make_loader(
         shuffle=shuffle is not False,
         drop_last=drop_last is not False,
         repeats=repeats,
+        cuts=cuts,
     )
     return StatefulTrainLoader(examples, collate, order, **options)
 

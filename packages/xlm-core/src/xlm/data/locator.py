@@ -326,7 +326,7 @@ class GeneratorSource:
     """The examples from a class or function, called `constructor(tokenizer, num_examples, **kwargs)`.
 
     If it reads anything else, it should identify that by plain data in `constructor.source_identity()`. An argument
-    `path` names a file that it reads instead.
+    `path` names a file or folder that it reads instead.
     """
 
     constructor: str
@@ -347,7 +347,8 @@ class GeneratorSource:
             "kwargs": self.kwargs,
         }
         if path := self.kwargs.get("path"):
-            return identity | {"file": _file_identity(_existing(Path(path).expanduser()))}
+            place = _existing(Path(path).expanduser())
+            return identity | {"file": _folder_identity(place) if place.is_dir() else _file_identity(place)}
         more = getattr(constructor, "source_identity", None)
         return identity if more is None else identity | {"reads": more()}
 
@@ -628,7 +629,7 @@ def _check_type(path: Path) -> None:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
+    if not path.exists():
         raise _no_such_file(path)
     return path
 

@@ -373,7 +373,7 @@ class DatasetManager:
                 f"datamodule.dataset_managers.{self.label or 'SPLIT.NAME'}.num_examples=null"
             )
         if removed:
-            counts = ", ".join(f"{count:,} {reason}" for reason, count in removed.items())
+            counts = ", ".join(f"{reason}: {count:,}" for reason, count in removed.items())
             log.warning(f"{name}: rows of {place} that are left out: {counts}.")
 
     def _fitted(self, source: Source, rows: ArrowRows) -> Rows:

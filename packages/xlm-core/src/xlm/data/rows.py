@@ -29,6 +29,10 @@ class Rows(Protocol):
 
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
 
+    def lengths(self, column: str) -> Ints | None:
+        """The number of items in `column` of every row, without fetching rows; None without such a column."""
+        ...
+
 
 class ListRows:
     """Examples in memory."""
@@ -41,6 +45,11 @@ class ListRows:
 
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [dict(self._rows[i]) for i in indices]
+
+    def lengths(self, column: str) -> Ints | None:
+        if not self._rows or column not in self._rows[0]:
+            return None
+        return np.fromiter((len(row[column]) for row in self._rows), dtype=np.int64, count=len(self._rows))
 
 
 class SubsetRows:
@@ -55,6 +64,10 @@ class SubsetRows:
 
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return self._rows.fetch([self._indices[i] for i in indices])
+
+    def lengths(self, column: str) -> Ints | None:
+        found = self._rows.lengths(column)
+        return None if found is None else found[self._indices]
 
 
 class ArrowRows:
@@ -97,6 +110,12 @@ class ArrowRows:
             rows.append(places + end - len(shard))
             lengths.append(found[places])
         return np.concatenate(rows), np.concatenate(lengths)
+
+    def lengths(self, column: str) -> Ints | None:
+        """The lengths of the lists in `column`, from the offsets that Arrow stores; None without such a column."""
+        if column not in self.column_names:
+            return None
+        return np.concatenate([shard.columns[column].lengths() for shard in self._shards])
 
     def num_items(self, column: str) -> tuple[int, int]:
         """The number of items in all lists of `column` together, and in the longest list; 0 without such a column."""

@@ -62,7 +62,7 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     values = [override for override in parsed if override.key_or_group != _STRATEGY]
     for override in values:
         if override.key_or_group.split("@")[0] in _groups():
-            name = override.input_line.partition("=")[2]
+            name = str(override.input_line).partition("=")[2]
             is_data = job == "eval" and override.key_or_group == "datamodule"
             instead = f"To evaluate on other data, give eval.data={name}." if is_data else ""
             raise ConfigError(

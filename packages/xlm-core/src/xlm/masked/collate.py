@@ -63,6 +63,8 @@ class MaskedBatch(TypedDict):
     target_ids: Integer[Tensor, "batch length"]
     # Where target_ids is not -100, as indices into the flattened (B·L) positions.
     target_index: NotRequired[Integer[Tensor, " masks"]]
+    # Real tokens in the flattened (B·L) positions, for batches whose padding is not computed.
+    token_index: NotRequired[Integer[Tensor, " tokens"]]
     # What could have been masked.
     maskable: Bool[Tensor, "batch length"]
     # From which follows with which probability a maskable token of the row was masked.
@@ -255,6 +257,13 @@ class MasksRows:
     tokenizer: Tokenizer
     low_variance: bool
     t_min: float
+    text_length: TextLength | None
+    loss_on_padding: bool | None
+
+    @property
+    def fills_block(self) -> bool:
+        """Whether every text or answer is filled to the block, so that there are no lengths to sort by."""
+        return of_collator(self.text_length, self.loss_on_padding) in FILLED
 
     def __post_init__(self) -> None:
         check_mask_token(self.tokenizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Integer
@@ -14,6 +14,7 @@ from xlm.masked.collate import MaskedLossDict
 from xlm.masked.elbo import Method, batch_bound, clean_ids, coded_ids
 from xlm.masked.text_length import length_nll, likelihood_of
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
+from xlm.modules.packing import packed
 from xlm.protocols import LossFunction
 from xlm.sampling import sampling_dtype
 
@@ -29,6 +30,7 @@ class MaskedLoss(LossFunction[Any, MaskedLossDict]):
     masked positions only.
     """
 
+    packs: ClassVar[bool] = True
     nll_name = "nll"
     nll_of = "the sampler that fills one mask at a time in random order, at temperature 1 and unfiltered"
 
@@ -78,7 +80,7 @@ class MaskedLoss(LossFunction[Any, MaskedLossDict]):
         reduction: Literal["mean", "none"] = "none",
     ) -> Tensor:
         """−log p of targets at flat positions of rows `ids`, whose attention mask is that of the batch."""
-        features = self.model.features(ids, batch["attention_mask"], **condition)
+        features = self.model.features(ids, batch["attention_mask"], **condition, **packed(batch))
         rows = features.reshape(-1, features.shape[-1])[index]
         head = self.model.output_layer
         exclude = (self.tokenizer.mask_token_id,)
@@ -101,7 +103,7 @@ class MaskedLoss(LossFunction[Any, MaskedLossDict]):
         maskable = batch["maskable"]
         z = clean_ids(batch, self.tokenizer.pad_token_id).masked_fill(maskable, self.tokenizer.mask_token_id)
         all_masked = torch.ones(len(z), dtype=sampling_dtype(z.device), device=z.device)
-        features = self.model.features(z, batch["attention_mask"], **self.condition(all_masked))
+        features = self.model.features(z, batch["attention_mask"], **self.condition(all_masked), **packed(batch))
         logits: Tensor = self.model.output_layer(features[maskable])
         logits[:, self.tokenizer.mask_token_id] = -torch.inf
         return logits.argmax(dim=-1)

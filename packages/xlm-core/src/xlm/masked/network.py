@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.modules.attention import drop_full_mask, positions_from_mask
 from xlm.modules.length_model import LengthModel
+from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
 
 
@@ -20,6 +23,8 @@ class RotaryMaskedNetwork(RotaryNetwork):
         max_length, short_conv, rotary_base, rotary_max_frequency: see `rotary_stack`.
         num_text_lengths: lengths that the length model knows, for `text_length=modelled`; None for no length model.
     """
+
+    packs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class RotaryMaskedNetwork(RotaryNetwork):
         input_ids: Integer[Tensor, "batch length"],
         attention_mask: Bool[Tensor, "batch length"] | None = None,
         positions: Integer[Tensor, "batch length"] | None = None,
+        token_index: Integer[Tensor, " tokens"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """What the output layer reads.
 
@@ -57,13 +63,17 @@ class RotaryMaskedNetwork(RotaryNetwork):
             input_ids: (B, L), masks where tokens are to be predicted.
             attention_mask: (B, L), True where a token is real; padding is seen by nobody and moves no position.
             positions: (B, L); None counts the real tokens of each row from 0.
+            token_index: real tokens in the flattened batch, which saves computing the padding; see `Packing`.
         """
+        packing = Packing.of(attention_mask, token_index)
         attention_mask = drop_full_mask(attention_mask)
-        if positions is None and attention_mask is not None:
+        if packing is not None:
+            input_ids, positions = packing.pack(input_ids), packing.positions(positions)
+        elif positions is None and attention_mask is not None:
             positions = positions_from_mask(attention_mask)
-        x = self.layers(self.embed_tokens(input_ids), attention_mask, positions)
-        features: Tensor = self.final_layer.norm_final(x)
-        return features
+        x = self.embed_tokens(input_ids)
+        features: Tensor = self.final_layer.norm_final(self.layers(x, attention_mask, positions, packing=packing))
+        return features if packing is None else packing.unpack(features)
 
     def forward(
         self,

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
+    from xlm.modules.packing import Packing
     from xlm.modules.position import RotaryEmbedding
 
 
@@ -233,16 +234,21 @@ def rotary_self_attention(
     is_causal: bool = False,
     cache: LayerKVCache | None = None,
     force_flash_attn: bool = False,
+    packing: Packing | None = None,
 ) -> Float[Tensor, "batch length d_model"]:
     """Multi-head attention on fused projections (query, key, value: heads × head dim each), with rotation.
 
     With a cache, keys and values of these tokens are appended to it and attention runs over all it holds; the
-    mask then covers all of them.
+    mask then covers all of them. With a packing, projections, positions and result are packed; the mask is that of the
+    padded rows.
     """
     B, L, width = qkv.shape
     qkv = qkv.view(B, L, 3 * nhead, width // (3 * nhead)).transpose(1, 2)
     qk, v = qkv.split((2 * nhead, nhead), dim=1)
-    q, k = rotary_emb(qk, positions).chunk(2, dim=1)
+    qk = rotary_emb(qk, positions)
+    if packing is not None:
+        qk, v = packing.unpack(qk), packing.unpack(v)
+    q, k = qk.chunk(2, dim=1)
     if cache is not None:
         k, v = cache.append(k, v)
     out = attention(
@@ -254,4 +260,5 @@ def rotary_self_attention(
         block_mask=block_mask,
         force_flash_attn=force_flash_attn,
     )
-    return out.transpose(1, 2).reshape(B, L, width // 3)
+    out = out.transpose(1, 2).flatten(2)
+    return out if packing is None else packing.pack(out)

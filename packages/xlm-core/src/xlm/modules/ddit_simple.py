@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Integer, Shaped
@@ -21,6 +21,9 @@ from xlm.modules.layers import (
     share_rotary,
 )
 from xlm.modules.position import RotaryEmbedding
+
+if TYPE_CHECKING:
+    from xlm.modules.packing import Packing
 
 __all__ = ["DDiTLayer", "DDiTLayerList", "DDitFinalLayer", "RotaryEmbedding", "TimestepEmbedder"]
 
@@ -48,11 +51,16 @@ class TimestepEmbedder(nn.Module):
 
 def modulate(
     x: Float[Tensor, "batch length d_model"],
-    shift: Float[Tensor, "batch d_model"],
-    scale: Float[Tensor, "batch d_model"],
+    shift: Float[Tensor, "batch #length d_model"],
+    scale: Float[Tensor, "batch #length d_model"],
 ) -> Float[Tensor, "batch length d_model"]:
-    """x · (1 + scale) + shift, the same at every position."""
-    return torch.addcmul(shift.unsqueeze(1), x, 1 + scale.unsqueeze(1))
+    """x · (1 + scale) + shift, the same at every position, or each position's own."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def _at_positions(per_row: Tensor, packing: Packing | None) -> Tensor:
+    """(B, width) as (B, 1, width), or for packed rows as (1, T, width)."""
+    return per_row.unsqueeze(1) if packing is None else packing.spread(per_row)
 
 
 class DDiTLayer(nn.Module):
@@ -105,11 +113,16 @@ class DDiTLayer(nn.Module):
         c: Float[Tensor, "batch d_cond"],
         attention_mask: Bool[Tensor, "*mask"] | None,
         positions: Integer[Tensor, "*batch length"] | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
-        """attention_mask None, (B, L) or (B, Q, K), True = attend; positions None = 0..L−1."""
+        """attention_mask None, (B, L) or (B, Q, K), True = attend; positions None = 0..L−1.
+
+        With a packing, x and positions are packed, and the mask is that of the padded rows.
+        """
         if self.short_conv is not None:
-            x = self.short_conv(x, attention_mask)
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaln_modulation(c).chunk(6, dim=-1)
+            x = self.short_conv(x, attention_mask, packing)
+        modulation = _at_positions(self.adaln_modulation(c), packing)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
         attended = rotary_self_attention(
             self.attn_qkv(modulate(self.norm1(x), shift1, scale1)),
             self.nhead,
@@ -117,10 +130,11 @@ class DDiTLayer(nn.Module):
             attention_mask,
             positions,
             force_flash_attn=self.force_flash_attn,
+            packing=packing,
         )
-        x = torch.addcmul(x, gate1.unsqueeze(1), self.dropout(self.o_proj(attended)))
+        x = torch.addcmul(x, gate1, self.dropout(self.o_proj(attended)))
         fed = self.dropout(self.mlp(modulate(self.norm2(x), shift2, scale2)))
-        return torch.addcmul(x, gate2.unsqueeze(1), fed)
+        return torch.addcmul(x, gate2, fed)
 
 
 class DDiTLayerList(nn.ModuleList):
@@ -142,10 +156,11 @@ class DDiTLayerList(nn.ModuleList):
         c: Float[Tensor, "batch d_cond"],
         attention_mask: Bool[Tensor, "*mask"] | None,
         positions: Integer[Tensor, "*batch length"] | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """All layers in turn; arguments as for one layer."""
         for layer in self:
-            x = layer(x, c, attention_mask, positions)
+            x = layer(x, c, attention_mask, positions, packing)
         return x
 
 
@@ -163,10 +178,13 @@ class DDitFinalLayer(nn.Module):
         _zero(self.adaln_modulation)
 
     def hidden(
-        self, x: Float[Tensor, "batch length d_model"], c: Float[Tensor, "batch d_cond"]
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        c: Float[Tensor, "batch d_cond"],
+        packing: Packing | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
-        """What the linear map reads, for a loss that runs it on some rows only."""
-        shift, scale = self.adaln_modulation(c).chunk(2, dim=-1)
+        """What the linear map reads, for a loss that runs it on some rows only. With a packing, x is packed."""
+        shift, scale = _at_positions(self.adaln_modulation(c), packing).chunk(2, dim=-1)
         return modulate(self.norm_final(x), shift, scale)
 
     def forward(

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from xlm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from xlm.modules.packing import Packing
     from xlm.modules.position import RotaryEmbedding
 
 
@@ -35,17 +36,23 @@ class ShortConvolution(nn.Module):
         nn.init.normal_(self.weight, std=0.5)
 
     def forward(
-        self, x: Float[Tensor, "batch length d_model"], attention_mask: Bool[Tensor, "*mask"] | None = None
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        attention_mask: Bool[Tensor, "*mask"] | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
-        """attention_mask None, (B, L) or (B, L, L), True = attend: a hidden neighbour counts as none."""
+        """attention_mask None, (B, L) or (B, L, L), True = attend: a hidden neighbour counts as none.
+
+        With a packing, x is packed, and the mask is not used: a neighbour is one in the padded row.
+        """
         left, right = pad(x[:, :-1], (0, 0, 1, 0)), pad(x[:, 1:], (0, 0, 0, 1))
-        if attention_mask is not None:
-            seen_left, seen_right = _visible_neighbours(attention_mask)
+        if packing is not None or attention_mask is not None:
+            seen_left, seen_right = _visible_neighbours(attention_mask) if packing is None else packing.neighbours()
             left, right = left * seen_left.unsqueeze(-1), right * seen_right.unsqueeze(-1)
         return torch.addcmul(torch.addcmul(x, self.weight[0], left), self.weight[1], right)
 
 
-def _visible_neighbours(mask: Bool[Tensor, "*mask"]) -> tuple[Tensor, Tensor]:
+def _visible_neighbours(mask: Any) -> tuple[Tensor, Tensor]:
     """(B, L) twice: whether each token may see the one before it, and the one behind it."""
     if mask.ndim == 2:
         before, behind = mask[:, :-1], mask[:, 1:]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
     from xlm.modules.attention import KVCache, LayerKVCache
+    from xlm.modules.packing import Packing
 
 __all__ = [
     "RotaryEmbedding",
@@ -80,10 +81,12 @@ class RotaryTransformerLayer(nn.Module):
         *,
         is_causal: bool = False,
         cache: LayerKVCache | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """attention_mask None, (B, L) or (B, Q, K), True = attend; positions None = 0..L−1.
 
-        is_causal forbids later tokens on top of the mask. With a cache, the mask covers all cached keys too.
+        is_causal forbids later tokens on top of the mask. With a cache, the mask covers all cached keys too. With a
+        packing, input and positions are packed, and the mask is that of the padded rows.
 
         Raises:
             ValueError: with a short convolution, is_causal, a cache or a block mask: it would see what they hide.
@@ -91,7 +94,7 @@ class RotaryTransformerLayer(nn.Module):
         if self.short_conv is not None:
             if is_causal or cache is not None or block_mask is not None:
                 raise ValueError("A layer with short_conv looks at both neighbours: no is_causal, cache or block mask.")
-            inp = self.short_conv(inp, attention_mask)
+            inp = self.short_conv(inp, attention_mask, packing)
         attended = rotary_self_attention(
             self.attn_qkv(self.norm1(inp)),
             self.nhead,
@@ -102,6 +105,7 @@ class RotaryTransformerLayer(nn.Module):
             is_causal=is_causal,
             cache=cache,
             force_flash_attn=self.force_flash_attn,
+            packing=packing,
         )
         x = inp + self.dropout(self.o_proj(attended))
         return x + self.dropout(self.mlp(self.norm2(x)))
@@ -133,12 +137,13 @@ class RotaryTransformerLayerList(nn.ModuleList):
         *,
         is_causal: bool = False,
         cache: KVCache | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """All layers in turn; arguments as for one layer, but the cache is that of the whole stack."""
         x = inp
         for i, layer in enumerate(self):
             layer_cache = None if cache is None else cache[i]
-            x = layer(x, attention_mask, positions, block_mask, is_causal=is_causal, cache=layer_cache)
+            x = layer(x, attention_mask, positions, block_mask, is_causal=is_causal, cache=layer_cache, packing=packing)
         return x
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from xlm.modules.packing import TOKEN_INDEX
+
 _aten = torch.ops.aten
 # Operators with two factors, by the positions of these among the arguments.
 _PRODUCTS = {_aten.mm: (0, 1), _aten.addmm: (1, 2), _aten.bmm: (0, 1), _aten.baddbmm: (1, 2), _aten.convolution: (0, 1)}
@@ -23,7 +25,7 @@ _HEADS = ("xlm::summed_linear_cross_entropy", "xlm::linear_cross_entropy_rows")
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of one or several batches: `positions` (including padding), and `pairs`, Σ rows · length²."""
+    """The size of one or several batches: `positions` (padding too, if computed), and `pairs`, Σ rows · length²."""
 
     positions: int = 0
     pairs: int = 0
@@ -32,7 +34,8 @@ class Shape:
     def of(cls, parts: Sequence[Mapping[str, Any]]) -> Shape:
         """The shape of a batch's dicts of tensors."""
         ids = [part["input_ids"] for part in parts]
-        return cls(sum(x.numel() for x in ids), sum(x.numel() * x.shape[-1] for x in ids))
+        positions = sum(part.get(TOKEN_INDEX, part["input_ids"]).numel() for part in parts)
+        return cls(positions, sum(x.numel() * x.shape[-1] for x in ids))
 
     def __add__(self, other: Shape) -> Shape:
         return Shape(self.positions + other.positions, self.pairs + other.pairs)

@@ -103,12 +103,14 @@ class ProgressDisplay(Callback):
 
 
 def describe(values: dict[str, float]) -> str:
-    """The values that fit next to a bar: loss, learning rate, tokens per second."""
+    """The values that fit next to a bar: loss, learning rate, tokens per second, share of padding."""
     parts = [f"loss {v:.4f}" for k, v in values.items() if k.endswith("/accumulated_loss")][:1]
     if "train/lr" in values:
         parts.append(f"lr {values['train/lr']:.2e}")
     if "train/tokens_per_second" in values:
         parts.append(f"{values['train/tokens_per_second']:,.0f} tokens/s")
+    if "train/padding" in values:
+        parts.append(f"{values['train/padding']:.0%} padding")
     return "  ".join(parts)
 
 

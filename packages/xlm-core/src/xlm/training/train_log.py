@@ -34,10 +34,11 @@ class TrainLog(Callback):
     Tokens per second count real tokens, without padding. Validation and checkpoints do not count as time. Sums stay on
     the device and are read only here, so the steps in between never wait for it.
 
-    `train/padding` is the share of positions whose attention mask is off. `train/mfu` is the number of operations in
-    the model's matrix products per second (counted once, see `FlopTally`), divided by the peak that the device reached
-    for matrix products when training started; the time includes data loading. Both are for this process. There is no
-    mfu with `compile=true`, where operators are not visible, or for a model without matrix products.
+    `train/padding` is the share of computed positions whose attention mask is off. `train/mfu` is the number of
+    operations in the model's matrix products per second (counted once, see `FlopTally`), divided by the peak that the
+    device reached for matrix products when training started; the time includes data loading. Both are for this
+    process. There is no mfu with `compile=true`, where operators are not visible, or for a model without matrix
+    products.
     """
 
     def __init__(self) -> None:
