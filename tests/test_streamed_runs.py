@@ -76,7 +76,7 @@ def test_a_stopped_run_on_a_streamed_mixture_continues_exactly(
     names = {name for _, name, _ in logged("whole")}
     assert names >= {f"train/lm.{part}/part_{what}" for part in ("sums", "words") for what in ("loss", "share")}
     # Nothing was prepared but the rows that are held out.
-    assert {path.name.split("-")[2] for path in (folder / "data/cache").glob("sums-words-*")} == {"val"}
+    assert {path.name.split("-")[2] for path in (folder / "data/cache").glob("sums-words-*")} == {"val", "test"}
 
 
 def test_logging_the_parts_does_not_change_training() -> None:
