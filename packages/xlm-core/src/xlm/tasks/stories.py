@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from xlm.data.functional import ids_of_texts
 from xlm.data.locator import rows_of_file, type_of_file
 from xlm.errors import DataError
 from xlm.tasks.corpus_files import CorpusFile
@@ -91,7 +92,7 @@ def middle_missing(example: Mapping[str, Any], tokenizer: Any, **_: Any) -> dict
         raise DataError(f"a story needs three sentences, one of them to be missing, but this one has {len(sentences)}.")
     middle = len(sentences) // 2
     parts = ["".join(sentences[:middle]), sentences[middle], "".join(sentences[middle + 1 :])]
-    before, missing, after = tokenizer(parts, add_special_tokens=False)["input_ids"]
+    before, missing, after = ids_of_texts(parts, tokenizer)
     return {
         "input_ids": [*before, *missing, *after],
         "prompt_ids": [*before, *[tokenizer.mask_token_id] * len(missing), *after],
