@@ -45,8 +45,10 @@ def trained(name: str, steps: int, *overrides: str, family: str = "mdlm") -> Non
 
 
 def weights(name: str) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    return state
+    """The weights of a run and their averages."""
+    checkpoint = torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
+    averages = checkpoint.get("xlm_ema", {"average": {}})["average"]
+    return {**checkpoint["state_dict"], **{f"average of {key}": value for key, value in averages.items()}}
 
 
 def same_weights(one: str, other: str) -> bool:
