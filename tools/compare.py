@@ -3,7 +3,8 @@
 python tools/compare.py [--families arlm mlm] [--data star_mini] [--minutes 8] [--folder runs/compare] [override …]
 
 Without --minutes each family takes the steps of its own experiment. With it, the cost of a step is measured first, and
-`trainer.max_steps` follows from it. Overrides go to every family. Runs that are there already go on or are only tested.
+`trainer.max_steps` follows from it. Overrides go to every family; `datamodule=sudoku difficulty=mini` is another task
+with the settings of <data>_<family>. Runs that are there already go on or are only tested.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ COLUMNS = {
     "parameters": lambda r: number(r["parameters"]),
     "steps": lambda r: number(r["step"]),
     "CPU min": lambda r: number(r["training"]["cpu_seconds"] / 60, 1),
+    "valid": lambda r: percent(r, "valid"),
     "exact match": lambda r: percent(r, "exact_match"),
     "token accuracy": lambda r: percent(r, "token_accuracy"),
     "training tokens/s": lambda r: number(r["training"]["tokens_per_second"]),
@@ -156,13 +158,15 @@ def show(results: list[dict[str, Any]], data: str, console: Console) -> None:
     """A table on a terminal; in a file or pipe, the same as Markdown."""
     if not results:
         return
-    rows = [[cell(result) for cell in COLUMNS.values()] for result in results]
+    cells = {name: [cell(result) for result in results] for name, cell in COLUMNS.items()}
+    cells = {name: texts for name, texts in cells.items() if any(texts)}
+    rows = [list(row) for row in zip(*cells.values(), strict=True)]
     if not console.is_terminal:
-        for line in (list(COLUMNS), ["---"] * len(COLUMNS), *rows):
+        for line in (list(cells), ["---"] * len(cells), *rows):
             console.print("| " + " | ".join(line) + " |", highlight=False)
         return
     table = Table(title=data, title_justify="left")
-    for column in COLUMNS:
+    for column in cells:
         table.add_column(column, justify="left" if column == "family" else "right")
     for row in rows:
         table.add_row(*row)
