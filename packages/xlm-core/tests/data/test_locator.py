@@ -314,3 +314,12 @@ def test_a_data_set_without_splits_has_none(tmp_path: Path) -> None:
     assert list(locate(str(tmp_path / "saved")).rows(None)) == [{"text": "a"}]
     with pytest.raises(DataError, match=r"saved has no splits, so it has no split 'nonsense'\."):
         list(locate(str(tmp_path / "saved" / "nonsense")).rows(None))
+
+
+@pytest.mark.parametrize("path", ["xlm.tasks.countdown.Countdown", "xlm.tasks.arithmetic.Additions"])
+def test_a_generator_gets_the_split_also_through_its_base_class(path: str) -> None:
+    def rows(split: str | None) -> list[dict[str, Any]]:
+        return list(locate(None, split=split, dataset_constructor_str=path, num_examples=2).rows(None))
+
+    assert rows("train") == rows(None)
+    assert rows("val") != rows("train") != rows("test") != rows("val")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
-from inspect import signature
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +20,7 @@ from xlm.data.joined import JoinedSource
 from xlm.data.selection import Reading, Slice, without_slice
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.imports import get_function
+from xlm.utils.instantiate import parameter_names
 from xlm.utils.text_files import (
     COMPRESSED,
     AmountRead,
@@ -185,7 +185,7 @@ def locate(
     if not full_name and dataset_constructor_str is not None:
         kwargs = dict(dataset_kwargs or {})
         # Generators of published models don't expect it.
-        if split is not None and "split" in signature(get_function(dataset_constructor_str)).parameters:
+        if split is not None and "split" in parameter_names(get_function(dataset_constructor_str)):
             kwargs.setdefault("split", split)
         generator = GeneratorSource(dataset_constructor_str, num_examples, kwargs)
         return reading.selected(generator)

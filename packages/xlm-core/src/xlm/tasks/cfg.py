@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from random import Random
 from typing import ClassVar
 
@@ -17,6 +19,7 @@ from xlm.tasks.generated import Example, GeneratedExamples, checked_difficulty
 MAX_WORDS = 128
 
 Rules = Mapping[str, tuple[tuple[str, ...], ...]]
+_Key = tuple[tuple[str, ...], int]  # symbols, length in words
 
 
 class Grammar:
@@ -35,7 +38,9 @@ class Grammar:
         self.start = next(iter(rules))
         words = (symbol for bodies in self.rules.values() for body in bodies for symbol in body)
         self.words = list(dict.fromkeys(word for word in words if word not in rules))
-        self._counts: dict[tuple[tuple[str, ...], int], int] = {}
+        self._counts: dict[_Key, int] = {}
+        # The possible (length, body) of the first symbol, and the running sums of their numbers of derivations.
+        self._choices: dict[_Key, tuple[list[tuple[int, tuple[str, ...]]], list[int]]] = {}
 
     def accepts(self, sentence: Sequence[str]) -> bool:
         """Whether the words are a sentence, by Earley's algorithm (1970)."""
@@ -91,18 +96,16 @@ class Grammar:
         first, rest = symbols[0], symbols[1:]
         if first not in self.rules:
             return [first, *self._sample(rest, length - 1, random)]
-        left = random.random() * self.count(symbols, length)
-        choices = ((n, body) for n in range(1, length - len(rest) + 1) for body in self.rules[first])
-        chosen: tuple[int, tuple[str, ...]] | None = None
-        for n, body in choices:
-            weight = self.count(body, n) * self.count(rest, length - n)
-            if weight:
-                chosen = (n, body)
-                if left < weight:
-                    break
-            left -= weight
-        assert chosen is not None, f"no derivation of {length} words from {symbols}"
-        return self._sample(chosen[1], chosen[0], random) + self._sample(rest, length - chosen[0], random)
+        key = (symbols, length)
+        if key not in self._choices:
+            choices = [(n, body) for n in range(1, length - len(rest) + 1) for body in self.rules[first]]
+            weights = [self.count(body, n) * self.count(rest, length - n) for n, body in choices]
+            possible = [(choice, weight) for choice, weight in zip(choices, weights, strict=True) if weight]
+            self._choices[key] = [choice for choice, _ in possible], list(accumulate(weight for _, weight in possible))
+        bodies, sums = self._choices[key]
+        # The product may be rounded up to the sum itself.
+        n, body = bodies[min(bisect_right(sums, random.random() * sums[-1]), len(bodies) - 1)]
+        return self._sample(body, n, random) + self._sample(rest, length - n, random)
 
 
 def brackets(kinds: int) -> Grammar:

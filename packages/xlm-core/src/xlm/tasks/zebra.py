@@ -144,14 +144,15 @@ def _clues(solution: int, level: Level, rng: np.random.Generator) -> list[Clue]:
     """True clues in random order that leave only the solution, none superfluous."""
     left, clues = _all(level), []
     houses = _assignments(level.houses, level.kinds)[solution].tolist()
-    while left.bit_count() > 1:
+    is_unique = left.bit_count() == 1
+    while not is_unique:
         clue = _random_clue(level, rng)
         # False ones are left out first: the sets of assignments are large.
         if clue is None or not RELATIONS[clue.relation](houses[clue.first], _second(clue, houses)):
             continue
         kept = left & _holding(clue, level)
         if kept != left:
-            left = kept
+            left, is_unique = kept, kept.bit_count() == 1
             clues.append(clue)
     needed = clues.copy()
     for clue in clues:
