@@ -10,6 +10,7 @@ import pytest
 from workspace import ROOT, read_packages
 from xlm.commands import train
 from xlm.compose import load_config
+from xlm.tasks.sudoku import is_solution
 from xlm.utils.imports import get_object
 from xlm.utils.instantiate import clear_components, instantiate
 
@@ -55,3 +56,20 @@ def test_every_family_learns_it_and_is_judged(
     examples = get_object(cfg.task.generator)(tokenizer, 8, split="val", **cfg.task.options)
     ids = [preprocess(example, tokenizer, **cfg.task.preprocess_options)["prompt_ids"] for example in examples]
     assert [row["prompt"] for row in rows] == tokenizer.batch_decode(ids)
+
+
+@pytest.mark.slow  # the same as above for a second form of one task
+@pytest.mark.parametrize("family", ["mlm", "mdlm"])
+def test_masked_models_fill_boards_in_place(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = load_config(["experiment=sudoku_infill", "difficulty=mini", f"model_type={family}", f"model=xtiny_{family}",
+                       *SMALL])  # fmt: skip
+    train.run(cfg)
+    clear_components()
+    results = json.loads((tmp_path / "runs/t/results.json").read_text())["results"]
+    assert results["val/infill_prediction/valid"]["n"] == 8
+    assert results["val/unconditional_prediction/valid"]["n"] == 16
+    file = tmp_path / "runs/t/predictions/val/infill_prediction/step_00000001.jsonl"
+    for row in map(json.loads, file.read_text().splitlines()):
+        assert "[MASK]" in row["prompt"]
+        assert is_solution(row["prompt"], row["truth"])

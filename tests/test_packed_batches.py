@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from arlm.datamodule_arlm import ARLMCollator, ARLMSeq2SeqCollator
@@ -21,8 +22,11 @@ from mdlm.model_mdlm import DiTMDLM
 from mlm.datamodule_mlm import MLMCollator, MLMSeq2SeqCollator
 from mlm.loss_mlm import MLMLoss
 from mlm.model_mlm import RotaryMLM
+from xlm.compose import load_config
 from xlm.data.batching import PackedCollator
-from xlm.datamodule import SimpleSpaceTokenizer
+from xlm.datamodule import DatasetManager, SimpleSpaceTokenizer, TextDataModule
+from xlm.errors import ConfigError
+from xlm.harness import Harness
 from xlm.noise import LogLinearSchedule
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=20)
@@ -95,3 +99,45 @@ def test_packed_batches_have_the_loss_and_gradients_of_padded_ones(case: str, is
         torch.testing.assert_close(value, padded[name], rtol=1e-5, atol=1e-5)
     for found, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+class Tiny(Harness):
+    """A harness around a network and a loss."""
+
+    def __init__(self, network: nn.Module, loss: Any, batching: str | None) -> None:
+        self.parts = network, loss
+        manager = DatasetManager(ARLMCollator(TOKENIZER), "x.txt", dataloader_kwargs={"batching": batching})
+        super().__init__(OmegaConf.create({}), TOKENIZER, TextDataModule(TOKENIZER, {"train": {"lm": manager}}))
+
+    def instantiate_model(self) -> nn.Module:
+        return self.parts[0]
+
+    def instantiate_loss_function(self) -> Any:
+        return self.parts[1]
+
+
+@pytest.mark.parametrize("batching", ["packed", "buckets", None])
+def test_only_parts_that_compute_packed_batches_are_given_some(batching: str | None) -> None:
+    network = network_of(RotaryARLM)
+    Tiny(network, ARLMLoss(network, TOKENIZER), batching)
+    for other, loss, name in ((nn.Linear(2, 2), ARLMLoss(), "Linear"), (network, object(), "object")):
+        if batching != "packed":
+            Tiny(other, None, batching)
+            continue
+        with pytest.raises(ConfigError, match=f"batching=packed: {name} cannot compute packed batches"):
+            Tiny(other, loss, batching)
+
+
+@pytest.mark.parametrize("family", ["mlm", "mdlm"])
+def test_masked_models_model_lengths_where_nothing_fills_the_block(family: str) -> None:
+    chosen = ["experiment=text", f"model_type={family}", f"model=xtiny_{family}"]
+    for options, expected in (
+        ([], "learnt"),
+        (["batching=longest"], "learnt"),
+        (["batching=buckets"], "modelled"),
+        (["batching=packed", "text_length=given"], "given"),
+    ):
+        cfg = load_config([*chosen, *options])
+        assert cfg.text_length == cfg.collators.lm.text_length == expected
+        assert cfg.datamodule.dataset_managers.train.lm.dataloader_kwargs.batching == cfg.batching
+        assert cfg.model.num_text_lengths == (64 if expected == "modelled" else None)

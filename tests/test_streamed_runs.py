@@ -55,9 +55,11 @@ def same_weights(one: str, other: str) -> bool:
 
 
 def logged(name: str) -> list[tuple[str, str, str]]:
+    """The values of training that don't depend on the machine."""
     with Path(f"runs/{name}/metrics.csv").open(newline="") as file:
         values = [(row["step"], row["name"], row["value"]) for row in csv.DictReader(file)]
-    return [row for row in values if "second" not in row[1] and not row[1].endswith("mfu")]
+    trained = [row for row in values if row[1].startswith("train/")]
+    return [row for row in trained if "second" not in row[1] and not row[1].endswith("mfu")]
 
 
 def test_a_stopped_run_on_a_streamed_mixture_continues_exactly(

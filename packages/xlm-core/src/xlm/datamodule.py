@@ -149,8 +149,10 @@ class TextDataModule(LightningDataModule):
     @property
     def is_packed(self) -> bool:
         """Whether a training set has batching=packed."""
-        managers = self.dataset_managers["train"].values()
-        return any(manager.dataloader_kwargs.get("batching") == "packed" for manager in managers)
+        return any(
+            isinstance(manager, DatasetManager) and manager.dataloader_kwargs.get("batching") == "packed"
+            for manager in self.dataset_managers["train"].values()
+        )
 
     def contents(self, split: str) -> dict[str, dict[str, Any]]:
         """Source, number of examples and hash of each prepared data set of a split, by name; not of generated ones."""

@@ -78,6 +78,18 @@ def test_published_sudoku_files(tmp_path: Path) -> None:
         sudoku_preprocess({"puzzle": PUZZLE}, tokenizer)
 
 
+def test_blanks_may_be_masks() -> None:
+    tokenizer = SimpleSpaceTokenizer.for_numbers(10)
+    row = {"puzzle": PUZZLE, "solution": SOLUTION}
+    prompt = tokenizer.decode(sudoku_preprocess(row, tokenizer, masks=True)["prompt_ids"])
+    assert prompt.startswith("5 3 [MASK] [MASK] 7")
+    assert is_solution(prompt, SOLUTION)
+    assert not is_solution(prompt, SOLUTION.translate(str.maketrans("12", "21")))
+    # An unconditional sample is valid if it is any full board.
+    assert is_solution("", SOLUTION.translate(str.maketrans("12", "21")))
+    assert not is_solution("", PUZZLE)
+
+
 def test_a_sudoku_is_drawn_with_its_boxes_and_solution() -> None:
     drawing = draw_board(" ".join(PUZZLE))
     assert drawing is not None

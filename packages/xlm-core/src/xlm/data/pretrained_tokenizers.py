@@ -106,14 +106,13 @@ def _loaded(name: str, kwargs: dict[str, Any]) -> Any:
 
 def _from_sentencepiece(path: Path) -> Tokenizer:
     """The fast tokenizer that encodes as `SentencePieceProcessor` does with this model."""
-    from google.protobuf.message import DecodeError
     from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
 
-    proto = import_protobuf().ModelProto()
+    proto, content = import_protobuf().ModelProto(), path.read_bytes()
     try:
-        proto.ParseFromString(path.read_bytes())
-    except DecodeError:
-        raise ValueError("it is not a SentencePiece model") from None
+        proto.ParseFromString(content)
+    except Exception as error:  # protobuf, whose error class has no types
+        raise ValueError("it is not a SentencePiece model") from error
     # SentencePiece's numbers of the kinds of models; words and characters are only listed, without scores.
     kinds: dict[int, Any] = {
         1: [(piece.piece, piece.score) for piece in proto.pieces],

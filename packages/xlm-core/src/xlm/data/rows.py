@@ -222,7 +222,7 @@ class _Ints:
         return cast(list[int], self._values[indices].tolist())
 
     def item(self, index: int) -> int:
-        return cast(int, self._items[index])
+        return self._items[index]
 
     def lengths(self) -> Ints:
         return np.full(len(self._values), -1, dtype=np.int64)

@@ -299,8 +299,9 @@ class Lane:
         found = [self._at(position) for position in positions]
         late = self._stream.late
         raw = [each for each in found if each.columns is None]
+        made: Iterator[Raw]
         if late is None or not raw:
-            made = iter(dict(each.raw or {}) for each in raw)
+            made = (dict(each.raw or {}) for each in raw)
         else:
             # Together, as tokenizers are faster with many texts.
             made = iter(late([each.raw or {} for each in raw], lambda index: self._where(raw[index].mark)))

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -74,7 +74,7 @@ def tokenizer_of_files(
         # Runs keep a local one, which may be gone when the model is used.
         loaded.belongs_to_run = Path(tokenizer).exists()
         return loaded
-    kind = "bpe" if tokenizer is None else cast(Kind, tokenizer)
+    kind: Kind = "bpe" if tokenizer is None else tokenizer
     if kind == "byte":
         return with_special_tokens(_train((), NUM_BYTES, kind), OwnTokenizer)
     check_vocab_size(vocab_size, kind)

@@ -18,6 +18,7 @@ from xlm.traces.document import grid
 Ints = npt.NDArray[np.int64]
 
 _BLANKS = str.maketrans(".-_*", "0000")
+_MASKS = ("[MASK]", "<mask>")
 # Puzzles made from one puzzle by symmetries and additional clues.
 _RELATIVES = 32
 
@@ -71,10 +72,12 @@ def sudoku_preprocess(
     *,
     puzzle_column: str = "puzzle",
     solution_column: str = "solution",
+    masks: bool = False,
     **_: Any,
 ) -> dict[str, list[int]]:
     """`prompt_ids`: the cells row by row, 0 for a blank. `input_ids`: all cells of the solution. One token per cell.
 
+    With `masks`, blanks of the prompt are mask tokens, for models that fill them in place.
     Blanks in the column may also be written as one of `.-_*`. DataError if the solution doesn't solve the puzzle.
     """
     puzzle, solution = (text.strip() for text in columns_of(example, puzzle_column, solution_column))
@@ -83,15 +86,20 @@ def sudoku_preprocess(
         raise DataError(f"column {puzzle_column!r} has {len(cells)} characters; a sudoku has 81 cells, or 16.")
     if not is_solution(cells, solution):
         raise DataError(f"column {solution_column!r} does not solve the puzzle: {puzzle} → {solution}.")
-    return {"prompt_ids": known_ids(list(cells), tokenizer), "input_ids": known_ids(list(solution), tokenizer)}
+    prompt = known_ids(list(cells), tokenizer)
+    if masks:
+        prompt = [tokenizer.mask_token_id if cell == "0" else token for cell, token in zip(cells, prompt, strict=True)]
+    return {"prompt_ids": prompt, "input_ids": known_ids(list(solution), tokenizer)}
 
 
 def is_solution(prompt: str, answer: str, reference: str | None = None) -> bool:
     """Whether `answer` is a full board with all clues of `prompt`, and every digit once per row, column and box.
 
-    Both are digits, row by row, with or without blanks between them. `reference` isn't needed.
+    Both are digits, row by row, with or without blanks between them; a prompt has 0 or a mask in open cells. Without a
+    prompt, any full board is valid. `reference` isn't needed.
     """
-    clues, cells = _cells(prompt), _cells(answer)
+    cells = _cells(answer)
+    clues = _cells(prompt) if prompt.strip() or cells is None else [0] * len(cells)
     if clues is None or cells is None or len(clues) != len(cells):
         return False
     if any(clue not in (0, cell) for clue, cell in zip(clues, cells, strict=True)):
@@ -117,8 +125,8 @@ def draw_board(prompt: str) -> dict[str, Any] | None:
 
 
 def _cells(text: str) -> list[int] | None:
-    """The digits of a board, 0 for a blank; None if the text is not a board."""
-    plain = "".join(text.split())
+    """The digits of a board, 0 for a blank or a mask; None if the text is not a board."""
+    plain = "".join("0" if word in _MASKS else word for word in text.split())
     if len(plain) not in (16, 81) or not (plain.isascii() and plain.isdecimal()):
         return None
     cells = [int(digit) for digit in plain]

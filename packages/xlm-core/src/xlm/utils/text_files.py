@@ -137,7 +137,7 @@ class _CountedFile(io.FileIO):
         AmountRead.num_bytes += count
         return count
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         block = super().read(size)
         AmountRead.num_bytes += len(block)
         return block
@@ -340,7 +340,7 @@ def _without_end(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
 
 
-def _decoded(raw: bytes, where: str, name: str, encoding: str | None) -> str:
+def _decoded(raw: bytes, where: str, name: str, encoding: str | None = None) -> str:
     if b"\0" in raw:
         raise DataError(
             f"{where} contains a NUL byte (byte {raw.index(0) + 1} of the line), so it is not text. "
