@@ -45,8 +45,10 @@ def trained(name: str, steps: int, *overrides: str, family: str = "mdlm") -> Non
 
 
 def weights(name: str) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    return state
+    """The weights of a run and their averages."""
+    checkpoint = torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
+    averages = checkpoint.get("xlm_ema", {"average": {}})["average"]
+    return {**checkpoint["state_dict"], **{f"average of {key}": value for key, value in averages.items()}}
 
 
 def same_weights(one: str, other: str) -> bool:
@@ -76,7 +78,7 @@ def test_a_stopped_run_on_a_streamed_mixture_continues_exactly(
     names = {name for _, name, _ in logged("whole")}
     assert names >= {f"train/lm.{part}/part_{what}" for part in ("sums", "words") for what in ("loss", "share")}
     # Nothing was prepared but the rows that are held out.
-    assert {path.name.split("-")[2] for path in (folder / "data/cache").glob("sums-words-*")} == {"val"}
+    assert {path.name.split("-")[2] for path in (folder / "data/cache").glob("sums-words-*")} == {"val", "test"}
 
 
 def test_logging_the_parts_does_not_change_training() -> None:

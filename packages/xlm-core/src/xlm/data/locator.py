@@ -570,7 +570,7 @@ def _local(full_name: str, split: str | None, reading: Reading = _AS_USUAL) -> S
     if bounds is None or split is not None or Path(full_name).expanduser().exists():
         return _whole(full_name, split, reading)
     source = _whole(whole, None, reading)
-    if isinstance(source, FolderSource) and "+" in (source.split or ""):
+    if isinstance(source, FolderSource) and source.split is not None and "+" in source.split:
         return FolderSource(source.folder, source.split + full_name[len(whole) :], reading)
     return source if source is None else Slice(source, *bounds)
 

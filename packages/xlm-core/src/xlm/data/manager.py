@@ -482,7 +482,7 @@ class DatasetManager:
 
     def _groups(self, lists: Iterator[list[dict[str, Any]]], tokenizer: Any, start: int) -> Iterator[Chunk]:
         """The examples that the group processor makes of each group of rows."""
-        rows = chain.from_iterable(lists)
+        rows: Iterator[dict[str, Any]] = chain.from_iterable(lists)
         if self.on_the_fly is not None:
             rows = map(self.on_the_fly.bind(tokenizer), rows)
         step = self._group_step()

@@ -108,8 +108,9 @@ class _Bar:
         if not self._started:
             self._progress.start()
             self._started = True
-        amount = {} if done is None else {"total": 1.0, "completed": done}
-        self._progress.update(self._task, rows=rows, left=left, **amount)
+        self._progress.update(self._task, rows=rows, left=left)
+        if done is not None:
+            self._progress.update(self._task, total=1.0, completed=done)
 
     def stop(self) -> None:
         if self._started:

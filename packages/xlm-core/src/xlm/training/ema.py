@@ -38,6 +38,9 @@ class ExponentialMovingAverage(Callback):
         for name, parameter in parameters.items():
             start = self._average.get(name, parameter.detach())
             self._average[name] = start.to(parameter.device, torch.float32, copy=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # In on_fit_start the step of a resumed run is not restored yet: its first batch would count as a step.
         self._last_step = trainer.global_step
 
     @torch.no_grad()
