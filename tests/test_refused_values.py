@@ -81,7 +81,7 @@ def mdlm() -> DictConfig:
         (
             "datamodule.dataset_managers.val.lm.data_file",
             3,
-            "lm.data_file is 3, and must be a text, a list of texts or null",
+            "lm.data_file is 3, and must be a text, a list of texts, a mapping or null",
         ),
         ("datamodule.dataset_managers.test.lm.dataloader_kwargs.num_workers", -1, "test.lm.dataloader_kwargs.num_work"),
     ],

@@ -69,7 +69,8 @@ def test_the_ids_of_many_rows_are_those_of_each(bpe: TrainedTokenizer, kind: str
             for a, b in zip(texts, other, strict=True)
         ],
     }
-    assert cases.keys() == BATCHED.keys()
+    # Tasks add functions of their own.
+    assert cases.keys() <= BATCHED.keys()
     for function, rows in cases.items():
         assert BATCHED[function](rows, tokenizer) == [function(row, tokenizer) for row in rows]
     # The call that every tokenizer has, on one text.

@@ -12,6 +12,7 @@ import torch
 
 from xlm.evaluation.cost import GenerationCost, counting_calls
 from xlm.evaluation.metrics import Estimates
+from xlm.log_predictions import PostHocPasses
 from xlm.metrics import ExactMatch, MetricWrapper, RatioMetric, TokenAccuracy, TokenWeightedMean
 
 CPU = torch.device("cpu")
@@ -88,6 +89,7 @@ def test_network_calls_and_the_record() -> None:
     wrapper = MetricWrapper("exact_match", fed(ExactMatch(), 300), lambda *_: {})
     harness: Any = SimpleNamespace(
         dataloader_names={"test": {0: "p"}}, counts=lambda stage: {"test/p": 300}, generation_cost=cost,
+        post_hoc=PostHocPasses(None),
         metrics_at=lambda stage, name: [wrapper],
     )  # fmt: skip
     estimates = Estimates()
