@@ -29,6 +29,7 @@ from xlm.data.manager import (
     LocalDatasetManager,
     UnconditionalGenerationDatasetManager,
 )
+from xlm.data.mixtures import check_mixture
 from xlm.data.rows import ListRows, Rows, SubsetRows
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import DataError
@@ -132,6 +133,7 @@ class TextDataModule(LightningDataModule):
         for split, name, manager in self._managers(None):
             if isinstance(manager, DatasetManager):
                 manager.check(f"datamodule.dataset_managers.{split}.{name}")
+        check_mixture(self.dataset_managers["train"].values())
         self.print_batch_fn = print_batch_fn
         self.cache_dir = Path(cache_dir)
         self.seed = seed

@@ -15,7 +15,7 @@ from xlm.data.endless import PARTS, EndlessLoader
 from xlm.data.joined import JoinedSource
 from xlm.data.locator import part_of_files
 from xlm.data.manager import DatasetManager
-from xlm.data.mixtures import BLOCK, PartOrder, Phase, mixture_phases
+from xlm.data.mixtures import BLOCK, PartOrder, Phase, check_mixture, mixture_phases
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import ConfigError, DataError
 
@@ -171,6 +171,9 @@ def test_sources_of_other_kinds_side_by_side(tmp_path: Path, files: dict[str, st
         DatasetManager(collate, {"a": {"datafile": "x"}})
     with pytest.raises(DataError, match="No such file or folder"):
         DatasetManager(collate, {"a": {"data_file": "missing.txt"}}).prepare(None, tmp_path)
+    check_mixture([made, DatasetManager(collate, "x.txt", mixture={"weights": {"a": 1.0}})])
+    with pytest.raises(ConfigError, match=r"mixture\.weights is set, but the training data have a single source"):
+        check_mixture([DatasetManager(collate, "x.txt", mixture={"weights": {"a": 1.0}})])
 
 
 def test_parts_are_held_out_in_turns(files: dict[str, str]) -> None:

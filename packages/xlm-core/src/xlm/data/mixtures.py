@@ -7,7 +7,7 @@ terms, and a run can continue anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -192,6 +192,21 @@ def part_managers(kind: Callable[..., Any], fields: Mapping[str, Any]) -> dict[s
             own = {**dict.fromkeys(_SOURCES), "data_files": None, **own}
         found[str(name)] = kind(**{**fields, "mixture": None, **own})
     return found
+
+
+def check_mixture(managers: Iterable[Any]) -> None:
+    """ConfigError if options of a mixture are set, but no training set has parts."""
+    found = list(managers)
+    if any(getattr(manager, "parts", None) for manager in found):
+        return
+    for manager in found:
+        mixture = getattr(manager, "mixture", None) or {}
+        if given := [name for name in ("weights", "schedule") if mixture.get(name) is not None]:
+            raise ConfigError(
+                f"mixture.{given[0]} is set, but the training data have a single source. "
+                "Name the parts: 'data_files.train={NAME: SOURCE, …}'",
+                key=f"mixture.{given[0]}",
+            )
 
 
 def joined_content(contents: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any] | None:
