@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from xlm.data.batching import PackedCollator
 from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import noise_seeds, time_quantiles
+from xlm.data.loaders import WrapsDataLoader, options_of_workers
 from xlm.data.mixtures import PartOrder, Phase, mixture_phases
 from xlm.data.rows import Rows
 from xlm.data.stream_examples import StreamOfSource
@@ -229,7 +230,7 @@ class _Marked:
             return _Delivered(None, {}, [], [], str(error))
 
 
-class EndlessLoader:
+class EndlessLoader(WrapsDataLoader):
     """Training batches without an end, which continue exactly where a saved run stopped.
 
     Micro-batch m of all ranks together comes from lane m mod L. So each of R ranks with W workers reads only its own
@@ -259,7 +260,7 @@ class EndlessLoader:
         self._epoch, self._batch = 0, 0  # as Lightning counts
         self._untouched = True
         self._marks: dict[tuple[int, int], list[Mark]] = {}
-        self._dataloader: DataLoader[Any] = DataLoader(
+        self._dataloader = DataLoader(
             examples,  # type: ignore[arg-type]
             batch_sampler=_SlotsFrom(self),
             collate_fn=_Marked(collate),  # type: ignore[arg-type]  # of what `__getitems__` returns
@@ -269,19 +270,6 @@ class EndlessLoader:
 
     def __len__(self) -> int:
         return ENDLESS
-
-    @property
-    def num_workers(self) -> int:
-        return self._dataloader.num_workers
-
-    # Lightning shuts down workers through this attribute when a loop ends.
-    @property
-    def _iterator(self) -> Any:
-        return self._dataloader._iterator
-
-    @_iterator.setter
-    def _iterator(self, value: Any) -> None:
-        self._dataloader._iterator = value
 
     def slots(self, number: int) -> list[Slot]:
         """The slots of this rank's batch with that number since the base."""
@@ -443,8 +431,7 @@ def endless_loader(
         )
     if batching == "packed":
         collate = PackedCollator(collate)
-    if not options.get("num_workers"):
-        options |= {"num_workers": 0, "prefetch_factor": None, "persistent_workers": False}
+    options = options_of_workers(options)
     parts: dict[str, Part] = {}
     for index, (name, source) in enumerate(sources.items()):
         if isinstance(source, StreamOfSource):

@@ -204,29 +204,13 @@ class KeyedExamples:
         return self._rows.fetch([key.row for key in keys])
 
 
-class _Loader:
+class WrapsDataLoader:
     """Wraps torch's DataLoader instead of subclassing it, so that Lightning leaves it unchanged.
 
     Lightning re-creates DataLoaders with its own samplers and warns about their workers.
     """
 
-    order: TrainOrder | EvalOrder
-
-    def __init__(self, examples: KeyedExamples, collate: Collate, batches: Any, options: dict[str, Any]) -> None:
-        self.dataset = examples
-        self.collate_fn = collate
-        # Its own generator: creating an iterator must not change the global random state.
-        self._dataloader: DataLoader[Any] = DataLoader(
-            examples,  # type: ignore[arg-type]
-            batch_sampler=batches,
-            collate_fn=collate,
-            generator=torch.Generator(),
-            **options,
-        )
-
-    def first_keys(self) -> list[Key]:
-        """The keys of the very first batch, whatever was taken since."""
-        return next(iter(self.order.batches()))
+    _dataloader: DataLoader[Any]
 
     @property
     def num_workers(self) -> int:
@@ -240,6 +224,28 @@ class _Loader:
     @_iterator.setter
     def _iterator(self, value: Any) -> None:
         self._dataloader._iterator = value
+
+
+class _Loader(WrapsDataLoader):
+    """Batches of rows in an order that is known beforehand."""
+
+    order: TrainOrder | EvalOrder
+
+    def __init__(self, examples: KeyedExamples, collate: Collate, batches: Any, options: dict[str, Any]) -> None:
+        self.dataset = examples
+        self.collate_fn = collate
+        # Its own generator: creating an iterator must not change the global random state.
+        self._dataloader = DataLoader(
+            examples,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=collate,
+            generator=torch.Generator(),
+            **options,
+        )
+
+    def first_keys(self) -> list[Key]:
+        """The keys of the very first batch, whatever was taken since."""
+        return next(iter(self.order.batches()))
 
 
 class StatefulTrainLoader(_Loader):
@@ -414,8 +420,7 @@ def make_loader(
     `options` are passed to torch: num_workers, pin_memory, prefetch_factor, persistent_workers, timeout.
     """
     _check_known(options)
-    if not options.get("num_workers"):
-        options |= {"num_workers": 0, "prefetch_factor": None, "persistent_workers": False}
+    options = options_of_workers(options)
     examples = KeyedExamples(rows, seed, processor)
     collator = collate
     if batching == "packed":
@@ -449,6 +454,13 @@ def make_loader(
         cuts=cuts,
     )
     return StatefulTrainLoader(examples, collate, order, **options)
+
+
+def options_of_workers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for torch's loader; without workers, torch accepts none of theirs."""
+    if options.get("num_workers"):
+        return dict(options)
+    return {**options, "num_workers": 0, "prefetch_factor": None, "persistent_workers": False}
 
 
 def check_options(options: Mapping[str, Any], key: str) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from xlm.data.hashing import code_version, file_digest
 from xlm.data.joined import JoinedSource
-from xlm.data.selection import Reading, Slice, without_slice
+from xlm.data.selection import Reading, Selection, Slice, without_slice
 from xlm.errors import DataError, did_you_mean, nearest_names
 from xlm.utils.imports import get_function
 from xlm.utils.instantiate import parameter_names
@@ -233,7 +233,7 @@ class FirstRows:
 
 
 @dataclass(frozen=True)
-class HeldOutPart:
+class HeldOutPart(Selection):
     """The rows of one part of another source: `train`, or one that is held out.
 
     A hash of a row decides its part, so it never changes, and equal rows are in the same part.
@@ -242,7 +242,6 @@ class HeldOutPart:
         shares: (part, share of the rows) of every part that is held out.
     """
 
-    source: Source
     part: str
     shares: tuple[tuple[str, float], ...]
 
@@ -252,13 +251,6 @@ class HeldOutPart:
 
     def identity(self) -> dict[str, Any]:
         return {"part": self.part, "shares": [list(share) for share in self.shares], "of": self.source.identity()}
-
-    def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
-        return (row for _, row in self._numbered_rows(tokenizer))
-
-    def where(self, number: int) -> str:
-        found = next(islice(self._numbered_rows(None), number, None), None)
-        return self.source.where(number if found is None else found[0])
 
     def _numbered_rows(self, tokenizer: Any) -> Iterator[tuple[int, dict[str, Any]]]:
         rows = enumerate(self.source.rows(tokenizer))

@@ -86,7 +86,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Selection:
+class Selection:
     """Some rows of another source; `removed` counts the others, by reason."""
 
     source: Source
@@ -108,7 +108,7 @@ class _Selection:
 
 
 @dataclass(frozen=True)
-class Slice(_Selection):
+class Slice(Selection):
     """Rows `start:stop`, where a bound may be negative or a percentage, as in `datasets`."""
 
     start: str | None
@@ -146,7 +146,7 @@ def without_slice(name: str) -> tuple[str, tuple[str | None, str | None] | None]
 
 
 @dataclass(frozen=True)
-class Filtered(_Selection):
+class Filtered(Selection):
     """The rows for which a function is true."""
 
     function: str
@@ -171,7 +171,7 @@ class Filtered(_Selection):
 
 
 @dataclass(frozen=True)
-class Unique(_Selection):
+class Unique(Selection):
     """The rows without those that are equal to an earlier one in some columns (None: in all of them)."""
 
     columns: Sequence[str] | None

@@ -293,6 +293,8 @@ class Lane:
         self.marks = [Mark(), *(mark for mark in marks if mark.position)]
         self._windows: Iterator[tuple[Mark, list[_Read]]] | None = None
         self._start, self._window = Mark(), list[_Read]()
+        self._order_of: tuple[int, int] | None = None  # position and size of the window of the permutation
+        self._permutation = np.empty(0, np.int64)
 
     def fetch(self, positions: Sequence[int]) -> list[Example]:
         """The examples at these positions."""
@@ -336,7 +338,7 @@ class Lane:
 
     def _order(self, size: int) -> Any:
         key = (self._start.position, size)
-        if getattr(self, "_order_of", None) != key:
+        if self._order_of != key:
             seed = (self._stream.seed, self._number, self._start.epoch, self._start.window)
             self._order_of, self._permutation = key, np.random.default_rng(seed).permutation(size)
         return self._permutation
