@@ -6,6 +6,7 @@ XLMError                            exit code 1
 │   ├── MissingRoleError            a dataset needs a collator that the model type does not have
 │   ├── BadTargetError              a `_target_` or dotted path that cannot be imported
 │   ├── BadArgumentError            a `_target_` that does not accept its arguments
+│   ├── NotAllowedError             a stored configuration that names more than classes for configurations
 │   └── UnknownJobError             a job_type that does not exist
 ├── ExternalModelError              discovery of model packages
 │   ├── ExternalModelConflictError  one model name for several directories
@@ -142,6 +143,15 @@ class BadArgumentError(ConfigError):
         where = f" (key '{key}')" if key else ""
         super().__init__(f"{target} cannot be called{where}: {reason}" + (f"\n{hint}" if hint else ""), key=key)
         self.target = target
+        self.reason = reason
+
+
+class NotAllowedError(ConfigError):
+    """The configuration stored in `source` would run more than models; `option` is how a user allows it."""
+
+    def __init__(self, source: str, reason: str, option: str, *, key: str | None = None) -> None:
+        super().__init__(f"The configuration in {source} {reason}. If you trust its author, give {option}.", key=key)
+        self.source = source
         self.reason = reason
 
 

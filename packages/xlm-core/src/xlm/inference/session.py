@@ -22,6 +22,7 @@ from xlm.data.manager import plain
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
+from xlm.inference.allowed import remember_own
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.training.weights import TOKENIZER
 from xlm.utils.annotations import display_value
@@ -82,6 +83,8 @@ class Session:
         record["precision"] = str(trainer.precision)
         record["job_type"] = job
         if trainer.is_global_zero:
+            if job == "train":
+                remember_own(self.cfg)
             self.run_dir.mkdir(parents=True, exist_ok=True)
             # config.yaml keeps the settings of training.
             name = "config.yaml" if job == "train" else f"config_{job}.yaml"
