@@ -96,6 +96,9 @@ _NUMBERS = ("eval", "div_up", "min_int", "max_int")
 _LIVE_NUMBER = re.compile(r"(?:[a-z]\w*\.)*(?:full_vocab_size|vocab_size|[a-z]+_token_id|\w*block_size|num_[a-z_]+)")
 
 
+_ALLOWED = "a class or function for configurations of xlm or an active model"
+
+
 class Refusal(NamedTuple):
     """Why a configuration is not used: `reason` follows the words "The configuration in FILE "."""
 
@@ -144,8 +147,8 @@ def _refusals(root: DictConfig, runs_judges: bool) -> Iterator[Refusal]:
             if raw != "???" and (name == "_target_" or not _is_late_number(str(raw))):
                 yield Refusal(key, f"has the value {_shown(raw)} at {key}, which cannot be checked")
             continue
-        if reason := _bad_value(str(name), value, runs_judges):
-            yield Refusal(key, f"{reason} ({key})")
+        if reason := _bad_value(key, str(name), value, runs_judges):
+            yield Refusal(key, reason)
 
 
 def nodes_of(node: Any) -> Iterator[tuple[Any, Any]]:
@@ -159,28 +162,28 @@ def nodes_of(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from nodes_of(node._get_node(name))
 
 
-def _bad_value(name: str, value: Any, runs_judges: bool) -> str:
+def _bad_value(key: str, name: str, value: Any, runs_judges: bool) -> str:
     """What is wrong with a value; empty if nothing."""
     if name in SETTINGS and value not in SETTINGS[name]:
-        return f"sets {name}={_shown(value)}"
+        return f"sets {key}={_shown(value)}"
     if name == "_target_":
         if value is None:
             return ""
         path = str(value)
         if path in RUN_PROGRAMS:
-            return f"would call '{path}', which runs programs"
-        return "" if is_allowed(path) else f"would call '{_shown(path)}', which is not made for configurations"
+            return f"would call '{path}' ({key}), which runs programs"
+        return "" if is_allowed(path) else f"would call '{_shown(path)}' ({key}), which is not {_ALLOWED}"
     if not isinstance(value, str):
         return ""
     if name == "attn_implementation" and "/" in value:
-        return f"sets {name}={_shown(value)}, which would load code"
+        return f"sets {key}={_shown(value)}, which would load code"
     url = _URL.match(value)
     if url is not None and url.group(1).lower() not in _SCHEMES:
-        return f"reads from {_shown(value)}"
+        return f"reads from {_shown(value)} ({key})"
     if value in RUN_PROGRAMS:
-        return f"names '{value}', which runs programs that the model has written" if runs_judges else ""
+        return f"names '{value}' ({key}), which runs programs that the model has written" if runs_judges else ""
     if _DOTTED.fullmatch(value) and not is_allowed(value) and _may_be_code(value):
-        return f"names '{_shown(value)}', which is not made for configurations"
+        return f"names '{_shown(value)}' ({key}), which is not {_ALLOWED}"
     return ""
 
 
