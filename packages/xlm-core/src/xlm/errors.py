@@ -52,6 +52,30 @@ def as_line(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+# Characters without a picture of their own that scripts need: joiners, and the mark of an emoji's form.
+_JOINERS = "\u200c\u200d\ufe0f"
+
+
+def printable(text: object) -> str:
+    """`text` with control characters as escapes, so that it cannot move a terminal's cursor or reverse what is read.
+
+    Line ends, tabs and joiners are kept; the controls of terminals (C0, C1) and of the direction of text are not.
+    """
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(
+        c
+        if c.isprintable() or c in "\n\t" or c in _JOINERS or (c.isspace() and c not in _CONTROL_SPACES)
+        else c.encode("unicode_escape").decode()
+        for c in shown
+    )
+
+
+# Characters that Python counts as space and terminals as commands.
+_CONTROL_SPACES = "\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029"
+
+
 def _restore(cls: type[XLMError], message: str, state: dict[str, Any]) -> XLMError:
     error = cls.__new__(cls, message)
     error.__dict__.update(state)
@@ -206,14 +230,15 @@ class ModelsFileError(ExternalModelError):
 
 
 class UnknownModelError(ExternalModelError):
-    """There is no model `name`; `known` are the models that were found in `places`."""
+    """There is no model `name`, which `listed_by` lists; `known` are the models that were found in `places`."""
 
-    def __init__(self, name: str, known: Iterable[str], places: Iterable[str] = ()) -> None:
+    def __init__(self, name: str, known: Iterable[str], places: Iterable[str] = (), listed_by: str = "") -> None:
         self.known = tuple(sorted(known))
         models = f"Models: {', '.join(self.known) or 'none'}."
         hint = did_you_mean(nearest_names(name, self.known, 1)) or models
         searched = f" Searched: {', '.join(places)}." if places else ""
-        super().__init__(f"There is no model '{name}'. {hint}{searched}", name=name)
+        listed = f", which {listed_by} lists" if listed_by else ""
+        super().__init__(as_line(f"There is no model '{name}'{listed}. {hint}{searched}"), name=name)
 
 
 class ModelNotInstalledError(ExternalModelError):

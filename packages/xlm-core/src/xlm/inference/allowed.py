@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import json
 import os
 import re
 import sys
@@ -34,6 +33,7 @@ from xlm.errors import BadTargetError, ConfigError, NotAllowedError, XLMError, a
 from xlm.external_models import active_config_dirs, active_models, core_config_dir
 from xlm.moved import MODULES, NAMES
 from xlm.utils.imports import get_object
+from xlm.utils.secrets import without_secrets
 
 # Parts of core that are documented for configurations, besides those that its own files name.
 PUBLIC = {
@@ -368,5 +368,4 @@ def is_own(config: DictConfig) -> bool:
 
 
 def _digest(config: DictConfig) -> str:
-    plain = OmegaConf.to_container(config, resolve=False)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(without_secrets(OmegaConf.to_yaml(config, sort_keys=True)).encode()).hexdigest()

@@ -29,6 +29,7 @@ from xlm.utils.annotations import display_value
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
+from xlm.utils.secrets import without_secrets
 
 # Lightning's advice that does not apply here, with reasons.
 QUIET = (
@@ -54,8 +55,8 @@ class Session:
 
     @property
     def config_yaml(self) -> str:
-        """The composed config as YAML, with interpolations."""
-        return OmegaConf.to_yaml(self.cfg, resolve=False)
+        """The composed config as YAML, with interpolations and without secrets."""
+        return without_secrets(OmegaConf.to_yaml(self.cfg, resolve=False))
 
     def harness(self) -> Harness:
         """A new module with fresh weights."""

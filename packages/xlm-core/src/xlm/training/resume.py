@@ -16,6 +16,7 @@ from xlm.errors import CheckpointCorruptError, CheckpointError
 from xlm.training.ema import CHECKPOINT_KEY
 from xlm.utils.instantiate import first_sentence
 from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.secrets import without_secrets
 from xlm.utils.tensor_archive import check_archive, unusable_part
 
 log = RankedLogger(__name__, rank_zero_only=True)
@@ -134,12 +135,20 @@ def _newness(file: Path) -> tuple[int, bool, float]:
 
 def config_differences(old: Any, cfg: DictConfig) -> list[str]:
     """Lines `key: old → new` for the settings that identify a run and differ between a checkpoint and `cfg`."""
-    before, after = _identity(old), _identity(cfg)
+    # Secrets are not stored, so they are not compared.
+    before, after = ({key: _stored(key, value) for key, value in _identity(of).items()} for of in (old, cfg))
     return [
         f"{key}: {before.get(key)} → {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
+
+
+def _stored(key: str, value: Any) -> Any:
+    """A value as a checkpoint stores it."""
+    if isinstance(value, list):
+        return [_stored(key, item) for item in value]
+    return without_secrets(f"{key}={value}").removeprefix(f"{key}=") if isinstance(value, str) else value
 
 
 def data_differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
