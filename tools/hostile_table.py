@@ -72,13 +72,9 @@ def make_base(folder: Path) -> Base:
     return Base(folder / "runs/t", folder / "export")
 
 
-def doors_of(case: Case, kind: int | None = None) -> list[str]:
-    """All doors of a case, or loading and one more, chosen by a number."""
-    doors = [*(case.doors or OF_MODELS)]
-    if kind is None or "load" not in doors:
-        return doors
-    others = [name for name in doors if name != "load"]
-    return ["load", others[kind % len(others)]]
+def doors_of(case: Case) -> list[str]:
+    """All commands that a case concerns."""
+    return [*(case.doors or OF_MODELS)]
 
 
 def run_case(case: Case, door: str, base: Base, folder: Path) -> Outcome:
@@ -172,7 +168,7 @@ def _short(answer: str) -> str:
 
     text = as_line(re.sub(r"^Error: |\b\w+\.(checkpoint_path|ckpt_path): ", "", answer))
     # How the user trusts a file, and which form of it was read, differ between commands.
-    text = re.sub(r" If you trust its author, give [\w.]+\.", "", text)
+    text = re.sub(r" If you trust its author, give [\w.=]+$", "", text)
     text = text.replace("…/checkpoints/model.ckpt", "…").replace("…/model/xlm_config.yaml", "…")
     return text if len(text) <= 230 else f"{text[:230]} …"
 

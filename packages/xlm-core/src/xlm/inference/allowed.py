@@ -202,7 +202,7 @@ def is_allowed(path: str) -> bool:
     found = _defined_at(path)
     if not inspect.isclass(found) or _LOAD_NETWORKS.match(found.__module__):
         return False
-    return parts[0] in packages or any(issubclass(found, get_object(base)) for _, base in prefixes)
+    return parts[0] in packages or any(get_object(base) in found.__mro__ for _, base in prefixes)
 
 
 def _packages() -> set[str]:
