@@ -401,6 +401,11 @@ CASES = (
     Case("`ssh://` as data", setting("data_files.val", "ssh://host/x.jsonl"), "reads from ssh://host/x.jsonl"),
     Case("a cache elsewhere", setting("datamodule.cache_dir", "/etc/xlm"), "writes to /etc/xlm (datamodule.cache_dir)"),
     Case(
+        "a cache at `${paths.cache_dir}/../../x`",
+        setting("datamodule.cache_dir", "${paths.cache_dir}/${tags.a}", {"tags.a": "../../../x"}),
+        "(datamodule.cache_dir)",
+    ),
+    Case(
         "a data set named `../../x`",
         setting("datamodule.dataset_managers.val", {"../../x": {"_target_": "xlm.datamodule.DatasetManager"}}),
         "has a data set named '../../x'",
@@ -466,6 +471,12 @@ CASES = (
         "a configuration that is a list",
         checkpoint(put("xlm_config", ["a"])),
         "it has a configuration that is not text",
+        CKPT,
+    ),
+    Case(
+        "a best file `checkpoints/../../x` to be deleted",
+        checkpoint(put("callbacks", {"BestCheckpoint": {"best_model_path": "runs/t/checkpoints/../../x"}})),
+        "which leaves its folder",
         CKPT,
     ),
     Case(
