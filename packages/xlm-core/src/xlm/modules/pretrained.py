@@ -227,11 +227,8 @@ class PretrainedNetwork(nn.Module, Model):
                 "the same ids, set model.check_vocabulary=false. To train from scratch, set model.pretrained=false.",
                 key="model.check_vocabulary",
             )
-        known = {
-            text: i
-            for text, i in AutoTokenizer.from_pretrained(path, trust_remote_code=False).get_vocab().items()
-            if i < self._num_known
-        }
+        vocabulary = AutoTokenizer.from_pretrained(path, trust_remote_code=False).get_vocab()
+        known = {text: i for text, i in vocabulary.items() if i < self._num_known}
         own = dict(zip(known, tokenizer.convert_tokens_to_ids(list(known)), strict=True))
         wrong = sorted((i, text) for text, i in known.items() if own[text] != i)
         if wrong:
