@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from xlm import flags
-from xlm.data.manager import plain
+from xlm.data.steps import plain
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
