@@ -376,7 +376,7 @@ class Harness(TermWeightedModule):
     # Weights.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["xlm_config"] = OmegaConf.to_yaml(self.config, resolve=False)
+        checkpoint["xlm_config"] = without_secrets(OmegaConf.to_yaml(self.config, resolve=False))
         if isinstance(self.datamodule, TextDataModule):
             checkpoint["xlm_data"] = self.datamodule.contents("train")
 

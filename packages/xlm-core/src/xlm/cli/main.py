@@ -8,7 +8,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import TrainingInterrupted, XLMError
+from xlm.errors import TrainingInterrupted, XLMError, printable
+from xlm.utils.secrets import without_secrets
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
@@ -42,7 +43,7 @@ def report(error: XLMError) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
-    print(f"{prefix}{error}", file=sys.stderr)
+    print(without_secrets(printable(f"{prefix}{error}")), file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:

@@ -22,12 +22,14 @@ from xlm.data.steps import plain
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
+from xlm.inference.allowed import remember_own
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.training.weights import TOKENIZER
 from xlm.utils.annotations import display_value
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
+from xlm.utils.secrets import without_secrets
 
 # Lightning's advice that does not apply here, with reasons.
 QUIET = (
@@ -53,8 +55,8 @@ class Session:
 
     @property
     def config_yaml(self) -> str:
-        """The composed config as YAML, with interpolations."""
-        return OmegaConf.to_yaml(self.cfg, resolve=False)
+        """The composed config as YAML, with interpolations and without secrets."""
+        return without_secrets(OmegaConf.to_yaml(self.cfg, resolve=False))
 
     def harness(self) -> Harness:
         """A new module with fresh weights."""
@@ -82,6 +84,8 @@ class Session:
         record["precision"] = str(trainer.precision)
         record["job_type"] = job
         if trainer.is_global_zero:
+            if job == "train":
+                remember_own(self.cfg)
             self.run_dir.mkdir(parents=True, exist_ok=True)
             # config.yaml keeps the settings of training.
             name = "config.yaml" if job == "train" else f"config_{job}.yaml"

@@ -20,6 +20,7 @@ from xlm.protocols import StandaloneModel, TransformersModel
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
 from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.secrets import without_secrets
 from xlm.utils.weight_files import WEIGHTS, check_shard_size, is_weights_alone, split_weights, without_wrappers
 
 log = RankedLogger(__name__, rank_zero_only=True)
@@ -140,7 +141,7 @@ def save_folder(
         save_weights(model, folder / WEIGHTS)
     if max_shard_size is not None:
         split_weights(folder / WEIGHTS, max_shard_size)
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=False), encoding="utf-8")
+    (folder / CONFIG).write_text(without_secrets(OmegaConf.to_yaml(config, resolve=False)), encoding="utf-8")
     if isinstance(tokenizer, SavedTokenizer):
         tokenizer.save_pretrained(str(folder / TOKENIZER))
     return folder
