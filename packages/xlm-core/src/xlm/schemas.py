@@ -42,7 +42,8 @@ class Root(Options):
 
     job_name: Text = option(None, "the run's folder below paths.log_dir; the same name continues that run")
     seed: Seed = option(1234, "random seed of the weights, the data order and all sampling")
-    compile: bool = option(False, "compile the loss with torch.compile")
+    compile: bool | Literal["blocks"] = option(False, "compile the loss, or each block of the network on its own")
+    activation_checkpointing: bool = option(False, "compute activations again in the backward pass, to save memory")
     model_name: Text | None = option(None, "name of the model family")
     per_device_batch_size: Count = option(64, "examples per forward pass on one device")
     per_device_val_batch_size: Count = option(64, "the same for validation, test and generation")

@@ -30,6 +30,7 @@ from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState, random_state_of
+from xlm.training.sharded_checkpoints import is_checkpoint
 from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
@@ -347,7 +348,7 @@ def finish(
         draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
         weights = Path(cfg.checkpointing_dir) / BEST
-        if cfg.test_weights == "best" and weights.is_file() and not flags.DEBUG:
+        if cfg.test_weights == "best" and is_checkpoint(weights) and not flags.DEBUG:
             load_averaged(harness, trainer, weights)
             record["weights"] = str(weights)
         trainer.test(harness, datamodule=session.datamodule, verbose=False)

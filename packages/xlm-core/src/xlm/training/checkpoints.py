@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from xlm.errors import NonFiniteLossError, RunInUseError, TrainingInterrupted
 from xlm.training.guards import GracefulSignals
+from xlm.training.sharded_checkpoints import is_checkpoint, is_sharded, read_shards, remove_checkpoint
 from xlm.utils.rank_zero import RankedLogger
 
 log = RankedLogger(__name__, rank_zero_only=True)
@@ -25,7 +26,7 @@ BEST = "best.ckpt"
 def best_or_last(directory: Path) -> Path | None:
     """The best checkpoint in a folder, otherwise the newest; None if there is none."""
     found = (directory / name for name in (BEST, LAST))
-    return next((path for path in found if path.is_file()), None)
+    return next((path for path in found if is_checkpoint(path)), None)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,6 +38,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if is_sharded(target):
+            remove_checkpoint(target)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -46,6 +49,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(temporary, target)
         finally:
             Path(temporary).unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if is_sharded(path):
+            return read_shards(path)
+        return super().load_checkpoint(path, map_location, weights_only)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -105,7 +113,7 @@ class PeriodicCheckpoint(Checkpoint):
                 continue
             if self.keep_multiple and int(number) % self.keep_multiple == 0:
                 continue
-            file.unlink(missing_ok=True)
+            remove_checkpoint(file)
 
 
 class LastCheckpoint(Checkpoint):
