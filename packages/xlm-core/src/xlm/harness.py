@@ -20,10 +20,10 @@ from xlm.evaluation.metrics import TrackedScalars, null_metrics
 from xlm.log_predictions import LogPredictions, PostHocPasses
 from xlm.metrics import MetricWrapper
 from xlm.protocols import ChecksTokenizer, LossFunction, Predictor, call_at, call_loss
+from xlm.training.blocks import checkpoint_activations, compile_blocks
 from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
 from xlm.training.parts import PartLog, num_rows
-from xlm.training.blocks import checkpoint_activations, compile_blocks
 from xlm.training.resume import align_progress, load_checkpoint
 from xlm.training.sharding import FSDP2Strategy, gather_weights, release_weights, shard
 from xlm.training.weights import load_weights, push_folder, save_weights, select_weights
