@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import TrainingInterrupted, XLMError
+from xlm.errors import RankLostError, TrainingInterrupted, XLMError
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
@@ -41,6 +41,8 @@ def report(error: XLMError) -> None:
     """Print the message on stderr, and before it the traceback if HYDRA_FULL_ERROR=1."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
+    if isinstance(error, RankLostError) and error.is_quiet:
+        return
     prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
     print(f"{prefix}{error}", file=sys.stderr)
 

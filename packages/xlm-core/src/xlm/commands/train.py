@@ -255,7 +255,8 @@ def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) ->
     """The configured callbacks, with core's own before and after them."""
     own: list[Callback] = [RandomState(cfg.seed), LogTruncation(), FiniteLossGuard(), MonitoredMetric(), train_log]
     if cfg.ema_decay:
-        own.append(ExponentialMovingAverage(cfg.ema_decay))
+        # First: later callbacks may wait for other processes, and the average belongs to the finished step.
+        own.insert(0, ExponentialMovingAverage(cfg.ema_decay))
     configured = build_callbacks(cfg)
     last = LastCheckpoint(cfg.checkpointing_dir, signals, keep=not flags.DEBUG)
     if flags.DEBUG:

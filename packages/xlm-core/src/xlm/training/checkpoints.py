@@ -11,11 +11,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributed.tensor import DTensor
 
 from xlm.errors import NonFiniteLossError, RunInUseError, TrainingInterrupted
 from xlm.training.guards import GracefulSignals
+from xlm.training.rng import CHECKPOINT_KEY as RNG_KEY
 from xlm.training.sharded_checkpoints import is_checkpoint, is_sharded, read_shards, remove_checkpoint
 from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.run_lock import Holder, find_holder
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -139,6 +142,26 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.keep:
             trainer.save_checkpoint(self.path)
+
+    def save_alone(self, trainer: Trainer, first: Holder) -> Path | None:
+        """Save the state of this process after another one was lost; returns the path if it was saved.
+
+        Not if weights are split over the processes or are not finite, nor if the run's folder is not locked by its rank
+        0 (`first`) any more: then rank 0 ended in order, or a new run has started.
+        """
+        is_sharded_run = any(isinstance(p, DTensor) for p in trainer.lightning_module.parameters())
+        if not self.keep or trainer.global_step == 0 or is_sharded_run:
+            return None
+        if not all(bool(torch.isfinite(p).all()) for p in trainer.lightning_module.parameters()):
+            return None
+        holder = find_holder(Path(trainer.default_root_dir))
+        if holder is None or (holder[0].host, holder[0].pid) != (first.host, first.pid):
+            return None
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        known = checkpoint.get(RNG_KEY, [None])
+        checkpoint[RNG_KEY] = [known[0] if r == trainer.global_rank else None for r in range(trainer.world_size)]
+        AtomicCheckpointIO().save_checkpoint(checkpoint, self.path)
+        return self.path
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if self.signals is None or self.signals.received is None or trainer.sanity_checking:
