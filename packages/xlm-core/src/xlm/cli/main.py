@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from xlm.errors import RankLostError, TrainingInterrupted, XLMError
+from xlm.utils.rank_zero import is_first_process
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
@@ -43,6 +44,8 @@ def report(error: XLMError) -> None:
         traceback.print_exception(error)
     if isinstance(error, RankLostError) and error.is_quiet:
         return
+    if isinstance(error, TrainingInterrupted) and not is_first_process():
+        return  # all processes of a run stop together
     prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
     print(f"{prefix}{error}", file=sys.stderr)
 

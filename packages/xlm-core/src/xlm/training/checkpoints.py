@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from xlm.errors import NonFiniteLossError, RunInUseError, TrainingInterrupted
@@ -137,7 +138,9 @@ class LastCheckpoint(Checkpoint):
         self._stop_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._stop_if_asked(trainer)
+        # Several processes may have different numbers of batches here, and can agree only after a training batch.
+        if trainer.world_size == 1:
+            self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.keep:
@@ -164,9 +167,11 @@ class LastCheckpoint(Checkpoint):
         return self.path
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self.signals is None or self.signals.received is None or trainer.sanity_checking:
+        if self.signals is None or trainer.sanity_checking:
             return
-        signum = self.signals.received
+        signum = _agreed(self.signals.received, trainer)
+        if not signum:
+            return
         if self.keep:
             trainer.save_checkpoint(self.path)
         raise TrainingInterrupted(signum, self.path if self.keep else None)
@@ -183,6 +188,16 @@ class LastCheckpoint(Checkpoint):
             return
         trainer.save_checkpoint(self.path)
         log.warning(f"Training failed at step {trainer.global_step}; {self.path} holds the state before that.")
+
+
+def _agreed(signum: int | None, trainer: Trainer) -> int:
+    """A signal that any process of the run has received, or 0; all stop after the same step."""
+    if trainer.world_size == 1:
+        return signum or 0
+    # Lightning waits for a broadcast in every batch of several processes anyway.
+    largest = torch.tensor(signum or 0, device=trainer.strategy.root_device)
+    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def without_checkpoints(callbacks: list[Callback]) -> list[Callback]:

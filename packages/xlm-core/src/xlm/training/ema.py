@@ -38,7 +38,7 @@ class ExponentialMovingAverage(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         parameters = self._parameters(pl_module)
         for name, parameter in parameters.items():
-            start = as_parameter(self._average.get(name, parameter.detach()), parameter)
+            start = self._average.get(name, parameter.detach())
             self._average[name] = start.to(parameter.device, torch.float32, copy=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,7 +107,12 @@ class ExponentialMovingAverage(Callback):
         if saved is None:
             return
         self.num_updates = saved["num_updates"]
-        self._average = dict(saved["average"])
+        parameters = self._parameters(pl_module)
+        # Whole tensors, if the run was not sharded before.
+        self._average = {
+            name: as_parameter(value, parameters[name]) if name in parameters else value
+            for name, value in saved["average"].items()
+        }
 
 
 def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] | None:

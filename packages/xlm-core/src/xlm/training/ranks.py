@@ -101,7 +101,7 @@ class RankMonitor(Callback):
 
     def _talk(self, ended: threading.Event) -> None:
         """Write and read beats; a store that doesn't answer blocks this thread only."""
-        while not ended.wait(self.tick):
+        while not ended.wait(self.tick) and self.lost is None:
             with contextlib.suppress(Exception):  # torch raises several kinds for a lost connection
                 self._exchange()
                 self._answered = self._ticks
@@ -166,7 +166,9 @@ class RankMonitor(Callback):
             with contextlib.suppress(Exception):
                 self._store.compare_set(_LOST, "", json.dumps(asdict(lost)))
 
-        threading.Thread(target=tell, daemon=True).start()
+        # Everyone notices the end of the process that owns the store; torchrun's own process may own it.
+        if lost.rank != 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            threading.Thread(target=tell, daemon=True).start()
         self._lose(lost)
 
     def _lose(self, lost: Lost) -> None:

@@ -19,6 +19,7 @@ from torch.optim import LBFGS
 
 from xlm.errors import ConfigError
 from xlm.training.blocks import blocks
+from xlm.training.resume import load_checkpoint
 from xlm.training.sharded_checkpoints import is_sharded, load_shards, save_shards
 
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step", "prepare_shards")
@@ -76,11 +77,32 @@ class FSDP2Strategy(ModelParallelStrategy):
         module = self.lightning_module
         assert module is not None
         if not is_sharded(path):
-            return super().load_checkpoint(path, weights_only)
+            return self._load_file(path)
         checkpoint = load_shards(path, dict(module.named_parameters()))
         module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
         for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states"), strict=False):
             set_optimizer_state_dict(module, optimizer, optim_state_dict=state)
+        return checkpoint
+
+    def _load_file(self, path: Path) -> dict[str, Any]:
+        """Load the checkpoint of a run that was not sharded; every process reads all of it."""
+        module = self.lightning_module
+        assert module is not None
+        checkpoint = load_checkpoint(path)
+        load_full(module, checkpoint["state_dict"])
+        names = {id(p): name for name, p in module.named_parameters()}
+        options = StateDictOptions(full_state_dict=True)
+        for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states"), strict=False):
+            # A state numbers the parameters in the order of the optimizer's groups.
+            numbered = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+            by_name = {
+                "state": {numbered[number]: values for number, values in state["state"].items()},
+                "param_groups": [
+                    {**group, "params": [numbered[number] for number in group["params"]]}
+                    for group in state["param_groups"]
+                ],
+            }
+            set_optimizer_state_dict(module, optimizer, optim_state_dict=by_name, options=options)
         return checkpoint
 
 
