@@ -21,6 +21,7 @@ XLMError                            exit code 1
 │   ├── CheckpointMismatchError     weights that don't fit the model
 │   └── CheckpointCorruptError      a file that cannot be read
 ├── RunInUseError                   another training run is writing to the same folder
+├── RankLostError                   a process of a run with several of them has ended or does not answer
 ├── NonFiniteLossError              the training loss is NaN or infinite
 └── TrainingInterrupted             a signal ended the run after a checkpoint; exit code 128 + signal
 """
@@ -345,6 +346,24 @@ class RunInUseError(XLMError):
     def __init__(self, message: str, *, folder: Path | str) -> None:
         super().__init__(message)
         self.folder = folder
+
+
+class RankLostError(XLMError):
+    """Process `rank` of a run ended or does not answer; `checkpoint_path` is what a survivor saved, if anything."""
+
+    def __init__(
+        self, rank: int, who: str, reason: str, checkpoint_path: Path | str | None = None, *, is_quiet: bool = False
+    ) -> None:
+        saved = (
+            f"{checkpoint_path} holds the state after the last finished step; the same command continues from there."
+            if checkpoint_path
+            else "The same command continues from the run's last checkpoint, if it has one."
+        )
+        super().__init__(f"Rank {rank}{who} {reason}.\n{saved}")
+        self.rank = rank
+        self.checkpoint_path = checkpoint_path
+        #: Another process of the same run prints the message.
+        self.is_quiet = is_quiet
 
 
 class NonFiniteLossError(XLMError):

@@ -8,7 +8,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import TrainingInterrupted, XLMError, printable
+from xlm.errors import RankLostError, TrainingInterrupted, XLMError, printable
+from xlm.utils.rank_zero import is_first_process
 from xlm.utils.secrets import without_secrets
 
 HELP_FLAGS = ("-h", "--help", "help")
@@ -42,6 +43,10 @@ def report(error: XLMError) -> None:
     """Print the message on stderr, and before it the traceback if HYDRA_FULL_ERROR=1."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
+    if isinstance(error, RankLostError) and error.is_quiet:
+        return
+    if isinstance(error, TrainingInterrupted) and not is_first_process():
+        return  # all processes of a run stop together
     prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
     print(without_secrets(printable(f"{prefix}{error}")), file=sys.stderr)
 

@@ -30,6 +30,7 @@ from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState, random_state_of
+from xlm.training.sharded_checkpoints import is_checkpoint
 from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
@@ -254,7 +255,8 @@ def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) ->
     """The configured callbacks, with core's own before and after them."""
     own: list[Callback] = [RandomState(cfg.seed), LogTruncation(), FiniteLossGuard(), MonitoredMetric(), train_log]
     if cfg.ema_decay:
-        own.append(ExponentialMovingAverage(cfg.ema_decay))
+        # First: later callbacks may wait for other processes, and the average belongs to the finished step.
+        own.insert(0, ExponentialMovingAverage(cfg.ema_decay))
     configured = build_callbacks(cfg)
     last = LastCheckpoint(cfg.checkpointing_dir, signals, keep=not flags.DEBUG)
     if flags.DEBUG:
@@ -347,7 +349,7 @@ def finish(
         draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
         weights = Path(cfg.checkpointing_dir) / BEST
-        if cfg.test_weights == "best" and weights.is_file() and not flags.DEBUG:
+        if cfg.test_weights == "best" and is_checkpoint(weights) and not flags.DEBUG:
             load_averaged(harness, trainer, weights)
             record["weights"] = str(weights)
         trainer.test(harness, datamodule=session.datamodule, verbose=False)

@@ -24,6 +24,7 @@ from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.inference.allowed import remember_own
 from xlm.training.checkpoints import AtomicCheckpointIO
+from xlm.training.ranks import RankMonitor
 from xlm.training.weights import TOKENIZER
 from xlm.utils.annotations import display_value
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
@@ -36,6 +37,7 @@ QUIET = (
     r".*does not have many workers.*",  # collating star graphs is faster than training on them
     r".*The number of training batches .* is smaller than the logging interval.*",  # debug=overfit has one batch
     r".*Checkpoint directory .* exists and is not empty.*",  # a continued run has one
+    r".*recommended to use .self.log.*sync_dist=True.*",  # the values are computed from all processes already
     r".*treespec, LeafSpec.*",  # lightning 2.6 calls a function that torch 2.13 deprecates
 )
 
@@ -67,7 +69,7 @@ class Session:
         check_trainer(self.cfg.trainer)
         trainer = instantiate(
             self.cfg.trainer,
-            callbacks=callbacks,
+            callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 60), self.cfg.get("step_timeout", 1500))],
             logger=loggers or False,
             enable_progress_bar=False,
             plugins=[AtomicCheckpointIO(), *own_environment(os.environ)],

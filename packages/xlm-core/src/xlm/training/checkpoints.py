@@ -11,10 +11,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from xlm.errors import NonFiniteLossError, RunInUseError, TrainingInterrupted
 from xlm.training.guards import GracefulSignals
+from xlm.training.rng import CHECKPOINT_KEY as RNG_KEY
+from xlm.training.sharded_checkpoints import is_checkpoint, is_sharded, read_shards, remove_checkpoint
 from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.run_lock import Holder, find_holder
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -25,7 +30,7 @@ BEST = "best.ckpt"
 def best_or_last(directory: Path) -> Path | None:
     """The best checkpoint in a folder, otherwise the newest; None if there is none."""
     found = (directory / name for name in (BEST, LAST))
-    return next((path for path in found if path.is_file()), None)
+    return next((path for path in found if is_checkpoint(path)), None)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,6 +42,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if is_sharded(target):
+            remove_checkpoint(target)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -46,6 +53,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(temporary, target)
         finally:
             Path(temporary).unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if is_sharded(path):
+            return read_shards(path)
+        return super().load_checkpoint(path, map_location, weights_only)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -105,7 +117,7 @@ class PeriodicCheckpoint(Checkpoint):
                 continue
             if self.keep_multiple and int(number) % self.keep_multiple == 0:
                 continue
-            file.unlink(missing_ok=True)
+            remove_checkpoint(file)
 
 
 class LastCheckpoint(Checkpoint):
@@ -126,16 +138,40 @@ class LastCheckpoint(Checkpoint):
         self._stop_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._stop_if_asked(trainer)
+        # Several processes may have different numbers of batches here, and can agree only after a training batch.
+        if trainer.world_size == 1:
+            self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.keep:
             trainer.save_checkpoint(self.path)
 
+    def save_alone(self, trainer: Trainer, first: Holder) -> Path | None:
+        """Save the state of this process after another one was lost; returns the path if it was saved.
+
+        Not if weights are split over the processes or are not finite, nor if the run's folder is not locked by its rank
+        0 (`first`) any more: then rank 0 ended in order, or a new run has started.
+        """
+        is_sharded_run = any(isinstance(p, DTensor) for p in trainer.lightning_module.parameters())
+        if not self.keep or trainer.global_step == 0 or is_sharded_run:
+            return None
+        if not all(bool(torch.isfinite(p).all()) for p in trainer.lightning_module.parameters()):
+            return None
+        holder = find_holder(Path(trainer.default_root_dir))
+        if holder is None or (holder[0].host, holder[0].pid) != (first.host, first.pid):
+            return None
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        known = checkpoint.get(RNG_KEY, [None])
+        checkpoint[RNG_KEY] = [known[0] if r == trainer.global_rank else None for r in range(trainer.world_size)]
+        AtomicCheckpointIO().save_checkpoint(checkpoint, self.path)
+        return self.path
+
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self.signals is None or self.signals.received is None or trainer.sanity_checking:
+        if self.signals is None or trainer.sanity_checking:
             return
-        signum = self.signals.received
+        signum = _agreed(self.signals.received, trainer)
+        if not signum:
+            return
         if self.keep:
             trainer.save_checkpoint(self.path)
         raise TrainingInterrupted(signum, self.path if self.keep else None)
@@ -152,6 +188,16 @@ class LastCheckpoint(Checkpoint):
             return
         trainer.save_checkpoint(self.path)
         log.warning(f"Training failed at step {trainer.global_step}; {self.path} holds the state before that.")
+
+
+def _agreed(signum: int | None, trainer: Trainer) -> int:
+    """A signal that any process of the run has received, or 0; all stop after the same step."""
+    if trainer.world_size == 1:
+        return signum or 0
+    # Lightning waits for a broadcast in every batch of several processes anyway.
+    largest = torch.tensor(signum or 0, device=trainer.strategy.root_device)
+    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def without_checkpoints(callbacks: list[Callback]) -> list[Callback]:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import CheckpointCorruptError, CheckpointError
 from xlm.training.ema import CHECKPOINT_KEY
+from xlm.training.sharded_checkpoints import is_sharded, read_shards
 from xlm.utils.instantiate import first_sentence
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.secrets import without_secrets
@@ -50,6 +51,8 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
             could run any code.
     """
     path = Path(path)
+    if is_sharded(path):
+        return read_shards(path)
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     try:
@@ -111,7 +114,7 @@ def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
     damaged: list[str] = []
     for file in sorted(files, key=_newness, reverse=True):
         try:
-            return file, load_checkpoint(file)
+            return file, read_shards(file, with_tensors=False) if is_sharded(file) else load_checkpoint(file)
         except CheckpointCorruptError as error:
             damaged.append(file.name)
             log.warning(f"{error} Trying an older one.")
@@ -126,7 +129,10 @@ def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
 def _newness(file: Path) -> tuple[int, bool, float]:
     """Sort by steps (unreadable headers first, so that damage is reported), then periodic before best, then time."""
     try:
-        header = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if is_sharded(file):
+            header = read_shards(file, with_tensors=False)
+        else:
+            header = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         step = int(header["global_step"])
     except Exception:  # noqa: BLE001 - `load_checkpoint` reports the damage
         step = 2**62

@@ -19,6 +19,7 @@ from xlm.model import Model, load_safetensors
 from xlm.protocols import StandaloneModel, TransformersModel
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
+from xlm.training.sharding import load_full
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.secrets import without_secrets
 from xlm.utils.weight_files import WEIGHTS, check_shard_size, is_weights_alone, split_weights, without_wrappers
@@ -71,7 +72,7 @@ def load_weights(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
     """Load a state dict into a module; names of wrappers are ignored. If it doesn't fit, nothing is changed."""
     state_dict = without_wrappers(state_dict, module.state_dict(), source)
     check_fits(module, state_dict, source)
-    module.load_state_dict(state_dict, strict=False)
+    load_full(module, state_dict)
 
 
 def save_weights(model: nn.Module, path: str | Path, overwrite: bool = False) -> Path:
