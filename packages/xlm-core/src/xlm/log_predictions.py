@@ -157,14 +157,21 @@ def _wait_for_all_ranks() -> None:
 def _join_ranks(path: Path, max_rows: int | None) -> None:
     """Append the files of the other ranks, in the order of ranks, and remove them."""
     found = path.parent.glob(f"{path.stem}.rank*.jsonl")
-    others = sorted(found, key=lambda other: int(other.stem.rpartition("rank")[2]))
+    others = sorted(found, key=_rank_of)
     if not others:
         return
-    lines = [line.text for part in (path, *others) for line in read_lines(part)]
+    # A killed run with more processes may have left files of higher ranks.
+    has_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    joined = [other for other in others if not has_group or _rank_of(other) < torch.distributed.get_world_size()]
+    lines = [line.text for part in (path, *joined) for line in read_lines(part)]
     _part(path).write_text("".join(f"{line}\n" for line in lines[:max_rows]), encoding="utf-8")
     os.replace(_part(path), path)
     for other in others:
         other.unlink()
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.stem.rpartition("rank")[2])
 
 
 def _table(row: Row, title: str | None = None) -> Table:

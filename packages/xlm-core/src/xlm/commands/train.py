@@ -25,11 +25,13 @@ from xlm.reports.files import read_mapping
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, raising_on_sigterm
+from xlm.training.interval import LogInterval
 from xlm.training.optim import num_parameters
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState, random_state_of
+from xlm.training.step_count import StepCount
 from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
@@ -252,7 +254,10 @@ class RunLockHeld(Callback):
 
 def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) -> list[Callback]:
     """The configured callbacks, with core's own before and after them."""
-    own: list[Callback] = [RandomState(cfg.seed), LogTruncation(), FiniteLossGuard(), MonitoredMetric(), train_log]
+    own: list[Callback] = [
+        StepCount(), RandomState(cfg.seed), LogTruncation(), FiniteLossGuard(), MonitoredMetric(), train_log,
+        LogInterval(train_log),
+    ]  # fmt: skip
     if cfg.ema_decay:
         own.append(ExponentialMovingAverage(cfg.ema_decay))
     configured = build_callbacks(cfg)
@@ -338,7 +343,7 @@ def finish(
     """Draw the curves, test the chosen weights, print and write the results with their standard errors."""
     cfg = session.cfg
     run_dir = session.run_dir
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
+    metrics = dict(estimates.values)
     # The newest losses of a mixture's parts, and their shares in the whole run.
     logged = next((c.latest for c in trainer.callbacks if isinstance(c, TrainLog)), {})  # type: ignore[attr-defined]
     parts = {name: value for name, value in logged.items() if name.endswith(f"/{LOSS}")}
