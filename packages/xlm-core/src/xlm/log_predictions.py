@@ -18,6 +18,7 @@ from torch import Tensor
 from xlm import flags
 from xlm.decoding.trace import Writing, snapshots
 from xlm.errors import ConfigError
+from xlm.utils.files import writing
 from xlm.utils.rank_zero import all_gather_objects, get_rank, warn_once
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.text_files import read_lines
@@ -86,8 +87,9 @@ class LogPredictions:
         suffix = f".rank{rank}.jsonl" if rank else ".jsonl"
         path = Path(directory) / split / name / f"step_{step:08d}{suffix}"
         if "file" in self.writers:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _part(path).write_text("", encoding="utf-8")
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _part(path).write_text("", encoding="utf-8")
         self._passes[name] = _Pass(split, name, step, path)
 
     def add(self, name: str, rows: Iterable[Row]) -> None:
@@ -105,7 +107,7 @@ class LogPredictions:
         current.shown += kept[: max(0, self.num_printed - len(current.shown))]
         if "file" in self.writers:
             # Opened for each batch: an interrupted run leaves no open file.
-            with _part(current.path).open("a", encoding="utf-8") as file:
+            with writing(current.path), _part(current.path).open("a", encoding="utf-8") as file:
                 file.writelines([_line(row) for row in kept])
 
     def finish(self, show: Callable[[RenderableType], None] | None = None) -> list[Path]:
@@ -113,7 +115,8 @@ class LogPredictions:
         passes, self._passes = list(self._passes.values()), {}
         written = [done.path for done in passes] if "file" in self.writers else []
         for path in written:
-            os.replace(_part(path), path)
+            with writing(path):
+                os.replace(_part(path), path)
         _wait_for_all_ranks()
         if get_rank() == 0:
             for path in written:

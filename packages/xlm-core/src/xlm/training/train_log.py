@@ -20,7 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from xlm.training.flops import FirstForward, Shape, matmul_dtype, matmul_peak
-from xlm.utils.files import replace_text
+from xlm.utils.files import replace_text, writing
 
 
 @runtime_checkable
@@ -279,9 +279,14 @@ class CSVMetrics(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        is_new = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         now = f"{time.time():.3f}"
+        with writing(self.path):
+            self._append(metrics, step, now)
+
+    def _append(self, metrics: Mapping[str, float], step: int | None, now: str) -> None:
+        is_new = not self.path.exists()
+        if is_new:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if is_new:
