@@ -20,6 +20,7 @@ XLMError                            exit code 1
 ├── CheckpointError                 saving and loading of runs
 │   ├── CheckpointMismatchError     weights that don't fit the model
 │   └── CheckpointCorruptError      a file that cannot be read
+├── StorageError                    a full or read-only disk, a folder that was removed
 ├── RunInUseError                   another training run is writing to the same folder
 ├── RankLostError                   a process of a run with several of them has ended or does not answer
 ├── NonFiniteLossError              the training loss is NaN or infinite
@@ -337,6 +338,15 @@ class CheckpointCorruptError(CheckpointError):
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"The checkpoint {path} cannot be read: {reason}", path=path)
+        self.reason = reason
+
+
+class StorageError(XLMError):
+    """`path` cannot be written: the disk is full, read-only or over its quota, or a folder was removed."""
+
+    def __init__(self, path: Path | str, reason: str, advice: str = "") -> None:
+        super().__init__(as_line(f"{path} cannot be written: {reason}. {advice}".rstrip()))
+        self.path = path
         self.reason = reason
 
 

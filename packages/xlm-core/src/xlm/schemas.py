@@ -69,6 +69,7 @@ class Root(Options):
     resume_from_checkpoint: bool = option(True, "continue from the run's last checkpoint")
     resume_checkpoint_path: Text | None = option(None, "continue from this checkpoint instead")
     checkpointing_dir: Text = option(None, "folder of the checkpoints")
+    async_checkpoints: bool = option(False, "write checkpoints in a thread while training continues")
     skip_init_weights: bool = option(False, "has no effect; accepted for published commands")
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = option(None, "average the weights with this decay: 0.999")
     rank_timeout: Seconds = option(60, "seconds after which a process that gives no sign of life is lost")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -23,10 +24,12 @@ from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.inference.allowed import remember_own
+from xlm.training.background import BackgroundCheckpointIO
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.training.ranks import RankMonitor
 from xlm.training.weights import TOKENIZER
 from xlm.utils.annotations import display_value
+from xlm.utils.files import replace_text
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
@@ -72,11 +75,15 @@ class Session:
             callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 60), self.cfg.get("step_timeout", 1500))],
             logger=loggers or False,
             enable_progress_bar=False,
-            plugins=[AtomicCheckpointIO(), *own_environment(os.environ)],
+            plugins=[self._checkpoint_io(), *own_environment(os.environ)],
             _convert_="all",
         )
         assert isinstance(trainer, Trainer)
         return trainer
+
+    def _checkpoint_io(self) -> CheckpointIO:
+        writer = AtomicCheckpointIO()
+        return BackgroundCheckpointIO(writer) if self.cfg.get("async_checkpoints") else writer
 
     def write_record(self, trainer: Trainer, job: str) -> dict[str, Any]:
         """Write the config and a record of what the numbers depend on into the run's folder; returns the record."""
@@ -88,10 +95,9 @@ class Session:
         if trainer.is_global_zero:
             if job == "train":
                 remember_own(self.cfg)
-            self.run_dir.mkdir(parents=True, exist_ok=True)
             # config.yaml keeps the settings of training.
             name = "config.yaml" if job == "train" else f"config_{job}.yaml"
-            (self.run_dir / name).write_text(self.config_yaml, encoding="utf-8")
+            replace_text(self.run_dir / name, self.config_yaml)
             if job == "train" and getattr(self.tokenizer, "belongs_to_run", False):
                 self.tokenizer.save_pretrained(str(self.run_dir / TOKENIZER))
             write_results(self.run_dir / f"record_{job}.json", record)

@@ -253,5 +253,6 @@ def _all(count: int) -> dict[str, int]:
 def _validation_unfinished(batches: dict[str, Any], validation: dict[str, Any]) -> bool:
     """Whether the state was saved at the end of a batch before a due validation, or during validation."""
     before = batches["total"]["completed"] < batches["total"]["processed"]
-    within = validation["total"]["completed"] < validation["total"]["ready"]
+    # Not the total, which includes validations that were announced to Lightning as due (`_DUE`).
+    within = validation["current"]["completed"] < validation["current"]["ready"]
     return before or within
