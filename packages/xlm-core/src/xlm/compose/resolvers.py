@@ -186,25 +186,30 @@ def _level(name: str, *, _root_: Container) -> Any:
     return levels[chosen][name]
 
 
-def _component_reader(name: str) -> Callable[..., Any]:
-    def read(attribute: str, multiple: int = 1) -> Any:
+class _ComponentReader:
+    """Reads an attribute of a live component; a class, so that launchers can send it to another process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, attribute: str, multiple: int = 1) -> Any:
         arguments = attribute if multiple == 1 else f"{attribute},{multiple}"
-        if _SHOWN_ONLY.get() and not has_component(name):
-            return f"${{{name}:{arguments}}}"
-        found = get_component(name)
+        if _SHOWN_ONLY.get() and not has_component(self.name):
+            return f"${{{self.name}:{arguments}}}"
+        found = get_component(self.name)
         for part in attribute.split("."):
             if not hasattr(found, part):
-                raise ConfigError(f"${{{name}:{attribute}}}: the {name} has no attribute '{part}'.", key=attribute)
+                raise ConfigError(
+                    f"${{{self.name}:{attribute}}}: the {self.name} has no attribute '{part}'.", key=attribute
+                )
             found = getattr(found, part)
         if multiple == 1:
             return found
         if not isinstance(found, int) or not isinstance(multiple, int) or multiple < 1:
             raise ConfigError(
-                f"${{{name}:{arguments}}}: only whole numbers are rounded up, to a multiple of 1 or more."
+                f"${{{self.name}:{arguments}}}: only whole numbers are rounded up, to a multiple of 1 or more."
             )
         return -(-found // multiple) * multiple
-
-    return read
 
 
 def _global_component(name: str) -> Any:
@@ -231,8 +236,8 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "min_int": lambda *values: int(min(values)),
     "max_int": lambda *values: int(max(values)),
     "level": _level,
-    "tokenizer": _component_reader("tokenizer"),
-    "datamodule": _component_reader("datamodule"),
-    "lightning_module": _component_reader("lightning_module"),
+    "tokenizer": _ComponentReader("tokenizer"),
+    "datamodule": _ComponentReader("datamodule"),
+    "lightning_module": _ComponentReader("lightning_module"),
     "global_components": _global_component,
 }

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from xlm.errors import NonFiniteLossError, RunInUseError, TrainingInterrupted
 from xlm.training.guards import GracefulSignals
+from xlm.training.stopping import AgreedSignal
 from xlm.utils.rank_zero import RankedLogger
 
 log = RankedLogger(__name__, rank_zero_only=True)
@@ -117,25 +118,30 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, dirpath: str, signals: GracefulSignals | None = None, keep: bool = True) -> None:
         self.path = Path(dirpath) / LAST
-        self.signals = signals
+        self.agreed = None if signals is None else AgreedSignal(signals)
         self.keep = keep
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.agreed is not None:
+            self.agreed.signals.hold()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._stop_if_asked(trainer)
+        if self.agreed is not None:
+            self._stop_for(self.agreed.after_step(), trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._stop_if_asked(trainer)
+        if self.agreed is not None and not trainer.sanity_checking:
+            self._stop_for(self.agreed.during_validation(), trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.keep:
             trainer.save_checkpoint(self.path)
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self.signals is None or self.signals.received is None or trainer.sanity_checking:
+    def _stop_for(self, signum: int | None, trainer: Trainer) -> None:
+        if signum is None:
             return
-        signum = self.signals.received
         if self.keep:
             trainer.save_checkpoint(self.path)
         raise TrainingInterrupted(signum, self.path if self.keep else None)
