@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -97,9 +97,10 @@ def _binary(op: ast.operator, left: Any, right: Any) -> Any:
     return value
 
 
-def register_resolvers() -> None:
-    """Register all resolvers in OmegaConf, replacing any of the same name."""
-    for name, resolver in _RESOLVERS.items():
+def register_resolvers(swept: Collection[str] = ()) -> None:
+    """Register all resolvers in OmegaConf, replacing any of the same name; `swept` are the keys that a sweep varies."""
+    resolvers = {**_RESOLVERS, "default_job_name": _DefaultJobName(swept)}
+    for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
@@ -160,17 +161,22 @@ def _select(key: str, *default: Any, _parent_: Container) -> Any:
     return default[0] if found is None and key == "input_block_size" and default else found
 
 
-def _default_job_name(*, _root_: Container) -> str:
+class _DefaultJobName:
     """The default name from Hydra's choices, in the tree if they are there, else of the running job."""
-    from hydra.core.hydra_config import HydraConfig
 
-    together = OmegaConf.select(_root_, "global_batch_size", throw_on_missing=False)
-    composed = OmegaConf.select(_root_, "hydra", throw_on_missing=False)
-    if isinstance(composed, DictConfig):
-        return name_from_hydra(composed, together)
-    if HydraConfig.initialized():
-        return name_from_hydra(HydraConfig.get(), together)
-    raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
+    def __init__(self, swept: Collection[str]) -> None:
+        self.swept = tuple(swept)
+
+    def __call__(self, *, _root_: Container) -> str:
+        from hydra.core.hydra_config import HydraConfig
+
+        together = OmegaConf.select(_root_, "global_batch_size", throw_on_missing=False)
+        composed = OmegaConf.select(_root_, "hydra", throw_on_missing=False)
+        if isinstance(composed, DictConfig):
+            return name_from_hydra(composed, together, self.swept)
+        if HydraConfig.initialized():
+            return name_from_hydra(HydraConfig.get(), together, self.swept)
+        raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
 
 
 def _level(name: str, *, _root_: Container) -> Any:
@@ -222,7 +228,6 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "cwd": os.getcwd,
     "device_count": devices.num_accelerators,
     "default_precision": devices.default_precision,
-    "default_job_name": _default_job_name,
     "eval": _eval,
     "div_up": _div_up,
     "num_cpus": devices.num_cpus,
