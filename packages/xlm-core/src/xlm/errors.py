@@ -24,6 +24,7 @@ XLMError                            exit code 1
 ├── RunInUseError                   another training run is writing to the same folder
 ├── RankLostError                   a process of a run with several of them has ended or does not answer
 ├── NonFiniteLossError              the training loss is NaN or infinite
+├── SweepError                      some runs of a sweep failed
 └── TrainingInterrupted             a signal ended the run after a checkpoint; exit code 128 + signal
 """
 
@@ -387,6 +388,21 @@ class NonFiniteLossError(XLMError):
         )
         self.step = step
         self.loss = loss
+
+
+class SweepError(XLMError):
+    """Some runs of a sweep failed: `failed` has the first line of the error of each, by the run's name."""
+
+    _MOST = 20
+
+    def __init__(self, failed: Mapping[str, str], num_runs: int) -> None:
+        lines = [f"  {name}: {message}" for name, message in failed.items()]
+        more = [f"  and {len(lines) - self._MOST} more"] if len(lines) > self._MOST else []
+        others = "" if len(failed) == num_runs else " The others are complete."
+        first = f"{len(failed)} of {num_runs} runs failed.{others}"
+        last = "The same command continues or repeats them."
+        super().__init__("\n".join([first, *lines[: self._MOST], *more, last]))
+        self.failed = dict(failed)
 
 
 class TrainingInterrupted(XLMError):  # noqa: N818 - not an error: a person asked for it

@@ -32,6 +32,7 @@ from xlm.training.interval import LogInterval
 from xlm.training.optim import num_parameters
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
+from xlm.training.requeue import requeueing
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState, random_state_of
 from xlm.training.sharded_checkpoints import is_checkpoint
@@ -148,7 +149,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         RunInUseError: another training run is writing to the same folder.
         XLMError: any other user error, before anything is written if possible.
     """
-    with raising_on_sigterm(), contextlib.ExitStack() as stack:
+    with requeueing(), raising_on_sigterm(), contextlib.ExitStack() as stack:
         locks = [stack.enter_context(RunLock(folder)) for folder in written_folders(cfg)]
         for lock in locks:
             remove_leftovers(lock.folder)

@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from xlm.errors import NonFiniteLossError, RunInUseError, StorageError, TrainingInterrupted, XLMError
@@ -23,6 +22,7 @@ from xlm.training.disk_space import require_space, state_bytes
 from xlm.training.guards import GracefulSignals
 from xlm.training.rng import CHECKPOINT_KEY as RNG_KEY
 from xlm.training.sharded_checkpoints import is_checkpoint, is_sharded, read_shards, remove_checkpoint
+from xlm.training.stopping import AgreedSignal
 from xlm.utils.files import sync_folder, temporary_beside, writing
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.run_lock import Holder, find_holder
@@ -181,18 +181,22 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, dirpath: str, signals: GracefulSignals | None = None, keep: bool = True) -> None:
         self.path = Path(dirpath) / LAST
-        self.signals = signals
+        self.agreed = None if signals is None else AgreedSignal(signals)
         self.keep = keep
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.agreed is not None:
+            self.agreed.signals.hold()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._stop_if_asked(trainer)
+        if self.agreed is not None:
+            self._stop_for(self.agreed.after_step(), trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        # Several processes may have different numbers of batches here, and can agree only after a training batch.
-        if trainer.world_size == 1:
-            self._stop_if_asked(trainer)
+        if self.agreed is not None and not trainer.sanity_checking:
+            self._stop_for(self.agreed.during_validation(), trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.keep:
@@ -219,11 +223,8 @@ class LastCheckpoint(Checkpoint):
         AtomicCheckpointIO().save_checkpoint(checkpoint, self.path)
         return self.path
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self.signals is None or trainer.sanity_checking:
-            return
-        signum = _agreed(self.signals.received, trainer)
-        if not signum:
+    def _stop_for(self, signum: int | None, trainer: Trainer) -> None:
+        if signum is None:
             return
         if self.keep:
             trainer.save_checkpoint(self.path)
@@ -247,16 +248,6 @@ class LastCheckpoint(Checkpoint):
             log.warning(f"Training failed at step {trainer.global_step}, and its state cannot be saved: {error}")
             return
         log.warning(f"Training failed at step {trainer.global_step}; {self.path} holds the state before that.")
-
-
-def _agreed(signum: int | None, trainer: Trainer) -> int:
-    """A signal that any process of the run has received, or 0; all stop after the same step."""
-    if trainer.world_size == 1:
-        return signum or 0
-    # Lightning waits for a broadcast in every batch of several processes anyway.
-    largest = torch.tensor(signum or 0, device=trainer.strategy.root_device)
-    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
-    return int(largest)
 
 
 def without_checkpoints(callbacks: list[Callback]) -> list[Callback]:
