@@ -31,6 +31,7 @@ from xlm.training.weights import load_weights, push_folder, save_weights, select
 from xlm.utils.history import PredictorHistoryMixin
 from xlm.utils.instantiate import get_component, has_component, instantiate, set_component
 from xlm.utils.rank_zero import RankedLogger, warn_once
+from xlm.utils.secrets import without_secrets
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
