@@ -20,8 +20,11 @@ XLMError                            exit code 1
 ├── CheckpointError                 saving and loading of runs
 │   ├── CheckpointMismatchError     weights that don't fit the model
 │   └── CheckpointCorruptError      a file that cannot be read
+├── StorageError                    a full or read-only disk, a folder that was removed
 ├── RunInUseError                   another training run is writing to the same folder
+├── RankLostError                   a process of a run with several of them has ended or does not answer
 ├── NonFiniteLossError              the training loss is NaN or infinite
+├── SweepError                      some runs of a sweep failed
 └── TrainingInterrupted             a signal ended the run after a checkpoint; exit code 128 + signal
 """
 
@@ -339,12 +342,39 @@ class CheckpointCorruptError(CheckpointError):
         self.reason = reason
 
 
+class StorageError(XLMError):
+    """`path` cannot be written: the disk is full, read-only or over its quota, or a folder was removed."""
+
+    def __init__(self, path: Path | str, reason: str, advice: str = "") -> None:
+        super().__init__(as_line(f"{path} cannot be written: {reason}. {advice}".rstrip()))
+        self.path = path
+        self.reason = reason
+
+
 class RunInUseError(XLMError):
     """Another training run is writing to `folder`."""
 
     def __init__(self, message: str, *, folder: Path | str) -> None:
         super().__init__(message)
         self.folder = folder
+
+
+class RankLostError(XLMError):
+    """Process `rank` of a run ended or does not answer; `checkpoint_path` is what a survivor saved, if anything."""
+
+    def __init__(
+        self, rank: int, who: str, reason: str, checkpoint_path: Path | str | None = None, *, is_quiet: bool = False
+    ) -> None:
+        saved = (
+            f"{checkpoint_path} holds the state after the last finished step; the same command continues from there."
+            if checkpoint_path
+            else "The same command continues from the run's last checkpoint, if it has one."
+        )
+        super().__init__(f"Rank {rank}{who} {reason}.\n{saved}")
+        self.rank = rank
+        self.checkpoint_path = checkpoint_path
+        #: Another process of the same run prints the message.
+        self.is_quiet = is_quiet
 
 
 class NonFiniteLossError(XLMError):
@@ -358,6 +388,21 @@ class NonFiniteLossError(XLMError):
         )
         self.step = step
         self.loss = loss
+
+
+class SweepError(XLMError):
+    """Some runs of a sweep failed: `failed` has the first line of the error of each, by the run's name."""
+
+    _MOST = 20
+
+    def __init__(self, failed: Mapping[str, str], num_runs: int) -> None:
+        lines = [f"  {name}: {message}" for name, message in failed.items()]
+        more = [f"  and {len(lines) - self._MOST} more"] if len(lines) > self._MOST else []
+        others = "" if len(failed) == num_runs else " The others are complete."
+        first = f"{len(failed)} of {num_runs} runs failed.{others}"
+        last = "The same command continues or repeats them."
+        super().__init__("\n".join([first, *lines[: self._MOST], *more, last]))
+        self.failed = dict(failed)
 
 
 class TrainingInterrupted(XLMError):  # noqa: N818 - not an error: a person asked for it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -44,14 +44,18 @@ _PER_DEVICE, _TOGETHER = "per_device_batch_size", "global_batch_size"
 
 
 def default_job_name(
-    choices: Mapping[str, Any], overrides: Sequence[str] = (), is_sweep: bool = False, global_batch_size: Any = None
+    choices: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    swept: Collection[str] = (),
+    global_batch_size: Any = None,
 ) -> str:
     """The experiments joined by `+`, else the dataset; then the network and the model type if not named yet.
 
     `choices` are Hydra's (group → member), `overrides` are from the command line. Overrides that make another run
-    follow, sorted by key; a run of a sweep has all of its overrides, so that no two runs share a folder.
+    follow, sorted by key.
 
     Args:
+        swept: keys that a sweep varies. They are in the name in any case, so that no two runs share a folder.
         global_batch_size: if set, the batch size per device doesn't make another run.
     """
     said = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
@@ -64,22 +68,19 @@ def default_job_name(
     model_type = choices.get("model_type")
     if model_type and not any(_has_word(part, str(model_type)) for part in parts):
         parts.append(str(model_type))
-    name = "+".join(dict.fromkeys(parts))
-    if is_sweep:
-        settings = [text for text in overrides if text.partition("=")[0].lstrip("+") not in _NAMED_ANYWAY]
-    else:
-        name = name or "run"
-        settings = _settings(overrides, has_global_batch=global_batch_size is not None)
+    name = "+".join(dict.fromkeys(parts)) or "run"
+    settings = _settings(overrides, set(swept), has_global_batch=global_batch_size is not None)
     return _as_folder_name(",".join([name, *settings]))
 
 
-def _settings(overrides: Sequence[str], has_global_batch: bool) -> list[str]:
-    """The overrides that make another run, as `key=value`; the last one of each key."""
+def _settings(overrides: Sequence[str], swept: Collection[str], has_global_batch: bool) -> list[str]:
+    """The overrides that make another run or are swept, as `key=value`; the last one of each key."""
     said: dict[str, str] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         key = key.lstrip("+")
-        if not _makes_another(key) or (has_global_batch and key == _PER_DEVICE):
+        makes_another = _makes_another(key) and not (has_global_batch and key == _PER_DEVICE)
+        if not makes_another and (key not in swept or key in _NAMED_ANYWAY):
             continue
         short = key.replace(_DATASETS, "")
         said[key] = f"{short}={_shown(value)}" if equals else short
@@ -108,10 +109,12 @@ def _shown(value: str) -> str:
     return plain if _AS_NAME.search(plain) is None else f"{plain}-{_digest(text, 6)}"
 
 
-def name_from_hydra(hydra: Any, global_batch_size: Any = None) -> str:
-    """The default name for a composed `hydra` node."""
+def name_from_hydra(hydra: Any, global_batch_size: Any = None, swept: Collection[str] = ()) -> str:
+    """The default name for a composed `hydra` node; `swept` and the sweeper's own parameters are in it."""
     choices = {str(group): member for group, member in hydra.runtime.choices.items()}
-    return default_job_name(choices, [str(text) for text in hydra.overrides.task], _is_sweep(hydra), global_batch_size)
+    of_sweeper = (hydra.get("sweeper") or {}).get("params") or {}
+    keys = {str(key).lstrip("+") for key in (*swept, *of_sweeper)}
+    return default_job_name(choices, [str(text) for text in hydra.overrides.task], keys, global_batch_size)
 
 
 def checked_job_name(name: Any) -> str:
@@ -137,10 +140,6 @@ def checked_job_name(name: Any) -> str:
     raise ConfigError(
         as_line(f"job_name={text} {reason}. Without job_name=, a run gets a default name."), key="job_name"
     )
-
-
-def _is_sweep(hydra: Any) -> bool:
-    return str(getattr(hydra.mode, "name", hydra.mode)) == "MULTIRUN"
 
 
 def _has_word(part: str, word: str) -> bool:

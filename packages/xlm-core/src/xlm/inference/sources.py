@@ -24,6 +24,8 @@ from xlm.schemas import PATH_KEYS
 from xlm.training.checkpoints import BEST, LAST, best_or_last
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
+from xlm.training.sharded_checkpoints import INDEX as SHARDS_INDEX
+from xlm.training.sharded_checkpoints import is_sharded
 from xlm.training.weights import CONFIG, TOKENIZER, load_from, load_weights, select_weights
 from xlm.utils.instantiate import first_sentence
 from xlm.utils.stored_yaml import check_stored_yaml
@@ -117,14 +119,15 @@ def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights
     """
     path = Path(path_or_id)
     if path.exists():
-        return _weights(_weights_in(path) if path.is_dir() else whole(path), is_remote=False)
+        is_folder = path.is_dir() and not is_sharded(path)
+        return _weights(_weights_in(path) if is_folder else whole(path), is_remote=False)
     if path.suffix != ".ckpt" and not is_weights_alone(path) and _HUB_ID.fullmatch(str(path_or_id)):
         return _weights(_weights_in(_fetched(str(path_or_id), revision)), is_remote=True)
     raise CheckpointError(f"There is no file or folder {path}.{_what_is_there(path)}", path=path)
 
 
 def _weights(path: Path, is_remote: bool) -> Weights:
-    state = path.stat()
+    state = (path / SHARDS_INDEX if is_sharded(path) else path).stat()
     return _unchanged(path, is_remote, (state.st_ino, state.st_size, state.st_mtime_ns))
 
 
@@ -151,7 +154,7 @@ def _what_is_there(path: Path) -> str:
 
 
 def _may_be_model(entry: Path) -> bool:
-    if entry.is_dir():
+    if entry.is_dir() and not is_sharded(entry):
         return best_or_last(entry / "checkpoints") is not None or weights_in(entry) is not None
     return entry.suffix == ".ckpt" or (is_weights_alone(entry) and whole(entry) == entry)
 

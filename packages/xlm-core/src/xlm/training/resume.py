@@ -13,12 +13,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import CheckpointCorruptError, CheckpointError
-from xlm.training.ema import CHECKPOINT_KEY
+from xlm.training.sharded_checkpoints import is_sharded, read_shards
 from xlm.utils.instantiate import first_sentence
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.secrets import without_secrets
 from xlm.utils.tensor_archive import check_archive, unusable_part
 
+# The key of averaged weights in a checkpoint.
+AVERAGED = "xlm_ema"
 log = RankedLogger(__name__, rank_zero_only=True)
 
 # Settings that identify a run; lengths, logging, validation and paths may change when it is resumed.
@@ -50,6 +52,8 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
             could run any code.
     """
     path = Path(path)
+    if is_sharded(path):
+        return read_shards(path)
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     try:
@@ -61,7 +65,7 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
         raise CheckpointCorruptError(path, first_sentence(error)) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointCorruptError(path, f"it has no 'state_dict'{_what_it_is(checkpoint)}")
-    if reason := unusable_part(checkpoint, CHECKPOINT_KEY):
+    if reason := unusable_part(checkpoint, AVERAGED):
         raise CheckpointCorruptError(path, f"it {reason}")
     return checkpoint
 
@@ -111,7 +115,7 @@ def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
     damaged: list[str] = []
     for file in sorted(files, key=_newness, reverse=True):
         try:
-            return file, load_checkpoint(file)
+            return file, read_shards(file, with_tensors=False) if is_sharded(file) else load_checkpoint(file)
         except CheckpointCorruptError as error:
             damaged.append(file.name)
             log.warning(f"{error} Trying an older one.")
@@ -126,7 +130,10 @@ def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
 def _newness(file: Path) -> tuple[int, bool, float]:
     """Sort by steps (unreadable headers first, so that damage is reported), then periodic before best, then time."""
     try:
-        header = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if is_sharded(file):
+            header = read_shards(file, with_tensors=False)
+        else:
+            header = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         step = int(header["global_step"])
     except Exception:  # noqa: BLE001 - `load_checkpoint` reports the damage
         step = 2**62
@@ -247,5 +254,6 @@ def _all(count: int) -> dict[str, int]:
 def _validation_unfinished(batches: dict[str, Any], validation: dict[str, Any]) -> bool:
     """Whether the state was saved at the end of a batch before a due validation, or during validation."""
     before = batches["total"]["completed"] < batches["total"]["processed"]
-    within = validation["total"]["completed"] < validation["total"]["ready"]
+    # Not the total, which includes validations that were announced to Lightning as due (`_DUE`).
+    within = validation["current"]["completed"] < validation["current"]["ready"]
     return before or within

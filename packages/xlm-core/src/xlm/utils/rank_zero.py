@@ -12,12 +12,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from xlm.errors import printable
 from xlm.utils.secrets import without_secrets
+from xlm.utils.slurm import is_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Set by torchrun, SLURM and MPI launchers; Lightning sets LOCAL_RANK for the processes that it starts.
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "LOCAL_RANK")
+_OF_SLURM = "SLURM_PROCID"
 
 
 def get_rank() -> int:
@@ -27,7 +29,8 @@ def get_rank() -> int:
         return int(distributed.get_rank())
     for name in _RANK_VARIABLES:
         value = os.environ.get(name, "")
-        if value.isdecimal():
+        # A shell in an allocation has SLURM_PROCID=0, and so have the processes that Lightning starts there.
+        if value.isdecimal() and (name != _OF_SLURM or is_task(os.environ)):
             return int(value)
     return 0
 
