@@ -9,6 +9,7 @@ import pickle
 import shutil
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,27 @@ def written(name: str, text: str) -> Callable[[Base, Path, bool], Path]:
         return to / name
 
     return make
+
+
+def sharded(index: Callable[[bytes], str]) -> Callable[[Base, Path, bool], Path]:
+    """The folder of a sharded checkpoint, with a header that runs a command and this index."""
+
+    def make(base: Base, to: Path, exported: bool) -> Path:
+        folder = to / "checkpoints/last.ckpt"
+        (folder / "step-1").mkdir(parents=True)
+        torch.save({"checkpoint": Payload(), "places": {}, "tied": {}}, folder / "step-1/header.pt")
+        content = (folder / "step-1/header.pt").read_bytes()
+        (folder / "checkpoint.json").write_text(index(content))
+        return folder
+
+    return make
+
+
+def listing(name: str) -> Callable[[bytes], str]:
+    """The index of a sharded checkpoint in this folder."""
+    return lambda header: json.dumps(
+        {"format": 1, "folder": name, "files": {"header.pt": [len(header), zlib.crc32(header)]}}
+    )
 
 
 class Payload:
@@ -479,6 +501,9 @@ CASES = (
         "which leaves its folder",
         CKPT,
     ),
+    Case("a pickle in a sharded checkpoint", sharded(listing("step-1")), "cannot be read", CKPT),
+    Case("a sharded checkpoint in `../x`", sharded(listing("../x")), "which is not a file in the folder", CKPT),
+    Case("a sharded checkpoint with a deep index", sharded(lambda _: DEEP), "is not the index of a checkpoint", CKPT),
     Case(
         "averages that are a number",
         checkpoint(put(CHECKPOINT_KEY, 3)),
