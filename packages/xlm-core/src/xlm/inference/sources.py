@@ -189,7 +189,7 @@ def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -
         if file.is_file():
             if given is None and is_weights_alone(path):
                 check_inside(file, file.parent)
-            return _read(file), file
+            return read_config(file), file
     if given:
         raise CheckpointError(f"There is no configuration at {given}.", path=given)
     raise CheckpointError(
@@ -198,7 +198,8 @@ def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -
     )
 
 
-def _read(file: Path) -> DictConfig:
+def read_config(file: Path) -> DictConfig:
+    """The configuration in a file of a run; ConfigError if it cannot be read, or goes beyond what is stored."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
