@@ -159,6 +159,12 @@ def written(name: str, text: str) -> Callable[[Base, Path, bool], Path]:
     return make
 
 
+def doubling(base: Base, to: Path, exported: bool) -> Path:
+    """A configuration with values that refer to each other twice."""
+    chain = {f"tags.a{n}": f"${{tags.a{n + 1}}}${{tags.a{n + 1}}}" for n in range(40)}
+    return setting("tags.a40", "x", chain)(base, to, exported)
+
+
 def sharded(index: Callable[[bytes], str]) -> Callable[[Base, Path, bool], Path]:
     """The folder of a sharded checkpoint, with a header that runs a command and this index."""
 
@@ -406,6 +412,7 @@ CASES = (
         setting("trace_view", "${if_else:${tokenizer:vocab_size},os.system,x}"),
         "cannot be checked",
     ),
+    Case("interpolations that double 40 times", doubling, "steps to be resolved"),
     Case("`${oc.create:…}`", setting("tags.a", "${oc.create:{_target_:os.system}}"), "uses the resolver"),
     Case("`${eval:9**9**9}`", setting("model.dropout", "${eval:9**9**9}"), "cannot be checked"),
     # Settings that make harmless classes dangerous.
