@@ -19,7 +19,7 @@ import torch
 from omegaconf import OmegaConf, open_dict
 from safetensors.torch import save_file
 
-from xlm.training.ema import CHECKPOINT_KEY
+from xlm.training.resume import AVERAGED
 
 CANARY = "canary"
 # What a payload would leave in the current folder.
@@ -250,7 +250,8 @@ def link(name: str, target: str) -> Callable[[Path], object]:
 
     def change(model: Path) -> object:
         (model / name).unlink(missing_ok=True)
-        return (model / name).symlink_to(target)
+        (model / name).symlink_to(target)
+        return name
 
     return change
 
@@ -258,7 +259,8 @@ def link(name: str, target: str) -> Callable[[Path], object]:
 def outside(model: Path) -> object:
     """A shard that is a link to weights beside the folder."""
     save_file({"table.weight": torch.zeros(27, 27)}, model.parent / "secret.safetensors")
-    return (model / "a.safetensors").symlink_to("../secret.safetensors")
+    (model / "a.safetensors").symlink_to("../secret.safetensors")
+    return model
 
 
 def remote_tokenizer(model: Path) -> object:
@@ -513,7 +515,7 @@ CASES = (
     Case("a sharded checkpoint with a deep index", sharded(lambda _: DEEP), "is not the index of a checkpoint", CKPT),
     Case(
         "averages that are a number",
-        checkpoint(put(CHECKPOINT_KEY, 3)),
+        checkpoint(put(AVERAGED, 3)),
         "it has no averaged weights under",
         CKPT,
     ),

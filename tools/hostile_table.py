@@ -147,7 +147,7 @@ def main(words: Sequence[str] = ()) -> int:
                 outcome = run_case(case, door, base, _new(Path(place) / f"{number}-{door}"))
                 bad += outcome.executed or "Traceback" in outcome.answer
                 first = (outcome.answer.splitlines() or ["the page or list, escaped"])[0]
-                first = first.replace(f"{place}/{number}-{door}/made", "…")
+                first = first.replace(f"{place}/{number}-{door}/made", "…").replace(f"{place}/{number}-{door}/", "")
                 found.setdefault((_short(first), outcome.executed, outcome.left), []).append(door)
             for (answer, ran, left), doors in found.items():
                 cells = [

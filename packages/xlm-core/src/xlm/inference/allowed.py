@@ -190,9 +190,10 @@ def nodes_of(node: Any) -> Iterator[tuple[Any, Any]]:
         return
     if node._is_interpolation():
         return
+    parent: Any = node
     for name in range(len(node)) if isinstance(node, ListConfig) else list(node.keys()):
-        yield node, name
-        yield from nodes_of(node._get_node(name))
+        yield parent, name
+        yield from nodes_of(parent._get_node(name))
 
 
 def _bad_value(key: str, name: str, value: Any, runs_judges: bool) -> str:
