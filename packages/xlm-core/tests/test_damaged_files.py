@@ -220,7 +220,9 @@ def read_texts(folder: Path) -> object:
 def write_models(folder: Path) -> None:
     (folder / "toy/configs/model").mkdir(parents=True)
     (folder / "toy/__init__.py").write_text('__version__ = "1.2"\n')
-    (folder / "toy/configs/commands.yaml").write_text("hello_toy: toy.parts.hello\nbye: {target: toy.bye, help: Bye.}\n")
+    (folder / "toy/configs/commands.yaml").write_text(
+        "hello_toy: toy.parts.hello\nbye: {target: toy.bye, help: Bye.}\n"
+    )
     (folder / "toy/configs/model/toy.yaml").write_text("_target_: builtins.dict\nwidth: 4\n")
     (folder / "xlm_models.json").write_text(json.dumps({"toy": "toy", "other": "missing"}))
 
@@ -242,23 +244,49 @@ def write_run(folder: Path) -> None:
     for number, name in enumerate(("a", "b")):
         run = folder / name
         (run / "predictions/test/prediction").mkdir(parents=True)
-        started = {"started": "2026-01-01T10:00:00+0000", "command": ["xlm", "train", "experiment=star_easy_toy"], "seed": 1}
-        (run / "config.yaml").write_text(f"job_name: {name}\nmodel_name: toy\ntrainer: {{max_steps: 20}}\noptimizer: {{lr: 0.{number}}}\n")
-        (run / "record_train.json").write_text(json.dumps({**started, "versions": {"torch": "2.6"}, "git": {"commit": "01"}}))
-        lines = [f"{step},{metric},{3 / step},{1000.0 + step}" for step in range(1, 5) for metric in ("train/lm/accumulated_loss", "val/lm/accumulated_loss")]
+        started = {
+            "started": "2026-01-01T10:00:00+0000",
+            "command": ["xlm", "train", "experiment=star_easy_toy"],
+            "seed": 1,
+        }
+        (run / "config.yaml").write_text(
+            f"job_name: {name}\nmodel_name: toy\ntrainer: {{max_steps: 20}}\noptimizer: {{lr: 0.{number}}}\n"
+        )
+        (run / "record_train.json").write_text(
+            json.dumps({**started, "versions": {"torch": "2.6"}, "git": {"commit": "01"}})
+        )
+        lines = [
+            f"{step},{metric},{3 / step},{1000.0 + step}"
+            for step in range(1, 5)
+            for metric in ("train/lm/accumulated_loss", "val/lm/accumulated_loss")
+        ]
         (run / "metrics.csv").write_text("\n".join(["step,name,value,time", *lines]) + "\n")
         rows = [{"prompt": f"{n}", "prediction": f"{n * number}", "truth": f"{n}", "id": n} for n in range(6)]
         (run / "predictions/test/prediction/step_00000004.jsonl").write_bytes(json_lines(rows))
-        likelihood = {"test/lm": {"name": "nelbo", "of": "texts", "nats": {"value": 2.0, "se": 0.1}, "n": 6, "loss": "x"}}
+        likelihood = {
+            "test/lm": {"name": "nelbo", "of": "texts", "nats": {"value": 2.0, "se": 0.1}, "n": 6, "loss": "x"}
+        }
         results = {
             **started, "step": 4, "parameters": 12, "training": {"cpu_seconds": 1.5, "tokens_per_second": 9.5, "wall_seconds": 2.0},
             "metrics": {"test/lm/accumulated_loss": 0.5, "test/prediction/exact_match": 0.5}, "n": {"test/prediction": 6},
             "likelihood": likelihood,
         }  # fmt: skip
         (run / "results.json").write_text(json.dumps(results))
-        evaluated = {**started, "results": {"val/prediction/exact_match": {"value": 0.5, "se": 0.1, "n": 6}}, "likelihood": likelihood}
+        evaluated = {
+            **started,
+            "results": {"val/prediction/exact_match": {"value": 0.5, "se": 0.1, "n": 6}},
+            "likelihood": likelihood,
+        }
         (run / "eval_val.json").write_text(json.dumps(evaluated))
-    lock = {"token": "x", "pid": 1, "process_started": "5", "host": "elsewhere", "machine": "m", "since": 1.0, "slurm": ""}
+    lock = {
+        "token": "x",
+        "pid": 1,
+        "process_started": "5",
+        "host": "elsewhere",
+        "machine": "m",
+        "since": 1.0,
+        "slurm": "",
+    }
     (folder / "a/run.lock").write_text(json.dumps(lock))
     os.utime(folder / "a/run.lock", (1.0, 1.0))  # its run has been silent for long
 
@@ -312,7 +340,9 @@ def read_points(folder: Path) -> object:
     found = _read(folder / "points.jsonl", "k")
     point = Point({"steps": 3}, {"exact_match": (0.5, 0.1)}, 10, 2.0, 0.5)
     _append(folder / "points.jsonl", "k", point)
-    write_tables(folder, [*(found[key] for key in found if key in ('{"steps": 1}', '{"steps": 2}')), point], "exact_match")
+    write_tables(
+        folder, [*(found[key] for key in found if key in ('{"steps": 1}', '{"steps": 2}')), point], "exact_match"
+    )
     return found
 
 
@@ -323,7 +353,10 @@ def write_trace(folder: Path) -> None:
     def sample(kind: str) -> dict[str, Any]:
         steps = [
             {"call": 1, "changes": [{"do": kind, "at": 2, "token": 4, "p": 0.5, "others": [[5, 0.25]]}], "stop": 0.1},
-            {"call": 2, "changes": [{"do": "insert", "at": 3, "token": 5, "slot": 2, "slot_p": 0.5}, {"do": "delete", "at": 3}]},
+            {
+                "call": 2,
+                "changes": [{"do": "insert", "at": 3, "token": 5, "slot": 2, "slot_p": 0.5}, {"do": "delete", "at": 3}],
+            },
         ]
         return {
             "prompt": "0 1", "given": [1, 2, 3], "answer_start": 2, "steps": steps, "ids": [1, 2, 4], "calls": 2, "text": "4",
@@ -362,7 +395,11 @@ def read_trace(folder: Path) -> object:
 def write_checkpoints(folder: Path) -> None:
     import torch
 
-    content = {"state_dict": {"model.weight": torch.arange(60.0)}, "global_step": 3, "xlm_config": "model: {_target_: a.b}\n"}
+    content = {
+        "state_dict": {"model.weight": torch.arange(60.0)},
+        "global_step": 3,
+        "xlm_config": "model: {_target_: a.b}\n",
+    }
     torch.save(content, folder / "best.ckpt")
 
 
@@ -484,7 +521,9 @@ def fault(name: str, number: int, sound: Path, folder: Path) -> str | None:
     except Exception as error:
         import traceback
 
-        where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-6:]))
+        where = " < ".join(
+            f"{Path(f.filename).name}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-6:])
+        )
         return f"{case}: {type(error).__name__}: {str(error)[:200]} [{where}]"
     if (seconds := time.process_time() - start) > SECONDS:
         return f"{case}: {seconds:.1f} s"

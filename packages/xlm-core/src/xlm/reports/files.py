@@ -98,7 +98,10 @@ def _point(row: list[str]) -> Point | None:
 def _yaml(text: str) -> Any:
     import yaml
 
+    from xlm.utils.stored_yaml import check_stored_yaml
+
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    check_stored_yaml(text)
     try:
         return yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:

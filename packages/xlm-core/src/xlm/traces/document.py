@@ -6,14 +6,26 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from types import UnionType
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from xlm.decoding.trace import Step, Trace, replay
-from xlm.errors import ConfigError, DataError
+from xlm.errors import ConfigError, DataError, as_line
 from xlm.protocols import Tokenizer
 from xlm.utils.files import replace_text
 from xlm.utils.imports import get_function
@@ -190,11 +202,46 @@ def read_document(path: str | Path) -> Document:
         found = doc["format"]
     except FileNotFoundError as error:
         raise DataError(f"There is no trace at {path}. `xlm generate … trace=true` writes one.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is not a trace: it is not a JSON file written by trace=true.") from error
     if found != FORMAT:
-        raise DataError(f"{path} has the format '{found}', but this version of xlm reads '{FORMAT}'.")
+        raise DataError(as_line(f"{path} has the format '{found}', but this version of xlm reads '{FORMAT}'."))
+    if not _has_types(doc, Document):
+        raise DataError(f"{path} is not a trace: its runs, samples or steps lack a part, or one has another type.")
     return doc
+
+
+@cache
+def _parts_of(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """The entries of a TypedDict: type, and whether it must be there."""
+    kinds, marks = get_type_hints(kind), get_type_hints(kind, include_extras=True)
+    required = {name for name in kind.__required_keys__ if get_origin(marks[name]) is not NotRequired}
+    return {name: (part, name in required) for name, part in kinds.items()}
+
+
+def _has_types(value: Any, kind: Any) -> bool:
+    """Whether a value of a JSON file has the annotated type: TypedDicts, lists, mappings, unions, and plain types."""
+    if is_typeddict(kind):
+        parts_of = _parts_of(kind)
+        return isinstance(value, dict) and all(
+            _has_types(value[name], part) if name in value else not required
+            for name, (part, required) in parts_of.items()
+        )
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, UnionType):
+        return any(_has_types(value, part) for part in parts)
+    if origin in (list, Sequence):
+        return isinstance(value, list) and all(_has_types(item, parts[0]) for item in value)
+    if origin is tuple:
+        items = parts * len(value) if isinstance(value, list) and parts[1:] == (...,) else parts
+        return isinstance(value, list) and len(value) == len(items) and all(map(_has_types, value, items))
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(_has_types(item, parts[1]) for item in value.values())
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return True if kind is Any else isinstance(value, bool) == (kind is bool) and isinstance(value, kind)
 
 
 FOLDER = Path(__file__).parent / "page_files"
