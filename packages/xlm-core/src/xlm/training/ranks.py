@@ -83,6 +83,16 @@ class RankMonitor(Callback):
         for run in (self._talk, self._watch):
             threading.Thread(target=run, args=(self._ended,), name=f"rank {self.rank}", daemon=True).start()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._ended.is_set():
+            _without_collectives(signal.SIGTERM)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_start(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_start(trainer, pl_module)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self._ended.is_set():
             # Nobody may end while another one still watches it.
@@ -269,6 +279,23 @@ def _is_of_group(error: Exception) -> bool:
     return isinstance(error, distributed.DistError) or (
         isinstance(error, RuntimeError) and _OF_GROUP.search(str(error)) is not None
     )
+
+
+def _without_collectives(signum: signal.Signals) -> None:
+    """Remove Lightning's own part from the handlers of a signal.
+
+    It calls a collective operation in the handler, so at any moment and in one process only: the others may be in
+    another operation, or gone.
+    """
+    composed: Any = signal.getsignal(signum)
+    handlers = getattr(composed, "signal_handlers", None)
+    if handlers is None or threading.current_thread() is not threading.main_thread():
+        return
+    kept = [handler for handler in handlers if getattr(handler, "__name__", "") != "_sigterm_notifier_fn"]
+    if kept:
+        composed.signal_handlers = kept
+    else:
+        signal.signal(signum, signal.SIG_DFL)
 
 
 def _take_children() -> list[subprocess.Popen[bytes]]:
