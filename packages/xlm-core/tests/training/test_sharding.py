@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import shutil
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,14 +60,13 @@ def in_processes(world_size: int, work: Callable[[int], None]) -> None:
         pid = os.fork()
         if pid == 0:
             code = 1
+            warnings.simplefilter("ignore")  # torch warns of its own use of its compiler
             try:
                 distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
                 work(rank)
                 distributed.barrier()
                 code = 0
             except BaseException:
-                import traceback
-
                 traceback.print_exc()
             os._exit(code)
         children.append(pid)

@@ -187,10 +187,11 @@ class RankMonitor(Callback):
         if lost.rank == self.rank:
             os._exit(1)  # the others continue without this process
         self.lost = lost
-        holder = self._who.get(lost.rank)
-        if holder is not None and holder.is_here and holder.is_alive(0):
+        here = [rank for rank, holder in self._who.items() if holder.is_here and holder.is_alive(0)]
+        # One process does it: the others would find that it "has ended" before they have found it silent.
+        if lost.rank in here and self.rank == min(rank for rank in here if rank != lost.rank):
             with contextlib.suppress(OSError):
-                os.kill(holder.pid, signal.SIGKILL)
+                os.kill(self._who[lost.rank].pid, signal.SIGKILL)
         self._found.set()
         threading.Thread(target=self._end_if_hanging, daemon=True).start()
 
