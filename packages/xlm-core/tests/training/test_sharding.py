@@ -66,9 +66,10 @@ def in_processes(world_size: int, work: Callable[[int], None]) -> None:
                 work(rank)
                 distributed.barrier()
                 code = 0
-            except BaseException:
-                traceback.print_exc()
-            os._exit(code)
+            finally:
+                if code:
+                    traceback.print_exc()
+                os._exit(code)
         children.append(pid)
     assert [wait(pid, 60) for pid in children] == [0] * world_size
 
