@@ -21,6 +21,7 @@ from xlm.log_predictions import LogPredictions, PostHocPasses
 from xlm.metrics import MetricWrapper
 from xlm.protocols import ChecksTokenizer, LossFunction, Predictor, call_at, call_loss
 from xlm.training.blocks import checkpoint_activations, compile_blocks
+from xlm.training.interval import load_metric_counts, metric_counts
 from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
 from xlm.training.parts import PartLog, num_rows
@@ -30,6 +31,7 @@ from xlm.training.weights import load_weights, push_folder, save_weights, select
 from xlm.utils.history import PredictorHistoryMixin
 from xlm.utils.instantiate import get_component, has_component, instantiate, set_component
 from xlm.utils.rank_zero import RankedLogger, warn_once
+from xlm.utils.secrets import without_secrets
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -347,6 +349,28 @@ class Harness(TermWeightedModule):
         """Examples seen on this rank since the metrics of a stage were last read, by `stage/loader`."""
         return {place: n for place, n in self._counts.items() if _is_of(place, stage)}
 
+    def training_counts(self) -> dict[str, Any]:
+        """What the training metrics of this process have counted since they were last read, as plain values."""
+        metrics = {
+            place: [metric_counts(wrapper.metric) for wrapper in wrappers]
+            for place, wrappers in self.metrics.items()
+            if _is_of(place, "train")
+        }
+        counts = {place: n for place, n in self._counts.items() if _is_of(place, "train")}
+        return {
+            "metrics": metrics, "tracked": self.tracked.state("train"), "parts": self.part_log.state(), "counts": counts
+        }  # fmt: skip
+
+    def load_training_counts(self, counts: dict[str, Any]) -> None:
+        """Continue from what `training_counts` returned; metrics that the config has changed start anew."""
+        for place, found in counts["metrics"].items():
+            wrappers = self.metrics.get(place, [])
+            for wrapper, state in zip(wrappers, found, strict=False) if len(found) == len(wrappers) else ():
+                load_metric_counts(wrapper.metric, state)
+        self.tracked.load(counts["tracked"], self.device)
+        self.part_log.load(counts["parts"])
+        self._counts |= counts["counts"]
+
     def _forget(self, stage: str) -> None:
         """Reset the metrics and counts of a stage."""
         for place, wrappers in self.metrics.items():
@@ -416,7 +440,7 @@ class Harness(TermWeightedModule):
     # Weights.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["xlm_config"] = OmegaConf.to_yaml(self.config, resolve=False)
+        checkpoint["xlm_config"] = without_secrets(OmegaConf.to_yaml(self.config, resolve=False))
         if isinstance(self.datamodule, TextDataModule):
             checkpoint["xlm_data"] = self.datamodule.contents("train")
 
