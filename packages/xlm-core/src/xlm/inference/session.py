@@ -119,9 +119,19 @@ _LEAST = (
     ("gradient_clip_val", 0, True),
 )
 
+SHARDED_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+
 
 def check_trainer(trainer: DictConfig) -> None:
     """ConfigError for an interval of the Trainer below its minimum."""
+    strategy = trainer.get("strategy")
+    is_sharded = isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(".FSDP2Strategy")
+    if is_sharded and trainer.get("precision") not in (None, *SHARDED_PRECISIONS):
+        raise ConfigError(
+            f"trainer.precision is {trainer.precision}, and trainer_strategy=fsdp2 takes one of: "
+            f"{', '.join(SHARDED_PRECISIONS)}.",
+            key="trainer.precision",
+        )
     for name, least, allowed in _LEAST:
         value = trainer.get(name)
         if isinstance(value, int | float) and (value < least or (value == least and not allowed)):
