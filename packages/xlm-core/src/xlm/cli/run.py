@@ -19,7 +19,7 @@ from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
 from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, translate
 from xlm.compose.naming import checked_job_name
-from xlm.errors import BadTargetError, XLMError
+from xlm.errors import BadTargetError, StorageError, XLMError
 from xlm.external_models import Discovery, activate, discover
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -91,9 +91,10 @@ class Task:
             with _environ(FULL_ERROR, self.full_error):
                 return self._run(cfg, choices)
         except Exception as error:
-            if not isinstance(error, XLMError) and not is_foreign(error):
+            of_disk = StorageError.of(error)
+            if of_disk is None and not isinstance(error, XLMError) and not is_foreign(error):
                 raise
-            readable = translate(error, self.found, self.overrides)
+            readable = of_disk or translate(error, self.found, self.overrides)
             if isinstance(readable, BadTargetError):
                 readable = locate_target(readable, choices, self.overrides)
             if readable is not error and readable.__cause__ is None:

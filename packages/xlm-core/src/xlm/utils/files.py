@@ -26,12 +26,8 @@ def writing(path: Path | str, advice: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise StorageError(path, reason_of(error), advice) from error
-
-
-def reason_of(error: OSError) -> str:
-    """`No space left on device`, without number and path."""
-    return error.strerror or str(error)
+        reason = error.strerror or str(error)
+        raise StorageError(f"{path} cannot be written: {reason}. {advice}".rstrip(), path=path) from error
 
 
 def replace_text(path: Path, text: str) -> Path:
