@@ -35,13 +35,13 @@ SIZES = {"train.lm": 200, "val.lm": 8, "val.prediction": 8, "test.lm": 8, "test.
 STARS = tuple(f"datamodule.dataset_managers.{place}.num_examples={size}" for place, size in SIZES.items())
 TEXTS = (
     "datamodule=own_text", "data_files.train=sums.txt", "block_size=24", "vocab_size=300", "batching=packed",
-    "datamodule.dataset_managers.val.unconditional_prediction.num_examples=4", "predictor.max_steps=4",
+    "datamodule.dataset_managers.val.unconditional_prediction.num_examples=4",
 )  # fmt: skip
 CASES = {
     "arlm": ("experiment=star_easy_arlm", *STARS),
-    "mlm": ("model_type=mlm", *TEXTS, "async_checkpoints=true"),
+    "mlm": ("model_type=mlm", *TEXTS, "predictor.max_steps=4", "async_checkpoints=true"),
     "ilm": ("experiment=star_easy_ilm", *STARS, "async_checkpoints=true"),
-    "mdlm": ("model_type=mdlm", *TEXTS),
+    "mdlm": ("model_type=mdlm", *TEXTS, "predictor.num_steps=4"),
 }
 MOMENTS = ("start", "save", "validation", "training")
 # Values that depend on the machine, as the ends of their names.
