@@ -64,7 +64,7 @@ def test_twenty_kills_in_four_families(tmp_path: Path, capfd: pytest.CaptureFixt
     assert done.returncode == 0, capfd.readouterr().out
 
 
-# 60 cycles of three jobs: two minutes of CPU time.
+# 30 cycles of three jobs: three minutes of CPU time.
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_many_jobs_in_one_process_need_no_more_memory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Trains, evaluates and generates again and again in one process: memory, descriptors and threads must stay flat.
 
-python tools/soak.py FOLDER [--cycles 60] [--plot FILE.png]
+python tools/soak.py FOLDER [--cycles 30] [--plot FILE.png]
 
 A cycle trains a few steps (checkpoints in the background, TensorBoard, packed batches in every second one), evaluates
 the run and generates from it, through the same entry as the command line. FOLDER gets the runs, each removed after its
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Soak, plot, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--cycles", type=int, default=60)
+    parser.add_argument("--cycles", type=int, default=30)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args(arguments)
     picture = options.plot and options.plot.absolute()

@@ -8,7 +8,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import StorageError, TrainingInterrupted, XLMError
+from xlm.errors import RankLostError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.utils.rank_zero import is_first_process
+from xlm.utils.secrets import without_secrets
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
@@ -57,8 +59,12 @@ def report(error: XLMError) -> None:
     """Print the message on stderr, and before it the traceback if HYDRA_FULL_ERROR=1."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
+    if isinstance(error, RankLostError) and error.is_quiet:
+        return
+    if isinstance(error, TrainingInterrupted) and not is_first_process():
+        return  # all processes of a run stop together
     prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
-    print(f"{prefix}{error}", file=sys.stderr)
+    print(without_secrets(printable(f"{prefix}{error}")), file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:

@@ -32,8 +32,10 @@ from xlm.training.interval import LogInterval
 from xlm.training.optim import num_parameters
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
+from xlm.training.requeue import requeueing
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState, random_state_of
+from xlm.training.sharded_checkpoints import is_checkpoint
 from xlm.training.step_count import StepCount
 from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
@@ -147,7 +149,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         RunInUseError: another training run is writing to the same folder.
         XLMError: any other user error, before anything is written if possible.
     """
-    with raising_on_sigterm(), contextlib.ExitStack() as stack:
+    with requeueing(), raising_on_sigterm(), contextlib.ExitStack() as stack:
         locks = [stack.enter_context(RunLock(folder)) for folder in written_folders(cfg)]
         for lock in locks:
             remove_leftovers(lock.folder)
@@ -289,7 +291,8 @@ def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) ->
         LogInterval(train_log),
     ]  # fmt: skip
     if cfg.ema_decay:
-        own.append(ExponentialMovingAverage(cfg.ema_decay))
+        # First: later callbacks may wait for other processes, and the average belongs to the finished step.
+        own.insert(0, ExponentialMovingAverage(cfg.ema_decay))
     configured = build_callbacks(cfg)
     last = LastCheckpoint(cfg.checkpointing_dir, signals, keep=not flags.DEBUG)
     if flags.DEBUG:
@@ -382,7 +385,7 @@ def finish(
         draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
         weights = Path(cfg.checkpointing_dir) / BEST
-        if cfg.test_weights == "best" and weights.is_file() and not flags.DEBUG:
+        if cfg.test_weights == "best" and is_checkpoint(weights) and not flags.DEBUG:
             load_averaged(harness, trainer, weights)
             record["weights"] = str(weights)
         trainer.test(harness, datamodule=session.datamodule, verbose=False)

@@ -14,13 +14,18 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributed.tensor import DTensor
 
 from xlm.errors import NonFiniteLossError, RunInUseError, StorageError, TrainingInterrupted, XLMError
 from xlm.training.background import finish_saving
 from xlm.training.disk_space import require_space, state_bytes
 from xlm.training.guards import GracefulSignals
+from xlm.training.rng import CHECKPOINT_KEY as RNG_KEY
+from xlm.training.sharded_checkpoints import is_checkpoint, is_sharded, read_shards, remove_checkpoint
+from xlm.training.stopping import AgreedSignal
 from xlm.utils.files import sync_folder, temporary_beside, writing
 from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.run_lock import Holder, find_holder
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -31,7 +36,7 @@ BEST = "best.ckpt"
 def best_or_last(directory: Path) -> Path | None:
     """The best checkpoint in a folder, otherwise the newest; None if there is none."""
     found = (directory / name for name in (BEST, LAST))
-    return next((path for path in found if path.is_file()), None)
+    return next((path for path in found if is_checkpoint(path)), None)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -49,6 +54,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with writing(target, ADVICE):
             target.parent.mkdir(parents=True, exist_ok=True)
             require_space(target, state_bytes(checkpoint))
+            if is_sharded(target):
+                remove_checkpoint(target)
             self._write(checkpoint, target)
 
     def _write(self, checkpoint: dict[str, Any], target: Path) -> None:
@@ -68,6 +75,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if is_sharded(path):
+            return read_shards(path)
+        return super().load_checkpoint(path, map_location, weights_only)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        remove_checkpoint(Path(path))
 
 
 ADVICE = "The checkpoints before it are complete, and the same command continues from the newest one."
@@ -166,26 +181,51 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, dirpath: str, signals: GracefulSignals | None = None, keep: bool = True) -> None:
         self.path = Path(dirpath) / LAST
-        self.signals = signals
+        self.agreed = None if signals is None else AgreedSignal(signals)
         self.keep = keep
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.agreed is not None:
+            self.agreed.signals.hold()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._stop_if_asked(trainer)
+        if self.agreed is not None:
+            self._stop_for(self.agreed.after_step(), trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._stop_if_asked(trainer)
+        if self.agreed is not None and not trainer.sanity_checking:
+            self._stop_for(self.agreed.during_validation(), trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.keep:
             trainer.save_checkpoint(self.path)
             finish_saving(trainer)
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self.signals is None or self.signals.received is None or trainer.sanity_checking:
+    def save_alone(self, trainer: Trainer, first: Holder) -> Path | None:
+        """Save the state of this process after another one was lost; returns the path if it was saved.
+
+        Not if weights are split over the processes or are not finite, nor if the run's folder is not locked by its rank
+        0 (`first`) any more: then rank 0 ended in order, or a new run has started.
+        """
+        is_sharded_run = any(isinstance(p, DTensor) for p in trainer.lightning_module.parameters())
+        if not self.keep or trainer.global_step == 0 or is_sharded_run:
+            return None
+        if not all(bool(torch.isfinite(p).all()) for p in trainer.lightning_module.parameters()):
+            return None
+        holder = find_holder(Path(trainer.default_root_dir))
+        if holder is None or (holder[0].host, holder[0].pid) != (first.host, first.pid):
+            return None
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        known = checkpoint.get(RNG_KEY, [None])
+        checkpoint[RNG_KEY] = [known[0] if r == trainer.global_rank else None for r in range(trainer.world_size)]
+        AtomicCheckpointIO().save_checkpoint(checkpoint, self.path)
+        return self.path
+
+    def _stop_for(self, signum: int | None, trainer: Trainer) -> None:
+        if signum is None:
             return
-        signum = self.signals.received
         if self.keep:
             trainer.save_checkpoint(self.path)
             finish_saving(trainer)

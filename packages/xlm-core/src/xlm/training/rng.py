@@ -80,7 +80,8 @@ class RandomState(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get(CHECKPOINT_KEY, [])
-        if trainer.global_rank < len(states):
+        # A checkpoint that one process saved after another one died has no state of the others.
+        if trainer.global_rank < len(states) and states[trainer.global_rank] is not None:
             self._pending = states[trainer.global_rank]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

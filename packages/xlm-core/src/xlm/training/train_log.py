@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from xlm.training.flops import FirstForward, Shape, matmul_dtype, matmul_peak
 from xlm.utils.files import replace_text, writing
+from xlm.utils.text import csv_cell
 
 
 @runtime_checkable
@@ -293,7 +294,7 @@ class CSVMetrics(Logger):
             if is_new:
                 writer.writerow(FIELDS)
             writer.writerows(
-                (step, name, repr(float(value)), now) for name, value in metrics.items() if name != "epoch"
+                (step, csv_cell(name), repr(float(value)), now) for name, value in metrics.items() if name != "epoch"
             )
 
     @rank_zero_only
