@@ -80,8 +80,8 @@ def sync_folder(folder: Path) -> None:
 
 
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)-(?P<started>\d+)-(?P<machine>[0-9a-f]{8})\.tmp")
-# Names that earlier versions gave.
-_OLDER = re.compile(r"\..+\.(\d+\.)?tmp|\..+\.ckpt\.[a-z0-9_]{8}|metrics\.tmp")
+# Names without a process: those of earlier versions, and folders of sharded checkpoints.
+_OLDER = re.compile(r"\..+\.(\d+\.)?tmp|\..+\.ckpt\.([a-z0-9_]{8}|step-\d+-[0-9a-f]{8})|metrics\.tmp")
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
