@@ -17,6 +17,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -86,6 +87,12 @@ class Session:
             _convert_="all",
         )
         assert isinstance(trainer, Trainer)
+        if self.cfg.get("async_checkpoints") and isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ConfigError(
+                "async_checkpoints=true cannot write the checkpoints of trainer_strategy=fsdp2, which each process "
+                "writes in part. Set async_checkpoints=false.",
+                key="async_checkpoints",
+            )
         return trainer
 
     def _checkpoint_io(self) -> CheckpointIO:
