@@ -97,6 +97,7 @@ def test_a_warned_job_is_requeued_and_ends_with_the_weights_of_one_that_was_not(
     assert_same_weights(run, cluster.folder / "runs/alone")
 
 
+@pytest.mark.slow  # two more starts, for a message
 def test_a_job_that_may_not_be_requeued_says_so_and_continues_when_it_is_submitted_again(cluster: Cluster) -> None:
     words = ("train.sbatch", *SMALL, "job_name=refused")
     key = cluster.run("sbatch", "--no-requeue", *words).split()[-1]
