@@ -22,7 +22,7 @@ from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
 from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, translate
 from xlm.compose.naming import checked_job_name
-from xlm.errors import BadTargetError, TrainingInterrupted, XLMError
+from xlm.errors import BadTargetError, TrainingInterrupted, XLMError, printable
 from xlm.external_models import Discovery, activate, discover
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -184,4 +184,4 @@ def _environ(name: str, value: str | None) -> Iterator[None]:
 def _print_warnings(warnings: Sequence[str]) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         for warning in warnings:
-            print(f"Warning: {warning}", file=sys.stderr)
+            print(printable(f"Warning: {warning}"), file=sys.stderr)

@@ -13,6 +13,9 @@ from xlm.errors import ConfigError, as_line
 
 MAX_LENGTH = 150
 _MOST_BYTES = 255
+# Characters of markup, shells and terminals, and those that cannot be seen; letters of all scripts are allowed.
+_UNUSABLE = re.compile(r"[^\w .+=,~@:%()\[\]{}/\-]")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _AS_NAME = re.compile(r"[^A-Za-z0-9_.+=,~\-]+")
 # These choices are in the name anyway, or only locate the run's folder.
 _NAMED_ANYWAY = ("experiment", "datamodule", "model", "model_type", "job_type", "debug")
@@ -115,10 +118,10 @@ def name_from_hydra(hydra: Any, global_batch_size: Any = None, swept: Collection
 
 
 def checked_job_name(name: Any) -> str:
-    """`name` as text, if it is a valid folder below the folder of runs.
+    """`name` as text, if it is a valid folder below the folder of runs: the one rule for names of runs.
 
     Raises:
-        ConfigError: it is empty, too long, or leads to another folder.
+        ConfigError: it is empty or too long, leads to another folder, or has characters of markup, shells or terminals.
     """
     text = "" if name is None else str(name)
     parts = text.split("/")
@@ -126,7 +129,11 @@ def checked_job_name(name: Any) -> str:
         reason = "is empty (an unset shell variable?)" if not text.strip() else "begins or ends with a blank"
     elif text.startswith(("/", "~")) or ".." in parts or "." in parts or "" in parts or "\0" in text:
         reason = "is not a folder below the folder of runs (paths.run_dir=… allows any folder)"
-    elif max(len(part.encode()) for part in parts) > _MOST_BYTES:
+    elif found := _UNUSABLE.search(text):
+        reason = f"contains {found.group()!r}; names are letters, digits, blanks and . _ - + = , ~ @ : % ( ) [ ] {{ }}"
+    elif any(part.startswith("-") or part.endswith((".", " ")) or _RESERVED.fullmatch(part) for part in parts):
+        reason = "has a part that begins with '-', ends with '.' or a blank, or is reserved (con, nul, …)"
+    elif max(len(part.encode("utf-8", "replace")) for part in parts) > _MOST_BYTES:
         reason = f"is longer than {_MOST_BYTES} bytes, the limit for a folder's name"
     else:
         return text

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from xlm.data.locator import (
-    ROWS_AT_ONCE,
+from xlm.data.file_rows import ROWS_AT_ONCE, type_of_file
+from xlm.data.sources import (
     FileSource,
     FilesSource,
     FolderSource,
@@ -27,7 +27,6 @@ from xlm.data.locator import (
     HubSource,
     SavedSource,
     Source,
-    type_of_file,
 )
 from xlm.errors import DataError
 from xlm.utils.text_files import can_be_split, json_value, line_number, lines_between, name_of_kind

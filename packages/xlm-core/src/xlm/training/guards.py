@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xlm.errors import ConfigError, NonFiniteLossError, did_you_mean, nearest_names
 from xlm.metrics import MetricWrapper
-from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.rank_zero import RankedLogger, is_first_process
 from xlm.utils.slurm import warning_signals
 
 
@@ -81,7 +81,8 @@ class GracefulSignals:
             self._release()
             raise KeyboardInterrupt
         self.received = signum
-        print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
+        if is_first_process():
+            print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
 
     def __enter__(self) -> GracefulSignals:
         self._warnings = warning_signals(os.environ)

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, MutableMapping
 from typing import Any, ParamSpec, TypeVar
 
+from xlm.errors import printable
+from xlm.utils.secrets import without_secrets
 from xlm.utils.slurm import is_task
 
 P = ParamSpec("P")
@@ -99,6 +101,7 @@ class RankedLogger(logging.LoggerAdapter[logging.Logger]):
         wanted = 0 if self.rank_zero_only and rank is None else rank
         if wanted is not None and current != wanted:
             return
-        text = str(msg) if self.rank_zero_only else f"[rank {current}] {msg}"
+        msg = without_secrets(printable(msg))
+        text = msg if self.rank_zero_only else f"[rank {current}] {msg}"
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         super().log(level, text, *args, **kwargs)
