@@ -8,9 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from xlm.training.resume import AVERAGED as CHECKPOINT_KEY
 from xlm.training.sharding import as_parameter, local
-
-CHECKPOINT_KEY = "xlm_ema"
 
 
 class ExponentialMovingAverage(Callback):

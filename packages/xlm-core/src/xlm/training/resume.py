@@ -13,13 +13,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import CheckpointCorruptError, CheckpointError
-from xlm.training.ema import CHECKPOINT_KEY
 from xlm.training.sharded_checkpoints import is_sharded, read_shards
 from xlm.utils.instantiate import first_sentence
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.secrets import without_secrets
 from xlm.utils.tensor_archive import check_archive, unusable_part
 
+# The key of averaged weights in a checkpoint.
+AVERAGED = "xlm_ema"
 log = RankedLogger(__name__, rank_zero_only=True)
 
 # Settings that identify a run; lengths, logging, validation and paths may change when it is resumed.
@@ -64,7 +65,7 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
         raise CheckpointCorruptError(path, first_sentence(error)) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointCorruptError(path, f"it has no 'state_dict'{_what_it_is(checkpoint)}")
-    if reason := unusable_part(checkpoint, CHECKPOINT_KEY):
+    if reason := unusable_part(checkpoint, AVERAGED):
         raise CheckpointCorruptError(path, f"it {reason}")
     return checkpoint
 
