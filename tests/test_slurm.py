@@ -24,7 +24,8 @@ SMALL = (
     "experiment=star_easy_arlm", "model=xtiny_arlm", "per_device_batch_size=16", "trainer_strategy=cpu",
     "datamodule.dataset_managers.train.lm.num_examples=400", "datamodule.dataset_managers.val.lm.num_examples=20",
     "~datamodule.dataset_managers.val.prediction", "loggers=debug", "test_after_training=false",
-    "trainer.max_steps=100", "trainer.val_check_interval=50", "callbacks.checkpoint_every_n_steps.every_n_train_steps=7",
+    "trainer.max_steps=100", "trainer.val_check_interval=50",
+    "callbacks.checkpoint_every_n_steps.every_n_train_steps=7",
 )  # fmt: skip
 
 
@@ -131,9 +132,9 @@ def test_two_tasks_stop_after_the_same_step(cluster: Cluster) -> None:
     assert_same_weights(cluster.folder / "runs/two_warned", cluster.folder / "runs/two")
     wrong = cluster.run("sbatch", "--ntasks-per-node=2", *sent[2:], "job_name=wrong").split()[-1]
     cluster.wait(wrong, "FAILED")
-    assert "srun started 2 tasks on 1 node, but trainer.devices=1" in (
-        cluster.folder / f"slurm-{wrong}.out"
-    ).read_text()
+    assert (
+        "srun started 2 tasks on 1 node, but trainer.devices=1" in (cluster.folder / f"slurm-{wrong}.out").read_text()
+    )
 
 
 @pytest.mark.slow  # submitit starts Python for each job
