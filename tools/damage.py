@@ -186,20 +186,19 @@ def _link_to_nothing(path: Path) -> None:
 OTHER_KINDS: tuple[Callable[[Path], None], ...] = (_removed, _folder, _link_to_itself, _link_to_nothing)
 
 
-def damage(path: Path, random: Random, kind: str | None = None) -> str:
+def damage(path: Path, random: Random, content_only: bool = False) -> str:
     """Damage a file in place; returns what was done.
 
     Args:
-        kind: the ending that says how its content is written; None: that of the file.
+        content_only: never put something else in its place, such as a folder.
     """
     content = path.read_bytes()
-    ending = path.suffix if kind is None else kind
-    if random.random() < 0.04:
+    if not content_only and random.random() < 0.04:
         change = random.choice(OTHER_KINDS)
         change(path)
         return change.__name__
-    if ending in _BY_ENDING and random.random() < 0.6:
-        function = _BY_ENDING[ending]
+    if path.suffix in _BY_ENDING and random.random() < 0.6:
+        function = _BY_ENDING[path.suffix]
     else:
         function = random.choice(BYTES)
     path.write_bytes(function(content, random))

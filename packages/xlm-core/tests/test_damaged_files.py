@@ -49,12 +49,14 @@ class Format:
         read: reads them as the user's command does.
         files: patterns of the files that are damaged.
         per_second: about how many are read in a second.
+        is_checked: whether the command that reads them makes sure first that they are files.
     """
 
     make: Callable[[Path], object]
     read: Callable[[Path], object]
     files: tuple[str, ...]
-    per_second: int = 200
+    per_second: int = 100
+    is_checked: bool = False
 
 
 # Data of users, up to prepared examples.
@@ -128,7 +130,7 @@ def prepare(path: Path, kind: str, **options: Any) -> list[dict[str, Any]]:
     return entry.rows.fetch(range(len(entry.rows)))
 
 
-def data(ending: str, kind: str = "text", per_second: int = 200, **options: Any) -> Format:
+def data(ending: str, kind: str = "text", per_second: int = 100, **options: Any) -> Format:
     def make(folder: Path) -> None:
         write_data(folder / f"data{ending}", rows_of(ending, kind))
 
@@ -306,13 +308,19 @@ def write_points(folder: Path) -> None:
 
 
 def read_points(folder: Path) -> object:
-    from xlm.commands.sweep_sampler import _append, _read
+    from xlm.commands.sweep_sampler import _append, _has_all, _read
     from xlm.evaluation.pareto import Point, write_tables
+    from xlm.utils.files import output_file
 
+    output_file(folder / "points.jsonl", "sweep.output_path")
     found = _read(folder / "points.jsonl", "k")
     point = Point({"steps": 3}, {"exact_match": (0.5, 0.1)}, 10, 2.0, 0.5)
     _append(folder / "points.jsonl", "k", point)
-    write_tables(folder, [*(found[key] for key in found if key in ('{"steps": 1}', '{"steps": 2}')), point], "exact_match")
+    points = [point]
+    for options in ('{"steps": 1}', '{"steps": 2}'):
+        if options in found and _has_all(found[options], points, "exact_match"):
+            points.append(found[options])
+    write_tables(folder, points, "exact_match")
     return found
 
 
@@ -433,7 +441,7 @@ FORMATS: dict[str, Format] = {
     "model lists": Format(write_models, read_models, ("xlm_models.json", "toy/configs/commands.yaml", "toy/__init__.py"), 40),
     "runs": Format(write_run, read_runs, ("a/*.*", "a/predictions/*/*/*"), 30),
     "run lock": Format(write_run, take_lock, ("a/run.lock",)),
-    "resumed metrics": Format(write_run, resume_metrics, ("a/metrics.csv",), 400),
+    "resumed metrics": Format(write_run, resume_metrics, ("a/metrics.csv",), is_checked=True),
     "sweep points": Format(write_points, read_points, ("points.jsonl",)),
     "trace": Format(write_trace, read_trace, ("trace.json",), 60),
     "checkpoint": Format(write_checkpoints, read_checkpoint, ("best.ckpt",)),
@@ -466,7 +474,10 @@ def fault(name: str, number: int, sound: Path, folder: Path) -> str | None:
     shutil.copytree(sound, folder)
     files = sorted({path for pattern in form.files for path in folder.glob(pattern) if path.is_file()})
     file = random.choice(files)
-    done = damage(file, random)
+    times = file.stat().st_atime, file.stat().st_mtime
+    done = damage(file, random, content_only=form.is_checked)
+    if file.is_file():
+        os.utime(file, times)
     case = f"{name}:{number} {done} of {file.relative_to(folder)}"
     before, start = memory(), time.process_time()
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from xlm.data.selection import AS_USUAL, Reading
-from xlm.errors import DataError
+from xlm.errors import DataError, as_line
 from xlm.utils.text_files import (
     COMPRESSED,
     AmountRead,
@@ -34,7 +34,7 @@ def rows_of_file(path: Path, reading: Reading = AS_USUAL) -> Iterator[Row]:
     try:
         yield from _READERS[type_of_file(path)](path, reading)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = as_line(str(error).strip().split("\n")[0])
         raise DataError(f"{path} cannot be read as {type_of_file(path)[1:]}: {reason}") from error
 
 
@@ -99,10 +99,20 @@ def _rows_of_batches(path: Path, batches: Iterable[pa.RecordBatch], num_rows: in
 
     def lists() -> Iterator[list[Any]]:
         for batch in batches:
-            yield batch.to_pylist()
+            yield sound_rows(batch)
             AmountRead.num_bytes += batch.num_rows * bytes_per_row
 
     return _numbered(path, chain.from_iterable(lists()))
+
+
+def sound_rows(batch: pa.RecordBatch | pa.Table) -> list[Any]:
+    """The rows of a batch that was mapped from a file; ArrowInvalid if the file is damaged.
+
+    Arrow doesn't check offsets and lengths itself, and would read outside the file, which ends the process.
+    """
+    batch.validate(full=True)
+    rows: list[Any] = batch.to_pylist()
+    return rows
 
 
 def _numbered(path: Path, values: Iterable[Any]) -> Iterator[Row]:

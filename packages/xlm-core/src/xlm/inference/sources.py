@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import CheckpointError, ConfigError, of_option
 from xlm.harness import Harness
@@ -170,7 +171,11 @@ def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -
         return _parsed(str(checkpoint["xlm_config"]), path)
     for file in [given] if given else _places(path):
         if file.is_file():
-            return _parsed(file.read_text(encoding="utf-8"), file)
+            try:
+                text = file.read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"The configuration in {file} cannot be read: {error}.") from error
+            return _parsed(text, file)
     if given:
         raise CheckpointError(f"There is no configuration at {given}.", path=given)
     raise CheckpointError(
@@ -187,7 +192,7 @@ def _places(path: Path) -> Iterator[Path]:
 def _parsed(text: str, source: Path) -> DictConfig:
     try:
         config = OmegaConf.create(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise ConfigError(f"The configuration in {source} cannot be read as YAML.") from error
     if not isinstance(config, DictConfig) or "model" not in config:
         raise ConfigError(f"The configuration in {source} is not that of a run: it has no 'model'.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from xlm.utils.text_files import readable_rows
 
 
 class Point(NamedTuple):
@@ -54,7 +55,7 @@ def read_points(path: Path) -> list[Point]:
     """The rows of a `metrics.csv` in order; incomplete rows and values that are not finite are skipped."""
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            return [point for row in _rows(file) if (point := _point(row))]
+            return [point for row in readable_rows(file) if (point := _point(row))]
     except OSError:
         return []
 
@@ -72,17 +73,6 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                     yield row
     except OSError:
         return
-
-
-def _rows(file: Any) -> Iterator[list[str]]:
-    reader = csv.reader(file)
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error:  # an unclosed field: later rows may still be complete
-            continue
 
 
 def _point(row: list[str]) -> Point | None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError
+from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, as_line
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def read_index(path: Path) -> dict[str, str]:
         raise CheckpointCorruptError(path, f"it is not an index of shards ({type(error).__name__})") from error
     for file in files.values():
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointCorruptError(path, f"it names '{file}', which is not a file in the same folder")
+            raise CheckpointCorruptError(path, as_line(f"it names '{file}', which is not a file in the same folder"))
     return files
 
 
