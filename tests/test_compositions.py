@@ -28,8 +28,27 @@ RUN = (
     "per_device_val_batch_size=2",
 )  # fmt: skip
 OWN = ("own_text", "own_infill", "own_pairs", "own_chat")
-GENERATED = ("star_mini", "star_easy", "arithmetic", "countdown", "n_queens", "graph_coloring", "grammar", "sudoku", "zebra")
-TEXTS = ["", "a", "b b b", "the cat sat on the mat and slept", "ragged " * 30, "é ü", "one two three four five six", "no"] * 4
+GENERATED = (
+    "star_mini",
+    "star_easy",
+    "arithmetic",
+    "countdown",
+    "n_queens",
+    "graph_coloring",
+    "grammar",
+    "sudoku",
+    "zebra",
+)
+TEXTS = [
+    "",
+    "a",
+    "b b b",
+    "the cat sat on the mat and slept",
+    "ragged " * 30,
+    "é ü",
+    "one two three four five six",
+    "no",
+] * 4
 
 
 @st.composite
@@ -38,12 +57,22 @@ def data(draw: Draw) -> list[str]:
     name = draw(st.sampled_from(OWN + GENERATED))
     few = "datamodule.dataset_managers"
     if name not in OWN:
-        sizes = [f"{few}.train.lm.num_examples=24", f"{few}.val.lm.num_examples=4", f"{few}.val.prediction.num_examples=2"]
+        sizes = [
+            f"{few}.train.lm.num_examples=24",
+            f"{few}.val.lm.num_examples=4",
+            f"{few}.val.prediction.num_examples=2",
+        ]
         level = [] if name.startswith("star") else ["difficulty=mini"]
         return [f"datamodule={name}", *level, *sizes]
     chosen = [f"datamodule={name}", f"data_files.train={name}.jsonl", "held_out.val=0.2"]
     chosen += [f"block_size={draw(st.sampled_from([8, 24, 64]))}"]
-    chosen += [f"tokenizer={draw(st.sampled_from(['byte', 'bpe', 'word', 'character', 'wordpiece', 'unigram']))}", "vocab_size=280"]
+    chosen += draw(
+        st.sampled_from([[f"too_long={policy}"] for policy in ("truncate", "drop", "split", "error", "null")])
+    )
+    chosen += [
+        f"tokenizer={draw(st.sampled_from(['byte', 'bpe', 'word', 'character', 'wordpiece', 'unigram']))}",
+        "vocab_size=280",
+    ]
     if name in ("own_pairs", "own_chat"):
         chosen += [f"input_block_size={draw(st.sampled_from([12, 128]))}", f"{few}.val.prediction.num_examples=2"]
     else:
@@ -78,7 +107,7 @@ FILTERS = {
 }  # fmt: skip
 MASKED = {
     "predictor.confidence": ["top_prob", "prob_diff", "entropy"], "predictor.threshold": ["0.5"], "predictor.min_p": ["0.1"],
-    "predictor.suppressed_tokens": ["[0,5]"], "text_length": ["learnt", "modelled", "given", "lm1b_protocol"],
+    "predictor.suppressed_tokens": ["[a,e]"], "text_length": ["learnt", "modelled", "given", "lm1b_protocol"],
 }  # fmt: skip
 OF_FAMILY: dict[str, dict[str, list[str]]] = {
     "arlm": {**FILTERS, "predictor.use_cache": ["false"], "predictor.repetition_limit": ["2"], "predictor.min_p": ["0.1"]},
@@ -91,13 +120,13 @@ OF_FAMILY: dict[str, dict[str, list[str]]] = {
     "ilm": {
         **FILTERS, "predictor.sampling": ["slot_first", "joint"], "predictor.stopping_threshold": ["0.5", "null"],
         "predictor.max_steps": ["2"], "predictor.slot_top_k": ["2"], "predictor.slot_top_p": ["0.5"],
-        "predictor.parallel_slots": ["3"], "predictor.suppressed_tokens": ["[0,5]"], "loss.length_loss": ["ce"],
+        "predictor.parallel_slots": ["3"], "predictor.suppressed_tokens": ["[a,e]"], "loss.length_loss": ["ce"],
         "loss.weighting": ["elbo"], "loss.stopping_class_weight": ["0.3"],
     },
 }  # fmt: skip
 OF_RUN = {
     "batching": ["longest", "buckets", "packed"], "max_tokens_per_batch": ["64", "200"],
-    "too_long": ["error", "truncate", "drop", "split"], "optimizer": ["adamw", "muon"],
+    "optimizer": ["adamw", "muon"],
     "lr_scheduler": ["constant", "cosine", "cosine_with_min_lr"], "trainer.precision": ["bf16-true", "bf16-mixed", "32-true"],
     "ema_decay": ["null", "0.9"], "global_batch_size": ["8", "4"], "trainer.accumulate_grad_batches": ["2"],
     "num_dataloader_workers": ["2"], "trainer.gradient_clip_val": ["null", "0.1"], "max_tokens": ["50"],
@@ -111,6 +140,8 @@ def compositions(draw: Draw) -> list[str]:
     family = draw(st.sampled_from(sorted(OF_FAMILY)))
     size = draw(st.sampled_from(["xtiny", "xtiny", "tiny"]))
     more = draw(options(1, 4, **OF_FAMILY[family])) + draw(options(2, 6, **OF_RUN))
+    if any(word.startswith("max_tokens_per_batch") for word in more) and not any("batching" in word for word in more):
+        more += draw(st.sampled_from([["batching=buckets"], ["batching=packed"]]))
     if "trainer_strategy=ddp" in more:
         more += ["trainer.accelerator=cpu", "trainer.devices=1"]
     network = draw(options(0, 1, **{"model.dropout": ["0.1"], "model.d_model": ["32"], "model.num_layers": ["1"]}))
@@ -150,10 +181,16 @@ class Faults:
         is_text = any("own_text" in word or "own_infill" in word for word in words)
         num = "num_samples" if is_text else "num_examples"
         prompts = ["generation.prompts=['']"] if is_text else ["generation.split=val"]
-        done = self.xlm("generate", "generation.checkpoint_path=runs/t", *prompts, f"generation.{num}=2", "generation.output=-")
+        done = self.xlm(
+            "generate", "generation.checkpoint_path=runs/t", *prompts, f"generation.{num}=2", "generation.output=-"
+        )
         if done.returncode:
             return f"generate: {refusal(done) or done.stderr}"
-        texts = [row for line in done.stdout.splitlines() if line.startswith("{") and "prediction" in (row := json.loads(line))]
+        texts = [
+            row
+            for line in done.stdout.splitlines()
+            if line.startswith("{") and "prediction" in (row := json.loads(line))
+        ]
         return None if len(texts) == 2 else f"{len(texts)} texts"
 
 
@@ -190,7 +227,12 @@ def test_few_compositions(faults: Faults, words: list[str]) -> None:
 # Several seconds each.
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@settings(few, max_examples=int(os.environ.get("XLM_COMPOSITIONS", "60")), derandomize=False, phases=[Phase.generate, Phase.shrink])
+@settings(
+    few,
+    max_examples=int(os.environ.get("XLM_COMPOSITIONS", "60")),
+    derandomize=False,
+    phases=[Phase.generate, Phase.shrink],
+)
 @given(words=compositions())
 def test_many_compositions(faults: Faults, words: list[str]) -> None:
     check(faults, words)
@@ -216,7 +258,13 @@ if __name__ == "__main__":
 
         def tell(words: list[str]) -> None:
             fault = every.find(words)
-            print(f"{'-' if fault is None else 'FAULT'} {' '.join(words)}", fault or "", *every.refused[-1:], sep="\n", flush=True)
+            print(
+                f"{'-' if fault is None else 'FAULT'} {' '.join(words)}",
+                fault or "",
+                *every.refused[-1:],
+                sep="\n",
+                flush=True,
+            )
             every.refused.clear()
 
         draws(int(sys.argv[1]), tell)

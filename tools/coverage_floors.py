@@ -35,7 +35,8 @@ def read_floors(root: Path = ROOT) -> dict[str, float]:
 def measured(data: Coverage, packages: Sequence[str], root: Path = ROOT) -> dict[str, float]:
     """Package → lines and branches that were run, in percent, from the data of a run of the tests."""
     return {
-        name: data.report(include=[str(root / "packages" / name / "src" / "*")], file=io.StringIO()) for name in packages
+        name: data.report(include=[str(root / "packages" / name / "src" / "*")], file=io.StringIO())
+        for name in packages
     }
 
 

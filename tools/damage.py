@@ -12,7 +12,19 @@ from typing import Any
 import yaml
 
 # Bytes that a text file should not have, and marks of other encodings.
-_ODD_BYTES = (b"\0", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\r", b"\x85", b"\xe2\x80\xa8", b"\x1b[31m", b'"', b",", b"\n\n")
+_ODD_BYTES = (
+    b"\0",
+    b"\xff",
+    b"\xc3\x28",
+    b"\xed\xa0\x80",
+    b"\r",
+    b"\x85",
+    b"\xe2\x80\xa8",
+    b"\x1b[31m",
+    b'"',
+    b",",
+    b"\n\n",
+)
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xff\xfe\x00\x00", b"\x1f\x8b", b"PK\x03\x04")
 _NUMBERS = (b"-1", b"1e999", b"NaN", b"9" * 25, b"9" * 5000, b"0.5", b"0x1F")
 _DEEP = 5000
@@ -154,7 +166,9 @@ def _other_cell(content: bytes, random: Random) -> bytes:
     place = random.choice([place for place, line in enumerate(lines) if line.strip()])
     tab = b"\t" if b"\t" in content else b","
     cells = lines[place].split(tab)
-    cells[random.randrange(len(cells))] = random.choice((b"", *_NUMBERS, *_ODD_BYTES, b"x" * 200_000, b"=1+1", b'"a', b"None"))
+    cells[random.randrange(len(cells))] = random.choice(
+        (b"", *_NUMBERS, *_ODD_BYTES, b"x" * 200_000, b"=1+1", b'"a', b"None")
+    )
     lines[place] = tab.join(cells)
     return b"\n".join(lines)
 

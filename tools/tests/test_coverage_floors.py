@@ -40,7 +40,9 @@ def test_lines_and_branches_of_each_package_are_measured(tmp_path: Path) -> None
     assert found["b"] == 100
 
 
-def test_nothing_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COVERAGE_FILE", str(tmp_path / "none"))
     assert main([]) == 1
     assert "hatch run cov" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,15 @@ def rows_of_file(path: Path, reading: Reading = AS_USUAL) -> Iterator[Row]:
     Raises:
         DataError: the file is damaged, or a row is not an object; the message names file and row.
     """
-    try:
+    with damage_as_errors(path):
         yield from _READERS[type_of_file(path)](path, reading)
+
+
+@contextmanager
+def damage_as_errors(path: Path) -> Iterator[None]:
+    """DataError for what Arrow and the system say of a file that cannot be read."""
+    try:
+        yield
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = as_line(str(error).strip().split("\n")[0])
         raise DataError(f"{path} cannot be read as {type_of_file(path)[1:]}: {reason}") from error

@@ -258,14 +258,14 @@ class SavedSource(_Folder):
         return {"saved": _folder_identity(self.folder), "split": self.split}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
-        with _damage_as_errors(self.folder):
+        with damage_of_folder_as_errors(self.folder):
             yield from _dataset_rows(self.dataset())
 
     def dataset(self) -> Dataset:
         """The split, memory-mapped; DataError if the folder is damaged, or has no such split."""
         from datasets import DatasetDict, load_from_disk
 
-        with _damage_as_errors(self.folder):
+        with damage_of_folder_as_errors(self.folder):
             loaded = load_from_disk(str(self.folder))
         if isinstance(loaded, DatasetDict):
             loaded = _pick_split(loaded, self.split, str(self.folder))
@@ -399,8 +399,8 @@ def _dataset_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _damage_as_errors(folder: Path) -> Iterator[None]:
-    """DataErrors for a folder that `datasets` cannot read. It doesn't check the content of its files before it uses it."""
+def damage_of_folder_as_errors(folder: Path) -> Iterator[None]:
+    """DataError for a folder that `datasets` cannot read; it uses its files without checking them, and raises anything."""
     try:
         yield
     except XLMError:

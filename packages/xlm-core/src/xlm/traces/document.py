@@ -207,7 +207,7 @@ def read_document(path: str | Path) -> Document:
     return document
 
 
-_Place = Annotated[int, Ge(0), Le(999)]  # of a node; a picture has a size
+_Place = Annotated[float, Ge(0), Le(999)]  # of a node; a picture has a size
 
 
 class _Node(TypedDict):

@@ -81,7 +81,7 @@ def read_weights(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
         found = _read(path.parent / shard, device)
         if lacking := sorted(name for name, file in files.items() if file == shard and name not in found):
             raise CheckpointCorruptError(
-                path.parent / shard, f"it lacks {', '.join(lacking[:8])}, which its index lists"
+                path.parent / shard, as_line(f"it lacks {', '.join(lacking[:8])}, which its index lists")
             )
         state_dict |= found
     return state_dict
