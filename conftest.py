@@ -1,6 +1,7 @@
 """Settings of every test run: offline, no display, one thread a worker, GPU tests only where one is; random order."""
 
 import os
+import tempfile
 from random import Random
 
 import pytest
@@ -13,6 +14,8 @@ for name, value in {
     "WANDB_MODE": "disabled",
 }.items():
     os.environ.setdefault(name, value)
+# Runs note configurations of the user's own in the home folder; those of tests don't belong there.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="xlm-tests-state-")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -91,14 +91,42 @@ def test_names_are_folder_names_and_stay_different_when_cut() -> None:
     assert all(len(name) <= MAX_LENGTH for name in long)
 
 
-@pytest.mark.parametrize("name", ["a", "a/b", "1e-3", "007", "a,b=1", "é [x]", "..a", "-", 7])
+@pytest.mark.parametrize("name", ["a", "a/b", "1e-3", "007", "a,b=1", "é [x]", "..a", "中文", 7])
 def test_names_of_folders_below_the_runs(name: object) -> None:
     assert checked_job_name(name) == str(name)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", None, "..", ".", "../x", "a/../../x", "/tmp/x", "~/x", "a//b", "a/", " a", "a ", "x" * 256, "a\0b"],
+    [
+        "",
+        " ",
+        None,
+        "..",
+        ".",
+        "../x",
+        "a/../../x",
+        "/tmp/x",
+        "~/x",
+        "a//b",
+        "a/",
+        " a",
+        "a ",
+        "x" * 256,
+        "a\0b",
+        "<img src=x onerror=alert(1)>",
+        "a\x1b[2J",
+        "a\nb",
+        "a\u202eb",
+        "-rf",
+        "a/-x",
+        "$(id)",
+        "`id`",
+        "a;b",
+        "con",
+        "a/NUL.txt",
+        "a.",
+    ],
 )
 def test_names_that_lead_elsewhere(name: object) -> None:
     with pytest.raises(ConfigError, match=r"^job_name=") as caught:

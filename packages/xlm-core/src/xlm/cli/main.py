@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import TrainingInterrupted, XLMError
+from xlm.errors import RankLostError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.utils.rank_zero import is_first_process
+from xlm.utils.secrets import without_secrets
+
+# Full, over its quota, read-only, damaged, a server that is gone, a folder that was removed, too many open files.
+_OF_THE_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENODEV,
+}  # fmt: skip
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
@@ -35,14 +44,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) is gone, so nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        _flush_or_discard()
+        report(StorageError(error.filename or "A file", error.strerror or str(error)))
+        return StorageError.exit_code
+
+
+def _flush_or_discard() -> None:
+    """Standard output may be a file on the full disk: then nothing may be flushed to it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(error: XLMError) -> None:
     """Print the message on stderr, and before it the traceback if HYDRA_FULL_ERROR=1."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
+    if isinstance(error, RankLostError) and error.is_quiet:
+        return
+    if isinstance(error, TrainingInterrupted) and not is_first_process():
+        return  # all processes of a run stop together
     prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
-    print(f"{prefix}{error}", file=sys.stderr)
+    print(without_secrets(printable(f"{prefix}{error}")), file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:

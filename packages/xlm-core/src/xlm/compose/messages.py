@@ -21,6 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from xlm.compose.overrides import without_pluses
 from xlm.errors import BadTargetError, ConfigError, MissingConfigError, XLMError, did_you_mean, nearest_names
 from xlm.external_models import Discovery, active_config_dirs, active_models, core_config_dir
+from xlm.external_models.discovery import switched_off_error
 from xlm.utils.instantiate import explain
 
 
@@ -216,10 +217,11 @@ def _same_cell(group: str, member: str, options: Sequence[str]) -> list[str]:
 def _unusable_reasons(name: str, found: Discovery | None) -> list[str]:
     """The reasons why listed models that `name` may refer to cannot be used."""
     words = re.split(r"[/_+]", name)
-    unusable = found.unusable if found else {}
+    errors = {model: listed.error for model, listed in found.unusable.items()} if found else {}
+    errors |= {model: switched_off_error(model) for model in found.switched_off} if found else {}
     return [
-        str(listed.error).splitlines()[0]
-        for model, listed in unusable.items()
+        str(error).splitlines()[0]
+        for model, error in errors.items()
         if model in words or name.endswith((f"/{model}", f"_{model}"))
     ]
 

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from xlm.metrics import MetricWrapper, RatioMetric, TokenWeightedMean, output_mean
+from xlm.training.interval import load_metric_counts, metric_counts
 from xlm.utils.rank_zero import all_gather_objects
 
 # Not scalars of their own: the loss is logged as a metric, the number of terms is its weight.
@@ -70,6 +71,20 @@ class TrackedScalars:
                 for metric in found.values():
                     metric.reset()
 
+    def state(self, stage: str) -> dict[str, dict[str, Any]]:
+        """What this process has counted for a stage since the last reset, by `stage/loader` and name."""
+        return {
+            place: {name: metric_counts(tracked.metric) for name, tracked in found.items()}
+            for place, found in self._metrics.items()
+            if place.split("/", 1)[0] == stage
+        }
+
+    def load(self, state: Mapping[str, Mapping[str, Any]], device: torch.device) -> None:
+        """Continue from a `state`."""
+        for place, found in state.items():
+            for name, counts in found.items():
+                load_metric_counts(self._metric(place, name, device).metric, counts)
+
     def _metric(self, place: str, name: str, device: torch.device) -> TrackedScalar:
         found = self._metrics.setdefault(place, {})
         if name not in found:
@@ -102,12 +117,25 @@ def _of_all_processes(names: list[str]) -> list[str]:
 class Estimates(Callback):
     """Reads each metric's standard error at the end of validation or test, before the harness resets the metrics.
 
-    `errors`: name → groups and standard error over them. `counts`: `split/loader` → examples on all ranks.
+    `errors`: name → groups and standard error over them. `counts`: `split/loader` → examples on all ranks. `values`:
+    the newest validation. All are part of a checkpoint, since a resumed run may end without another validation.
     """
 
     def __init__(self) -> None:
         self.errors: dict[str, tuple[int, float]] = {}
         self.counts: dict[str, int] = {}
+        self.values: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"errors": dict(self.errors), "counts": dict(self.counts), "values": dict(self.values)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.errors, self.counts = dict(state_dict["errors"]), dict(state_dict["counts"])
+        self.values = dict(state_dict["values"])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.values = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._read(pl_module, "val")

@@ -14,6 +14,7 @@ from annotated_types import Gt
 
 from xlm.utils.annotations import Count, NonNegative, Number
 from xlm.utils.files import replace_text
+from xlm.utils.text import csv_cell
 
 Cost = Literal["network_calls", "seconds"]
 COSTS: tuple[Cost, ...] = ("network_calls", "seconds")
@@ -124,7 +125,7 @@ def write_tables(folder: Path, points: Sequence[Point], quality: str) -> None:
     """Write `sweep.csv` and `sweep.md`, each replaced atomically."""
     header, rows = table(points, quality)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    csv.writer(text, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in [header, *rows])
     replace_text(folder / "sweep.csv", text.getvalue())
     lines = [header, ["---"] * len(header), *rows]
     replace_text(folder / "sweep.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))

@@ -18,9 +18,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from xlm.errors import printable
 from xlm.reports.document import Report, Samples, Values, decimals, interval, metric_label
 from xlm.reports.pairs import Paired
 from xlm.reports.run import Measured, is_share
+from xlm.utils.text import csv_cell
 
 VALUE_FIELDS = ("run", "model", "data", "metric", "value", "standard_error", "n", "source")
 PAIR_FIELDS = (
@@ -131,7 +133,8 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """A text as itself in Markdown: no links, pictures, tags or code."""
+    return re.sub(r"([\\|\[\]<>`])", r"\\\1", " ".join(printable(text).split()))
 
 
 def _code(text: str) -> str:
@@ -146,7 +149,7 @@ def _csv(fields: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(fields)
-    writer.writerows(rows)
+    writer.writerows([csv_cell(cell) for cell in row] for row in rows)
     return out.getvalue()
 
 

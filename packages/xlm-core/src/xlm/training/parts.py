@@ -56,6 +56,16 @@ class PartLog:
                     sums[1] += float(outputs["loss"]) * terms
                     sums[2] += terms
 
+    def state(self) -> dict[str, list[list[float]]]:
+        """What has been counted on this process since the values were last read."""
+        return {loader: [list(sums) for sums in found] for loader, found in self._sums.items()}
+
+    def load(self, state: Mapping[str, list[list[float]]]) -> None:
+        """Continue from a `state`; loaders whose parts have changed start anew."""
+        for loader, found in state.items():
+            if len(found) == len(self._sums.get(loader, ())):
+                self._sums[loader] = [list(sums) for sums in found]
+
     def pop(self) -> dict[str, float]:
         """`train/<loader>.<part>/part_share` and `…/part_loss`, over all processes, all of which must call this."""
         if not self._names:
