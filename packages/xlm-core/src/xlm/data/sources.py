@@ -400,7 +400,7 @@ def _dataset_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def damage_of_folder_as_errors(folder: Path) -> Iterator[None]:
-    """DataError for a folder that `datasets` cannot read; it uses its files without checking them, and raises anything."""
+    """DataError for a folder that `datasets` cannot read; it uses files without checks and raises anything."""
     try:
         yield
     except XLMError:
