@@ -68,7 +68,7 @@ def read_last(path: Path) -> dict[str, Point]:
     """The last complete row of each name in a `metrics.csv`, much faster than all rows."""
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            last = {row[1]: row for row in _rows(file) if len(row) > 1}
+            last = {row[1]: row for row in readable_rows(file) if len(row) > 1}
     except OSError:
         return {}
     last.pop("name", None)  # the header
