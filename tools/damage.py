@@ -41,9 +41,9 @@ def _values(random: Random) -> Any:
     """A value that a reader may not expect at a place of JSON or YAML."""
     return random.choice(
         (
-            None, True, False, 0, -1, 3, 2**63, 10**400, 0.5, float("nan"), float("inf"), -float("inf"), "", " ", "x", "..", "/",
-            "../../x", "\x00", "\x1b[31m", "<b>", "\ud800", "é" * 300, "a\nb", [], {}, [None], [[]], {"": None}, {"a": {"b": []}},
-            ["x", 1], _nested(30),
+            None, True, False, 0, -1, 3, 2**63, 10**400, 0.5, float("nan"), float("inf"), -float("inf"), "", " ", "x", "..",
+            "/", "../../x", "\x00", "\x1b[31m", "<b>", "\ud800", "é" * 300, "a\nb", [], {}, [None], [[]], {"": None},
+            {"a": {"b": []}}, ["x", 1], _nested(30),
         )
     )  # fmt: skip
 
@@ -101,9 +101,9 @@ def _whole(content: bytes, random: Random) -> bytes:
     """Another file altogether."""
     return random.choice(
         (
-            b"", b"\n", b" ", b"\0", b"null", b"[]", b"{}", b'""', b"0", b"true", b"---", b"[" * _DEEP, b'{"a":' * _DEEP, b"NaN",
-            b"<html></html>", b"- a\n- b\n", b"&a [*a]\n", b"!!python/object:os.system x\n", random.randbytes(500), b"a" * 100_000,
-            b"," * 1000, b'"', b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            b"", b"\n", b" ", b"\0", b"null", b"[]", b"{}", b'""', b"0", b"true", b"---", b"[" * _DEEP,
+            b'{"a":' * _DEEP, b"NaN", b"<html></html>", b"- a\n- b\n", b"&a [*a]\n", b"!!python/object:os.system x\n", random.randbytes(500),
+            b"a" * 100_000, b"," * 1000, b'"', b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
         )
     )  # fmt: skip
 
@@ -200,21 +200,18 @@ def _link_to_nothing(path: Path) -> None:
 OTHER_KINDS: tuple[Callable[[Path], None], ...] = (_removed, _folder, _link_to_itself, _link_to_nothing)
 
 
-def damage(path: Path, random: Random, kind: str | None = None) -> str:
+def damage(path: Path, random: Random, content_only: bool = False) -> str:
     """Damage a file in place; returns what was done.
 
     Args:
-        kind: the ending that says how its content is written; None: that of the file.
+        content_only: never put something else in its place, such as a folder.
     """
     content = path.read_bytes()
-    ending = path.suffix if kind is None else kind
-    if random.random() < 0.04:
+    if not content_only and random.random() < 0.04:
         change = random.choice(OTHER_KINDS)
         change(path)
         return change.__name__
-    if ending in _BY_ENDING and random.random() < 0.6:
-        function = _BY_ENDING[ending]
-    else:
-        function = random.choice(BYTES)
+    by_ending = _BY_ENDING.get(path.suffix)
+    function = by_ending if by_ending and random.random() < 0.6 else random.choice(BYTES)
     path.write_bytes(function(content, random))
     return function.__name__

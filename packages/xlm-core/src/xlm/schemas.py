@@ -238,7 +238,7 @@ class Runs:
     """Options, as key=value:"""
 
     json: bool = option(False, "print JSON instead of a table")
-    sort: Literal["age", "name", "model", "data", "step", "match", "loss", "state"] = option("age", "column to sort by")
+    sort: Text = option("age", "age, name, model, data, step, match, loss, state, or a metric to sort by")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,7 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
     """
     try:
         tokenizer = _loaded(str(pretrained_model_name_or_path), kwargs)
+        tokenizer("a b")  # some options of its files are only read now
     except Exception as error:
         # For a folder without such files, transformers lists the kinds of files that it could have used.
         no_files = "Couldn't instantiate the backend tokenizer" in str(error)
