@@ -95,11 +95,11 @@ def run_name(job: JobReturn) -> str:
 def of_run(job: JobReturn, key: str) -> str:
     """A value of a job's configuration, as text."""
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = job.hydra_cfg
+    HydraConfig.instance().cfg = job.hydra_cfg  # type: ignore[assignment]
     try:
         return str(OmegaConf.select(job.cfg, key))  # type: ignore[arg-type]
     finally:
-        HydraConfig.instance().cfg = before  # type: ignore[assignment]
+        HydraConfig.instance().cfg = before
 
 
 def _first_line(error: BaseException) -> str:
