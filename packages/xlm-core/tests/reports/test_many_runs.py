@@ -26,7 +26,6 @@ from xlm.reports.run import Run, named_runs, read_run
         "a: |\n  b: 1\n\n  c\nd: >\n  e\n",
         "a: {b: 1,\n  c: 2\n}\nd: [\n1,\n]\n",
         "a: 'x\n\n  y'\nb: plain\n  and more\n",
-        "a: &x {b: 1}\nc: *x\nd:\n  <<: *x\n  e: 2\n",
         "a: !!str 1\n<<: {b: 1, c: 2}\n",
         "---\na: 1\n...\n",
         "%YAML 1.1\n---\na: 1\n",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import math
@@ -12,6 +11,8 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from xlm.utils.text_files import readable_rows
 
 
 class Point(NamedTuple):
@@ -58,7 +59,7 @@ def read_points(path: Path) -> list[Point]:
     """The rows of a `metrics.csv` in order; incomplete rows and values that are not finite are skipped."""
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            return [point for row in _rows(file) if (point := _point(row))]
+            return [point for row in readable_rows(file) if (point := _point(row))]
     except OSError:
         return []
 
@@ -67,7 +68,7 @@ def read_last(path: Path) -> dict[str, Point]:
     """The last complete row of each name in a `metrics.csv`, much faster than all rows."""
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            last = {row[1]: row for row in _rows(file) if len(row) > 1}
+            last = {row[1]: row for row in readable_rows(file) if len(row) > 1}
     except OSError:
         return {}
     last.pop("name", None)  # the header
@@ -90,17 +91,6 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                     yield row
     except OSError:
         return
-
-
-def _rows(file: Any) -> Iterator[list[str]]:
-    reader = csv.reader(file)
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error:  # an unclosed field: later rows may still be complete
-            continue
 
 
 def _point(row: list[str]) -> Point | None:
@@ -137,7 +127,10 @@ def _part(text: str) -> Any:
 def _parsed(text: str) -> Any:
     import yaml
 
+    from xlm.utils.stored_yaml import check_stored_yaml
+
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    check_stored_yaml(text)
     try:
         return yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:

@@ -6,6 +6,7 @@ import csv
 import io
 import resource
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections import Counter, defaultdict
@@ -22,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from xlm.training.flops import FirstForward, Shape, matmul_dtype, matmul_peak
 from xlm.utils.files import replace_text, writing
 from xlm.utils.text import csv_cell
+from xlm.utils.text_files import readable_rows
 
 
 @runtime_checkable
@@ -327,11 +329,16 @@ class CSVMetrics(Logger):
 
 
 def read_metrics(path: Path) -> Iterator[Row]:
-    """The rows of a `metrics.csv`; an incomplete last line is skipped."""
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.reader(file):
-            if len(row) == len(FIELDS) and row[0].isdigit():
-                yield int(row[0]), row[1], float(row[2]), row[3]
+    """The rows of a `metrics.csv`; damaged ones, such as an incomplete last line, are skipped."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for row in readable_rows(file):
+            try:
+                step, name, value, when = row
+                found = int(step), name, float(value), when
+            except ValueError:  # also the line with the names of the columns
+                continue
+            if found[0] >= 0:
+                yield found
 
 
 _LOG_KEY = "xlm_log"
@@ -392,11 +399,24 @@ class LogTruncation(Callback):
                 logger.hide_after(step)
 
 
+def _hide_tracebacks_of_the_writer() -> None:
+    """TensorBoard's thread prints an error of the disk as a traceback, before it raises it in the main thread."""
+    before = threading.excepthook
+
+    def hook(found: threading.ExceptHookArgs) -> None:
+        if type(found.thread).__name__ != "_AsyncWriterThread" or not isinstance(found.exc_value, OSError):
+            before(found)
+
+    if getattr(before, "__module__", "") != __name__:
+        threading.excepthook = hook
+
+
 class TensorBoardMetrics(TensorBoardLogger):
     """TensorBoard event files in `<run>/tensorboard`."""
 
     def __init__(self, save_dir: str, **kwargs: Any) -> None:
         super().__init__(save_dir=save_dir, name="tensorboard", version="", **kwargs)
+        _hide_tracebacks_of_the_writer()
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -409,7 +429,13 @@ class TensorBoardMetrics(TensorBoardLogger):
     @rank_zero_only
     def save(self) -> None:
         """Write pending events, but no file of hyperparameters."""
-        self.experiment.flush()
+        with writing(self.log_dir):
+            self.experiment.flush()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with writing(self.log_dir):
+            super().log_metrics(metrics, step)  # type: ignore[arg-type]
 
 
 Series = dict[str, list[tuple[int, float]]]

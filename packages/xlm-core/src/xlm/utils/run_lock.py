@@ -108,9 +108,13 @@ def find_holder(folder: Path, now: float | None = None) -> tuple[Holder, float] 
 def _parsed(text: str) -> Holder | None:
     """The holder named in a lock; None if the lock is incomplete."""
     try:
-        return Holder(**json.loads(text))
-    except (ValueError, TypeError):
+        holder = Holder(**json.loads(text))
+        time.localtime(holder.since)
+    except (ValueError, TypeError, OverflowError, OSError, RecursionError):
         return None
+    texts = (holder.token, holder.process_started, holder.host, holder.machine, holder.slurm)
+    is_sound = isinstance(holder.pid, int) and all(isinstance(text, str) for text in texts)
+    return holder if is_sound else None
 
 
 class RunLock:
@@ -159,7 +163,10 @@ class RunLock:
         StorageError if the folder was removed or renamed: writing would create it again, without its older files.
         """
         if not self.folder.is_dir():
-            raise StorageError(self.folder, "the folder was removed or renamed while this run used it")
+            raise StorageError(
+                f"{self.folder} was removed or renamed while this run was writing to it. Nothing more is written.",
+                path=self.folder,
+            )
         if self._lost:
             found = find_holder(self.folder)
             other = found[0].describe(found[1]) if found else "another process"
