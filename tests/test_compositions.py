@@ -107,7 +107,8 @@ FILTERS = {
 }  # fmt: skip
 MASKED = {
     "predictor.confidence": ["top_prob", "prob_diff", "entropy"], "predictor.threshold": ["0.5"],
-    "predictor.min_p": ["0.1"], "predictor.suppressed_tokens": ["[a,e]"], "text_length": ["learnt", "modelled", "given", "lm1b_protocol"],
+    "predictor.min_p": ["0.1"], "predictor.suppressed_tokens": ["[a,e]"],
+    "text_length": ["learnt", "modelled", "given", "lm1b_protocol"],
 }  # fmt: skip
 OF_FAMILY: dict[str, dict[str, list[str]]] = {
     "arlm": {**FILTERS, "predictor.use_cache": ["false"], "predictor.repetition_limit": ["2"]},
