@@ -34,7 +34,7 @@ EXAMPLES = [
     errors.CheckpointError("bad", path="c.ckpt"),
     errors.CheckpointMismatchError("c.ckpt", missing=["w"], unexpected=["v"], shapes={"u": ((1, 2), (3,))}),
     errors.CheckpointCorruptError("c.ckpt", "it ends early"),
-    errors.StorageError("runs/a/metrics.csv", "No space left on device"),
+    errors.StorageError("a.csv: No space left on device.", path="a.csv"),
     errors.RunInUseError("busy", folder="runs/a"),
     errors.NonFiniteLossError(7, float("nan")),
     errors.TrainingInterrupted(signal.SIGTERM, "last.ckpt"),

@@ -30,6 +30,7 @@ XLMError                            exit code 1
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -343,12 +344,25 @@ class CheckpointCorruptError(CheckpointError):
 
 
 class StorageError(XLMError):
-    """`path` cannot be written: the disk is full, read-only or over its quota, or a folder was removed."""
+    """A disk is full, read-only, over its quota or damaged, or a file or folder (`path`) was removed."""
 
-    def __init__(self, path: Path | str, reason: str, advice: str = "") -> None:
-        super().__init__(as_line(f"{path} cannot be written: {reason}. {advice}".rstrip()))
+    def __init__(self, message: str, *, path: Path | str | None = None) -> None:
+        super().__init__(as_line(message))
         self.path = path
-        self.reason = reason
+
+    @classmethod
+    def of(cls, error: BaseException) -> StorageError | None:
+        """The same in a sentence, if an error is one of the file system; None otherwise."""
+        if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:
+            return None
+        path, reason = error.filename, error.strerror or str(error)
+        return cls(f"{reason}." if path is None else f"{path}: {reason}.", path=path)
+
+
+_OF_THE_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENODEV,
+}  # fmt: skip
 
 
 class RunInUseError(XLMError):

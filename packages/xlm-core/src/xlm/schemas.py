@@ -238,7 +238,7 @@ class Runs:
     """Options, as key=value:"""
 
     json: bool = option(False, "print JSON instead of a table")
-    sort: Literal["age", "name", "model", "data", "step", "match", "loss", "state"] = option("age", "column to sort by")
+    sort: Text = option("age", "age, name, model, data, step, match, loss, state, or a metric to sort by")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +280,7 @@ class TextQuality:
     window: Annotated[int, Ge(2), Le(LARGEST)] = option(1024, "context length of the judge, in tokens")
     train_examples: Count | None = option(None, "training examples to compare texts with")
     num_texts: Count | None = option(None, "number of texts per file, from its start")
+    trust: bool = option(False, "allow the stored configuration of train and reference to name any function")
     mauve: bool = option(False, "compute MAUVE against the reference")
     protocol: Literal["xlm", "mdlm"] = option("xlm", "which tokens the judge scores")
 

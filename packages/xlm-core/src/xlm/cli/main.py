@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
@@ -12,12 +11,6 @@ from collections.abc import Sequence
 from xlm.errors import RankLostError, StorageError, TrainingInterrupted, XLMError, printable
 from xlm.utils.rank_zero import is_first_process
 from xlm.utils.secrets import without_secrets
-
-# Full, over its quota, read-only, damaged, a server that is gone, a folder that was removed, too many open files.
-_OF_THE_DISK = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENODEV,
-}  # fmt: skip
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
@@ -45,11 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+        readable = StorageError.of(error)
+        if readable is None:
             raise
         _flush_or_discard()
-        report(StorageError(error.filename or "A file", error.strerror or str(error)))
-        return StorageError.exit_code
+        readable.__cause__ = error
+        report(readable)
+        return readable.exit_code
 
 
 def _flush_or_discard() -> None:

@@ -131,8 +131,9 @@ class OptunaSweeper(Sweeper):
         from optuna.trial import TrialState
 
         overrides = [[*fixed, *(f"{key}={_as_text(v)}" for key, v in values.items())] for _, values in batch]
-        self.validate_batch_is_legal(overrides)
         before = len(self.launcher.returned)
+        if not before:  # a mistake in the command shows before the first run starts
+            self.validate_batch_is_legal(overrides)
         self.launcher.launch(overrides, initial_job_idx=batch[0][0])
         for (number, _), job in zip(batch, self.launcher.returned[before:], strict=True):
             value = self._value(job) if job.status is JobStatus.COMPLETED else math.nan

@@ -184,7 +184,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         train_log = TrainLog()
         cost, estimates = TrainingCost(train_log), Estimates()
         trainer = session.trainer(
-            [cost, estimates, RunFolderHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
+            [cost, estimates, RunLockHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
         )
         describe_run(session, harness, trainer, length)
         step_before = 0 if resume is None else resume[1]["global_step"]
@@ -261,7 +261,7 @@ def warn_of_space(cfg: DictConfig, harness: Harness) -> None:
         log.warning(warning)
 
 
-class RunFolderHeld(Callback):
+class RunLockHeld(Callback):
     """Ends a run if another run has taken over its folder, if the folder was removed, or if a save has failed."""
 
     def __init__(self, locks: list[RunLock]) -> None:

@@ -95,7 +95,8 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
 
 def _loaded(name: str, kwargs: dict[str, Any]) -> Any:
     if not name.endswith((".json", ".model")) or Path(name).is_dir():
-        return AutoTokenizer.from_pretrained(name, **kwargs)
+        # Without a value, transformers asks in the terminal whether code beside the files may run.
+        return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False} | kwargs)
     if not Path(name).is_file():
         raise FileNotFoundError("the file does not exist")
     backend = Tokenizer.from_file(name) if name.endswith(".json") else _from_sentencepiece(Path(name))

@@ -20,6 +20,7 @@ import inspect
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -96,7 +97,7 @@ _NUMBERS = ("eval", "div_up", "min_int", "max_int")
 _LIVE_NUMBER = re.compile(r"(?:[a-z]\w*\.)*(?:full_vocab_size|vocab_size|[a-z]+_token_id|\w*block_size|num_[a-z_]+)")
 
 
-_ALLOWED = "a class or function for configurations of xlm or an active model"
+_ALLOWED = "a class or function that is made for configurations"
 
 
 class Refusal(NamedTuple):
@@ -201,7 +202,7 @@ def is_allowed(path: str) -> bool:
     found = _defined_at(path)
     if not inspect.isclass(found) or _LOAD_NETWORKS.match(found.__module__):
         return False
-    return parts[0] in packages or any(issubclass(found, get_object(base)) for _, base in prefixes)
+    return parts[0] in packages or any(get_object(base) in found.__mro__ for _, base in prefixes)
 
 
 def _packages() -> set[str]:
@@ -215,10 +216,7 @@ def _of_today(path: str) -> str:
 
 def _defined_at(path: str) -> Any:
     """The object that a module of the path's package defines under this path; None otherwise."""
-    try:
-        found = get_object(path)
-    except BadTargetError:
-        return None
+    found = _object_at(path)
     module, name = str(getattr(found, "__module__", "")), str(getattr(found, "__qualname__", ""))
     holder = path.removesuffix(f".{name}")
     if holder == path or holder not in sys.modules or sys.modules[holder].__name__ != holder:
@@ -228,16 +226,23 @@ def _defined_at(path: str) -> Any:
     return found if f"{module}.".startswith(f"{package}.") else None
 
 
+def _object_at(path: str) -> Any:
+    """The object under a path; None if there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an old path is named when it is used
+        try:
+            return get_object(path)
+        except BadTargetError:
+            return None
+
+
 def _may_be_code(path: str) -> bool:
     """Whether Python may find a callable object under a dotted path; imports nothing but core and active models."""
     parts = path.split(".")
     if parts[-1].lower() in _DATA_FILES and len(parts) == 2:
         return False
     if parts[0] == "xlm" or parts[0] in _packages():
-        try:
-            return callable(get_object(path))
-        except BadTargetError:
-            return False
+        return callable(_object_at(path))
     try:
         return importlib.util.find_spec(parts[0]) is not None
     except (ImportError, ValueError):
@@ -317,7 +322,7 @@ def _is_late_number(text: str) -> bool:
     if re.fullmatch(r"\.*[\w.\[\]-]+", inner):
         return True
     name = inner.partition(":")[0].strip()
-    return name in (*_LIVE, *_NUMBERS, "global_components")
+    return name in (*_LIVE, "global_components") or (name in _NUMBERS and "${" in inner)
 
 
 def _resolvers(text: str) -> Iterator[tuple[str, str]]:

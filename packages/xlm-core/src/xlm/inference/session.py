@@ -17,6 +17,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -86,6 +87,12 @@ class Session:
             _convert_="all",
         )
         assert isinstance(trainer, Trainer)
+        if self.cfg.get("async_checkpoints") and isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ConfigError(
+                "async_checkpoints=true cannot write the checkpoints of trainer_strategy=fsdp2, which each process "
+                "writes in part. Set async_checkpoints=false.",
+                key="async_checkpoints",
+            )
         return trainer
 
     def _checkpoint_io(self) -> CheckpointIO:
@@ -119,9 +126,19 @@ _LEAST = (
     ("gradient_clip_val", 0, True),
 )
 
+SHARDED_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+
 
 def check_trainer(trainer: DictConfig) -> None:
     """ConfigError for an interval of the Trainer below its minimum."""
+    strategy = trainer.get("strategy")
+    is_sharded = isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(".FSDP2Strategy")
+    if is_sharded and trainer.get("precision") not in (None, *SHARDED_PRECISIONS):
+        raise ConfigError(
+            f"trainer.precision is {trainer.precision}, and trainer_strategy=fsdp2 takes one of: "
+            f"{', '.join(SHARDED_PRECISIONS)}.",
+            key="trainer.precision",
+        )
     for name, least, allowed in _LEAST:
         value = trainer.get(name)
         if isinstance(value, int | float) and (value < least or (value == least and not allowed)):

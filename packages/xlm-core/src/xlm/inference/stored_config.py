@@ -47,7 +47,8 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     with of_option(option or f"{section}.{PATH_KEYS[0] if options.checkpoint_path else PATH_KEYS[1]}"):
         source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
     trust = options.trust or options.trust_remote_code
-    cfg = check_trusted(source, trust, f"{section}.trust=true", runs_judges=job in _JUDGE).config
+    how = "trust=true" if option else f"{section}.trust=true"
+    cfg = check_trusted(source, trust, how, runs_judges=job in _JUDGE).config
     with open_dict(cfg):
         # Keys that are newer than the checkpoint.
         for key in core_file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
@@ -32,7 +33,7 @@ class Snapshot:
         if isinstance(state, torch.Tensor):
             return self._copy_tensor(state.detach(), free, copies)
         if isinstance(state, dict):
-            new = state.copy()  # keeps the class, and the metadata of a state dict
+            new = copy.copy(state)  # keeps the class, and the metadata of a state dict
             for key, value in state.items():
                 new[key] = self._copy(value, free, copies)
             return new

@@ -8,9 +8,10 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -134,12 +135,20 @@ class PeriodicCheckpoint(Checkpoint):
         dirpath: the run's checkpoint directory.
         every_n_train_steps: the interval in optimizer steps.
         keep_multiple: checkpoints at multiples of this step are never removed; None keeps only the newest.
+        num_newest: how many of the newest are kept; with 2, a run can continue if the newest one is damaged later.
     """
 
-    def __init__(self, dirpath: str, every_n_train_steps: int = 500, keep_multiple: int | None = None) -> None:
+    def __init__(
+        self,
+        dirpath: str,
+        every_n_train_steps: int = 500,
+        keep_multiple: int | None = None,
+        num_newest: Annotated[int, Ge(1)] = 1,
+    ) -> None:
         self.dirpath = Path(dirpath)
         self.every_n_train_steps = every_n_train_steps
         self.keep_multiple = keep_multiple
+        self.num_newest = num_newest
         self._last_step = 0
 
     def path(self, step: int) -> Path:
@@ -161,15 +170,17 @@ class PeriodicCheckpoint(Checkpoint):
             self.thin(step, trainer.strategy.checkpoint_io.remove_checkpoint)
 
     def thin(self, newest: int, remove: Callable[[Path], None] | None = None) -> None:
-        """Remove the periodic checkpoints older than `newest`, except multiples of `keep_multiple`."""
+        """Remove the periodic checkpoints up to `newest`, except the newest ones and multiples of `keep_multiple`.
+
+        Later ones, which a run that continues from an earlier step has not reached again, stay.
+        """
         remove = remove or AtomicCheckpointIO().remove_checkpoint
-        for path in self.dirpath.glob("step-*.ckpt"):
-            number = path.stem.removeprefix("step-")
-            if not number.isdigit() or int(number) >= newest:
-                continue
-            if self.keep_multiple and int(number) % self.keep_multiple == 0:
-                continue
-            remove(path)
+        names = ((path, path.stem.removeprefix("step-")) for path in self.dirpath.glob("step-*.ckpt"))
+        steps = {int(number): path for path, number in names if number.isdigit() and int(number) <= newest}
+        steps.setdefault(newest, self.path(newest))  # a thread may still be writing it
+        for step in sorted(steps, reverse=True)[self.num_newest :]:
+            if not self.keep_multiple or step % self.keep_multiple:
+                remove(steps[step])
 
 
 class LastCheckpoint(Checkpoint):

@@ -14,14 +14,16 @@ from torch import nn
 
 from xlm.errors import StorageError
 
-# Besides tensors, a checkpoint has names, states of loaders and the configuration.
-_OVERHEAD = 2**20
-
 
 def state_bytes(state: Any) -> int:
     """The bytes of all tensors in nested dicts, lists and tuples; a storage that several of them share counts once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in _tensors(state)}
     return sum(storage.nbytes() for storage in storages.values())
+
+
+def file_bytes(num_bytes: int) -> int:
+    """About the size of a checkpoint with tensors of that size; it also has names, positions and the configuration."""
+    return num_bytes + num_bytes // 100 + 2**17
 
 
 def _tensors(state: Any) -> Iterator[torch.Tensor]:
@@ -48,8 +50,8 @@ def free_bytes(folder: Path) -> int | None:
 
 def require_space(target: Path, num_bytes: int) -> None:
     """OSError if a file of that size does not fit beside `target`; its text has both sizes."""
-    free = free_bytes(target.parent)
-    if free is not None and free < num_bytes + _OVERHEAD:
+    free, num_bytes = free_bytes(target.parent), file_bytes(num_bytes)
+    if free is not None and free < num_bytes:
         raise OSError(
             errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({size(num_bytes)} are needed, {size(free)} are free)"
         )
@@ -70,12 +72,12 @@ def check_space(folder: Path, model: nn.Module, num_kept: int, has_average: bool
         return None
     weights = state_bytes(dict(model.state_dict()))
     trainable = sum(4 * parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    least = weights + (trainable if has_average else 0)
-    if free < least + _OVERHEAD:
+    least = file_bytes(weights + (trainable if has_average else 0))
+    if free < least:
         raise StorageError(
-            folder,
-            f"one checkpoint needs at least {size(least)}, and {size(free)} are free",
+            f"{folder} has {size(free)} of free space, but one checkpoint needs at least {size(least)}. "
             "Free some space, or set checkpointing_dir to a folder on another disk.",
+            path=folder,
         )
     there = [_bytes_of(path) for path in folder.glob("*.ckpt")] if folder.is_dir() else []
     one = max(there, default=0) or least + 2 * trainable

@@ -53,7 +53,7 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
     """
     path = Path(path)
     if is_sharded(path):
-        return read_shards(path)
+        return _usable(path, read_shards(path))
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     try:
@@ -65,6 +65,10 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
         raise CheckpointCorruptError(path, first_sentence(error)) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointCorruptError(path, f"it has no 'state_dict'{_what_it_is(checkpoint)}")
+    return _usable(path, checkpoint)
+
+
+def _usable(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
     if reason := unusable_part(checkpoint, AVERAGED):
         raise CheckpointCorruptError(path, f"it {reason}")
     return checkpoint

@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError
 from xlm.utils.rank_zero import all_gather_objects
+from xlm.utils.tensor_archive import check_archive
 
 INDEX = "checkpoint.json"
 HEADER = "header.pt"
@@ -161,7 +162,7 @@ def _read_index(path: Path, verify: bool) -> Path:
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         name, files = str(index["folder"]), {str(file): list(sums) for file, sums in index["files"].items()}
         version = index["format"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointCorruptError(path, f"{INDEX} is not the index of a checkpoint ({error})") from error
     if version != _FORMAT:
         raise CheckpointCorruptError(path, f"its format is {version}, and this version of xlm reads {_FORMAT}")
@@ -195,6 +196,7 @@ def _verify_together(path: Path, folder: Path) -> None:
 def _read_header(path: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Keys], dict[str, str]]:
     """The content without shards, the places of the shards, and the names of tied parameters."""
     try:
+        check_archive(folder / HEADER)
         header = torch.load(folder / HEADER, map_location="cpu", weights_only=True)
         places = {str(key): tuple(keys) for key, keys in header["places"].items()}
         checkpoint, tied = header["checkpoint"], dict(header["tied"])

@@ -6,6 +6,7 @@ import csv
 import io
 import resource
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections import Counter, defaultdict
@@ -398,11 +399,24 @@ class LogTruncation(Callback):
                 logger.hide_after(step)
 
 
+def _hide_tracebacks_of_the_writer() -> None:
+    """TensorBoard's thread prints an error of the disk as a traceback, before it raises it in the main thread."""
+    before = threading.excepthook
+
+    def hook(found: threading.ExceptHookArgs) -> None:
+        if type(found.thread).__name__ != "_AsyncWriterThread" or not isinstance(found.exc_value, OSError):
+            before(found)
+
+    if getattr(before, "__module__", "") != __name__:
+        threading.excepthook = hook
+
+
 class TensorBoardMetrics(TensorBoardLogger):
     """TensorBoard event files in `<run>/tensorboard`."""
 
     def __init__(self, save_dir: str, **kwargs: Any) -> None:
         super().__init__(save_dir=save_dir, name="tensorboard", version="", **kwargs)
+        _hide_tracebacks_of_the_writer()
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -415,7 +429,13 @@ class TensorBoardMetrics(TensorBoardLogger):
     @rank_zero_only
     def save(self) -> None:
         """Write pending events, but no file of hyperparameters."""
-        self.experiment.flush()
+        with writing(self.log_dir):
+            self.experiment.flush()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with writing(self.log_dir):
+            super().log_metrics(metrics, step)  # type: ignore[arg-type]
 
 
 Series = dict[str, list[tuple[int, float]]]

@@ -93,7 +93,7 @@ def save_weights(model: nn.Module, path: str | Path, overwrite: bool = False) ->
             save_model(model, str(temporary), metadata={"format": "pt"})  # tied weights are written once
             temporary.replace(path)
         except SafetensorError as error:
-            raise StorageError(path, str(error)) from error
+            raise StorageError(f"{path} cannot be written: {error}.", path=path) from error
         finally:
             temporary.unlink(missing_ok=True)
     return path

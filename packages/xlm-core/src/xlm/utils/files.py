@@ -26,12 +26,8 @@ def writing(path: Path | str, advice: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise StorageError(path, reason_of(error), advice) from error
-
-
-def reason_of(error: OSError) -> str:
-    """`No space left on device`, without number and path."""
-    return error.strerror or str(error)
+        reason = error.strerror or str(error)
+        raise StorageError(f"{path} cannot be written: {reason}. {advice}".rstrip(), path=path) from error
 
 
 def replace_text(path: Path, text: str) -> Path:
@@ -84,8 +80,8 @@ def sync_folder(folder: Path) -> None:
 
 
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)-(?P<started>\d+)-(?P<machine>[0-9a-f]{8})\.tmp")
-# Names that earlier versions gave.
-_OLDER = re.compile(r"\..+\.(\d+\.)?tmp|\..+\.ckpt\.[a-z0-9_]{8}|metrics\.tmp")
+# Names without a process: those of earlier versions, and folders of sharded checkpoints.
+_OLDER = re.compile(r"\..+\.(\d+\.)?tmp|\..+\.ckpt\.([a-z0-9_]{8}|step-\d+-[0-9a-f]{8})|metrics\.tmp")
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

@@ -163,7 +163,10 @@ class RunLock:
         StorageError if the folder was removed or renamed: writing would create it again, without its older files.
         """
         if not self.folder.is_dir():
-            raise StorageError(self.folder, "the folder was removed or renamed while this run used it")
+            raise StorageError(
+                f"{self.folder} was removed or renamed while this run was writing to it. Nothing more is written.",
+                path=self.folder,
+            )
         if self._lost:
             found = find_holder(self.folder)
             other = found[0].describe(found[1]) if found else "another process"
