@@ -236,6 +236,14 @@ class Runs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """Options, as key=value:"""
+
+    run: Text = option("", "folder or name of the run to repeat")
+    job_name: Text = option("", "name of the new run; by default that of the first with _repeat")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Options, as key=value:"""
 

@@ -25,6 +25,7 @@ from xlm.reports.files import read_mapping
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, raising_on_sigterm
+from xlm.training.interval import LoggingInterval
 from xlm.training.optim import num_parameters
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
@@ -255,6 +256,7 @@ def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) ->
     own: list[Callback] = [RandomState(cfg.seed), LogTruncation(), FiniteLossGuard(), MonitoredMetric(), train_log]
     if cfg.ema_decay:
         own.append(ExponentialMovingAverage(cfg.ema_decay))
+    own.append(LoggingInterval(train_log))
     configured = build_callbacks(cfg)
     last = LastCheckpoint(cfg.checkpointing_dir, signals, keep=not flags.DEBUG)
     if flags.DEBUG:

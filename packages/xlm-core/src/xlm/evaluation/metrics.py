@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torchmetrics import Metric
 
 from xlm.metrics import MetricWrapper, RatioMetric, TokenWeightedMean, output_mean
 from xlm.utils.rank_zero import all_gather_objects
@@ -62,6 +63,16 @@ class TrackedScalars:
         """
         names = _of_all_processes(sorted(self._metrics.get(place, {})))
         return [self._metric(place, name, device) for name in names]
+
+    def on_this_process(self, prefix: str) -> Iterator[tuple[str, Metric]]:
+        """`stage/loader/name` and the metric of each scalar that this process has counted, for names with a prefix."""
+        for place, found in self._metrics.items():
+            if place.startswith(prefix):
+                yield from ((f"{place}/{name}", wrapper.metric) for name, wrapper in found.items())
+
+    def prepare(self, place: str, name: str, device: torch.device) -> None:
+        """Create the metric of a scalar before its first batch."""
+        self._metric(place, name, device)
 
     def forget(self, stage: str) -> None:
         """Reset those of a stage's loaders."""

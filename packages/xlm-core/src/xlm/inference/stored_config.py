@@ -48,10 +48,8 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     with of_option(option or f"{section}.{PATH_KEYS[0] if options.checkpoint_path else PATH_KEYS[1]}"):
         source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
     cfg = source.config
+    add_newer_keys(cfg)
     with open_dict(cfg):
-        # Keys that are newer than the checkpoint.
-        for key in _file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
-            cfg[key] = _file("config.yaml")._get_node(key)
         cfg.paths = _file("paths/default.yaml")
         if source.is_remote and not options.trust_remote_code:
             cfg = _restricted(cfg, job, given)
@@ -83,6 +81,13 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     cfg.job_name = checked_job_name(here if here and "job_name" not in given else cfg.job_name)
     check_config(cfg, {"model_type": cfg.get("model_name"), "datamodule": "of the checkpoint"})
     return cfg
+
+
+def add_newer_keys(cfg: DictConfig) -> None:
+    """Give a stored configuration the keys that are newer than it, with their defaults."""
+    with open_dict(cfg):
+        for key in _file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
+            cfg[key] = _file("config.yaml")._get_node(key)
 
 
 def name_of_run(weights: Path, log_dir: str | Path) -> str | None:

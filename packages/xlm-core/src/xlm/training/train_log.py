@@ -58,6 +58,23 @@ class TrainLog(Callback):
         self._seconds = 0.0
         self._started: float | None = None
 
+    def interval(self) -> dict[str, Any]:
+        """What was counted since the last logged step, without waiting for the device."""
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return {
+            "tokens": self._tokens,
+            "shape": [self._shape.positions, self._shape.pairs],
+            "has_masks": self._has_masks,
+            "examples": self._examples,
+            "seconds": self._seconds + running,
+        }
+
+    def load_interval(self, state: dict[str, Any]) -> None:
+        """Continue counting from the return value of `interval`."""
+        self._tokens, self._shape = state["tokens"], Shape(*state["shape"])
+        self._has_masks, self._examples = state["has_masks"], state["examples"]
+        self._seconds = state["seconds"]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
         config: Any = getattr(pl_module, "config", None) or {}
