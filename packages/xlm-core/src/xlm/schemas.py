@@ -223,7 +223,7 @@ class Plan(Options):
     section: ClassVar[str] = "plan"
 
     output_path: Text = option("plan.json", "file to write")
-    num_steps: Count = option(5, "steps to measure")
+    num_steps: CountOrZero = option(5, "steps to measure; 0: build the network without memory, and take no steps")
     num_warmup_steps: Count = option(3, "steps before measuring")
 
 
