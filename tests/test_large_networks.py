@@ -32,7 +32,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def sizes(width: int, layers: int, heads: int) -> list[str]:
-    return [f"model.d_model={width}", f"model.num_layers={layers}", f"model.nhead={heads}", "model.num_embeddings=50304"]
+    return [
+        f"model.d_model={width}",
+        f"model.num_layers={layers}",
+        f"model.nhead={heads}",
+        "model.num_embeddings=50304",
+    ]
 
 
 def network_of(family: str, *overrides: str, device: str = "cpu") -> Any:
