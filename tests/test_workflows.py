@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mutants import TARGETS
 from workspace import ROOT, read_packages
 
 FOLDER = ROOT / ".github" / "workflows"
@@ -67,6 +68,10 @@ def test_a_job_has_an_end_and_no_rights_that_it_was_not_given(workflow: str, job
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
             assert job["permissions"] == {"contents": "read"}
+
+
+def test_every_target_of_mutation_testing_is_run() -> None:
+    assert load("mutants.yml")["jobs"]["mutants"]["strategy"]["matrix"]["target"] == list(TARGETS)
 
 
 def test_only_publishing_gets_a_token_for_the_index() -> None:

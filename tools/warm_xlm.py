@@ -35,7 +35,7 @@ PRELOADED = (
     "matplotlib.figure", "pandas", "torch.utils.tensorboard",
 )  # fmt: skip
 # What forwards to the copy; SIGKILL shows as the end of the connection.
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def at_import(environ: Mapping[str, str]) -> dict[str, str]:

@@ -160,7 +160,9 @@ def check_constraints(root: Path, hatch: dict[str, Any], packages: dict[str, Pac
     pins = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
     pinned = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in pins}
     wanted = [r for p in packages.values() for r in (*p.requirements, *p.optional)]
-    wanted += [Requirement(r) for env in hatch["envs"].values() for r in env.get("dependencies", [])]
+    listed = ("dependencies", "extra-dependencies")
+    in_envs = [r for env in hatch["envs"].values() for key in listed for r in env.get(key, [])]
+    wanted += [Requirement(r) for r in in_envs if "{root" not in r]
     found = [f"constraints.txt: {v} of {n} has a local version" for n, v in pinned.items() if "+" in v]
     for requirement in wanted:
         name = canonicalize_name(requirement.name)

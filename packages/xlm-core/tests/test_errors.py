@@ -19,6 +19,7 @@ EXAMPLES = [
     errors.MissingConfigError("Could not find 'model/x'", name="model/x", options=["y"]),
     errors.MissingRoleError("infill", model_type="arlm", datamodule="x", available=["lm"]),
     errors.BadTargetError("abc.xyz.MyClass", "ImportError: no", key="model", config_file=Path("m.yaml")),
+    errors.NotAllowedError("a.yaml", "would call 'os.system' (model._target_)", "trust=true", key="model._target_"),
     errors.BadArgumentError("abc.MyClass", "unexpected", key="model", hint="It takes: x."),
     errors.UnknownJobError("trian", ["train", "eval"]),
     errors.ExternalModelError("bad", name="m"),
@@ -33,6 +34,7 @@ EXAMPLES = [
     errors.CheckpointError("bad", path="c.ckpt"),
     errors.CheckpointMismatchError("c.ckpt", missing=["w"], unexpected=["v"], shapes={"u": ((1, 2), (3,))}),
     errors.CheckpointCorruptError("c.ckpt", "it ends early"),
+    errors.StorageError("a.csv: No space left on device.", path="a.csv"),
     errors.RunInUseError("busy", folder="runs/a"),
     errors.NonFiniteLossError(7, float("nan")),
     errors.TrainingInterrupted(signal.SIGTERM, "last.ckpt"),
@@ -146,3 +148,16 @@ def test_a_line_is_one_printable_line(text: str) -> None:
 def test_escapes_of_what_cannot_be_printed() -> None:
     assert errors.as_line("é\n\x1b[31m\udc80") == "é\\n\\x1b[31m\\udc80"
     assert str(errors.ModelNotInstalledError("a\nb", "X")).startswith("No module named 'a\\nb', which X lists.")
+
+
+@pytest.mark.parametrize("text", ["a\nb\tc", "é 中文 \u200d\u00a0", "مرحبا", "👩\u200d🔬 ❤\ufe0f"])
+def test_texts_of_people_stay_as_they_are(text: str) -> None:
+    assert errors.printable(text) == text
+
+
+@given(st.text())
+def test_nothing_printable_moves_a_cursor(text: str) -> None:
+    shown = errors.printable(text)
+    assert not set(shown) & {*map(chr, range(9)), *map(chr, range(11, 32)), *map(chr, range(127, 160))}
+    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\u2028\u2029")
+    assert errors.printable(shown) == shown

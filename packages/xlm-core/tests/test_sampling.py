@@ -146,12 +146,71 @@ def test_greedy_breaks_ties_like_argmax() -> None:
     assert torch.equal(LogitsSampler(top_k=1)(logits), logits.argmax(-1))
 
 
-def test_a_generator_makes_draws_repeatable_and_leaves_the_global_one_alone() -> None:
-    logits = torch.randn(50, 20)
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x, g: add_gumbel_noise(x, generator=g),
+        lambda x, g: add_exp_1_noise(x.exp(), generator=g),
+        lambda x, g: sample_categorical(x.exp(), g),
+        lambda x, g: sample_from_logits(x, generator=g),
+        lambda x, g: sample_from_top_k(9, x, generator=g),
+        lambda x, g: sample_from_top_p(0.9, x, generator=g),
+        lambda x, g: LogitsSampler(top_p=0.9)(x, g),
+        lambda x, g: select_random_indices((30, 20), torch.full((30,), 9), generator=g),
+        lambda x, g: select_random_indices(
+            (30, 20), torch.full((30,), 9), selection_score=x[0], selection_mode="sample", generator=g
+        ),
+        lambda x, g: select_random_indices(
+            (30, 20), torch.full((30,), 9), None, x[0].exp(), 1.0, "sample", "uprobs", generator=g
+        ),
+    ],
+)
+def test_a_generator_makes_draws_repeatable_and_leaves_the_global_one_alone(
+    draw: Callable[[Tensor, torch.Generator], Tensor],
+) -> None:
+    logits = torch.randn(2, 30, 20, generator=seeded())
     before = torch.get_rng_state()
-    first = LogitsSampler(top_p=0.9)(logits, seeded(3))
-    assert torch.equal(first, LogitsSampler(top_p=0.9)(logits, seeded(3)))
+    first = draw(logits, seeded(3))
+    assert torch.equal(first, draw(logits, seeded(3)))
+    assert not torch.equal(first, draw(logits, seeded(4)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: sample_from_logits(x, temperature=0),
+        lambda x: sample_from_logits(x, noise_scale=0),
+        lambda x: sample_from_logits(x * 1e6),
+        lambda x: sample_categorical((x * 1e3).softmax(-1)),
+        lambda x: sample_from_top_k(1, x),
+        lambda x: sample_from_top_p(1e-9, x),
+        LogitsSampler(temperature=0),
+        LogitsSampler(min_p=1),
+    ],
+)
+def test_rows_may_have_any_shape(draw: Callable[[Tensor], Tensor]) -> None:
+    logits = torch.randn(4, 3, 5, generator=seeded())
+    assert torch.equal(draw(logits), logits.argmax(-1))
+
+
+def test_temperature_and_noise_have_their_scale() -> None:
+    logits = torch.randn(6, 8, generator=seeded())
+    noise = add_gumbel_noise(torch.zeros(6, 8), generator=seeded(1))
+    scaled = add_gumbel_noise(logits, temperature=0.5, noise_scale=3, generator=seeded(1))
+    assert torch.allclose(scaled, logits.double() / 0.5 + 3 * noise)
+    assert torch.equal(LogitsSampler(temperature=2).filter(logits), logits / 2)
+    # The temperature comes before the filter, and both before the draw.
+    draws = frequencies(lambda x: sample_from_top_k(2, x, temperature=0.5, generator=seeded()), PROBS.log())
+    assert abs(draws[0] - 0.8) < TOLERANCE
+
+
+def test_a_nucleus_ends_where_p_is_reached() -> None:
+    assert keep_top_p(torch.zeros(2), 0.5).isfinite().tolist() == [True, False]
+    # Equal tokens are kept in their order, and many small probabilities add up in float64.
+    kept = keep_top_p(torch.zeros(60_000), 0.25).isfinite()
+    assert kept[:15_000].all()
+    assert not kept[15_001:].any()
 
 
 def test_noise_is_float64_and_deep_in_the_tail() -> None:
@@ -180,9 +239,13 @@ def test_large_logits_are_drawn_by_chunks(monkeypatch: pytest.MonkeyPatch) -> No
         (lambda: LogitsSampler(temperature=-1), "temperature must be at least 0, got -1"),
         (lambda: LogitsSampler(min_p=2), r"min_p must be in \[0, 1\], got 2"),
         (lambda: keep_min_p(PROBS, 2), "min_p must be in"),
+        (lambda: keep_top_p(PROBS, 0), "top_p must be in"),
+        (lambda: keep_top_p(PROBS, 1.5), "top_p must be in"),
+        (lambda: LogitsSampler(top_p=0), "top_p must be in"),
+        (lambda: LogitsSampler(top_p=1.5), "top_p must be in"),
         (lambda: add_gumbel_noise(PROBS, 0), "0 means greedy"),
         (lambda: add_exp_1_noise(PROBS, 0), "0 means greedy"),
-        (lambda: confidence_scores(PROBS, "best"), "Unknown confidence 'best'. Choices: top_prob"),  # type: ignore[arg-type]
+        (lambda: confidence_scores(PROBS, "best"), "'best'. Choices: top_prob, prob_diff, entropy"),  # type: ignore[arg-type]
         (lambda: select_random_indices((1, 2), torch.ones(1), selection_mode="x"), "Unknown selection_mode 'x'"),  # type: ignore[arg-type]
         (lambda: select_random_indices((1, 2), torch.ones(1), score_mode="x"), "Unknown score_mode 'x'"),  # type: ignore[arg-type]
     ],
@@ -190,6 +253,15 @@ def test_large_logits_are_drawn_by_chunks(monkeypatch: pytest.MonkeyPatch) -> No
 def test_impossible_options_say_so(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_ends_of_a_range_are_allowed() -> None:
+    sampler = LogitsSampler(temperature=1, top_k=5, top_p=1, min_p=0)
+    assert torch.equal(sampler.filter(PROBS), PROBS)
+    assert keep_min_p(torch.tensor([1.0, 3.0, 3.0]), 1).isfinite().tolist() == [False, True, True]
+    for kind in ("top_prob", "prob_diff"):
+        bounds = [confidence_bound(value, kind) for value in (0.0, 1.0, 1.5)]  # type: ignore[arg-type]
+        assert bounds == [-torch.inf, torch.inf, torch.inf]
 
 
 def plain_confidence(logits: Tensor, kind: Confidence) -> Tensor:
@@ -292,3 +364,23 @@ def test_one_sampled_position_follows_the_score(score: Tensor, score_mode: str) 
         generator=seeded(),
     )
     assert (chosen.double().mean(0) - PROBS).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("score_mode", ["logits", "uprobs"])
+def test_a_low_temperature_takes_the_largest_scores(score_mode: str) -> None:
+    score = torch.tensor([1.0, 4.0, 2.0, 3.0]).expand(500, -1)
+    count = torch.full((500,), 2)
+    cold, hot = (
+        select_random_indices((500, 4), count, None, score, temperature, "sample", score_mode, seeded())  # type: ignore[arg-type]
+        for temperature in (0.01, 1e6)
+    )
+    assert (cold == torch.tensor([False, True, False, True])).all()
+    assert (hot.double().mean(0) - 0.5).abs().max() < 0.15
+
+
+def test_the_first_of_equal_scores_are_chosen() -> None:
+    whole = torch.zeros(2, 5000, dtype=torch.long)
+    chosen = select_random_indices((2, 5000), torch.tensor([7, 4000]), selection_score=whole)
+    assert chosen[0, :7].all()
+    assert chosen[1, :4000].all()
+    assert chosen.sum(-1).tolist() == [7, 4000]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from xlm.data.manager import (
 from xlm.data.mixtures import check_mixture
 from xlm.data.rows import ListRows, Rows, SubsetRows
 from xlm.data.tokenizers import SimpleSpaceTokenizer
-from xlm.errors import DataError
+from xlm.errors import DataError, as_line
 from xlm.protocols import (
     BaseCollatorInput,
     Collator,
@@ -99,6 +100,20 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+_LOADER_NAME = re.compile(r"[\w+,=-][\w+,=. -]{0,99}")
+
+
+def check_loader_name(split: str, name: Any) -> None:
+    """DataError if the name of a data set cannot be a folder: its predictions are written below it."""
+    if not _LOADER_NAME.fullmatch(str(name)):
+        raise DataError(
+            as_line(
+                f"datamodule.dataset_managers.{split} has a data set named {str(name)!r}. "
+                "Names are letters, digits and _ - + = , ."
+            )
+        )
+
+
 class TextDataModule(LightningDataModule):
     """Named data sets per split, `{split: {name: DatasetManager}}`, for tokenised text of any kind.
 
@@ -129,6 +144,7 @@ class TextDataModule(LightningDataModule):
         self.dataset_managers = {split: dict((dataset_managers.get(split) or {}).items()) for split in SPLITS}
         for split, managers in self.dataset_managers.items():
             for name, manager in managers.items():
+                check_loader_name(split, name)
                 manager.label = f"{split}.{name}"  # for messages
         for split, name, manager in self._managers(None):
             if isinstance(manager, DatasetManager):

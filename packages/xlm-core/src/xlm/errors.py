@@ -6,6 +6,7 @@ XLMError                            exit code 1
 │   ├── MissingRoleError            a dataset needs a collator that the model type does not have
 │   ├── BadTargetError              a `_target_` or dotted path that cannot be imported
 │   ├── BadArgumentError            a `_target_` that does not accept its arguments
+│   ├── NotAllowedError             a stored configuration that names more than classes for configurations
 │   └── UnknownJobError             a job_type that does not exist
 ├── ExternalModelError              discovery of model packages
 │   ├── ExternalModelConflictError  one model name for several directories
@@ -19,13 +20,17 @@ XLMError                            exit code 1
 ├── CheckpointError                 saving and loading of runs
 │   ├── CheckpointMismatchError     weights that don't fit the model
 │   └── CheckpointCorruptError      a file that cannot be read
+├── StorageError                    a full or read-only disk, a folder that was removed
 ├── RunInUseError                   another training run is writing to the same folder
+├── RankLostError                   a process of a run with several of them has ended or does not answer
 ├── NonFiniteLossError              the training loss is NaN or infinite
+├── SweepError                      some runs of a sweep failed
 └── TrainingInterrupted             a signal ended the run after a checkpoint; exit code 128 + signal
 """
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,12 +48,36 @@ def did_you_mean(names: Sequence[str]) -> str:
     """`Did you mean 'a' or 'b'?`; empty without names."""
     if not names:
         return ""
-    return "Did you mean " + " or ".join(f"'{name}'" for name in names) + "?"
+    return "Did you mean " + " or ".join(f"'{as_line(name)}'" for name in names) + "?"
 
 
 def as_line(text: object) -> str:
     """`text` on one line, with unprintable characters as escapes such as `\\n` or `\\x1b`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+# Characters without a picture of their own that scripts need: joiners, and the mark of an emoji's form.
+_JOINERS = "\u200c\u200d\ufe0f"
+
+
+def printable(text: object) -> str:
+    """`text` with control characters as escapes, so that it cannot move a terminal's cursor or reverse what is read.
+
+    Line ends, tabs and joiners are kept; the controls of terminals (C0, C1) and of the direction of text are not.
+    """
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(
+        c
+        if c.isprintable() or c in "\n\t" or c in _JOINERS or (c.isspace() and c not in _CONTROL_SPACES)
+        else c.encode("unicode_escape").decode()
+        for c in shown
+    )
+
+
+# Characters that Python counts as space and terminals as commands.
+_CONTROL_SPACES = "\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029"
 
 
 def _restore(cls: type[XLMError], message: str, state: dict[str, Any]) -> XLMError:
@@ -145,6 +174,15 @@ class BadArgumentError(ConfigError):
         self.reason = reason
 
 
+class NotAllowedError(ConfigError):
+    """The configuration stored in `source` would run more than models; `option` is how a user allows it."""
+
+    def __init__(self, source: str, reason: str, option: str, *, key: str | None = None) -> None:
+        super().__init__(f"The configuration in {source} {reason}. If you trust its author, give {option}.", key=key)
+        self.source = source
+        self.reason = reason
+
+
 class UnknownJobError(ConfigError):
     """`job_type` is not one of `jobs`."""
 
@@ -196,14 +234,15 @@ class ModelsFileError(ExternalModelError):
 
 
 class UnknownModelError(ExternalModelError):
-    """There is no model `name`; `known` are the models that were found in `places`."""
+    """There is no model `name`, which `listed_by` lists; `known` are the models that were found in `places`."""
 
-    def __init__(self, name: str, known: Iterable[str], places: Iterable[str] = ()) -> None:
+    def __init__(self, name: str, known: Iterable[str], places: Iterable[str] = (), listed_by: str = "") -> None:
         self.known = tuple(sorted(known))
         models = f"Models: {', '.join(self.known) or 'none'}."
         hint = did_you_mean(nearest_names(name, self.known, 1)) or models
         searched = f" Searched: {', '.join(places)}." if places else ""
-        super().__init__(f"There is no model '{name}'. {hint}{searched}", name=name)
+        listed = f", which {listed_by} lists" if listed_by else ""
+        super().__init__(as_line(f"There is no model '{name}'{listed}. {hint}{searched}"), name=name)
 
 
 class ModelNotInstalledError(ExternalModelError):
@@ -304,12 +343,52 @@ class CheckpointCorruptError(CheckpointError):
         self.reason = reason
 
 
+class StorageError(XLMError):
+    """A disk is full, read-only, over its quota or damaged, or a file or folder (`path`) was removed."""
+
+    def __init__(self, message: str, *, path: Path | str | None = None) -> None:
+        super().__init__(as_line(message))
+        self.path = path
+
+    @classmethod
+    def of(cls, error: BaseException) -> StorageError | None:
+        """The same in a sentence, if an error is one of the file system; None otherwise."""
+        if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:
+            return None
+        path, reason = error.filename, error.strerror or str(error)
+        return cls(f"{reason}." if path is None else f"{path}: {reason}.", path=path)
+
+
+_OF_THE_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENODEV,
+}  # fmt: skip
+
+
 class RunInUseError(XLMError):
     """Another training run is writing to `folder`."""
 
     def __init__(self, message: str, *, folder: Path | str) -> None:
         super().__init__(message)
         self.folder = folder
+
+
+class RankLostError(XLMError):
+    """Process `rank` of a run ended or does not answer; `checkpoint_path` is what a survivor saved, if anything."""
+
+    def __init__(
+        self, rank: int, who: str, reason: str, checkpoint_path: Path | str | None = None, *, is_quiet: bool = False
+    ) -> None:
+        saved = (
+            f"{checkpoint_path} holds the state after the last finished step; the same command continues from there."
+            if checkpoint_path
+            else "The same command continues from the run's last checkpoint, if it has one."
+        )
+        super().__init__(f"Rank {rank}{who} {reason}.\n{saved}")
+        self.rank = rank
+        self.checkpoint_path = checkpoint_path
+        #: Another process of the same run prints the message.
+        self.is_quiet = is_quiet
 
 
 class NonFiniteLossError(XLMError):
@@ -323,6 +402,21 @@ class NonFiniteLossError(XLMError):
         )
         self.step = step
         self.loss = loss
+
+
+class SweepError(XLMError):
+    """Some runs of a sweep failed: `failed` has the first line of the error of each, by the run's name."""
+
+    _MOST = 20
+
+    def __init__(self, failed: Mapping[str, str], num_runs: int) -> None:
+        lines = [f"  {name}: {message}" for name, message in failed.items()]
+        more = [f"  and {len(lines) - self._MOST} more"] if len(lines) > self._MOST else []
+        others = "" if len(failed) == num_runs else " The others are complete."
+        first = f"{len(failed)} of {num_runs} runs failed.{others}"
+        last = "The same command continues or repeats them."
+        super().__init__("\n".join([first, *lines[: self._MOST], *more, last]))
+        self.failed = dict(failed)
 
 
 class TrainingInterrupted(XLMError):  # noqa: N818 - not an error: a person asked for it

@@ -20,14 +20,18 @@ from xlm.evaluation.metrics import TrackedScalars, null_metrics
 from xlm.log_predictions import LogPredictions, PostHocPasses
 from xlm.metrics import MetricWrapper
 from xlm.protocols import ChecksTokenizer, LossFunction, Predictor, call_at, call_loss
+from xlm.training.blocks import checkpoint_activations, compile_blocks
+from xlm.training.interval import load_metric_counts, metric_counts
 from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
 from xlm.training.parts import PartLog, num_rows
 from xlm.training.resume import align_progress, load_checkpoint
+from xlm.training.sharding import FSDP2Strategy, gather_weights, release_weights, shard
 from xlm.training.weights import load_weights, push_folder, save_weights, select_weights
 from xlm.utils.history import PredictorHistoryMixin
 from xlm.utils.instantiate import get_component, has_component, instantiate, set_component
 from xlm.utils.rank_zero import RankedLogger, warn_once
+from xlm.utils.secrets import without_secrets
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -53,6 +57,14 @@ def _left_out(metric: Any) -> bool:
 
 def _show_nothing(_: Any) -> None:
     """Prints nothing."""
+
+
+def _check_blocks(option: str, num_blocks: int, network: nn.Module) -> None:
+    if not num_blocks:
+        raise ConfigError(
+            f"{option}: {type(network).__name__} has no blocks, that is, no nn.ModuleList of layers with weights.",
+            key=option,
+        )
 
 
 class Harness(TermWeightedModule):
@@ -99,6 +111,7 @@ class Harness(TermWeightedModule):
         train = getattr(datamodule, "dataset_managers", {}).get("train", {})
         self.part_log = PartLog({name: list(getattr(manager, "parts", ())) for name, manager in train.items()})
         self._configured = False
+        self._blocks_configured = False
         self._counts: dict[str, int] = {}
         # The number of examples in the newest metrics of each loader, on this rank.
         self.last_counts: dict[str, int] = {}
@@ -203,15 +216,40 @@ class Harness(TermWeightedModule):
             return
         if hasattr(loss, "configure"):
             loss.configure(self)
-        if self.config.get("compile"):
+        if self.config.get("compile") is True and not self._is_sharded:
             # Set on the instance without registering, so that a loss that is a Module gets no submodule.
             loss.__dict__["loss_fn"] = torch.compile(loss.loss_fn)
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self._trainer is not None and isinstance(self._trainer.strategy, FSDP2Strategy)
+
+    def configure_model(self) -> None:
+        """Compile, checkpoint and split the blocks of the network as configured, once."""
+        if self._blocks_configured:
+            return
+        self._blocks_configured = True
+        compiled = self.config.get("compile")
+        # Collectives between blocks cannot be compiled, so a sharded run compiles block by block.
+        if compiled == "blocks" or (compiled and self._is_sharded):
+            _check_blocks("compile", compile_blocks(self.model), self.model)
+        if self.config.get("activation_checkpointing"):
+            _check_blocks("activation_checkpointing", checkpoint_activations(self.model), self.model)
+        if self._is_sharded:
+            shard(self, self.model, self._trainer.strategy.reshard_after_forward)
+
+    def prepare_shards(self) -> None:
+        """Does nothing; calling it lets torch prepare a sharded module before its first step."""
 
     def on_fit_start(self) -> None:
         self.configure_components()
 
     def on_predict_start(self) -> None:
         self.configure_components()
+        gather_weights(self)
+
+    def on_predict_end(self) -> None:
+        release_weights(self)
 
     # Steps.
 
@@ -274,7 +312,9 @@ class Harness(TermWeightedModule):
         if parts is not None:
             name = self._name("train", dataloader_idx)
             self.part_log.count(name, parts["of_rows"])
-            if not self.config.get("compile"):  # batches of other sizes would be compiled again
+            # Batches of other sizes would be compiled again. With split weights every process must run the network
+            # equally often, but processes may have examples of different parts.
+            if not self.config.get("compile") and not self._is_sharded:
                 place = (batch_idx, dataloader_idx, name)
                 loss = self.loss_function
                 self.part_log.measure(name, parts["batches"], self.device, lambda rows: call_loss(loss, rows, *place))
@@ -309,6 +349,28 @@ class Harness(TermWeightedModule):
         """Examples seen on this rank since the metrics of a stage were last read, by `stage/loader`."""
         return {place: n for place, n in self._counts.items() if _is_of(place, stage)}
 
+    def training_counts(self) -> dict[str, Any]:
+        """What the training metrics of this process have counted since they were last read, as plain values."""
+        metrics = {
+            place: [metric_counts(wrapper.metric) for wrapper in wrappers]
+            for place, wrappers in self.metrics.items()
+            if _is_of(place, "train")
+        }
+        counts = {place: n for place, n in self._counts.items() if _is_of(place, "train")}
+        return {
+            "metrics": metrics, "tracked": self.tracked.state("train"), "parts": self.part_log.state(), "counts": counts
+        }  # fmt: skip
+
+    def load_training_counts(self, counts: dict[str, Any]) -> None:
+        """Continue from what `training_counts` returned; metrics that the config has changed start anew."""
+        for place, found in counts["metrics"].items():
+            wrappers = self.metrics.get(place, [])
+            for wrapper, state in zip(wrappers, found, strict=False) if len(found) == len(wrappers) else ():
+                load_metric_counts(wrapper.metric, state)
+        self.tracked.load(counts["tracked"], self.device)
+        self.part_log.load(counts["parts"])
+        self._counts |= counts["counts"]
+
     def _forget(self, stage: str) -> None:
         """Reset the metrics and counts of a stage."""
         for place, wrappers in self.metrics.items():
@@ -321,6 +383,7 @@ class Harness(TermWeightedModule):
     def _start_pass(self, stage: str) -> None:
         # Not in on_validation_start or on_test_start: published harnesses override those without calling super.
         self.configure_components()
+        gather_weights(self)
         self._forget(stage)
         if self.log_predictions is not None:
             directory = Path(self.config.paths.run_dir) / "predictions"
@@ -329,6 +392,7 @@ class Harness(TermWeightedModule):
                     self.log_predictions.start(stage, name, self.global_step, directory)
 
     def _end_pass(self, stage: str) -> None:
+        release_weights(self)
         self.last_counts |= self.counts(stage)
         values = self.pop_metrics(stage)
         found = self.post_hoc.finish(self.tokenizer) | self.generation_cost.finish(stage)
@@ -376,7 +440,7 @@ class Harness(TermWeightedModule):
     # Weights.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["xlm_config"] = OmegaConf.to_yaml(self.config, resolve=False)
+        checkpoint["xlm_config"] = without_secrets(OmegaConf.to_yaml(self.config, resolve=False))
         if isinstance(self.datamodule, TextDataModule):
             checkpoint["xlm_data"] = self.datamodule.contents("train")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from xlm import flags
 from xlm.decoding.trace import Writing, snapshots
 from xlm.errors import ConfigError
+from xlm.utils.files import writing
 from xlm.utils.rank_zero import all_gather_objects, get_rank, warn_once
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.text_files import read_lines
@@ -86,8 +87,9 @@ class LogPredictions:
         suffix = f".rank{rank}.jsonl" if rank else ".jsonl"
         path = Path(directory) / split / name / f"step_{step:08d}{suffix}"
         if "file" in self.writers:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _part(path).write_text("", encoding="utf-8")
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _part(path).write_text("", encoding="utf-8")
         self._passes[name] = _Pass(split, name, step, path)
 
     def add(self, name: str, rows: Iterable[Row]) -> None:
@@ -105,7 +107,7 @@ class LogPredictions:
         current.shown += kept[: max(0, self.num_printed - len(current.shown))]
         if "file" in self.writers:
             # Opened for each batch: an interrupted run leaves no open file.
-            with _part(current.path).open("a", encoding="utf-8") as file:
+            with writing(current.path), _part(current.path).open("a", encoding="utf-8") as file:
                 file.writelines([_line(row) for row in kept])
 
     def finish(self, show: Callable[[RenderableType], None] | None = None) -> list[Path]:
@@ -113,7 +115,8 @@ class LogPredictions:
         passes, self._passes = list(self._passes.values()), {}
         written = [done.path for done in passes] if "file" in self.writers else []
         for path in written:
-            os.replace(_part(path), path)
+            with writing(path):
+                os.replace(_part(path), path)
         _wait_for_all_ranks()
         if get_rank() == 0:
             for path in written:
@@ -157,14 +160,21 @@ def _wait_for_all_ranks() -> None:
 def _join_ranks(path: Path, max_rows: int | None) -> None:
     """Append the files of the other ranks, in the order of ranks, and remove them."""
     found = path.parent.glob(f"{path.stem}.rank*.jsonl")
-    others = sorted(found, key=lambda other: int(other.stem.rpartition("rank")[2]))
+    others = sorted(found, key=_rank_of)
     if not others:
         return
-    lines = [line.text for part in (path, *others) for line in read_lines(part)]
+    # A killed run with more processes may have left files of higher ranks.
+    has_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    joined = [other for other in others if not has_group or _rank_of(other) < torch.distributed.get_world_size()]
+    lines = [line.text for part in (path, *joined) for line in read_lines(part)]
     _part(path).write_text("".join(f"{line}\n" for line in lines[:max_rows]), encoding="utf-8")
     os.replace(_part(path), path)
     for other in others:
         other.unlink()
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.stem.rpartition("rank")[2])
 
 
 def _table(row: Row, title: str | None = None) -> Table:

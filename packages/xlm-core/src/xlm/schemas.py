@@ -27,6 +27,7 @@ Requests = Annotated[Count | Share, "a number of requests, or a share of them"]
 Tracing = Annotated[bool | dict[str, Any] | None, "true, false, null or some of num_samples, gif, png"]
 Weights = Annotated[Literal["size"] | dict[str, NonNegative] | None, "null, size, or weights by part, each at least 0"]
 Schedule = Annotated[list[dict[str, Any]] | None, "null, or a list of {from_step: STEPS, weights: {PART: WEIGHT}}"]
+Seconds = Annotated[Annotated[int | float, Gt(0), Lt(math.inf)], "a number of seconds above 0"]
 ShardSize = Annotated[str | int, "bytes, or a number with KB, MB, GB or TB"]
 
 
@@ -42,7 +43,8 @@ class Root(Options):
 
     job_name: Text = option(None, "the run's folder below paths.log_dir; the same name continues that run")
     seed: Seed = option(1234, "random seed of the weights, the data order and all sampling")
-    compile: bool = option(False, "compile the loss with torch.compile")
+    compile: bool | Literal["blocks"] = option(False, "compile the loss, or each block of the network on its own")
+    activation_checkpointing: bool = option(False, "compute activations again in the backward pass, to save memory")
     model_name: Text | None = option(None, "name of the model family")
     per_device_batch_size: Count = option(64, "examples per forward pass on one device")
     per_device_val_batch_size: Count = option(64, "the same for validation, test and generation")
@@ -67,8 +69,11 @@ class Root(Options):
     resume_from_checkpoint: bool = option(True, "continue from the run's last checkpoint")
     resume_checkpoint_path: Text | None = option(None, "continue from this checkpoint instead")
     checkpointing_dir: Text = option(None, "folder of the checkpoints")
+    async_checkpoints: bool = option(False, "write checkpoints in a thread while training continues")
     skip_init_weights: bool = option(False, "has no effect; accepted for published commands")
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = option(None, "average the weights with this decay: 0.999")
+    rank_timeout: Seconds = option(60, "seconds after which a process that gives no sign of life is lost")
+    step_timeout: Seconds = option(1500, "seconds without a batch in any process, after which the last one is stuck")
     trace: Tracing = option(False, "record how the first rows are generated")
     trace_view: Text | None = option(None, "dotted name of the function that draws a prompt")
 
@@ -137,7 +142,8 @@ class Checkpoint(Options):
     ckpt_path: Text | None = option(None, "older name of checkpoint_path")
     revision: Text | None = option(None, "branch, tag or commit on the hub")
     apply_ema: bool = option(True, "use averaged weights if there are any")
-    trust_remote_code: bool = option(False, "allow a configuration from the hub to call any function")
+    trust: bool = option(False, "allow the stored configuration to name any function")
+    trust_remote_code: bool = option(False, "older name of trust")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +238,7 @@ class Runs:
     """Options, as key=value:"""
 
     json: bool = option(False, "print JSON instead of a table")
-    sort: Literal["age", "name", "model", "data", "step", "match", "loss", "state"] = option("age", "column to sort by")
+    sort: Text = option("age", "age, name, model, data, step, match, loss, state, or a metric to sort by")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +288,7 @@ class TextQuality:
     window: Annotated[int, Ge(2), Le(LARGEST)] = option(1024, "context length of the judge, in tokens")
     train_examples: Count | None = option(None, "training examples to compare texts with")
     num_texts: Count | None = option(None, "number of texts per file, from its start")
+    trust: bool = option(False, "allow the stored configuration of train and reference to name any function")
     mauve: bool = option(False, "compute MAUVE against the reference")
     protocol: Literal["xlm", "mdlm"] = option("xlm", "which tokens the judge scores")
 
@@ -304,7 +311,8 @@ class LMEval:
     score_end: bool = option(False, "also score the end of a continuation")
     apply_ema: bool = option(True, "use averaged weights if there are any")
     revision: Text = option("", "branch, tag or commit on the hub")
-    trust_remote_code: bool = option(False, "allow a configuration from the hub to call any function")
+    trust: bool = option(False, "allow the stored configuration to name any function")
+    trust_remote_code: bool = option(False, "older name of trust")
     log_samples: bool = option(False, "keep every request in the record")
     use_cache: Text = option("", "file in which lm-eval caches answers")
     bootstrap_iters: CountOrZero = option(1000, "bootstrap resamples for a standard error")
@@ -326,7 +334,8 @@ class TraceRuns:
     device: Text = option("cpu", "device of the models")
     apply_ema: bool = option(True, "use averaged weights if there are any")
     revision: Text | None = option(None, "branch, tag or commit on the hub")
-    trust_remote_code: bool = option(False, "allow a configuration from the hub to call any function")
+    trust: bool = option(False, "allow the stored configuration to name any function")
+    trust_remote_code: bool = option(False, "older name of trust")
     view: Text | None = option(None, "dotted name of the function that draws a prompt; by default the first run's")
     title: Text | None = option(None, "title of the page")
     out: Text | None = option(None, "page to write, by default trace.html; JSON, GIF and PNG go beside it")

@@ -166,14 +166,16 @@ def test_pushed_and_loaded_writes_the_same_tokens(home: Path, hub: Hub, capsys: 
     assert xlm.load("me/again").generate(PROMPTS) == here.generate(PROMPTS)
 
 
-def test_a_strangers_model_is_not_written_anew_unasked(
-    home: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_from_the_hub_is_written_anew(home: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push_to_hub", "hub.checkpoint_path=runs/t", "hub.repo_id=me/bigram"]) == 0
     command = ["extract_checkpoint", "extract.checkpoint_path=me/bigram", "extract.output_dir=mine"]
+    config = hub.root / "me/bigram/xlm_config.yaml"
+    safe = config.read_text()
+    config.write_text(safe.replace("bigram.components_bigram.BigramPredictor", "os.system"))
     assert main(command) == 1
-    assert "extract.trust_remote_code=true" in capsys.readouterr().err
-    assert main([*command, "extract.trust_remote_code=true"]) == 0
+    assert "give extract.trust=true" in capsys.readouterr().err
+    config.write_text(safe)
+    assert main(command) == 0
     assert xlm.load("mine").generate(PROMPTS) == xlm.load("runs/t").generate(PROMPTS)
 
 

@@ -216,11 +216,12 @@ def test_options_of_a_stranger(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     here = "generation.checkpoint_path=me/bigram"
     rows = rows_of(capsys, here, PROMPTS)
     assert [row["prediction"] for row in rows] == xlm.load("runs/t").generate(["3 1 19", "7"])
-    assert "is from the hub, and this job would call any function" in refusal(capsys, here)
-    assert len(rows_of(capsys, here, "generation.num_examples=1", "generation.trust_remote_code=true")) == 1
+    assert len(rows_of(capsys, here, "generation.num_examples=1")) == 1
     config = Path("hub/xlm_config.yaml")
     config.write_text(config.read_text().replace("bigram.components_bigram.BigramPredictor", "os.system"))
-    assert "would call 'os.system'" in refusal(capsys, here, PROMPTS)
+    said = refusal(capsys, here, PROMPTS)
+    assert "xlm_config.yaml would call 'os.system' (predictor._target_)" in said
+    assert "give generation.trust=true" in said
 
 
 def test_a_predictor_that_only_predicts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,7 @@ def test_no_global_batch_size_is_one_batch_of_every_device() -> None:
         ({"global_batch_size": 0}, "global_batch_size is 0, and must be at least 1"),
         ({"max_tokens_per_batch": 9}, "max_tokens_per_batch needs batching=buckets or batching=packed"),
         ({"max_tokens_per_batch": 9, "batching": "packed"}, "Set trainer.accumulate_grad_batches instead"),
+        ({"batching": "packed"}, "batching=packed has no effect: no training set of this datamodule reads it. Add"),
         ({"batching": "bucket"}, "must be longest, buckets, packed or null. Did you mean 'buckets'?"),
         ({"per_device_batch_size": "x"}, "per_device_batch_size is 'x', and must be a whole number, at least 1"),
     ],

@@ -82,7 +82,7 @@ def test_identity_follows_the_content_not_the_place(tmp_path: Path) -> None:
 
 
 def test_large_files_are_known_by_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlm.data.locator._CONTENT_BYTES", 3)
+    monkeypatch.setattr("xlm.data.sources._CONTENT_BYTES", 3)
     (tmp_path / "x.txt").write_text("something")
     assert locate(str(tmp_path / "x.txt")).identity()["file"]["bytes"] == 9
 
@@ -305,6 +305,8 @@ def test_several_files(tmp_path: Path) -> None:
     assert locate([listed[0]]).identity() == locate(listed[0]).identity()
     with pytest.raises(DataError, match=r"No file matches .*z\*\.txt"):
         locate(str(tmp_path / "z*.txt"))
+    with pytest.raises(DataError, match="A slice has whole numbers or percentages"):
+        locate(f"{listed[0]}[:9x%]")
     with pytest.raises(DataError, match="A list of sources takes files and patterns, not "):
         locate([listed[0], str(tmp_path)])
 

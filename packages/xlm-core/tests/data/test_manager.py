@@ -107,7 +107,7 @@ def test_everything_that_shapes_the_data_is_in_the_key(tmp_path: Path) -> None:
 
 def test_a_change_of_the_processing_code_rebuilds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = star().prepare(TOKENIZER, tmp_path)
-    monkeypatch.setattr("xlm.data.manager.code_version", lambda function: "another version")
+    monkeypatch.setattr("xlm.data.steps.code_version", lambda function: "another version")
     after = star().prepare(TOKENIZER, tmp_path)
     assert before is not None
     assert after is not None

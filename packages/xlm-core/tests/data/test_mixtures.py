@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from xlm.data.endless import PARTS, EndlessLoader
-from xlm.data.joined import JoinedSource
 from xlm.data.locator import part_of_files
 from xlm.data.manager import DatasetManager
 from xlm.data.mixtures import BLOCK, PartOrder, Phase, check_mixture, mixture_phases
+from xlm.data.sources import JoinedSource
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import ConfigError, DataError
 

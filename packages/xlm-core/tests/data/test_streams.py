@@ -18,8 +18,9 @@ from pyarrow import parquet
 
 from xlm.data import streams
 from xlm.data.endless import EndlessLoader
-from xlm.data.locator import FolderSource, HubSource, Source, locate, part_of_files
+from xlm.data.locator import locate, part_of_files
 from xlm.data.manager import DatasetManager
+from xlm.data.sources import FolderSource, HubSource, Source
 from xlm.data.streams import Lane, Lines, Stream, pieces_of
 from xlm.errors import DataError
 from xlm.utils.text_files import read_lines

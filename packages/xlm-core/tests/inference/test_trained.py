@@ -12,7 +12,13 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import xlm
-from xlm.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError, ConfigError
+from xlm.errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointMismatchError,
+    ConfigError,
+    NotAllowedError,
+)
 from xlm.inference.trained import usable_device
 from xlm.inference.writer import prompt_mode
 from xlm.training.rng import capture
@@ -239,7 +245,11 @@ def test_there_and_back_through_the_hub(run: Path, hub: Hub) -> None:
     [
         ("predictor._target_", "os.system", r"would call 'os.system' \(predictor._target_\)"),
         ("model.extra", {"_target_": "torch.hub.load"}, r"would call 'torch.hub.load' \(model.extra._target_\)"),
-        ("global_components.tokenizer.trust_remote_code", True, r"sets global_components.tokenizer.trust_remote_code"),
+        (
+            "global_components.tokenizer.trust_remote_code",
+            True,
+            r"sets global_components.tokenizer.trust_remote_code=True",
+        ),
     ],
 )
 def test_a_strangers_configuration_calls_only_models(run: Path, hub: Hub, key: str, value: Any, message: str) -> None:
@@ -248,8 +258,11 @@ def test_a_strangers_configuration_calls_only_models(run: Path, hub: Hub, key: s
     config = OmegaConf.load(file)
     OmegaConf.update(config, key, value, force_add=True)
     OmegaConf.save(config, file)
-    with pytest.raises(ConfigError, match=message):
-        xlm.load("me/bigram")
+    for name in ("me/bigram", hub.root / "me/bigram"):
+        with pytest.raises(
+            NotAllowedError, match=rf"^The configuration in \S+/xlm_config.yaml {message}.*give trust=true"
+        ):
+            xlm.load(name)
 
 
 def test_what_is_not_there(run: Path, tmp_path: Path) -> None:

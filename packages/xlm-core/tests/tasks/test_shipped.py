@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xlm.commands import prepare_data
 from xlm.compose.load import load_config
-from xlm.data.locator import GeneratorSource
+from xlm.data.sources import GeneratorSource
 from xlm.tasks.generated import GeneratedExamples
 from xlm.utils.imports import get_object
 from xlm.utils.instantiate import instantiate

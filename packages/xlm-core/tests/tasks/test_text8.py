@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xlm.data.alphabet_tokenizer import alphabet_tokenizer
-from xlm.data.locator import GeneratorSource
+from xlm.data.sources import GeneratorSource
 from xlm.errors import ConfigError, DataError
 from xlm.tasks.text8 import ALPHABET, Characters, reduced
 

@@ -20,7 +20,9 @@ from xlm.training.rng import RandomState, capture, restore
 
 
 def trainer(step: int = 0, every: int = 10) -> Any:
-    return SimpleNamespace(global_step=step, log_every_n_steps=every, world_size=1, global_rank=0)
+    return SimpleNamespace(
+        global_step=step, log_every_n_steps=every, world_size=1, global_rank=0, accumulate_grad_batches=1
+    )
 
 
 class Tied(nn.Module):

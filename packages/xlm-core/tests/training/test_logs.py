@@ -43,7 +43,7 @@ def test_rows_of_steps_done_again_are_dropped(logger: CSVMetrics) -> None:
 
 
 def test_a_validation_that_is_done_again_is_dropped(logger: CSVMetrics) -> None:
-    logger.drop_after(2, validation_too=True)
+    logger.drop_after(2, validations=0)
     assert {row[1].split("/")[0] for row in read_metrics(logger.path) if row[0] == 2} == {"train"}
 
 

@@ -135,6 +135,16 @@ def test_thinning_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_thinning_keeps_several_of_the_newest(tmp_path: Path) -> None:
+    periodic = PeriodicCheckpoint(str(tmp_path), every_n_train_steps=10, num_newest=2)
+    for step in (10, 20, 30, 90):
+        periodic.path(step).touch()
+    periodic.thin(30)  # 90 is of an earlier start, and may be damaged
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["step-20.ckpt", "step-30.ckpt", "step-90.ckpt"]
+    periodic.thin(40)  # 40 is not written yet
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["step-30.ckpt", "step-90.ckpt"]
+
+
 def test_differences_name_key_and_values() -> None:
     old = OmegaConf.create({"model": {"d": 1, "n": 2, "w": "${eval:1+1}"}, "seed": 1, "trainer": {"max_steps": 5}})
     cfg = OmegaConf.create({"model": {"d": 1, "n": 3, "w": "${eval:1+1}"}, "seed": "${s}", "s": 1, "trainer": {}})

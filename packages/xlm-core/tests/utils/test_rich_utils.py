@@ -35,3 +35,16 @@ def test_other_ranks_print_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setenv("RANK", "1")
     print_config_tree(OmegaConf.create({"a": 3}))
     assert capsys.readouterr().out == ""
+
+
+def test_control_characters_are_shown_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b]0;title\x1b[2Jb\u202ec\x9bd"
+    table = Table(title=hostile)
+    table.add_row(hostile)
+    plain_console(width=120).print(hostile, table, highlight=False)
+    shown = capsys.readouterr().out
+    assert not any(c in shown for c in "\x1b\u202e\x9b")
+    assert shown.count(r"a\x1b]0;title\x1b[2Jb\u202ec\x9bd") >= 1
+    styled = plain_console(force_terminal=True, width=80)
+    styled.print("red", style="red")
+    assert capsys.readouterr().out.startswith("\x1b[31mred")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from xlm.errors import ConfigError, RunInUseError
-from xlm.utils import run_lock
+from xlm.utils import processes, run_lock
 from xlm.utils.run_lock import LOCK, STALE_SECONDS, Holder, RunLock, find_holder
 
 HOLD = """
@@ -126,7 +126,7 @@ def test_a_killed_process_is_replaced_and_a_terminated_fork_gives_nothing_back(t
     with pytest.raises(RunInUseError, match=f"process {process.pid} "), RunLock(tmp_path):
         pass
     process.send_signal(signal.SIGKILL)  # and not waited for: a process that has ended and is still listed
-    while run_lock._process_started(process.pid) is not None:
+    while processes.process_started(process.pid) is not None:
         time.sleep(0.01)
     with RunLock(tmp_path) as lock:
         lock.me = replace(lock.me, pid=1)  # as a child sees it that was forked from the run

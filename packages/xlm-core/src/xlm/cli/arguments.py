@@ -6,12 +6,15 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from xlm.commands import Job, find_job, job_names
 from xlm.commands.words import with_checkpoint_key
 from xlm.compose.overrides import with_optional_sections
 from xlm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Arguments:
     """A parsed command line: overrides, Hydra's flags, and `--config-dir` folders.
 
     `multirun` (`-m`) sweeps over the overrides; `shows_only` (`--cfg`) prints a configuration without running.
+    `swept` are the keys with several values.
     """
 
     overrides: tuple[str, ...]
@@ -26,6 +30,7 @@ class Arguments:
     config_dirs: tuple[Path, ...]
     multirun: bool
     shows_only: bool
+    swept: tuple[str, ...] = ()
 
 
 def with_job_type(overrides: Sequence[str], jobs: Sequence[Job]) -> tuple[str, ...]:
@@ -58,13 +63,38 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
     flags, overrides = _apart(args, parser)
     parsed = parser.parse_args(list(flags))
     config_dirs = (Path(parsed.config_dir).resolve(),) if parsed.config_dir else ()
+    multirun = bool(parsed.multirun)
+    overrides = with_optional_sections(with_checkpoint_key(with_job_type(overrides, jobs)), multirun)
+    if not (multirun or parsed.cfg or parsed.info or parsed.hydra_help or parsed.run) and _has_plugin(overrides):
+        # Hydra has launchers and sweepers only in its sweeps: this is one of a single run.
+        multirun, flags = True, (*flags, "--multirun")
+    parsed_overrides = _parsed(overrides) if multirun else {}
     return Arguments(
-        with_optional_sections(with_checkpoint_key(with_job_type(overrides, jobs)), bool(parsed.multirun)),
+        overrides,
         flags,
         config_dirs,
-        bool(parsed.multirun),
+        multirun,
         shows_only=parsed.cfg is not None,
+        swept=tuple(key for key, override in parsed_overrides.items() if override.is_sweep_override()),
     )
+
+
+def _has_plugin(overrides: Sequence[str]) -> bool:
+    """Whether a launcher or a sweeper other than Hydra's basic ones is chosen."""
+    chosen = dict(text.partition("=")[::2] for text in overrides)
+    return any(chosen.get(f"hydra/{group}", "basic") != "basic" for group in ("launcher", "sweeper"))
+
+
+def _parsed(overrides: Sequence[str]) -> dict[str, Override]:
+    """The overrides by key; empty if one cannot be parsed, which Hydra will report."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        found = OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException:
+        return {}
+    return {str(override.key_or_group): override for override in found}
 
 
 def _apart(args: Sequence[str], parser: ArgumentParser) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -88,19 +118,9 @@ def _refuse(message: str) -> NoReturn:
 
 def check_sweep_names(arguments: Arguments) -> None:
     """ConfigError if all training runs of a sweep would use the folder of one job_name."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-
-    if not arguments.multirun:
-        return
-    try:
-        overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
-    except OverrideParseException:
-        return  # Hydra will report it
-    plain = {str(override.key_or_group): override for override in overrides}
+    plain = _parsed(arguments.overrides) if arguments.multirun else {}
     name, job = plain.get("job_name"), plain.get("job_type")
-    trains = job is None or job.value() == "train"
-    sweeps = any(override.is_sweep_override() for override in overrides)
+    trains, sweeps = job is None or job.value() == "train", bool(arguments.swept)
     if trains and sweeps and name and not name.is_sweep_override() and "paths.run_dir" not in plain:
         raise ConfigError(
             f"job_name={name.value()} would be the folder of every run of this sweep: each would continue the last.\n"

@@ -8,7 +8,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import TrainingInterrupted, XLMError
+from xlm.errors import RankLostError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.utils.rank_zero import is_first_process
+from xlm.utils.secrets import without_secrets
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
@@ -35,14 +37,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) is gone, so nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        readable = StorageError.of(error)
+        if readable is None:
+            raise
+        _flush_or_discard()
+        readable.__cause__ = error
+        report(readable)
+        return readable.exit_code
+
+
+def _flush_or_discard() -> None:
+    """Standard output may be a file on the full disk: then nothing may be flushed to it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(error: XLMError) -> None:
     """Print the message on stderr, and before it the traceback if HYDRA_FULL_ERROR=1."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
+    if isinstance(error, RankLostError) and error.is_quiet:
+        return
+    if isinstance(error, TrainingInterrupted) and not is_first_process():
+        return  # all processes of a run stop together
     prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
-    print(f"{prefix}{error}", file=sys.stderr)
+    print(without_secrets(printable(f"{prefix}{error}")), file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:

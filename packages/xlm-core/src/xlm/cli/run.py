@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from xlm.cli.arguments import check_sweep_names, parse_arguments
+from xlm.cli.optuna_sweeper import OptunaSweeper
+from xlm.cli.sweeps import GridSweeper, register
 from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job, standalone_job
 from xlm.commands.words import job_of_stored_config, run_standalone
 from xlm.compose import late_values_as_text, register_resolvers
@@ -19,7 +22,7 @@ from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
 from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, translate
 from xlm.compose.naming import checked_job_name
-from xlm.errors import BadTargetError, XLMError
+from xlm.errors import BadTargetError, StorageError, TrainingInterrupted, XLMError, printable
 from xlm.external_models import Discovery, activate, discover
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -36,7 +39,7 @@ def run_job(args: Sequence[str]) -> int:
     arguments = parse_arguments(args, jobs)
     check_sweep_names(arguments)
     _print_warnings([*found.warnings, *warnings])
-    task = Task(found, jobs, arguments.config_dirs, arguments.overrides)
+    task = Task(found, jobs, arguments.config_dirs, arguments.overrides, arguments.swept)
     task.prepare()
     if not arguments.flags and (job := job_of_stored_config(arguments.overrides)):
         return task.run_stored(job)
@@ -50,6 +53,9 @@ def run_job(args: Sequence[str]) -> int:
         if task.started and not isinstance(error, FOREIGN_ERRORS):
             raise
         raise translate(error, found, arguments.overrides) from error
+    except KeyboardInterrupt:
+        if task.error is None:
+            raise
     if task.error is not None:
         raise task.error
     return task.code
@@ -59,12 +65,18 @@ class Task:
     """What Hydra calls with a composed configuration; unpickling it in a launcher's worker prepares that process."""
 
     def __init__(
-        self, found: Discovery, jobs: Sequence[Job], config_dirs: Sequence[Path], overrides: Sequence[str]
+        self,
+        found: Discovery,
+        jobs: Sequence[Job],
+        config_dirs: Sequence[Path],
+        overrides: Sequence[str],
+        swept: Sequence[str] = (),
     ) -> None:
         self.found = found
         self.jobs = tuple(jobs)
         self.config_dirs = tuple(config_dirs)
         self.overrides = tuple(overrides)
+        self.swept = tuple(swept)
         self.full_error = os.environ.get(FULL_ERROR)
         self.started = False
         self.error: Exception | None = None
@@ -75,9 +87,11 @@ class Task:
         self.prepare()
 
     def prepare(self) -> None:
-        """Register models and resolvers in this process."""
+        """Register models, resolvers and sweepers in this process."""
         activate(self.found.models, self.config_dirs, self.found.folders)
-        register_resolvers()
+        register_resolvers(self.swept)
+        register(GridSweeper)
+        register(OptunaSweeper)
 
     def __call__(self, cfg: DictConfig) -> Any:
         """Check `cfg` and run its job. User errors are raised in a sweep, and kept in `error` in a single run."""
@@ -87,18 +101,29 @@ class Task:
         self.started = True
         hydra = HydraConfig.get()
         choices = {str(group): member for group, member in hydra.runtime.choices.items()}
+        is_sweep = hydra.mode == RunMode.MULTIRUN
         try:
             with _environ(FULL_ERROR, self.full_error):
                 return self._run(cfg, choices)
+        except TrainingInterrupted as stop:
+            self.error = stop
+            if is_sweep:
+                # Hydra would start the next run.
+                raise KeyboardInterrupt from stop
+            return None
         except Exception as error:
-            if not isinstance(error, XLMError) and not is_foreign(error):
+            of_disk = StorageError.of(error)
+            if of_disk is None and not isinstance(error, XLMError) and not is_foreign(error):
+                if is_sweep:
+                    traceback.print_exc()
                 raise
-            readable = translate(error, self.found, self.overrides)
+            readable = of_disk or translate(error, self.found, self.overrides)
             if isinstance(readable, BadTargetError):
                 readable = locate_target(readable, choices, self.overrides)
             if readable is not error and readable.__cause__ is None:
                 readable.__cause__ = error
-            if hydra.mode == RunMode.MULTIRUN:
+            if is_sweep:
+                print(f"{readable}\nThis run ends here: {cfg.job_name}.", file=sys.stderr, flush=True)
                 raise readable from readable.__cause__
             # Raised after Hydra has returned: Hydra would print its own line first.
             self.error = readable
@@ -160,4 +185,4 @@ def _environ(name: str, value: str | None) -> Iterator[None]:
 def _print_warnings(warnings: Sequence[str]) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         for warning in warnings:
-            print(f"Warning: {warning}", file=sys.stderr)
+            print(printable(f"Warning: {warning}"), file=sys.stderr)

@@ -12,7 +12,17 @@ from xlm.utils.imports import get_function, get_object
 
 _SAMPLER = "predictor.<option>=… sets an option of the model's sampler."
 _NO_OPTIONS = "This job has no options of its own; see xlm train --help."
-_TRACE_KEYS = ("prompts", "prompt_file", "num_samples", "mode", "split", "apply_ema", "revision", "trust_remote_code")
+_TRACE_KEYS = (
+    "prompts",
+    "prompt_file",
+    "num_samples",
+    "mode",
+    "split",
+    "apply_ema",
+    "revision",
+    "trust",
+    "trust_remote_code",
+)
 
 
 @dataclass(frozen=True)

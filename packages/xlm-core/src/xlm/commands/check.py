@@ -18,6 +18,7 @@ from xlm.errors import ConfigError
 from xlm.external_models import discover, find_model
 from xlm.schemas import Check
 from xlm.testing.runner import Outcome, check_model, find_property
+from xlm.utils.rich_utils import PrintsPlainly
 
 _MARKS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "inapplicable": "[dim]–[/dim]"}
 _WORDS = {"passed": "hold", "failed": "fail", "inapplicable": "don't apply"}
@@ -52,6 +53,7 @@ def run_check(words: Sequence[str], options: Check) -> int:
         find_property(name)
     find_model(request.name, discover(os.environ, Path.cwd()))
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console.push_render_hook(PrintsPlainly())
     counts: Counter[str] = Counter()
     outcomes = check_model(
         request.name, experiment=request.experiment, overrides=request.overrides, properties=request.properties

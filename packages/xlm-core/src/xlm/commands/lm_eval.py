@@ -68,7 +68,7 @@ def _evaluate(checkpoint: str, tasks: list[str], options: LMEval, sampler: dict[
         max_gen_toks=options.max_gen_toks,
         score_end=options.score_end,
         apply_ema=options.apply_ema,
-        trust_remote_code=options.trust_remote_code,
+        trust=options.trust or options.trust_remote_code,
         **sampler,
     )
     output = output_file(options.output or _folder(checkpoint, lm.lm.source) / "lm_eval.json", "output")

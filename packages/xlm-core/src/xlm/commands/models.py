@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlm.commands import custom_jobs
-from xlm.errors import ConfigError, ExternalModelConflictError, ExternalModelError, ModelLayoutError, as_line
+from xlm.errors import ConfigError, ExternalModelConflictError, ExternalModelError, ModelLayoutError, as_line, printable
 from xlm.external_models import Discovery, discover
-from xlm.external_models.discovery import hidden_configs
+from xlm.external_models.discovery import CHOICE_VARIABLE, hidden_configs
 from xlm.schemas import Models
 
 COLUMNS = ("name", "version", "source")
@@ -40,11 +40,13 @@ def print_models(words: Sequence[str] = (), options: Models | None = None) -> in
     # Wrap lines only for a terminal, not in a file or a pipe.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print("\n".join(as_lines(entries, width)) if entries else f"No models were found. Searched: {_places(found)}")
+    if found.switched_off:
+        print(as_line(f"Switched off by {CHOICE_VARIABLE}: {', '.join(found.switched_off)}."))
     sys.stdout.flush()
     broken = [left.error for left in found.unusable.values() if not left.tolerated]
     broken += [error for error in found.errors if error not in broken]
     for error in broken:
-        print(f"{error.label}: {error}", file=sys.stderr)
+        print(printable(f"{error.label}: {error}"), file=sys.stderr)
     told = [str(error) for error in broken]
     for warning in [*found.warnings, *custom_jobs(found.models)[1]]:
         if warning not in told:

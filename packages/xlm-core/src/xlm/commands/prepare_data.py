@@ -13,8 +13,8 @@ from rich.table import Table
 
 from xlm.data.cache import PARTIAL, CacheEntry, DataCache, Stored
 from xlm.data.fitting import PROMPT, TEXT
-from xlm.data.locator import AFTER_NUM_EXAMPLES
 from xlm.data.manager import DatasetManager
+from xlm.data.sources import AFTER_NUM_EXAMPLES
 from xlm.datamodule import TextDataModule
 from xlm.inference.session import start
 

@@ -93,7 +93,7 @@ def trace_runs(request: Request) -> Document:
             device=request.device,
             apply_ema=request.apply_ema,
             revision=request.revision,
-            trust_remote_code=request.trust_remote_code,
+            trust=request.trust or request.trust_remote_code,
         )
         for name in request.runs
         if not name.endswith(".json")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.text import Text
 from torch import nn
@@ -22,21 +22,29 @@ from xlm.evaluation.metrics import Estimates
 from xlm.harness import Harness
 from xlm.inference.session import Session, build_callbacks, build_loggers, display_path, start
 from xlm.reports.files import read_mapping
+from xlm.training.background import BackgroundCheckpointIO
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
+from xlm.training.disk_space import check_space
 from xlm.training.ema import ExponentialMovingAverage
+from xlm.training.estimate import num_checkpoints
 from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, raising_on_sigterm
-from xlm.training.interval import LoggingInterval
+from xlm.training.interval import LogInterval
 from xlm.training.optim import num_parameters
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
+from xlm.training.requeue import requeueing
 from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
 from xlm.training.rng import RandomState, random_state_of
+from xlm.training.sharded_checkpoints import is_checkpoint
+from xlm.training.step_count import StepCount
 from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
-from xlm.utils.files import output_folder
-from xlm.utils.rank_zero import is_first_process
+from xlm.utils.files import output_folder, remove_leftovers
+from xlm.utils.rank_zero import RankedLogger, is_first_process
 from xlm.utils.run_lock import RunLock
+
+log = RankedLogger(__name__, rank_zero_only=True)
 
 # Number of batches to count tokens in: with 64 texts each, the mean is known within about a percent.
 NUM_COUNTED = 32
@@ -141,8 +149,11 @@ def run(cfg: DictConfig) -> dict[str, float]:
         RunInUseError: another training run is writing to the same folder.
         XLMError: any other user error, before anything is written if possible.
     """
-    with raising_on_sigterm(), contextlib.ExitStack() as stack:
-        return _train(cfg, [stack.enter_context(RunLock(folder)) for folder in written_folders(cfg)])
+    with requeueing(), raising_on_sigterm(), contextlib.ExitStack() as stack:
+        locks = [stack.enter_context(RunLock(folder)) for folder in written_folders(cfg)]
+        for lock in locks:
+            remove_leftovers(lock.folder)
+        return _train(cfg, locks)
 
 
 def written_folders(cfg: DictConfig) -> list[Path]:
@@ -167,6 +178,8 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     harness.check_optimizer()
     if resume is not None:
         check_fits(harness, resume[1]["state_dict"], resume[0])
+    if locks and not flags.DEBUG:
+        warn_of_space(cfg, harness)
     with GracefulSignals() as signals:
         train_log = TrainLog()
         cost, estimates = TrainingCost(train_log), Estimates()
@@ -240,23 +253,46 @@ def refuse_other_data(checkpoint: dict[str, Any], session: Session) -> None:
         )
 
 
+def warn_of_space(cfg: DictConfig, harness: Harness) -> None:
+    """Log a warning if the checkpoints that the run keeps don't fit on the disk; StorageError if not even one does."""
+    num_kept = num_checkpoints(cfg.get("callbacks") or {}, cfg.trainer.max_steps)
+    warning = check_space(Path(cfg.checkpointing_dir), harness, num_kept, bool(cfg.ema_decay))
+    if warning is not None:
+        log.warning(warning)
+
+
 class RunLockHeld(Callback):
-    """Ends a run if another run has taken over its folder."""
+    """Ends a run if another run has taken over its folder, if the folder was removed, or if a save has failed."""
 
     def __init__(self, locks: list[RunLock]) -> None:
         self.locks = locks
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._check()
+        plugin = trainer.strategy.checkpoint_io
+        if isinstance(plugin, BackgroundCheckpointIO):
+            plugin.check()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._check()
+
+    def _check(self) -> None:
         for lock in self.locks:
             lock.check()
 
 
 def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) -> list[Callback]:
     """The configured callbacks, with core's own before and after them."""
-    own: list[Callback] = [RandomState(cfg.seed), LogTruncation(), FiniteLossGuard(), MonitoredMetric(), train_log]
+    own: list[Callback] = [
+        StepCount(), RandomState(cfg.seed), LogTruncation(), FiniteLossGuard(), MonitoredMetric(), train_log,
+        LogInterval(train_log),
+    ]  # fmt: skip
     if cfg.ema_decay:
-        own.append(ExponentialMovingAverage(cfg.ema_decay))
-    own.append(LoggingInterval(train_log))
+        # First: later callbacks may wait for other processes, and the average belongs to the finished step.
+        own.insert(0, ExponentialMovingAverage(cfg.ema_decay))
     configured = build_callbacks(cfg)
     last = LastCheckpoint(cfg.checkpointing_dir, signals, keep=not flags.DEBUG)
     if flags.DEBUG:
@@ -340,7 +376,7 @@ def finish(
     """Draw the curves, test the chosen weights, print and write the results with their standard errors."""
     cfg = session.cfg
     run_dir = session.run_dir
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
+    metrics = dict(estimates.values)
     # The newest losses of a mixture's parts, and their shares in the whole run.
     logged = next((c.latest for c in trainer.callbacks if isinstance(c, TrainLog)), {})  # type: ignore[attr-defined]
     parts = {name: value for name, value in logged.items() if name.endswith(f"/{LOSS}")}
@@ -349,7 +385,7 @@ def finish(
         draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
         weights = Path(cfg.checkpointing_dir) / BEST
-        if cfg.test_weights == "best" and weights.is_file() and not flags.DEBUG:
+        if cfg.test_weights == "best" and is_checkpoint(weights) and not flags.DEBUG:
             load_averaged(harness, trainer, weights)
             record["weights"] = str(weights)
         trainer.test(harness, datamodule=session.datamodule, verbose=False)

@@ -17,6 +17,12 @@ from xlm.utils.rank_zero import RankedLogger
 Schema = TypeVar("Schema", bound=Options)
 log = RankedLogger(__name__, rank_zero_only=True)
 
+# Options at the root that a training set reads, and where its file names them.
+_READ_BY_TRAINING_SETS = {
+    "batching": "its dataloader_kwargs",
+    "max_tokens_per_batch": "its dataloader_kwargs",
+    "streaming": "that set",
+}
 _SECTIONS_OF_DATA = ("columns", "data_files", "held_out", "reading")
 
 
@@ -120,6 +126,7 @@ def check_config(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
     check_roles(cfg, model_type, datamodule)
     check_collators(cfg, model_type)
     check_batch_sizes(cfg)
+    _check_read_by_training_sets(cfg)
 
 
 def leave_out_loaders(cfg: DictConfig, model_type: str) -> None:
@@ -192,6 +199,20 @@ def _check_token_budget(cfg: DictConfig) -> None:
             "rows. Set trainer.accumulate_grad_batches instead of global_batch_size.",
             key="max_tokens_per_batch",
         )
+
+
+def _check_read_by_training_sets(cfg: DictConfig) -> None:
+    """ConfigError for an option of training data that no training set of this datamodule reads."""
+    read = str(_plain(cfg, "datamodule.dataset_managers.train"))
+    if read == "{}":  # not a datamodule of ours
+        return
+    for name, place in _READ_BY_TRAINING_SETS.items():
+        if cfg.get(name) and not re.search(rf"\b{name}\b", read):
+            raise ConfigError(
+                f"{name}={cfg.get(name)} has no effect: no training set of this datamodule reads it. "
+                f"Add {name}: ${{oc.select:{name},null}} to {place}.",
+                key=name,
+            )
 
 
 def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:

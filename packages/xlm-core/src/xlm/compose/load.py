@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -13,6 +15,7 @@ from xlm.compose.messages import readable_errors
 from xlm.compose.naming import checked_job_name
 from xlm.compose.overrides import with_optional_sections
 from xlm.compose.resolvers import late_values_as_text, register_resolvers
+from xlm.errors import ConfigError
 from xlm.external_models import activate, discover
 
 CONFIG_MODULE = "xlm.configs.lightning_train"
@@ -46,6 +49,14 @@ def load_config(
         if check:
             check_config(composed, choices)
     return composed
+
+
+def core_file(name: str) -> Any:
+    """One of core's own configuration files."""
+    path = importlib.resources.files(CONFIG_MODULE) / name
+    if not path.is_file():
+        raise ConfigError(f"Could not find '{name.removesuffix('.yaml')}'", key=name.partition("/")[0])
+    return OmegaConf.create(path.read_text(encoding="utf-8"))
 
 
 def without_reporting(cfg: DictConfig) -> DictConfig:

@@ -21,6 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from xlm.compose.overrides import without_pluses
 from xlm.errors import BadTargetError, ConfigError, MissingConfigError, XLMError, did_you_mean, nearest_names
 from xlm.external_models import Discovery, active_config_dirs, active_models, core_config_dir
+from xlm.external_models.discovery import switched_off_error
 from xlm.utils.instantiate import explain
 
 
@@ -100,7 +101,7 @@ def readable_errors(found: Discovery | None = None, overrides: Sequence[str] = (
     """Raise an XLMError instead of any error of Hydra, OmegaConf or YAML in a block that composes."""
     try:
         yield
-    except (*FOREIGN_ERRORS, ValueError) as error:  # Hydra raises it for some choices
+    except (*FOREIGN_ERRORS, ValueError, RecursionError) as error:  # Hydra raises ValueError for some choices
         readable = translate(error, found, overrides)
         raise readable from error
 
@@ -121,6 +122,8 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
         return explain(error)
     if isinstance(error, MissingConfigException):
         return _missing_config(error, found)
+    if isinstance(error, UnicodeDecodeError):
+        return ConfigError(f"{_not_utf8() or 'A configuration file'} is not UTF-8: {error}.")
     text = without_pluses(str(error))
     overrides = [without_pluses(override) for override in overrides]
     if isinstance(error, OverrideParseException):
@@ -158,6 +161,16 @@ def _file_of(target: str, choices: Mapping[str, object]) -> Path | None:
     files = [path for path in config_files() if line.search(path.read_text("utf-8", errors="replace") + "\n")]
     chosen = [path for path in files if str(choices.get(path.parent.name)) == path.stem]
     return chosen[0] if chosen else files[0] if len(files) == 1 else None
+
+
+def _not_utf8() -> Path | None:
+    """The first searched file that is not UTF-8."""
+    for path in config_files():
+        try:
+            path.read_text("utf-8")
+        except UnicodeDecodeError:
+            return path
+    return None
 
 
 def _ours_in_chain(error: BaseException | None) -> XLMError | None:
@@ -204,10 +217,11 @@ def _same_cell(group: str, member: str, options: Sequence[str]) -> list[str]:
 def _unusable_reasons(name: str, found: Discovery | None) -> list[str]:
     """The reasons why listed models that `name` may refer to cannot be used."""
     words = re.split(r"[/_+]", name)
-    unusable = found.unusable if found else {}
+    errors = {model: listed.error for model, listed in found.unusable.items()} if found else {}
+    errors |= {model: switched_off_error(model) for model in found.switched_off} if found else {}
     return [
-        str(listed.error).splitlines()[0]
-        for model, listed in unusable.items()
+        str(error).splitlines()[0]
+        for model, error in errors.items()
         if model in words or name.endswith((f"/{model}", f"_{model}"))
     ]
 

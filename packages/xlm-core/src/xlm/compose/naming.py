@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,9 @@ from xlm.errors import ConfigError, as_line
 
 MAX_LENGTH = 150
 _MOST_BYTES = 255
+# Characters of markup, shells and terminals, and those that cannot be seen; letters of all scripts are allowed.
+_UNUSABLE = re.compile(r"[^\w .+=,~@:%()\[\]{}/\-]")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _AS_NAME = re.compile(r"[^A-Za-z0-9_.+=,~\-]+")
 # These choices are in the name anyway, or only locate the run's folder.
 _NAMED_ANYWAY = ("experiment", "datamodule", "model", "model_type", "job_type", "debug")
@@ -41,14 +44,18 @@ _PER_DEVICE, _TOGETHER = "per_device_batch_size", "global_batch_size"
 
 
 def default_job_name(
-    choices: Mapping[str, Any], overrides: Sequence[str] = (), is_sweep: bool = False, global_batch_size: Any = None
+    choices: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    swept: Collection[str] = (),
+    global_batch_size: Any = None,
 ) -> str:
     """The experiments joined by `+`, else the dataset; then the network and the model type if not named yet.
 
     `choices` are Hydra's (group → member), `overrides` are from the command line. Overrides that make another run
-    follow, sorted by key; a run of a sweep has all of its overrides, so that no two runs share a folder.
+    follow, sorted by key.
 
     Args:
+        swept: keys that a sweep varies. They are in the name in any case, so that no two runs share a folder.
         global_batch_size: if set, the batch size per device doesn't make another run.
     """
     said = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
@@ -61,22 +68,19 @@ def default_job_name(
     model_type = choices.get("model_type")
     if model_type and not any(_has_word(part, str(model_type)) for part in parts):
         parts.append(str(model_type))
-    name = "+".join(dict.fromkeys(parts))
-    if is_sweep:
-        settings = [text for text in overrides if text.partition("=")[0].lstrip("+") not in _NAMED_ANYWAY]
-    else:
-        name = name or "run"
-        settings = _settings(overrides, has_global_batch=global_batch_size is not None)
+    name = "+".join(dict.fromkeys(parts)) or "run"
+    settings = _settings(overrides, set(swept), has_global_batch=global_batch_size is not None)
     return _as_folder_name(",".join([name, *settings]))
 
 
-def _settings(overrides: Sequence[str], has_global_batch: bool) -> list[str]:
-    """The overrides that make another run, as `key=value`; the last one of each key."""
+def _settings(overrides: Sequence[str], swept: Collection[str], has_global_batch: bool) -> list[str]:
+    """The overrides that make another run or are swept, as `key=value`; the last one of each key."""
     said: dict[str, str] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         key = key.lstrip("+")
-        if not _makes_another(key) or (has_global_batch and key == _PER_DEVICE):
+        makes_another = _makes_another(key) and not (has_global_batch and key == _PER_DEVICE)
+        if not makes_another and (key not in swept or key in _NAMED_ANYWAY):
             continue
         short = key.replace(_DATASETS, "")
         said[key] = f"{short}={_shown(value)}" if equals else short
@@ -105,17 +109,19 @@ def _shown(value: str) -> str:
     return plain if _AS_NAME.search(plain) is None else f"{plain}-{_digest(text, 6)}"
 
 
-def name_from_hydra(hydra: Any, global_batch_size: Any = None) -> str:
-    """The default name for a composed `hydra` node."""
+def name_from_hydra(hydra: Any, global_batch_size: Any = None, swept: Collection[str] = ()) -> str:
+    """The default name for a composed `hydra` node; `swept` and the sweeper's own parameters are in it."""
     choices = {str(group): member for group, member in hydra.runtime.choices.items()}
-    return default_job_name(choices, [str(text) for text in hydra.overrides.task], _is_sweep(hydra), global_batch_size)
+    of_sweeper = (hydra.get("sweeper") or {}).get("params") or {}
+    keys = {str(key).lstrip("+") for key in (*swept, *of_sweeper)}
+    return default_job_name(choices, [str(text) for text in hydra.overrides.task], keys, global_batch_size)
 
 
 def checked_job_name(name: Any) -> str:
-    """`name` as text, if it is a valid folder below the folder of runs.
+    """`name` as text, if it is a valid folder below the folder of runs: the one rule for names of runs.
 
     Raises:
-        ConfigError: it is empty, too long, or leads to another folder.
+        ConfigError: it is empty or too long, leads to another folder, or has characters of markup, shells or terminals.
     """
     text = "" if name is None else str(name)
     parts = text.split("/")
@@ -123,17 +129,17 @@ def checked_job_name(name: Any) -> str:
         reason = "is empty (an unset shell variable?)" if not text.strip() else "begins or ends with a blank"
     elif text.startswith(("/", "~")) or ".." in parts or "." in parts or "" in parts or "\0" in text:
         reason = "is not a folder below the folder of runs (paths.run_dir=… allows any folder)"
-    elif max(len(part.encode()) for part in parts) > _MOST_BYTES:
+    elif found := _UNUSABLE.search(text):
+        reason = f"contains {found.group()!r}; names are letters, digits, blanks and . _ - + = , ~ @ : % ( ) [ ] {{ }}"
+    elif any(part.startswith("-") or part.endswith((".", " ")) or _RESERVED.fullmatch(part) for part in parts):
+        reason = "has a part that begins with '-', ends with '.' or a blank, or is reserved (con, nul, …)"
+    elif max(len(part.encode("utf-8", "replace")) for part in parts) > _MOST_BYTES:
         reason = f"is longer than {_MOST_BYTES} bytes, the limit for a folder's name"
     else:
         return text
     raise ConfigError(
         as_line(f"job_name={text} {reason}. Without job_name=, a run gets a default name."), key="job_name"
     )
-
-
-def _is_sweep(hydra: Any) -> bool:
-    return str(getattr(hydra.mode, "name", hydra.mode)) == "MULTIRUN"
 
 
 def _has_word(part: str, word: str) -> bool:

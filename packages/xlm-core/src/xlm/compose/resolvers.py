@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -97,9 +97,10 @@ def _binary(op: ast.operator, left: Any, right: Any) -> Any:
     return value
 
 
-def register_resolvers() -> None:
-    """Register all resolvers in OmegaConf, replacing any of the same name."""
-    for name, resolver in _RESOLVERS.items():
+def register_resolvers(swept: Collection[str] = ()) -> None:
+    """Register all resolvers in OmegaConf, replacing any of the same name; `swept` are the keys that a sweep varies."""
+    resolvers = {**_RESOLVERS, "default_job_name": _DefaultJobName(swept)}
+    for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
@@ -160,17 +161,22 @@ def _select(key: str, *default: Any, _parent_: Container) -> Any:
     return default[0] if found is None and key == "input_block_size" and default else found
 
 
-def _default_job_name(*, _root_: Container) -> str:
+class _DefaultJobName:
     """The default name from Hydra's choices, in the tree if they are there, else of the running job."""
-    from hydra.core.hydra_config import HydraConfig
 
-    together = OmegaConf.select(_root_, "global_batch_size", throw_on_missing=False)
-    composed = OmegaConf.select(_root_, "hydra", throw_on_missing=False)
-    if isinstance(composed, DictConfig):
-        return name_from_hydra(composed, together)
-    if HydraConfig.initialized():
-        return name_from_hydra(HydraConfig.get(), together)
-    raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
+    def __init__(self, swept: Collection[str]) -> None:
+        self.swept = tuple(swept)
+
+    def __call__(self, *, _root_: Container) -> str:
+        from hydra.core.hydra_config import HydraConfig
+
+        together = OmegaConf.select(_root_, "global_batch_size", throw_on_missing=False)
+        composed = OmegaConf.select(_root_, "hydra", throw_on_missing=False)
+        if isinstance(composed, DictConfig):
+            return name_from_hydra(composed, together, self.swept)
+        if HydraConfig.initialized():
+            return name_from_hydra(HydraConfig.get(), together, self.swept)
+        raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
 
 
 def _level(name: str, *, _root_: Container) -> Any:
@@ -186,25 +192,30 @@ def _level(name: str, *, _root_: Container) -> Any:
     return levels[chosen][name]
 
 
-def _component_reader(name: str) -> Callable[..., Any]:
-    def read(attribute: str, multiple: int = 1) -> Any:
+class _ComponentReader:
+    """Reads an attribute of a live component; a class, so that launchers can send it to another process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, attribute: str, multiple: int = 1) -> Any:
         arguments = attribute if multiple == 1 else f"{attribute},{multiple}"
-        if _SHOWN_ONLY.get() and not has_component(name):
-            return f"${{{name}:{arguments}}}"
-        found = get_component(name)
+        if _SHOWN_ONLY.get() and not has_component(self.name):
+            return f"${{{self.name}:{arguments}}}"
+        found = get_component(self.name)
         for part in attribute.split("."):
             if not hasattr(found, part):
-                raise ConfigError(f"${{{name}:{attribute}}}: the {name} has no attribute '{part}'.", key=attribute)
+                raise ConfigError(
+                    f"${{{self.name}:{attribute}}}: the {self.name} has no attribute '{part}'.", key=attribute
+                )
             found = getattr(found, part)
         if multiple == 1:
             return found
         if not isinstance(found, int) or not isinstance(multiple, int) or multiple < 1:
             raise ConfigError(
-                f"${{{name}:{arguments}}}: only whole numbers are rounded up, to a multiple of 1 or more."
+                f"${{{self.name}:{arguments}}}: only whole numbers are rounded up, to a multiple of 1 or more."
             )
         return -(-found // multiple) * multiple
-
-    return read
 
 
 def _global_component(name: str) -> Any:
@@ -217,7 +228,6 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "cwd": os.getcwd,
     "device_count": devices.num_accelerators,
     "default_precision": devices.default_precision,
-    "default_job_name": _default_job_name,
     "eval": _eval,
     "div_up": _div_up,
     "num_cpus": devices.num_cpus,
@@ -231,8 +241,8 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "min_int": lambda *values: int(min(values)),
     "max_int": lambda *values: int(max(values)),
     "level": _level,
-    "tokenizer": _component_reader("tokenizer"),
-    "datamodule": _component_reader("datamodule"),
-    "lightning_module": _component_reader("lightning_module"),
+    "tokenizer": _ComponentReader("tokenizer"),
+    "datamodule": _ComponentReader("datamodule"),
+    "lightning_module": _ComponentReader("lightning_module"),
     "global_components": _global_component,
 }

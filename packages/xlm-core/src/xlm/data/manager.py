@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 
 from xlm.data.cache import CacheEntry, DataCache
 from xlm.data.collate import Limit
 from xlm.data.endless import EndlessLoader, endless_loader
 from xlm.data.fitting import POLICIES, TEXT, fitted, limits_of
-from xlm.data.functional import BATCHED, GROUP_SIZE, NUM_BYTES, process_groups
-from xlm.data.hashing import code_version, hash_of
+from xlm.data.functional import GROUP_SIZE, NUM_BYTES, process_groups
+from xlm.data.hashing import hash_of
 from xlm.data.loaders import EvalLoader, StatefulTrainLoader, check_options, make_loader
-from xlm.data.locator import (
+from xlm.data.locator import Named, locate, part_of_files
+from xlm.data.mapping import RowError, map_chunks
+from xlm.data.mixtures import joined_content, part_managers
+from xlm.data.prepare_progress import ShareRead, shown
+from xlm.data.rows import ArrowRows, Chunk, ColumnError, ListRows, Rows
+from xlm.data.selection import Reading, removed_from
+from xlm.data.sources import (
     AFTER_NUM_EXAMPLES,
     FileSource,
     FilesSource,
@@ -26,18 +31,10 @@ from xlm.data.locator import (
     FolderSource,
     GeneratorSource,
     HeldOutPart,
-    Named,
     SavedSource,
     Source,
-    locate,
-    part_of_files,
 )
-from xlm.data.mapping import RowError, RowFunction, map_chunks
-from xlm.data.mixtures import joined_content, part_managers
-from xlm.data.on_the_fly import accepted_keys
-from xlm.data.prepare_progress import ShareRead, shown
-from xlm.data.rows import ArrowRows, Chunk, ListRows, Rows
-from xlm.data.selection import Reading, removed_from
+from xlm.data.steps import Step, plain, row_function
 from xlm.data.stream_examples import HELD_OUT_OF_STREAM, SHUFFLE_BUFFER, Preparation, StreamOfSource
 from xlm.data.tokenizers import fingerprint
 from xlm.errors import DataError
@@ -45,58 +42,6 @@ from xlm.utils.annotations import Count
 from xlm.utils.imports import get_function
 from xlm.utils.instantiate import check_arguments, promises_types
 from xlm.utils.rank_zero import RankedLogger
-from xlm.utils.text_files import name_of_kind
-
-# Columns of token ids, and what they are called before the functions of `xlm.data.functional` rename them.
-_IDS = ("input_ids", "prompt_ids")
-_WHOLE = {int}
-_EARLIER = ("token_ids", "input_token_ids", "prompt_token_ids")
-
-
-def vocabulary_size(tokenizer: Any) -> int | None:
-    """The number of ids that a model embeds; None if the tokenizer has no `full_vocab_size`."""
-    size = getattr(tokenizer, "full_vocab_size", None)
-    if size is None and hasattr(tokenizer, "__len__"):
-        size = len(tokenizer)
-    return size if isinstance(size, int) else None
-
-
-def checked_ids(example: Any, vocabulary: int | None) -> dict[str, Any]:
-    """The example, its columns of ids as plain lists.
-
-    Raises:
-        DataError: it is not an object, or a column of ids contains something other than ids of the vocabulary.
-    """
-    if type(example) is not dict and not isinstance(example, Mapping):
-        raise DataError(f"it is {name_of_kind(example)}, not an object with columns.")
-    found = dict(example)
-    # Once they are renamed, the original columns are not ids any more.
-    for column in _IDS if "input_ids" in found else (*_IDS, *_EARLIER):
-        if column in found:
-            found[column] = _ids(found[column], column, vocabulary)
-    return found
-
-
-def _ids(value: Any, column: str, vocabulary: int | None) -> list[int]:
-    is_whole = type(value) is list and set(map(type, value)) == _WHOLE
-    if is_whole and min(value) >= 0 and (vocabulary is None or max(value) < vocabulary):
-        return list(value)  # the usual case
-    if hasattr(value, "tolist"):  # an array or a tensor
-        value = value.tolist()
-    if not isinstance(value, list | tuple):
-        raise DataError(f"column {column!r} holds {name_of_kind(value)}, not a list of ids.")
-    kinds = set(map(type, value))
-    if kinds - {int}:
-        # Integers from numpy are allowed; booleans, fractions and nested lists are not.
-        value = [item.item() if hasattr(item, "item") else item for item in value]
-        for wrong in (item for item in value if type(item) is not int):
-            shown = f"{name_of_kind(wrong)} ({wrong})" if isinstance(wrong, float | bool | str) else name_of_kind(wrong)
-            raise DataError(f"column {column!r} holds {shown} among its ids, which must be whole numbers.")
-    if value and (min(value) < 0 or (vocabulary is not None and max(value) >= vocabulary)):
-        wrong = min(value) if min(value) < 0 else max(value)
-        last = "" if vocabulary is None else f" to {vocabulary - 1:,}"
-        raise DataError(f"column {column!r} holds the id {wrong}; the tokenizer's ids go from 0{last}.")
-    return list(value)
 
 
 class EmptyExamples:
@@ -116,69 +61,6 @@ log = RankedLogger(__name__, rank_zero_only=True)
 
 ROLES = ("loss", "prediction")
 STAGES = ("fit", "validate", "test", "predict")
-
-
-@dataclass(frozen=True)
-class Step:
-    """A function named in a config, with its keyword arguments."""
-
-    path: str
-    kwargs: dict[str, Any]
-
-    @classmethod
-    def of(cls, function: str | Callable[..., Any] | None, kwargs: Mapping[str, Any] | None) -> Step | None:
-        """None for no function; a callable is stored as its dotted path, which caches and workers need."""
-        if function is None:
-            return None
-        path = function if isinstance(function, str) else f"{function.__module__}.{function.__qualname__}"
-        return cls(path, plain(kwargs or {}))
-
-    def identity(self) -> dict[str, Any]:
-        return {"path": self.path, "code": code_version(get_function(self.path)), "kwargs": self.kwargs}
-
-    def bind(self, tokenizer: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """The step as `example -> example`: columns that the function returns are added or replaced."""
-        return partial(_apply, get_function(self.path), tokenizer, self.kwargs)
-
-    def bind_keyed(self, tokenizer: Any) -> Callable[..., dict[str, Any]]:
-        """The step as `example, noise_seed=, epoch=, row= -> example`; the function gets those that it names."""
-        function = get_function(self.path)
-        names = tuple(name for name in accepted_keys(function) if name not in self.kwargs)
-        return partial(_apply_keyed, function, tokenizer, self.kwargs, names)
-
-
-def _apply_keyed(
-    function: Callable[..., Any],
-    tokenizer: Any,
-    kwargs: dict[str, Any],
-    names: tuple[str, ...],
-    example: dict[str, Any],
-    **keys: int,
-) -> dict[str, Any]:
-    return _apply(function, tokenizer, {**kwargs, **{name: keys[name] for name in names}}, example)
-
-
-def _apply(
-    function: Callable[..., Any], tokenizer: Any, kwargs: dict[str, Any], example: dict[str, Any]
-) -> dict[str, Any]:
-    # A generator may yield bare lists of ids, which `ids_to_example_fn` turns into examples.
-    own = example if type(example) is dict or isinstance(example, Mapping) else {}
-    return {**own, **function(example, tokenizer=tokenizer, **kwargs)}
-
-
-def _checked(function: Callable[[Any], Any] | None, vocabulary: int | None, example: Any) -> dict[str, Any]:
-    return checked_ids(example if function is None else function(example), vocabulary)
-
-
-def _all_checked(
-    function: Callable[..., list[dict[str, Any]]],
-    tokenizer: Any,
-    kwargs: dict[str, Any],
-    vocabulary: int | None,
-    examples: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    found = function(examples, tokenizer=tokenizer, **kwargs)
-    return [checked_ids({**own, **new}, vocabulary) for own, new in zip(examples, found, strict=True)]
 
 
 def _named(chunks: Iterator[list[dict[str, Any]]], source: Source) -> Iterator[list[dict[str, Any]]]:
@@ -344,17 +226,20 @@ class DatasetManager:
         if self._prepared is not None and self._prepared[0] == asked:
             return self._prepared[1]
         source = self.source()
-        entry = DataCache(cache_dir).get_or_build(
-            source.name,
-            self._cache_key(source, tokenizer),
-            lambda start: self._shown(source, tokenizer, num_workers, start),
-            removed=lambda: removed_from(source),
-            rewritten=rewritten,
-        )
         inner: Any = source
         while hasattr(inner, "source"):
             inner = inner.source
         place = str(getattr(inner, "path", None) or getattr(inner, "folder", None) or inner.name)
+        try:
+            entry = DataCache(cache_dir).get_or_build(
+                source.name,
+                self._cache_key(source, tokenizer),
+                lambda start: self._shown(source, tokenizer, num_workers, start),
+                removed=lambda: removed_from(source),
+                rewritten=rewritten,
+            )
+        except ColumnError as error:
+            raise DataError(f"{place}: {error}") from error
         self._say_removed(entry, place)
         if len(entry.rows) == 0:
             raise DataError(self._no_examples(place, next(iter(source.rows(tokenizer)), None) is None))
@@ -423,7 +308,7 @@ class DatasetManager:
             group = partial(get_function(step.path), tokenizer=tokenizer, **step.kwargs)
             on_the_fly = None if self.on_the_fly is None else self.on_the_fly.bind(tokenizer)
         return Preparation(
-            self._row_function(tokenizer),
+            row_function(self.preprocess, tokenizer),
             None if self.columns_to_keep is None else partial(_keep, self.columns_to_keep),
             on_the_fly,
             group,
@@ -462,19 +347,10 @@ class DatasetManager:
         """The examples of the rows of `source` from `start` on, which ends a chunk."""
         rows = islice(source.rows(tokenizer), start, None)
         num_workers = num_workers if self.preprocess else None
-        lists = _named(map_chunks(self._row_function(tokenizer), rows, num_workers, start), source)
+        lists = _named(map_chunks(row_function(self.preprocess, tokenizer), rows, num_workers, start), source)
         for chunk in _numbered(lists, start) if self.group is None else self._groups(lists, tokenizer, start):
             kept = self.columns_to_keep
             yield chunk if kept is None else Chunk([_keep(kept, row) for row in chunk.rows], chunk.num_read)
-
-    def _row_function(self, tokenizer: Any) -> RowFunction:
-        """Preprocessing and the check of ids."""
-        step, vocabulary = self.preprocess, vocabulary_size(tokenizer)
-        if step is None:
-            return RowFunction(partial(_checked, None, vocabulary))
-        one = partial(_checked, step.bind(tokenizer), vocabulary)
-        many = BATCHED.get(get_function(step.path))
-        return RowFunction(one, many and partial(_all_checked, many, tokenizer, step.kwargs, vocabulary))
 
     def _shown(self, source: Source, tokenizer: Any, num_workers: int | None, start: int) -> Iterator[Chunk]:
         chunks = self._build(source, tokenizer, num_workers, start)
@@ -652,10 +528,3 @@ def _one_of(what: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise DataError(f"Unknown {what} '{value}' of a data set. Choose one of: {', '.join(choices)}.")
     return value
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A config node, or a mapping that contains some, as plain Python data."""
-    if isinstance(config, (DictConfig, ListConfig)):
-        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True))

@@ -19,7 +19,7 @@ from xlm.utils.imports import get_function
 from xlm.utils.text_files import AmountRead
 
 if TYPE_CHECKING:
-    from xlm.data.locator import Source
+    from xlm.data.sources import Source
 
 _BOUND = r"(-?\d+%?)?"
 _SLICE = re.compile(rf"(.*?)\[\s*{_BOUND}\s*:\s*{_BOUND}\s*\]")
@@ -83,6 +83,9 @@ class Reading:
         if self.filter is not None:
             source = Filtered(source, self.filter)
         return Unique(source, self.columns) if self.dedup else source
+
+
+AS_USUAL = Reading()
 
 
 @dataclass(frozen=True)

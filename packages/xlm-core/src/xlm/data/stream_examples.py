@@ -10,8 +10,8 @@ from typing import Any
 from xlm.data.collate import Limit, Side, truncate_ids
 from xlm.data.fitting import PROMPT, SETTING, TEXT, forget_bytes
 from xlm.data.functional import GROUP_SIZE, NUM_BYTES
-from xlm.data.locator import Source
 from xlm.data.mapping import RowError, RowFunction
+from xlm.data.sources import Source
 from xlm.data.streams import Lane, Raw, Stream
 from xlm.errors import DataError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import Metric
 
 from xlm.metrics import MetricWrapper, RatioMetric, TokenWeightedMean, output_mean
+from xlm.training.interval import load_metric_counts, metric_counts
 from xlm.utils.rank_zero import all_gather_objects
 
 # Not scalars of their own: the loss is logged as a metric, the number of terms is its weight.
@@ -64,22 +64,26 @@ class TrackedScalars:
         names = _of_all_processes(sorted(self._metrics.get(place, {})))
         return [self._metric(place, name, device) for name in names]
 
-    def on_this_process(self, prefix: str) -> Iterator[tuple[str, Metric]]:
-        """`stage/loader/name` and the metric of each scalar that this process has counted, for names with a prefix."""
-        for place, found in self._metrics.items():
-            if place.startswith(prefix):
-                yield from ((f"{place}/{name}", wrapper.metric) for name, wrapper in found.items())
-
-    def prepare(self, place: str, name: str, device: torch.device) -> None:
-        """Create the metric of a scalar before its first batch."""
-        self._metric(place, name, device)
-
     def forget(self, stage: str) -> None:
         """Reset those of a stage's loaders."""
         for place, found in self._metrics.items():
             if place.split("/", 1)[0] == stage:
                 for metric in found.values():
                     metric.reset()
+
+    def state(self, stage: str) -> dict[str, dict[str, Any]]:
+        """What this process has counted for a stage since the last reset, by `stage/loader` and name."""
+        return {
+            place: {name: metric_counts(tracked.metric) for name, tracked in found.items()}
+            for place, found in self._metrics.items()
+            if place.split("/", 1)[0] == stage
+        }
+
+    def load(self, state: Mapping[str, Mapping[str, Any]], device: torch.device) -> None:
+        """Continue from a `state`."""
+        for place, found in state.items():
+            for name, counts in found.items():
+                load_metric_counts(self._metric(place, name, device).metric, counts)
 
     def _metric(self, place: str, name: str, device: torch.device) -> TrackedScalar:
         found = self._metrics.setdefault(place, {})
@@ -113,12 +117,25 @@ def _of_all_processes(names: list[str]) -> list[str]:
 class Estimates(Callback):
     """Reads each metric's standard error at the end of validation or test, before the harness resets the metrics.
 
-    `errors`: name → groups and standard error over them. `counts`: `split/loader` → examples on all ranks.
+    `errors`: name → groups and standard error over them. `counts`: `split/loader` → examples on all ranks. `values`:
+    the newest validation. All are part of a checkpoint, since a resumed run may end without another validation.
     """
 
     def __init__(self) -> None:
         self.errors: dict[str, tuple[int, float]] = {}
         self.counts: dict[str, int] = {}
+        self.values: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"errors": dict(self.errors), "counts": dict(self.counts), "values": dict(self.values)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.errors, self.counts = dict(state_dict["errors"]), dict(state_dict["counts"])
+        self.values = dict(state_dict["values"])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.values = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._read(pl_module, "val")

@@ -166,6 +166,7 @@ def _version_of(package: str) -> str | None:
 
 
 PATH_VARIABLE = "XLM_MODELS_PATH"
+CHOICE_VARIABLE = "XLM_MODELS"
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Discovery:
     `errors` must be fixed before any job runs (conflicts, broken files, packages that are not installed).
     `unusable` models are skipped; the reason is shown again when one is requested. `warnings` are shown at once.
     `places` are the files, groups and variables that were searched. `folders` are the user's own: those of the
-    model lists that were read, then the working directory.
+    model lists that were read, then the working directory. `switched_off` are the models that XLM_MODELS leaves out.
     """
 
     models: dict[str, ModelPackage] = field(default_factory=dict)
@@ -195,6 +196,7 @@ class Discovery:
     warnings: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    switched_off: list[str] = field(default_factory=list)
 
     def raise_errors(self) -> None:
         """Raise the first error, if there is one."""
@@ -236,10 +238,17 @@ def find_model(name: str, found: Discovery) -> ModelPackage:
     """
     if name in found.unusable:
         raise found.unusable[name].error
+    if name in found.switched_off:
+        raise switched_off_error(name)
     found.raise_errors()
     if name not in found.models:
         raise UnknownModelError(name, found.models, found.places)
     return found.models[name]
+
+
+def switched_off_error(name: str) -> ExternalModelError:
+    """The error for a model that XLM_MODELS leaves out."""
+    return ExternalModelError(f"Model '{name}' is switched off: {CHOICE_VARIABLE} doesn't list it.", name=name)
 
 
 def discover(environ: Mapping[str, str], cwd: Path) -> Discovery:
@@ -248,13 +257,30 @@ def discover(environ: Mapping[str, str], cwd: Path) -> Discovery:
     by_name: dict[str, list[_Claim]] = {}
     for claim in [*_directory_claims(environ, cwd, found), *_installed_claims(environ, found)]:
         by_name.setdefault(claim.name, []).append(claim)
+    chosen = _chosen(environ, by_name, found)
     for name, claims in by_name.items():
-        _settle(name, claims, found)
+        if chosen is None or name in chosen:
+            _settle(name, claims, found)
     for name in found.models:
         found.unusable.pop(name, None)
     found.folders = list(dict.fromkeys([*found.folders, cwd.resolve()]))
     found.warnings += _hidden_configs(found)
     return found
+
+
+def _chosen(environ: Mapping[str, str], claims: Mapping[str, Any], found: Discovery) -> set[str] | None:
+    """The names in XLM_MODELS, or None if it is not set; what concerns other models is left out of `found`."""
+    names = dict.fromkeys(part.strip() for part in environ.get(CHOICE_VARIABLE, "").split(",") if part.strip())
+    if not names:
+        return None
+    there = {*claims, *found.unusable}
+    found.switched_off = sorted(there - names.keys())
+    found.errors = [error for error in found.errors if error.name is None or error.name in names]
+    reasons = {str(left.error) for name, left in found.unusable.items() if name not in names}
+    found.warnings = [warning for warning in found.warnings if warning not in reasons]
+    found.unusable = {name: left for name, left in found.unusable.items() if name in names}
+    found.errors += [UnknownModelError(name, there, listed_by=CHOICE_VARIABLE) for name in names if name not in there]
+    return set(names)
 
 
 def _hidden_configs(found: Discovery) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +137,7 @@ def _version_in(path: Path) -> str | None:
 COMMANDS_FILE = "commands.yaml"
 
 
+_COMMAND_NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,99}")
 _COMMAND_KEYS = ("target", "help", "kind", "options")
 _COMMAND_KINDS = ("composed", "standalone")
 
@@ -165,6 +167,9 @@ def load_commands(model: ModelPackage) -> dict[str, dict[str, str]]:
 def _command(model: ModelPackage, path: Path, name: object, entry: object) -> dict[str, str]:
     """An entry as a mapping; a dotted path alone is a target."""
     given = {"target": entry} if isinstance(entry, str) else entry
+    if isinstance(name, str) and not _COMMAND_NAME.fullmatch(name):
+        reason = f"{name!r} cannot name a job: use only letters, digits, '_', '-' and '.'."
+        raise ModelsFileError(path, reason, name=model.name)
     if not isinstance(name, str) or not isinstance(given, dict) or not isinstance(given.get("target"), str):
         reason = f"the entry {name!r}: {entry!r} must have the form job_type: dotted.path or job_type: {{target: …}}."
         raise ModelsFileError(path, reason, name=model.name)

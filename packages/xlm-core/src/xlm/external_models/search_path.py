@@ -32,3 +32,7 @@ class ExperimentsAreGlobal(FileConfigSource):
         if config_path.startswith("experiment/") and loaded.header.get("package") is None:
             loaded.header["package"] = "_global_"
         return loaded
+
+
+# In a launcher's process Hydra registers its own reader after this one: it keeps this one only under the same name.
+ExperimentsAreGlobal.__name__ = FileConfigSource.__name__

@@ -10,32 +10,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from xlm import flags
-from xlm.data.manager import plain
+from xlm.data.steps import plain
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.external_models import active_models
 from xlm.harness import Harness
+from xlm.inference.allowed import remember_own
 from xlm.reports.files import read_mapping
+from xlm.training.background import BackgroundCheckpointIO
 from xlm.training.checkpoints import AtomicCheckpointIO
+from xlm.training.ranks import RankMonitor
 from xlm.training.weights import TOKENIZER
 from xlm.utils.annotations import display_value
+from xlm.utils.files import replace_text
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
+from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import code_digests, run_record
+from xlm.utils.secrets import without_secrets
+from xlm.utils.slurm import is_task, num_tasks
+
+log = RankedLogger(__name__, rank_zero_only=True)
 
 # Lightning's advice that does not apply here, with reasons.
 QUIET = (
     r".*does not have many workers.*",  # collating star graphs is faster than training on them
     r".*The number of training batches .* is smaller than the logging interval.*",  # debug=overfit has one batch
     r".*Checkpoint directory .* exists and is not empty.*",  # a continued run has one
+    r".*recommended to use .self.log.*sync_dist=True.*",  # the values are computed from all processes already
+    r".*The `srun` command is available on your system.*",  # a person's own machine may have it
     r".*treespec, LeafSpec.*",  # lightning 2.6 calls a function that torch 2.13 deprecates
 )
 
@@ -55,8 +70,8 @@ class Session:
 
     @property
     def config_yaml(self) -> str:
-        """The composed config as YAML, with interpolations."""
-        return OmegaConf.to_yaml(self.cfg, resolve=False)
+        """The composed config as YAML, with interpolations and without secrets."""
+        return without_secrets(OmegaConf.to_yaml(self.cfg, resolve=False))
 
     def harness(self) -> Harness:
         """A new module with fresh weights."""
@@ -67,14 +82,24 @@ class Session:
         check_trainer(self.cfg.trainer)
         trainer = instantiate(
             self.cfg.trainer,
-            callbacks=callbacks,
+            callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 60), self.cfg.get("step_timeout", 1500))],
             logger=loggers or False,
             enable_progress_bar=False,
-            plugins=[AtomicCheckpointIO(), *own_environment(os.environ)],
+            plugins=[self._checkpoint_io(), *own_environment(os.environ)],
             _convert_="all",
         )
         assert isinstance(trainer, Trainer)
+        if self.cfg.get("async_checkpoints") and isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ConfigError(
+                "async_checkpoints=true cannot write the checkpoints of trainer_strategy=fsdp2, which each process "
+                "writes in part. Set async_checkpoints=false.",
+                key="async_checkpoints",
+            )
         return trainer
+
+    def _checkpoint_io(self) -> CheckpointIO:
+        writer = AtomicCheckpointIO()
+        return BackgroundCheckpointIO(writer) if self.cfg.get("async_checkpoints") else writer
 
     def write_record(self, trainer: Trainer, job: str) -> dict[str, Any]:
         """Write the config and a record of what the numbers depend on into the run's folder; returns the record."""
@@ -85,10 +110,11 @@ class Session:
         record["job_type"] = job
         record["code"] = code_of_run()
         if trainer.is_global_zero:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
+            if job == "train":
+                remember_own(self.cfg)
             # config.yaml keeps the settings of training.
             name = "config.yaml" if job == "train" else f"config_{job}.yaml"
-            (self.run_dir / name).write_text(self.config_yaml, encoding="utf-8")
+            replace_text(self.run_dir / name, self.config_yaml)
             if job == "train" and getattr(self.tokenizer, "belongs_to_run", False):
                 self.tokenizer.save_pretrained(str(self.run_dir / TOKENIZER))
             path = self.run_dir / f"record_{job}.json"
@@ -128,9 +154,19 @@ _LEAST = (
     ("gradient_clip_val", 0, True),
 )
 
+SHARDED_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+
 
 def check_trainer(trainer: DictConfig) -> None:
     """ConfigError for an interval of the Trainer below its minimum."""
+    strategy = trainer.get("strategy")
+    is_sharded = isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(".FSDP2Strategy")
+    if is_sharded and trainer.get("precision") not in (None, *SHARDED_PRECISIONS):
+        raise ConfigError(
+            f"trainer.precision is {trainer.precision}, and trainer_strategy=fsdp2 takes one of: "
+            f"{', '.join(SHARDED_PRECISIONS)}.",
+            key="trainer.precision",
+        )
     for name, least, allowed in _LEAST:
         value = trainer.get(name)
         if isinstance(value, int | float) and (value < least or (value == least and not allowed)):
@@ -138,15 +174,48 @@ def check_trainer(trainer: DictConfig) -> None:
             raise ConfigError(f"trainer.{name} is {value}, and must be {limit}.", key=f"trainer.{name}")
 
 
-def own_environment(environ: Mapping[str, str]) -> list[LightningEnvironment]:
-    """Lightning's plain environment for a process in a Slurm allocation that `srun` didn't start as one of several.
+class SlurmTasks(SLURMEnvironment):
+    """The ranks that `srun` gave to its tasks; ConfigError if they are not those of `trainer.devices` and `num_nodes`.
+
+    A job is requeued by `xlm.training.requeue`: Lightning would save in the middle of a step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(auto_requeue=False)
+
+    @staticmethod
+    def _validate_srun_variables() -> None:
+        """Lightning refuses `--ntasks=4` without `--ntasks-per-node`; the number of processes is checked below."""
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        tasks, nodes = self.world_size(), int(os.environ.get("SLURM_NNODES") or 1)
+        if (num_devices * num_nodes, num_nodes) != (tasks, nodes):
+            per_node = tasks // nodes
+            raise ConfigError(
+                f"srun started {tasks} tasks on {nodes} {'node' if nodes == 1 else 'nodes'}, but trainer.devices="
+                f"{num_devices} and trainer.num_nodes={num_nodes} make {num_devices * num_nodes} processes. "
+                f"Set trainer.devices={per_node} trainer.num_nodes={nodes}, or #SBATCH --nodes={num_nodes} "
+                f"--ntasks-per-node={num_devices}.",
+                key="trainer.devices",
+            )
+
+
+def own_environment(environ: Mapping[str, str]) -> list[ClusterEnvironment]:
+    """The source of ranks in a SLURM allocation: the tasks of `srun`, or one process that starts its own.
 
     A shell of `salloc` and the script of `sbatch` have SLURM_NTASKS too. Lightning would treat such a process as one
     of many and wait for the others, or miss the variables that only `srun` sets.
     """
-    num_tasks = environ.get("SLURM_NTASKS")
-    started_by_srun = "SLURM_PROCID" in environ and environ.get("SLURM_STEP_NUM_TASKS", "1") == num_tasks
-    return [] if num_tasks is None or started_by_srun or TorchElasticEnvironment.detect() else [LightningEnvironment()]
+    if "SLURM_NTASKS" not in environ or TorchElasticEnvironment.detect():
+        return []
+    if is_task(environ):
+        return [SlurmTasks()]
+    if num_tasks(environ) > 1:
+        log.warning(
+            f"This SLURM allocation has {num_tasks(environ)} tasks, but xlm was started without srun: it runs alone, "
+            "with trainer.devices. To use all tasks, write srun before the command."
+        )
+    return [LightningEnvironment()]
 
 
 def quiet_libraries() -> None:

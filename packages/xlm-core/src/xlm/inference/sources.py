@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,23 @@ from typing import Any
 import yaml
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from xlm.errors import CheckpointError, ConfigError, of_option
+from xlm.compose.load import core_file
+from xlm.errors import CheckpointError, ConfigError, NotAllowedError, XLMError, as_line, of_option
 from xlm.harness import Harness
+from xlm.inference.allowed import check_stored, is_own, nodes_of
 from xlm.schemas import PATH_KEYS
 from xlm.training.checkpoints import BEST, LAST, best_or_last
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
+from xlm.training.sharded_checkpoints import INDEX as SHARDS_INDEX
+from xlm.training.sharded_checkpoints import is_sharded
 from xlm.training.weights import CONFIG, TOKENIZER, load_from, load_weights, select_weights
-from xlm.utils.weight_files import INDEX, WEIGHTS, is_weights_alone, weights_in, whole
+from xlm.utils.instantiate import first_sentence
+from xlm.utils.stored_yaml import check_stored_yaml
+from xlm.utils.weight_files import INDEX, WEIGHTS, check_inside, is_weights_alone, weights_in, whole
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # The configuration of a run, in the folder above its checkpoints.
@@ -39,6 +47,7 @@ class Source:
         checkpoint: the content of a `.ckpt`; None for safetensors.
         tokenizer: folder of the tokenizer's files, if it has any.
         is_remote: whether it came from the hub.
+        config_file: the file of the configuration.
     """
 
     path: Path
@@ -46,6 +55,7 @@ class Source:
     checkpoint: dict[str, Any] | None = None
     tokenizer: Path | None = None
     is_remote: bool = False
+    config_file: Path | None = None
 
 
 def find_source(path_or_id: str | Path, config: str | Path | None = None, revision: str | None = None) -> Source:
@@ -61,12 +71,14 @@ def find_source(path_or_id: str | Path, config: str | Path | None = None, revisi
         CheckpointError: there is no usable model; CheckpointCorruptError: a file is damaged.
     """
     found = find_weights(path_or_id, revision)
+    read, config_file = _config(found.path, found.checkpoint, None if config is None else Path(config))
     return Source(
         path=found.path,
-        config=_config(found.path, found.checkpoint, None if config is None else Path(config)),
+        config=read,
         checkpoint=found.checkpoint,
         tokenizer=found.tokenizer,
         is_remote=found.is_remote,
+        config_file=config_file,
     )
 
 
@@ -107,14 +119,15 @@ def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights
     """
     path = Path(path_or_id)
     if path.exists():
-        return _weights(_weights_in(path) if path.is_dir() else whole(path), is_remote=False)
+        is_folder = path.is_dir() and not is_sharded(path)
+        return _weights(_weights_in(path) if is_folder else whole(path), is_remote=False)
     if path.suffix != ".ckpt" and not is_weights_alone(path) and _HUB_ID.fullmatch(str(path_or_id)):
         return _weights(_weights_in(_fetched(str(path_or_id), revision)), is_remote=True)
     raise CheckpointError(f"There is no file or folder {path}.{_what_is_there(path)}", path=path)
 
 
 def _weights(path: Path, is_remote: bool) -> Weights:
-    state = path.stat()
+    state = (path / SHARDS_INDEX if is_sharded(path) else path).stat()
     return _unchanged(path, is_remote, (state.st_ino, state.st_size, state.st_mtime_ns))
 
 
@@ -123,6 +136,9 @@ def _unchanged(path: Path, is_remote: bool, state: tuple[int, ...]) -> Weights:
     """The same object for a file until the file changes, so that a job reads it only once."""
     # Beside exported weights, or in the folder of a run whose tokenizer was trained on its data.
     tokenizer = (path.parent if is_weights_alone(path) else folder_of(path)) / TOKENIZER
+    if is_weights_alone(path) and tokenizer.is_dir():
+        for file in (tokenizer, *tokenizer.iterdir()):
+            check_inside(file, path.parent)
     return Weights(path, tokenizer if tokenizer.is_dir() else None, is_remote)
 
 
@@ -138,7 +154,7 @@ def _what_is_there(path: Path) -> str:
 
 
 def _may_be_model(entry: Path) -> bool:
-    if entry.is_dir():
+    if entry.is_dir() and not is_sharded(entry):
         return best_or_last(entry / "checkpoints") is not None or weights_in(entry) is not None
     return entry.suffix == ".ckpt" or (is_weights_alone(entry) and whole(entry) == entry)
 
@@ -165,18 +181,30 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -> DictConfig:
+def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -> tuple[DictConfig, Path]:
+    """The configuration, and the file that has it."""
     if given is None and checkpoint is not None and "xlm_config" in checkpoint:
-        return _parsed(str(checkpoint["xlm_config"]), path)
+        return _parsed(str(checkpoint["xlm_config"]), path), path
     for file in [given] if given else _places(path):
         if file.is_file():
-            return _parsed(file.read_text(encoding="utf-8"), file)
+            if given is None and is_weights_alone(path):
+                check_inside(file, file.parent)
+            return read_config(file), file
     if given:
         raise CheckpointError(f"There is no configuration at {given}.", path=given)
     raise CheckpointError(
         f"{path} has no configuration ({CONFIG} or {_RUN_CONFIG} beside it). Give config=….",
         path=path,
     )
+
+
+def read_config(file: Path) -> DictConfig:
+    """The configuration in a file of a run; ConfigError if it cannot be read, or goes beyond what is stored."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The configuration in {file} cannot be read: {first_sentence(error)}.") from error
+    return _parsed(text, file)
 
 
 def _places(path: Path) -> Iterator[Path]:
@@ -186,44 +214,62 @@ def _places(path: Path) -> Iterator[Path]:
 
 def _parsed(text: str, source: Path) -> DictConfig:
     try:
+        check_stored_yaml(text)
         config = OmegaConf.create(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The configuration in {source} cannot be read as YAML.") from error
+    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"The configuration in {source} cannot be used: {first_sentence(error)}.") from error
     if not isinstance(config, DictConfig) or "model" not in config:
         raise ConfigError(f"The configuration in {source} is not that of a run: it has no 'model'.")
     return config
 
 
-def check_trusted(config: DictConfig, import_names: set[str], sections: tuple[str, ...]) -> None:
-    """ConfigError if these sections of a configuration from the hub would call anything but xlm and models.
+def check_trusted(source: Source, trust: bool, option: str, runs_judges: bool = False) -> Source:
+    """The source, if its configuration may be used; see `xlm.inference.allowed`. Model packages must be active.
 
-    A `_target_` may name any function of any package, and tokenizers of transformers can run code from a
-    repository.
+    A configuration that is used because it names only what is allowed doesn't choose folders for what is written: its
+    `paths` are those of this machine.
+
+    Args:
+        trust: the user trusts the author of the configuration.
+        option: how the user says so, for the message.
+        runs_judges: whether the job scores predictions with the configuration's judge.
+
+    Raises:
+        NotAllowedError: it names more, or chooses a folder that a job would write to.
     """
-    for section in sections:
-        node = config.get(section)
-        plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else None
-        for key, value in _leaves(plain, section):
-            name = key.rsplit(".", 1)[-1]
-            if name == "_target_" and str(value).split(".")[0] not in import_names:
-                raise ConfigError(
-                    f"The configuration from the hub would call '{value}' ({key}), which is not in an installed "
-                    "model package. If you trust its author: trust_remote_code=True.",
-                    key=key,
-                )
-            if name == "trust_remote_code" and value is not False:
-                raise ConfigError(
-                    f"The configuration from the hub sets {key}. If you trust its author: trust_remote_code=True.",
-                    key=key,
-                )
+    if trust or is_own(source.config):
+        return source
+    check_stored(source.config, source.config_file or source.path, option, runs_judges)
+    return replace(source, config=_with_folders_of_this_machine(source.config, source, option))
 
 
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict | list):
-        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _leaves(child, f"{key}.{name}")
-    else:
-        yield key, node
+# Keys of folders that a job writes to, below `paths` by default, and the paths that they must be below.
+_ROOTS = ("root_dir", "data_dir", "cache_dir", "log_dir")
+_FOLDERS = ("cache_dir", "dirpath", "save_dir", "default_root_dir")
+
+
+def _with_folders_of_this_machine(config: DictConfig, source: Source, option: str) -> DictConfig:
+    config = config.copy()
+    with open_dict(config):
+        config.paths = core_file("paths/default.yaml")
+        if "checkpointing_dir" in config:
+            config.checkpointing_dir = "${paths.run_dir}/checkpoints"
+    for parent, name in nodes_of(config):
+        if name not in _FOLDERS or parent is config.paths:
+            continue
+        key = parent._get_full_key(name)
+        try:
+            value = parent[name]
+        except (OmegaConfBaseException, XLMError) as error:
+            raise NotAllowedError(as_line(source.path), f"has no value at {key}", option, key=key) from error
+        if value is not None and not _is_below(str(value), [str(config.paths[root]) for root in _ROOTS]):
+            raise NotAllowedError(as_line(source.path), f"writes to {as_line(value)} ({key})", option, key=key)
+    return config
+
+
+def _is_below(folder: str, roots: Sequence[str]) -> bool:
+    path = Path(os.path.abspath(folder))
+    return any(path.is_relative_to(os.path.abspath(root)) for root in roots)
 
 
 def chosen_weights(cfg: DictConfig, section: str) -> Weights:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.checks import check_config
-from xlm.compose.load import CONFIG_MODULE, without_reporting
+from xlm.compose.load import CONFIG_MODULE, core_file
 from xlm.compose.naming import checked_job_name
 from xlm.errors import ConfigError, did_you_mean, nearest_names, of_option
-from xlm.external_models import active_models
 from xlm.inference.sources import check_trusted, find_source, folder_of
-from xlm.inference.trained import BUILT
 from xlm.schemas import CHECKPOINT_SECTIONS, PATH_KEYS, SECTIONS_OF_JOBS, Checkpoint
 from xlm.utils.annotations import read_options
 
 _STRATEGY = "trainer_strategy"
-_NEED_NO_DATA = ("prompts", "prompt_file", "num_samples", "interactive")
+# Jobs that score predictions with the configuration's judge.
+_JUDGE = ("eval", "sweep_sampler")
 
 
 def stored_config(overrides: Sequence[str], job: str, option: str | None = None) -> DictConfig:
@@ -31,7 +30,7 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
 
     Raises:
         CheckpointError: the checkpoint doesn't exist or has no configuration.
-        ConfigError: an override chooses a group, or a configuration from the hub would call unknown code.
+        ConfigError: an override chooses a group; NotAllowedError: the configuration names more than it may.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -40,21 +39,21 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     given: dict[str, Any] = {override.key_or_group: override.value() for override in parsed}
     strategy = str(given.get(_STRATEGY, "auto"))
-    names = (*PATH_KEYS, "revision", "trust_remote_code")
+    names = (*PATH_KEYS, "revision", "trust", "trust_remote_code")
     said = {name: given[key] for name in names if (key := f"{section}.{name}") in given}
     options = read_options(Checkpoint, said, section)
     if not (options.checkpoint_path or options.ckpt_path):
         raise ConfigError(f"{section}.checkpoint_path is empty. Give a checkpoint.", key=f"{section}.checkpoint_path")
     with of_option(option or f"{section}.{PATH_KEYS[0] if options.checkpoint_path else PATH_KEYS[1]}"):
         source = find_source(str(options.checkpoint_path or options.ckpt_path), revision=options.revision)
-    cfg = source.config
+    trust = options.trust or options.trust_remote_code
+    how = "trust=true" if option else f"{section}.trust=true"
+    cfg = check_trusted(source, trust, how, runs_judges=job in _JUDGE).config
     add_newer_keys(cfg)
     with open_dict(cfg):
-        cfg.paths = _file("paths/default.yaml")
-        if source.is_remote and not options.trust_remote_code:
-            cfg = _restricted(cfg, job, given)
+        cfg.paths = core_file("paths/default.yaml")
         cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes = "auto", 1, 1
-        cfg.merge_with(_file(f"{_STRATEGY}/{strategy}.yaml"))
+        cfg.merge_with(core_file(f"{_STRATEGY}/{strategy}.yaml"))
         for name in CHECKPOINT_SECTIONS:
             cfg.pop(name, None)
     values = [override for override in parsed if override.key_or_group != _STRATEGY]
@@ -86,8 +85,8 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
 def add_newer_keys(cfg: DictConfig) -> None:
     """Give a stored configuration the keys that are newer than it, with their defaults."""
     with open_dict(cfg):
-        for key in _file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
-            cfg[key] = _file("config.yaml")._get_node(key)
+        for key in core_file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
+            cfg[key] = core_file("config.yaml")._get_node(key)
 
 
 def name_of_run(weights: Path, log_dir: str | Path) -> str | None:
@@ -105,30 +104,6 @@ def _check_key(cfg: DictConfig, key: str) -> None:
     if name not in names and not OmegaConf.is_list(parent):
         hint = did_you_mean([f"{above}.{near}".lstrip(".") for near in nearest_names(name, names, 1)])
         raise ConfigError(f"The checkpoint's configuration has no key '{key}'. {hint}".rstrip(), key=key)
-
-
-def _restricted(cfg: DictConfig, job: str, given: Mapping[str, Any]) -> DictConfig:
-    """A hub configuration with only the parts that generation needs; they call only xlm and installed models."""
-    if job != "generate" or not any(given.get(f"generation.{name}") for name in _NEED_NO_DATA):
-        raise ConfigError(
-            "The configuration is from the hub, and this job would call any function that it names. "
-            "Give your own experiment=…, or, if you trust its author, "
-            f"{SECTIONS_OF_JOBS[job].section}.trust_remote_code=true."
-        )
-    cfg = without_reporting(cfg)
-    cfg.trainer = _file("trainer/default.yaml")
-    check_trusted(
-        cfg, {"xlm", *(model.import_name for model in active_models().values())}, (*BUILT, "datamodule", "collators")
-    )
-    return cfg
-
-
-def _file(name: str) -> Any:
-    """One of core's own configuration files."""
-    path = importlib.resources.files(CONFIG_MODULE) / name
-    if not path.is_file():
-        raise ConfigError(f"Could not find '{name.removesuffix('.yaml')}'", key=name.partition("/")[0])
-    return OmegaConf.create(path.read_text(encoding="utf-8"))
 
 
 def _groups() -> set[str]:

@@ -187,6 +187,7 @@ def load(
     seed: int | None = None,
     config: str | Path | None = None,
     revision: str | None = None,
+    trust: bool = False,
     trust_remote_code: bool = False,
 ) -> TrainedModel:
     """Load a trained model from a checkpoint, weights with a configuration, a run's folder, or the hub.
@@ -201,11 +202,14 @@ def load(
         seed: makes all later calls of `generate` reproducible.
         config: another file to read the configuration from.
         revision: branch, tag or commit on the hub.
-        trust_remote_code: allow a configuration from the hub to call more than xlm and installed model packages.
+        trust: allow the stored configuration to name any class or function; by default it may name those that are made
+            for configurations (see docs/security.md).
+        trust_remote_code: older name of `trust`.
 
     Raises:
         CheckpointError: the model doesn't exist, is damaged, or its weights don't fit its configuration.
         ConfigError: the configuration cannot be built here, for example because its model package isn't installed.
+        NotAllowedError: the configuration names more than it may, and `trust` is not given.
     """
     source = find_source(path_or_id, config, revision)
     found = discover(os.environ, Path.cwd())
@@ -213,8 +217,7 @@ def load(
     # Models that are already active stay usable.
     activate({**active_models(), **found.models}, folders=found.folders)
     register_resolvers()
-    if source.is_remote and not trust_remote_code:
-        check_trusted(source.config, {"xlm", *(model.import_name for model in active_models().values())}, BUILT)
+    source = check_trusted(source, trust or trust_remote_code, "trust=true")
     return load_source(source, device=device, apply_ema=apply_ema, seed=seed)
 
 

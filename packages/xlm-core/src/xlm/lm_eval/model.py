@@ -84,7 +84,7 @@ class XLMForLMEval(LM):
         score_end: whether the end of the text after a continuation is scored too; for a model of prompts and answers,
             it always is.
         max_batch_size: an argument of lm-eval, unused.
-        apply_ema, revision, trust_remote_code: as for `xlm.load`.
+        apply_ema, revision, trust, trust_remote_code: as for `xlm.load`.
         **sampler: `predictor.<option>`; overrides the run and the task.
 
     Raises:
@@ -105,6 +105,7 @@ class XLMForLMEval(LM):
         max_batch_size: int | None = None,
         apply_ema: bool = True,
         revision: str | None = None,
+        trust: bool = False,
         trust_remote_code: bool = False,
         **sampler: Any,
     ) -> None:
@@ -120,7 +121,7 @@ class XLMForLMEval(LM):
                 device=device or "cpu",
                 apply_ema=apply_ema,
                 revision=revision,
-                trust_remote_code=trust_remote_code,
+                trust=trust or trust_remote_code,
             )
         self._device = self.lm.device
         self.batch_size = _batch_size(batch_size)

@@ -18,9 +18,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from xlm.errors import printable
 from xlm.reports.document import Report, Samples, Values, decimals, interval, metric_label
 from xlm.reports.pairs import Paired
 from xlm.reports.run import Measured, is_share
+from xlm.utils.text import csv_cell
 
 VALUE_FIELDS = ("run", "model", "data", "metric", "value", "standard_error", "n", "source")
 PAIR_FIELDS = (
@@ -42,7 +44,8 @@ def as_markdown(report: Report) -> str:
         parts += [f"## Results on {values.split}", "", *_results(report, values), ""]
     if report.pairs:
         parts += ["## Paired comparison", "", *_pairs(report), ""]
-    names = [run.name for run in report.runs]
+    names = [run.name for run in report.compared]
+    parts += [few_of_many(report), ""] if few_of_many(report) else []
     parts += ["## Cost", "", *_table(["", *names], [[key, *row] for key, row in report.costs.items()]), ""]
     if report.differences:
         rows = [[f"`{key}`", *row] for key, row in report.differences.items()]
@@ -50,6 +53,16 @@ def as_markdown(report: Report) -> str:
     for samples in report.samples:
         parts += _samples(samples)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def few_of_many(report: Report) -> str:
+    """A sentence for a report of more runs than it can show side by side; otherwise empty."""
+    if len(report.compared) == len(report.runs):
+        return ""
+    return (
+        f"The tables of results have all {len(report.runs):,} runs; comparison, curves, cost, settings and samples "
+        f"show the {len(report.compared)} with the best exact match or loss."
+    )
 
 
 def values_csv(report: Report) -> str:
@@ -131,7 +144,8 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """A text as itself in Markdown: no links, pictures, tags or code."""
+    return re.sub(r"([\\|\[\]<>`])", r"\\\1", " ".join(printable(text).split()))
 
 
 def _code(text: str) -> str:
@@ -146,7 +160,7 @@ def _csv(fields: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(fields)
-    writer.writerows(rows)
+    writer.writerows([csv_cell(cell) for cell in row] for row in rows)
     return out.getvalue()
 
 
@@ -169,12 +183,14 @@ def render_page(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"with_error": with_error, "p_text": p_text}
-    names = [run.name for run in report.runs]
+    names = [run.name for run in report.compared]
+    others = [run.name for run in report.runs if run.name not in names]
     reach = max((abs(bound) for pair in report.pairs for bound in pair.interval), default=1.0)
     return environment.get_template("report.html.jinja").render(
         report=report,
-        colour={name: index % NUM_COLOURS for index, name in enumerate(names)},
+        colour={name: index % NUM_COLOURS for index, name in enumerate([*names, *others])},
         names=names,
+        few_of_many=few_of_many(report),
         bar=bar,
         forest=lambda pair: forest(pair, reach),
         sections=sections(report),
@@ -247,7 +263,7 @@ def _curves(report: Report) -> dict[str, Any]:
         label = f"{metric_label(metric)}, {split}" + (f" ({loader})" if loader else "")
         label += f", {panel.kind}" if panel.kind else ""
         panels.append({**asdict(panel), "label": label, "log": "loss" in metric})
-    return {"runs": [run.name for run in report.runs], "colours": NUM_COLOURS, "panels": panels}
+    return {"runs": [run.name for run in report.compared], "colours": NUM_COLOURS, "panels": panels}
 
 
 def _percent(share: float) -> float:

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xlm.data.hashing import hash_of
-from xlm.data.locator import GeneratorSource
-from xlm.data.manager import plain
 from xlm.data.pretrained_tokenizers import load_auto_tokenizer
+from xlm.data.sources import GeneratorSource
+from xlm.data.steps import plain
 from xlm.data.trained_tokenizer import (
     OwnTokenizer,
     check_vocab_size,

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from xlm.data.alphabet_tokenizer import alphabet_tokenizer
-from xlm.data.manager import plain
+from xlm.data.steps import plain
 from xlm.data.trained_tokenizer import TrainedTokenizer
 from xlm.errors import ConfigError
 from xlm.log_predictions import Row

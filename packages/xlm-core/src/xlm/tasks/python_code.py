@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from xlm.data.file_rows import rows_of_file
 from xlm.data.functional import ids_of_texts
-from xlm.data.locator import rows_of_file
 from xlm.errors import DataError
 from xlm.tasks.corpus_files import CorpusFile, checked_split, split_of
 from xlm.tasks.sandbox import Limits, run_python

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from xlm.data.locator import rows_of_file, type_of_file
+from xlm.data.file_rows import rows_of_file, type_of_file
 from xlm.errors import DataError
 from xlm.tasks.corpus_files import CorpusFile
 from xlm.utils.text_files import checked_text, read_lines

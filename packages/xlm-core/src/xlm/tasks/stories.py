@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from xlm.data.file_rows import rows_of_file, type_of_file
 from xlm.data.functional import ids_of_texts
-from xlm.data.locator import rows_of_file, type_of_file
 from xlm.errors import DataError
 from xlm.tasks.corpus_files import CorpusFile
 from xlm.utils.text_files import Row, checked_text, read_lines

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributed.tensor import DTensor
 
-from xlm.errors import NonFiniteLossError, RunInUseError, TrainingInterrupted
+from xlm.errors import NonFiniteLossError, RunInUseError, StorageError, TrainingInterrupted, XLMError
+from xlm.training.background import finish_saving
+from xlm.training.disk_space import require_space, state_bytes
 from xlm.training.guards import GracefulSignals
+from xlm.training.rng import CHECKPOINT_KEY as RNG_KEY
+from xlm.training.sharded_checkpoints import is_checkpoint, is_sharded, read_shards, remove_checkpoint
+from xlm.training.stopping import AgreedSignal
+from xlm.utils.files import sync_folder, temporary_beside, writing
 from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.run_lock import Holder, find_holder
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -25,27 +37,78 @@ BEST = "best.ckpt"
 def best_or_last(directory: Path) -> Path | None:
     """The best checkpoint in a folder, otherwise the newest; None if there is none."""
     found = (directory / name for name in (BEST, LAST))
-    return next((path for path in found if path.is_file()), None)
+    return next((path for path in found if is_checkpoint(path)), None)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes next to the target, syncs and renames: after a kill, the file is either the old one or the new one."""
+    """Writes next to the target, syncs, verifies and renames: a file with its final name is always complete.
+
+    Raises:
+        StorageError: there is not enough space, or the disk cannot be written; the older checkpoints are unchanged.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with writing(target, ADVICE):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            require_space(target, state_bytes(checkpoint))
+            if is_sharded(target):
+                remove_checkpoint(target)
+            self._write(checkpoint, target)
+
+    def _write(self, checkpoint: dict[str, Any], target: Path) -> None:
+        temporary = temporary_beside(target)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                torch.save(checkpoint, file)
+            with temporary.open("wb") as file:
+                try:
+                    torch.save(checkpoint, file)
+                except RuntimeError as error:  # torch hides the error of the disk behind one about its own position
+                    raise _of_the_disk(error) from error
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, target)
+                num_bytes = file.tell()
+            _verify(temporary, num_bytes)
+            temporary.replace(target)
+            sync_folder(target.parent)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if is_sharded(path):
+            return read_shards(path)
+        return super().load_checkpoint(path, map_location, weights_only)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        remove_checkpoint(Path(path))
+
+
+ADVICE = "The checkpoints before it are complete, and the same command continues from the newest one."
+
+
+def _of_the_disk(error: BaseException) -> BaseException:
+    """The OSError that caused an error, else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+def _verify(path: Path, num_bytes: int) -> None:
+    """OSError if a new checkpoint has another size on the disk, or the directory at its end cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.infolist()
+        complete = path.stat().st_size == num_bytes
+    except zipfile.BadZipFile:
+        complete = False
+    if not complete:
+        raise OSError(errno.EIO, "the file on the disk is incomplete")
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -72,12 +135,20 @@ class PeriodicCheckpoint(Checkpoint):
         dirpath: the run's checkpoint directory.
         every_n_train_steps: the interval in optimizer steps.
         keep_multiple: checkpoints at multiples of this step are never removed; None keeps only the newest.
+        num_newest: how many of the newest are kept; with 2, a run can continue if the newest one is damaged later.
     """
 
-    def __init__(self, dirpath: str, every_n_train_steps: int = 500, keep_multiple: int | None = None) -> None:
+    def __init__(
+        self,
+        dirpath: str,
+        every_n_train_steps: int = 500,
+        keep_multiple: int | None = None,
+        num_newest: Annotated[int, Ge(1)] = 1,
+    ) -> None:
         self.dirpath = Path(dirpath)
         self.every_n_train_steps = every_n_train_steps
         self.keep_multiple = keep_multiple
+        self.num_newest = num_newest
         self._last_step = 0
 
     def path(self, step: int) -> Path:
@@ -95,17 +166,21 @@ class PeriodicCheckpoint(Checkpoint):
         self._last_step = step
         trainer.save_checkpoint(self.path(step))
         if trainer.is_global_zero:
-            self.thin(step)
+            # By way of the plugin, which removes nothing before the new checkpoint is complete.
+            self.thin(step, trainer.strategy.checkpoint_io.remove_checkpoint)
 
-    def thin(self, newest: int) -> None:
-        """Remove the periodic checkpoints older than `newest`, except multiples of `keep_multiple`."""
-        for file in self.dirpath.glob("step-*.ckpt"):
-            number = file.stem.removeprefix("step-")
-            if not number.isdigit() or int(number) >= newest:
-                continue
-            if self.keep_multiple and int(number) % self.keep_multiple == 0:
-                continue
-            file.unlink(missing_ok=True)
+    def thin(self, newest: int, remove: Callable[[Path], None] | None = None) -> None:
+        """Remove the periodic checkpoints up to `newest`, except the newest ones and multiples of `keep_multiple`.
+
+        Later ones, which a run that continues from an earlier step has not reached again, stay.
+        """
+        remove = remove or AtomicCheckpointIO().remove_checkpoint
+        names = ((path, path.stem.removeprefix("step-")) for path in self.dirpath.glob("step-*.ckpt"))
+        steps = {int(number): path for path, number in names if number.isdigit() and int(number) <= newest}
+        steps.setdefault(newest, self.path(newest))  # a thread may still be writing it
+        for step in sorted(steps, reverse=True)[self.num_newest :]:
+            if not self.keep_multiple or step % self.keep_multiple:
+                remove(steps[step])
 
 
 class LastCheckpoint(Checkpoint):
@@ -117,32 +192,59 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, dirpath: str, signals: GracefulSignals | None = None, keep: bool = True) -> None:
         self.path = Path(dirpath) / LAST
-        self.signals = signals
+        self.agreed = None if signals is None else AgreedSignal(signals)
         self.keep = keep
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.agreed is not None:
+            self.agreed.signals.hold()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._stop_if_asked(trainer)
+        if self.agreed is not None:
+            self._stop_for(self.agreed.after_step(), trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._stop_if_asked(trainer)
+        if self.agreed is not None and not trainer.sanity_checking:
+            self._stop_for(self.agreed.during_validation(), trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.keep:
             trainer.save_checkpoint(self.path)
+            finish_saving(trainer)
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self.signals is None or self.signals.received is None or trainer.sanity_checking:
+    def save_alone(self, trainer: Trainer, first: Holder) -> Path | None:
+        """Save the state of this process after another one was lost; returns the path if it was saved.
+
+        Not if weights are split over the processes or are not finite, nor if the run's folder is not locked by its rank
+        0 (`first`) any more: then rank 0 ended in order, or a new run has started.
+        """
+        is_sharded_run = any(isinstance(p, DTensor) for p in trainer.lightning_module.parameters())
+        if not self.keep or trainer.global_step == 0 or is_sharded_run:
+            return None
+        if not all(bool(torch.isfinite(p).all()) for p in trainer.lightning_module.parameters()):
+            return None
+        holder = find_holder(Path(trainer.default_root_dir))
+        if holder is None or (holder[0].host, holder[0].pid) != (first.host, first.pid):
+            return None
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        known = checkpoint.get(RNG_KEY, [None])
+        checkpoint[RNG_KEY] = [known[0] if r == trainer.global_rank else None for r in range(trainer.world_size)]
+        AtomicCheckpointIO().save_checkpoint(checkpoint, self.path)
+        return self.path
+
+    def _stop_for(self, signum: int | None, trainer: Trainer) -> None:
+        if signum is None:
             return
-        signum = self.signals.received
         if self.keep:
             trainer.save_checkpoint(self.path)
+            finish_saving(trainer)
         raise TrainingInterrupted(signum, self.path if self.keep else None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # Saved already, not worth saving, or now owned by another run.
-        if isinstance(exception, TrainingInterrupted | NonFiniteLossError | RunInUseError):
+        # Saved already, not worth saving, not possible, or now owned by another run.
+        if isinstance(exception, TrainingInterrupted | NonFiniteLossError | StorageError | RunInUseError):
             return
         if not isinstance(exception, Exception):
             return  # a second Ctrl-C, perhaps during an update
@@ -150,7 +252,12 @@ class LastCheckpoint(Checkpoint):
             not self.keep or trainer.global_step == 0 or trainer.world_size > 1
         ):  # other ranks may hang if one has failed
             return
-        trainer.save_checkpoint(self.path)
+        try:
+            trainer.save_checkpoint(self.path)
+            finish_saving(trainer)
+        except (XLMError, OSError) as error:
+            log.warning(f"Training failed at step {trainer.global_step}, and its state cannot be saved: {error}")
+            return
         log.warning(f"Training failed at step {trainer.global_step}; {self.path} holds the state before that.")
 
 

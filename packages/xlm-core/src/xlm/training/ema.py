@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-CHECKPOINT_KEY = "xlm_ema"
+from xlm.training.resume import AVERAGED as CHECKPOINT_KEY
+from xlm.training.sharding import as_parameter, local
 
 
 class ExponentialMovingAverage(Callback):
@@ -53,8 +54,8 @@ class ExponentialMovingAverage(Callback):
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         parameters = self._parameters(pl_module)
-        averages = [self._average[name] for name in parameters]
-        current = [p.detach().float() for p in parameters.values()]
+        averages = [local(self._average[name]) for name in parameters]
+        current = [local(p.detach()).float() for p in parameters.values()]
         get_ema_multi_avg_fn(decay)(averages, current, self.num_updates)
 
     @torch.no_grad()
@@ -105,7 +106,12 @@ class ExponentialMovingAverage(Callback):
         if saved is None:
             return
         self.num_updates = saved["num_updates"]
-        self._average = dict(saved["average"])
+        parameters = self._parameters(pl_module)
+        # Whole tensors, if the run was not sharded before.
+        self._average = {
+            name: as_parameter(value, parameters[name]) if name in parameters else value
+            for name, value in saved["average"].items()
+        }
 
 
 def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] | None:
@@ -121,13 +127,13 @@ def averaged_state_dict(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] |
 def _under_all_names(state_dict: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`values` with all names of tied weights, which a module's parameters name once and its state dict twice."""
     by_place = {
-        (state_dict[name].data_ptr(), state_dict[name].shape): value
+        (local(state_dict[name]).data_ptr(), state_dict[name].shape): value
         for name, value in values.items()
-        if name in state_dict and state_dict[name].numel()
+        if name in state_dict and local(state_dict[name]).numel()
     }
     tied = {
         name: by_place[place]
         for name, tensor in state_dict.items()
-        if name not in values and (place := (tensor.data_ptr(), tensor.shape)) in by_place
+        if name not in values and (place := (local(tensor).data_ptr(), tensor.shape)) in by_place
     }
     return {**values, **tied}

@@ -76,7 +76,8 @@ def num_checkpoints(callbacks: Mapping[str, Any], max_steps: int) -> int:
         elif kind == "PeriodicCheckpoint" and 0 < (every := int(node.get("every_n_train_steps", 500))) <= max_steps:
             steps = range(every, max_steps + 1, every)
             multiple = node.get("keep_multiple")
-            count += 1 + sum(not step % multiple for step in steps[:-1]) if multiple else 1
+            newest = min(int(node.get("num_newest", 1)), len(steps))
+            count += newest + (sum(not step % multiple for step in steps[:-newest]) if multiple else 0)
     return count
 
 

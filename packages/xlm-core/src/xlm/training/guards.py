@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -15,7 +16,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xlm.errors import ConfigError, NonFiniteLossError, did_you_mean, nearest_names
 from xlm.metrics import MetricWrapper
-from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.rank_zero import RankedLogger, is_first_process
+from xlm.utils.slurm import warning_signals
 
 
 class FiniteLossGuard(Callback):
@@ -62,26 +64,44 @@ class FiniteLossGuard(Callback):
 class GracefulSignals:
     """While entered, a first SIGINT or SIGTERM only sets `received`; a second one ends the process at once.
 
-    The training loop reads `received` after each step (see `LastCheckpoint`).
+    So do SIGUSR1 and SIGUSR2 in a SLURM batch job, which announce its end; `received` then stays that signal, whatever
+    follows. The training loop reads `received` after each step (see `LastCheckpoint`).
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._warnings: tuple[int, ...] = ()
         self._before: dict[int, Any] = {}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum in self._warnings or self.received in self._warnings:
+            if self.received not in self._warnings:
+                self.received = signum
+                print(f"{signal.Signals(signum).name}: stopping after this step.", file=sys.stderr, flush=True)
+            return
         if self.received is not None:
             self._release()
             raise KeyboardInterrupt
         self.received = signum
-        print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
+        if is_first_process():
+            print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
 
     def __enter__(self) -> GracefulSignals:
-        for signum in self.SIGNALS:
+        self._warnings = warning_signals(os.environ)
+        for signum in (*self.SIGNALS, *self._warnings):
             self._before[signum] = signal.signal(signum, self._note)
         return self
+
+    def hold(self) -> None:
+        """Handle the signals again, after Lightning has put its own handlers before these.
+
+        Lightning's handler of SIGTERM calls a collective operation in the middle of a step, which hangs if other ranks
+        are in another one.
+        """
+        for signum in self._before:
+            signal.signal(signum, self._note)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

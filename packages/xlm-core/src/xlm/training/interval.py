@@ -1,11 +1,9 @@
-"""Saves what was counted since the last logged step, so that a resumed run logs the means of an uninterrupted one."""
+"""What has been counted since the last logged step is part of a checkpoint, so that a resumed run logs equal rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
@@ -14,92 +12,75 @@ from xlm.training.train_log import TrainLog
 from xlm.utils.rank_zero import all_gather_objects
 
 CHECKPOINT_KEY = "xlm_interval"
-_STAGE = "train/"
 
 
-class LoggingInterval(Callback):
-    """Carries training metrics, their counts and the tokens since the last logged step through a checkpoint.
+@runtime_checkable
+class CountsTraining(Protocol):
+    """A module with metrics that are updated in every training batch."""
 
-    Comes after `train_log`, which logs and resets them. A run that resumes within an accumulation repeats the batches
-    since the last optimizer step, so the state is the one right after that step.
+    def training_counts(self) -> dict[str, Any]: ...
+
+    def load_training_counts(self, counts: dict[str, Any]) -> None: ...
+
+
+class LogInterval(Callback):
+    """Saves and restores the counts of the logging interval that a checkpoint falls into.
+
+    A checkpoint in the middle of an optimizer step has the counts at the end of the step before, since the batches
+    after it are repeated. For that, the counts are copied once per step if gradients are accumulated. Each process has
+    its own counts; they are dropped if the number of processes changes.
     """
 
     def __init__(self, train_log: TrainLog) -> None:
         self.train_log = train_log
-        self._last_step = -1
+        self._step = -1
         self._at_step: dict[str, Any] | None = None
-        self._pending: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_step = trainer.global_step
-        if self._pending is not None:
-            self._restore(pl_module, self._pending)
-            self._pending = None
+        if self._loaded is not None:
+            self.train_log.load_counts(self._loaded["log"])
+            if isinstance(pl_module, CountsTraining):
+                pl_module.load_training_counts(self._loaded["metrics"])
+            self._loaded = None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.accumulate_grad_batches > 1 and trainer.global_step != self._last_step:
-            self._at_step = self._state(pl_module)
-        self._last_step = trainer.global_step
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._at_step = self._counts(pl_module) if trainer.accumulate_grad_batches > 1 else None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        state = self._state(pl_module) if self._at_step is None else self._at_step
-        checkpoint[CHECKPOINT_KEY] = all_gather_objects(_on_cpu(state))
+        is_within_step = trainer.global_step == self._step
+        counts = self._at_step if is_within_step else self._counts(pl_module)
+        checkpoint[CHECKPOINT_KEY] = all_gather_objects(_on_cpu(counts))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        states = checkpoint.get(CHECKPOINT_KEY, [])
-        # With another number of processes, the first logged means only cover the steps since the checkpoint.
-        if len(states) == trainer.world_size:
-            self._pending = self._at_step = states[trainer.global_rank]
+        saved = checkpoint.get(CHECKPOINT_KEY, [])
+        if len(saved) == trainer.world_size:
+            self._loaded = saved[trainer.global_rank]
 
-    def _state(self, module: Any) -> dict[str, Any]:
-        """A copy, made on the device without waiting for it."""
-        return {
-            "metrics": {name: _copied(metric) for name, metric in _metrics(module)},
-            "counts": {place: n for place, n in module._counts.items() if place.startswith(_STAGE)},
-            "parts": {loader: [list(sums) for sums in parts] for loader, parts in module.part_log.sums.items()},
-            "log": self.train_log.interval(),
-        }
-
-    def _restore(self, module: Any, state: dict[str, Any]) -> None:
-        # The scalars of the loss get their metrics at their first batch, which may come later.
-        for name in state["metrics"].keys() - {name for name, _ in _metrics(module)}:
-            place, _, short = name.rpartition("/")
-            module.tracked.prepare(place, short, module.device)
-        for name, metric in _metrics(module):
-            if name in state["metrics"]:
-                _load(metric, state["metrics"][name])
-        module._counts.update(state["counts"])
-        module.part_log.sums.update(state["parts"])
-        self.train_log.load_interval(state["log"])
+    def _counts(self, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = pl_module.training_counts() if isinstance(pl_module, CountsTraining) else {}
+        return {"log": self.train_log.counts(), "metrics": metrics}
 
 
-def _metrics(module: Any) -> Iterator[tuple[str, Metric]]:
-    """`stage/loader/name` and the metric, for the training stage of this process."""
-    for place, wrappers in module.metrics.items():
-        if place.startswith(_STAGE):
-            for wrapper in wrappers:
-                yield f"{place}/{wrapper.name}", wrapper.metric
-    yield from module.tracked.on_this_process(_STAGE)
+def metric_counts(metric: Metric) -> dict[str, Any]:
+    """The state of a metric as plain values and copies of its tensors, made without waiting for the device."""
+    return {"updates": metric.update_count, "states": {name: _copied(v) for name, v in metric.metric_state.items()}}
 
 
-def _copied(metric: Metric) -> dict[str, Any]:
-    states = {name: getattr(metric, name) for name in metric._defaults}
-    return {"updates": metric._update_count, **{name: _clone(value) for name, value in states.items()}}
+def load_metric_counts(metric: Metric, counts: dict[str, Any]) -> None:
+    """Set the state of a metric to one returned by `metric_counts`."""
+    for name, value in counts["states"].items():
+        parts = value if isinstance(value, list) else [value]
+        moved = [part.to(metric.device) for part in parts]
+        setattr(metric, name, moved if isinstance(value, list) else moved[0])
+    metric._update_count = counts["updates"]  # otherwise torchmetrics warns that nothing was counted
+    metric._computed = None
 
 
-def _clone(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else [each.detach().clone() for each in value]
-
-
-def _load(metric: Metric, state: dict[str, Any]) -> None:
-    for name in metric._defaults:
-        if name in state:
-            value = state[name]
-            moved = value.to(metric.device) if isinstance(value, Tensor) else [each.to(metric.device) for each in value]
-            setattr(metric, name, moved)
-    metric._update_count, metric._computed = state["updates"], None
+def _copied(value: Any) -> Any:
+    return [_copied(part) for part in value] if isinstance(value, list) else value.detach().clone()
 
 
 def _on_cpu(value: Any) -> Any:
@@ -107,4 +88,4 @@ def _on_cpu(value: Any) -> Any:
         return {key: _on_cpu(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_on_cpu(item) for item in value]
-    return value.cpu() if isinstance(value, torch.Tensor) else value
+    return value.cpu() if isinstance(value, Tensor) else value

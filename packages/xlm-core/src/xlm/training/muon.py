@@ -7,6 +7,7 @@ from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW
 
 # Coefficients of the quintic iteration: its slope at 0 is as large as can be while singular values stay near 1.
@@ -111,9 +112,26 @@ class MuonWithAdamW(AdamW):
             direction = p.grad.lerp(buffer, group["momentum"])
             p.mul_(1 - group["lr"] * group["weight_decay"])
             num_maps = self._num_maps.get(p, 1)
+            if isinstance(direction, DTensor):
+                _step_shard(p, direction, num_maps, group)
+                continue
             for part, weight in zip(_maps(direction, num_maps), _maps(p, num_maps), strict=True):
                 scale = 0.2 * max(part.shape) ** 0.5
                 weight.add_(orthogonal(part, group["iterations"]), alpha=-group["lr"] * scale)
+
+
+def _step_shard(p: Tensor, direction: DTensor, num_maps: int, group: dict[str, Any]) -> None:
+    """Step the part of a split matrix that this process owns.
+
+    A matrix is orthogonalised as a whole, so every process computes the whole update.
+    """
+    updates = [
+        orthogonal(part, group["iterations"]) * (group["lr"] * 0.2 * max(part.shape) ** 0.5)
+        for part in _maps(direction.full_tensor(), num_maps)
+    ]
+    split = distribute_tensor(torch.cat(updates), direction.device_mesh, direction.placements, src_data_rank=None)
+    assert isinstance(p, DTensor)
+    p.to_local().sub_(split.to_local())
 
 
 def stacked_matrices(model: nn.Module) -> dict[nn.Parameter, int]:

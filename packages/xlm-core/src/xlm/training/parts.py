@@ -25,7 +25,7 @@ class PartLog:
 
     def __init__(self, names: Mapping[str, Sequence[str]]) -> None:
         self._names = {loader: list(parts) for loader, parts in names.items() if parts}
-        self.sums = self._zeros()
+        self._sums = self._zeros()
 
     def _zeros(self) -> dict[str, list[list[float]]]:
         """By loader and part: examples, the sum of loss · terms, terms."""
@@ -34,7 +34,7 @@ class PartLog:
     def count(self, loader: str, parts: Int[Tensor, " batch"]) -> None:
         """Count the examples of a batch, given the part of each row."""
         for part, number in enumerate(torch.bincount(parts, minlength=len(self._names[loader])).tolist()):
-            self.sums[loader][part][0] += number
+            self._sums[loader][part][0] += number
 
     def measure(
         self,
@@ -52,15 +52,25 @@ class PartLog:
                 outputs = outputs_of(batch)
                 terms = float(outputs.get("num_loss_terms", num_rows(batch)))
                 if terms:
-                    sums = self.sums[loader][part]
+                    sums = self._sums[loader][part]
                     sums[1] += float(outputs["loss"]) * terms
                     sums[2] += terms
+
+    def state(self) -> dict[str, list[list[float]]]:
+        """What has been counted on this process since the values were last read."""
+        return {loader: [list(sums) for sums in found] for loader, found in self._sums.items()}
+
+    def load(self, state: Mapping[str, list[list[float]]]) -> None:
+        """Continue from a `state`; loaders whose parts have changed start anew."""
+        for loader, found in state.items():
+            if len(found) == len(self._sums.get(loader, ())):
+                self._sums[loader] = [list(sums) for sums in found]
 
     def pop(self) -> dict[str, float]:
         """`train/<loader>.<part>/part_share` and `…/part_loss`, over all processes, all of which must call this."""
         if not self._names:
             return {}
-        everywhere, self.sums = all_gather_objects(self.sums), self._zeros()
+        everywhere, self._sums = all_gather_objects(self._sums), self._zeros()
         values: dict[str, float] = {}
         for loader, names in self._names.items():
             sums = torch.tensor([each[loader] for each in everywhere], dtype=torch.float64).sum(0).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import CheckpointCorruptError, CheckpointError
+from xlm.training.sharded_checkpoints import is_sharded, read_shards
+from xlm.utils.instantiate import first_sentence
 from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.secrets import without_secrets
+from xlm.utils.tensor_archive import check_archive, unusable_part
 
+# The key of averaged weights in a checkpoint.
+AVERAGED = "xlm_ema"
 log = RankedLogger(__name__, rank_zero_only=True)
 
 # Settings that identify a run; lengths, logging, validation and paths may change when it is resumed.
@@ -46,20 +52,25 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
             could run any code.
     """
     path = Path(path)
+    if is_sharded(path):
+        return _usable(path, read_shards(path))
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointCorruptError(path, f"its part {damaged} does not match its checksum")
+        check_archive(path)
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointCorruptError(path, _pickled_reason(path, error)) from error
-    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
-        raise CheckpointCorruptError(path, str(error).splitlines()[0]) from error
+    except Exception as error:  # a file made to do harm can raise anything
+        raise CheckpointCorruptError(path, first_sentence(error)) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointCorruptError(path, f"it has no 'state_dict'{_what_it_is(checkpoint)}")
+    return _usable(path, checkpoint)
+
+
+def _usable(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    if reason := unusable_part(checkpoint, AVERAGED):
+        raise CheckpointCorruptError(path, f"it {reason}")
     return checkpoint
 
 
@@ -67,7 +78,7 @@ def _pickled_reason(path: Path, error: pickle.UnpicklingError) -> str:
     """The classes that a file needs besides tensors, and how to keep only its weights."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except (pickle.UnpicklingError, RuntimeError, ValueError):
+    except Exception:  # noqa: BLE001 - damaged too
         names = []
     if not names:
         return str(error).splitlines()[0]
@@ -81,8 +92,13 @@ def _pickled_reason(path: Path, error: pickle.UnpicklingError) -> str:
     return (
         f"besides tensors it contains Python objects ({', '.join(names[:_MOST_NAMES])}{more}), which are not loaded, "
         "because reading them can run any code.\n"
-        f'If you trust its author, save only its weights in a new file:\n  python -c "{code}"'
+        f'If you trust its author, save only its weights in a new file:\n  python -c "{_in_double_quotes(code)}"'
     )
+
+
+def _in_double_quotes(text: str) -> str:
+    """A text as a shell reads it between double quotes: the path in it may contain `$(…)`."""
+    return re.sub(r'([\\"$`])', r"\\\1", text)
 
 
 def _what_it_is(content: Any) -> str:
@@ -103,7 +119,7 @@ def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
     damaged: list[str] = []
     for file in sorted(files, key=_newness, reverse=True):
         try:
-            return file, load_checkpoint(file)
+            return file, read_shards(file, with_tensors=False) if is_sharded(file) else load_checkpoint(file)
         except CheckpointCorruptError as error:
             damaged.append(file.name)
             log.warning(f"{error} Trying an older one.")
@@ -118,21 +134,32 @@ def find_resumable(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
 def _newness(file: Path) -> tuple[int, bool, float]:
     """Sort by steps (unreadable headers first, so that damage is reported), then periodic before best, then time."""
     try:
-        header = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if is_sharded(file):
+            header = read_shards(file, with_tensors=False)
+        else:
+            header = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         step = int(header["global_step"])
-    except (EOFError, RuntimeError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError):
+    except Exception:  # noqa: BLE001 - `load_checkpoint` reports the damage
         step = 2**62
     return step, file.name != "best.ckpt", file.stat().st_mtime
 
 
 def config_differences(old: Any, cfg: DictConfig) -> list[str]:
     """Lines `key: old → new` for the settings that identify a run and differ between a checkpoint and `cfg`."""
-    before, after = _identity(old), _identity(cfg)
+    # Secrets are not stored, so they are not compared.
+    before, after = ({key: _stored(key, value) for key, value in _identity(of).items()} for of in (old, cfg))
     return [
         f"{key}: {before.get(key)} → {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
+
+
+def _stored(key: str, value: Any) -> Any:
+    """A value as a checkpoint stores it."""
+    if isinstance(value, list):
+        return [_stored(key, item) for item in value]
+    return without_secrets(f"{key}={value}").removeprefix(f"{key}=") if isinstance(value, str) else value
 
 
 def data_differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -231,5 +258,6 @@ def _all(count: int) -> dict[str, int]:
 def _validation_unfinished(batches: dict[str, Any], validation: dict[str, Any]) -> bool:
     """Whether the state was saved at the end of a batch before a due validation, or during validation."""
     before = batches["total"]["completed"] < batches["total"]["processed"]
-    within = validation["total"]["completed"] < validation["total"]["ready"]
+    # Not the total, which includes validations that were announced to Lightning as due (`_DUE`).
+    within = validation["current"]["completed"] < validation["current"]["ready"]
     return before or within

@@ -69,20 +69,27 @@ class RandomState(Callback):
         self.seed = seed
         self._pending: dict[str, Any] | None = None
         self._outer: dict[str, Any] | None = None
+        self._step = -1
+        # With accumulated gradients, the state at the start of the step in progress.
+        self._at_step: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Every rank has its own state.
-        checkpoint[CHECKPOINT_KEY] = all_gather_objects(self._outer or capture())
+        # Every rank has its own state. The batches of an unfinished step are repeated.
+        started = self._at_step if trainer.global_step == self._step else None
+        checkpoint[CHECKPOINT_KEY] = all_gather_objects(started or self._outer or capture())
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get(CHECKPOINT_KEY, [])
-        if trainer.global_rank < len(states):
+        # A checkpoint that one process saved after another one died has no state of the others.
+        if trainer.global_rank < len(states) and states[trainer.global_rank] is not None:
             self._pending = states[trainer.global_rank]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._pending is not None:
             restore(self._pending)
             self._pending = None
+        if trainer.accumulate_grad_batches > 1 and trainer.global_step != self._step:
+            self._step, self._at_step = trainer.global_step, capture()
 
     def _isolate(self) -> None:
         self._outer = capture()

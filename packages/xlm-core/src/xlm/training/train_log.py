@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import resource
 import sys
+import threading
 import time
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +21,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from xlm.training.flops import FirstForward, Shape, matmul_dtype, matmul_peak
+from xlm.utils.files import replace_text, writing
+from xlm.utils.text import csv_cell
+from xlm.utils.text_files import readable_rows
 
 
 @runtime_checkable
@@ -57,23 +62,6 @@ class TrainLog(Callback):
         self._examples = 0
         self._seconds = 0.0
         self._started: float | None = None
-
-    def interval(self) -> dict[str, Any]:
-        """What was counted since the last logged step, without waiting for the device."""
-        running = 0.0 if self._started is None else time.perf_counter() - self._started
-        return {
-            "tokens": self._tokens,
-            "shape": [self._shape.positions, self._shape.pairs],
-            "has_masks": self._has_masks,
-            "examples": self._examples,
-            "seconds": self._seconds + running,
-        }
-
-    def load_interval(self, state: dict[str, Any]) -> None:
-        """Continue counting from the return value of `interval`."""
-        self._tokens, self._shape = state["tokens"], Shape(*state["shape"])
-        self._has_masks, self._examples = state["has_masks"], state["examples"]
-        self._seconds = state["seconds"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
@@ -141,6 +129,25 @@ class TrainLog(Callback):
         self.latest.update(values)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
+
+    def counts(self) -> dict[str, Any]:
+        """What has been counted since the last logged step, with `latest`; does not wait for the device."""
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return {
+            "latest": dict(self.latest),
+            "tokens": self._tokens,
+            "shape": [self._shape.positions, self._shape.pairs],
+            "has_masks": self._has_masks,
+            "examples": self._examples,
+            "seconds": self._seconds + running,
+        }
+
+    def load_counts(self, counts: dict[str, Any]) -> None:
+        """Continue from what `counts` returned."""
+        self.latest = dict(counts["latest"])
+        self._tokens, self._examples = int(counts["tokens"]), counts["examples"]
+        self._shape, self._has_masks = Shape(*counts["shape"]), counts["has_masks"]
+        self._seconds = counts["seconds"]
 
     def _utilisation(self) -> dict[str, float]:
         """`train/padding` and `train/mfu` since the last logged step, if known."""
@@ -243,6 +250,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 FIELDS = ("step", "name", "value", "time")
+Row = tuple[int, str, float, str]
 
 
 class CSVMetrics(Logger):
@@ -274,61 +282,133 @@ class CSVMetrics(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        is_new = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         now = f"{time.time():.3f}"
+        with writing(self.path):
+            self._append(metrics, step, now)
+
+    def _append(self, metrics: Mapping[str, float], step: int | None, now: str) -> None:
+        is_new = not self.path.exists()
+        if is_new:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(FIELDS)
             writer.writerows(
-                (step, name, repr(float(value)), now) for name, value in metrics.items() if name != "epoch"
+                (step, csv_cell(name), repr(float(value)), now) for name, value in metrics.items() if name != "epoch"
             )
 
     @rank_zero_only
-    def drop_after(self, step: int, validation_too: bool = False) -> None:
-        """Keep the rows up to and including a step, without that step's validation if it will be repeated."""
+    def drop_after(self, step: int, validations: int | None = None) -> None:
+        """Keep the rows up to and including a step, and of that step's validations the first few (None: all)."""
+        seen: Counter[str] = Counter()
+
+        def stays(row: Row) -> bool:
+            if row[0] == step and validations is not None and row[1].startswith("val/"):
+                seen[row[1]] += 1
+                return seen[row[1]] <= validations
+            return row[0] <= step
+
+        self._keep(stays)
+
+    @rank_zero_only
+    def drop_tests(self) -> None:
+        """Remove the rows of an earlier test, which is about to be repeated."""
+        self._keep(lambda row: not row[1].startswith("test/"))
+
+    def _keep(self, stays: Callable[[Row], bool]) -> None:
         if not self.path.exists():
             return
-        again = (step, "val") if validation_too else None
-        kept = [row for row in read_metrics(self.path) if row[0] <= step and (row[0], row[1].split("/")[0]) != again]
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(FIELDS)
-            writer.writerows((s, name, repr(value), when) for s, name, value, when in kept)
-        temporary.replace(self.path)
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(FIELDS)
+        writer.writerows(
+            (s, name, repr(value), when) for s, name, value, when in filter(stays, read_metrics(self.path))
+        )
+        replace_text(self.path, text.getvalue())
 
 
-def read_metrics(path: Path) -> Iterator[tuple[int, str, float, str]]:
-    """The rows of a `metrics.csv`; an incomplete last line is skipped."""
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.reader(file):
-            if len(row) == len(FIELDS) and row[0].isdigit():
-                yield int(row[0]), row[1], float(row[2]), row[3]
+def read_metrics(path: Path) -> Iterator[Row]:
+    """The rows of a `metrics.csv`; damaged ones, such as an incomplete last line, are skipped."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for row in readable_rows(file):
+            try:
+                step, name, value, when = row
+                found = int(step), name, float(value), when
+            except ValueError:  # also the line with the names of the columns
+                continue
+            if found[0] >= 0:
+                yield found
+
+
+_LOG_KEY = "xlm_log"
 
 
 class LogTruncation(Callback):
-    """Drops logged rows of steps that a resumed run repeats, and all rows if a run starts from scratch."""
+    """Drops logged rows of steps that a resumed run repeats, and all rows if a run starts from scratch.
+
+    With accumulated gradients, several validations may have the same step. A resumed run repeats those after later
+    batches, so a checkpoint counts the ones that came right after its step.
+    """
 
     def __init__(self) -> None:
         self._resumed = False
+        self._step = -1
+        self._validations = 0
+        # Whether a batch has started since the last step.
+        self._went_on = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._step, self._went_on = trainer.global_step, True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step != self._step:
+            self._validations, self._went_on = 0, False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and not self._went_on:
+            self._validations += 1
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_LOG_KEY] = {"validations": self._validations}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._resumed = True
+        self._resumed, self._went_on = True, False
         # The harness has corrected the counters by now (see `xlm.training.resume`).
-        validation = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
-        self._drop(trainer, checkpoint["global_step"], validation["ready"] > validation["completed"])
+        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+        is_due = counts["ready"] > counts["completed"]
+        before = checkpoint.get(_LOG_KEY, {}).get("validations", 0 if is_due else None)  # older ones have no count
+        self._validations = before or 0
+        self._drop(trainer, checkpoint["global_step"], before)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._resumed:
-            self._drop(trainer, -1, False)
+            self._drop(trainer, -1, None)
 
-    @staticmethod
-    def _drop(trainer: Trainer, step: int, validation_too: bool) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, CSVMetrics):
-                logger.drop_after(step, validation_too)
+                logger.drop_tests()
+
+    @staticmethod
+    def _drop(trainer: Trainer, step: int, validations: int | None) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVMetrics):
+                logger.drop_after(step, validations)
+            elif isinstance(logger, TensorBoardMetrics):
+                logger.hide_after(step)
+
+
+def _hide_tracebacks_of_the_writer() -> None:
+    """TensorBoard's thread prints an error of the disk as a traceback, before it raises it in the main thread."""
+    before = threading.excepthook
+
+    def hook(found: threading.ExceptHookArgs) -> None:
+        if type(found.thread).__name__ != "_AsyncWriterThread" or not isinstance(found.exc_value, OSError):
+            before(found)
+
+    if getattr(before, "__module__", "") != __name__:
+        threading.excepthook = hook
 
 
 class TensorBoardMetrics(TensorBoardLogger):
@@ -336,15 +416,26 @@ class TensorBoardMetrics(TensorBoardLogger):
 
     def __init__(self, save_dir: str, **kwargs: Any) -> None:
         super().__init__(save_dir=save_dir, name="tensorboard", version="", **kwargs)
+        _hide_tracebacks_of_the_writer()
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the composed config has its own file."""
 
+    def hide_after(self, step: int) -> None:
+        """Let TensorBoard hide the events that an earlier start of the run wrote for later steps."""
+        self._kwargs["purge_step"] = step + 1
+
     @rank_zero_only
     def save(self) -> None:
         """Write pending events, but no file of hyperparameters."""
-        self.experiment.flush()
+        with writing(self.log_dir):
+            self.experiment.flush()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with writing(self.log_dir):
+            super().log_metrics(metrics, step)  # type: ignore[arg-type]
 
 
 Series = dict[str, list[tuple[int, float]]]

@@ -11,15 +11,19 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf, open_dict
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import nn
 
-from xlm.errors import CheckpointError, CheckpointMismatchError, ConfigError
+from xlm.errors import CheckpointError, CheckpointMismatchError, ConfigError, StorageError
 from xlm.model import Model, load_safetensors
 from xlm.protocols import StandaloneModel, TransformersModel
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
+from xlm.training.sharding import load_full
+from xlm.utils.files import temporary_beside, writing
 from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.secrets import without_secrets
 from xlm.utils.weight_files import WEIGHTS, check_shard_size, is_weights_alone, split_weights, without_wrappers
 
 log = RankedLogger(__name__, rank_zero_only=True)
@@ -70,7 +74,7 @@ def load_weights(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
     """Load a state dict into a module; names of wrappers are ignored. If it doesn't fit, nothing is changed."""
     state_dict = without_wrappers(state_dict, module.state_dict(), source)
     check_fits(module, state_dict, source)
-    module.load_state_dict(state_dict, strict=False)
+    load_full(module, state_dict)
 
 
 def save_weights(model: nn.Module, path: str | Path, overwrite: bool = False) -> Path:
@@ -82,10 +86,16 @@ def save_weights(model: nn.Module, path: str | Path, overwrite: bool = False) ->
     path = Path(path)
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} already exists. Nothing was written.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_model(model, str(temporary), metadata={"format": "pt"})  # tied weights are written once
-    temporary.replace(path)
+    temporary = temporary_beside(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_model(model, str(temporary), metadata={"format": "pt"})  # tied weights are written once
+            temporary.replace(path)
+        except SafetensorError as error:
+            raise StorageError(f"{path} cannot be written: {error}.", path=path) from error
+        finally:
+            temporary.unlink(missing_ok=True)
     return path
 
 
@@ -140,7 +150,7 @@ def save_folder(
         save_weights(model, folder / WEIGHTS)
     if max_shard_size is not None:
         split_weights(folder / WEIGHTS, max_shard_size)
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(config, resolve=False), encoding="utf-8")
+    (folder / CONFIG).write_text(without_secrets(OmegaConf.to_yaml(config, resolve=False)), encoding="utf-8")
     if isinstance(tokenizer, SavedTokenizer):
         tokenizer.save_pretrained(str(folder / TOKENIZER))
     return folder

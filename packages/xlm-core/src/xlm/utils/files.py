@@ -1,40 +1,123 @@
-"""Atomic replacement of files, and a check of every output path before a job starts."""
+"""Atomic replacement of files, temporary files that killed processes left, and checks of output paths before a job."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
+import shutil
+import socket
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xlm.errors import ConfigError, as_line
+from xlm.errors import ConfigError, StorageError, as_line
+from xlm.utils.processes import machine, process_started
+from xlm.utils.run_lock import STALE_SECONDS
+
+
+@contextmanager
+def writing(path: Path | str, advice: str = "") -> Iterator[None]:
+    """Turn an error of the file system in a block that writes `path` into a StorageError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"{path} cannot be written: {reason}. {advice}".rstrip(), path=path) from error
 
 
 def replace_text(path: Path, text: str) -> Path:
     """Replace the contents of `path` with `text` as UTF-8, atomically; folders are created as needed.
 
     Several processes may do so at once: each writes its own file, and the last one wins.
+
+    Raises:
+        StorageError: the disk is full, read-only or unreachable; the old file is unchanged.
     """
     target = Path(os.path.realpath(path))  # follow a link and keep it
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
     return path
 
 
 def temporary_beside(path: Path) -> Path:
-    """The temporary file of this process that becomes `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """The temporary file of this process that becomes `path`; its name shows others whether the process is alive."""
+    return path.with_name(f".{path.name}.{_tag(os.getpid())}.tmp")
+
+
+def _tag(pid: int) -> str:
+    """A process by its number, its start time, and its machine."""
+    return f"{pid}-{process_started(pid) or 0}-{_here()}"
+
+
+def _here() -> str:
+    return hashlib.sha256(f"{socket.gethostname()} {machine()}".encode()).hexdigest()[:8]
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a rename in `folder` to the disk, where the system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)-(?P<started>\d+)-(?P<machine>[0-9a-f]{8})\.tmp")
+# Names without a process: those of earlier versions, and folders of sharded checkpoints.
+_OLDER = re.compile(r"\..+\.(\d+\.)?tmp|\..+\.ckpt\.([a-z0-9_]{8}|step-\d+-[0-9a-f]{8})|metrics\.tmp")
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove the temporary files and folders of processes that have ended, below `folder`; returns what it removed.
+
+    On this machine the process is looked up. On another one, and for names of earlier versions, a file counts as left
+    over if it was not written to for five minutes, like the lock of a run.
+    """
+    removed = []
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(place, name)
+            if _is_left_over(path):
+                if name in folders:
+                    folders.remove(name)
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        path.unlink()
+                if not path.exists():
+                    removed.append(path)
+    return removed
+
+
+def _is_left_over(path: Path) -> bool:
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is not None and found["machine"] == _here():
+        now = process_started(int(found["pid"]))
+        return now is None or (now != "" and found["started"] not in ("0", now))
+    if found is None and not _OLDER.fullmatch(path.name):
+        return False
+    try:
+        inside = [path, *path.rglob("*")] if path.is_dir() else [path]
+        return time.time() - max(each.stat().st_mtime for each in inside) > STALE_SECONDS
+    except OSError:
+        return False
 
 
 # The number of bytes written as a test: an empty file may still fit on a full disk.
@@ -62,7 +145,10 @@ def output_file(path: str | Path, key: str, read: Sequence[str | Path] = ()) -> 
             raise ConfigError(as_line(f"{key}: {path} is a folder, but must be a file."), key=key)
         if path.exists() and not path.is_file():
             raise ConfigError(as_line(f"{key}: {path} is not a regular file, and would be replaced by one."), key=key)
-        _try(Path(os.path.realpath(path)))
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():  # links in a circle
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        _try(target)
     except (OSError, ValueError) as error:
         raise _refused(path, key, error) from error
     return path

@@ -10,11 +10,16 @@ import warnings
 from collections.abc import Callable, MutableMapping
 from typing import Any, ParamSpec, TypeVar
 
+from xlm.errors import printable
+from xlm.utils.secrets import without_secrets
+from xlm.utils.slurm import is_task
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Set by torchrun, SLURM and MPI launchers; Lightning sets LOCAL_RANK for the processes that it starts.
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "LOCAL_RANK")
+_OF_SLURM = "SLURM_PROCID"
 
 
 def get_rank() -> int:
@@ -24,7 +29,8 @@ def get_rank() -> int:
         return int(distributed.get_rank())
     for name in _RANK_VARIABLES:
         value = os.environ.get(name, "")
-        if value.isdecimal():
+        # A shell in an allocation has SLURM_PROCID=0, and so have the processes that Lightning starts there.
+        if value.isdecimal() and (name != _OF_SLURM or is_task(os.environ)):
             return int(value)
     return 0
 
@@ -95,6 +101,7 @@ class RankedLogger(logging.LoggerAdapter[logging.Logger]):
         wanted = 0 if self.rank_zero_only and rank is None else rank
         if wanted is not None and current != wanted:
             return
-        text = str(msg) if self.rank_zero_only else f"[rank {current}] {msg}"
+        msg = without_secrets(printable(msg))
+        text = msg if self.rank_zero_only else f"[rank {current}] {msg}"
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         super().log(level, text, *args, **kwargs)

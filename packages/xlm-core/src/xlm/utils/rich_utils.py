@@ -8,11 +8,15 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.control import Control
+from rich.measure import Measurement
+from rich.segment import Segment
 from rich.syntax import Syntax
 from rich.tree import Tree
 from torch import Tensor
 
+from xlm.errors import printable
 from xlm.protocols import Tokenizer
 from xlm.utils.rank_zero import rank_zero_only
 
@@ -39,9 +43,36 @@ def config_tree(cfg: DictConfig, resolve: bool = True) -> Tree:
     return tree
 
 
+class _Printable:
+    """What is to be printed, with the control characters of its texts as escapes."""
+
+    def __init__(self, shown: ConsoleRenderable) -> None:
+        self.shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.shown, options):
+            is_text = not segment.control
+            yield Segment(printable(segment.text), segment.style) if is_text else segment
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self.shown)
+
+
+class PrintsPlainly(RenderHook):
+    """Shows the control characters of everything that a console prints as escapes."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [one if isinstance(one, Control) else _Printable(one) for one in renderables]
+
+
 def plain_console(**options: Any) -> Console:
-    """A console that prints text unchanged: `[x]` in a path or a message is not markup, `:x:` not an emoji."""
-    return Console(markup=False, emoji=False, **options)
+    """A console that prints text unchanged: `[x]` in a path or a message is not markup, `:x:` not an emoji.
+
+    Control characters in names, configurations and generated texts are shown as escapes.
+    """
+    console = Console(markup=False, emoji=False, **options)
+    console.push_render_hook(PrintsPlainly())
+    return console
 
 
 @rank_zero_only
@@ -61,7 +92,8 @@ def print_batch(batch: Mapping[str, Any], split: str, tokenizer: Tokenizer, data
     Targets that are not predicted (negative ids) are left out. For `datamodule.print_batch_fn`.
     """
     fields = (f"{name} {tuple(v.shape) if isinstance(v, Tensor) else v}" for name, v in batch.items())
-    print(f"{split}/{dataloader_name}: " + ", ".join(fields))
-    print("  input  ", tokenizer.decode(batch["input_ids"][0].tolist()))
+    print(printable(f"{split}/{dataloader_name}: " + ", ".join(fields)))
+    print("  input  ", printable(tokenizer.decode(batch["input_ids"][0].tolist())))
     if "target_ids" in batch:
-        print("  target ", tokenizer.decode([token for token in batch["target_ids"][0].tolist() if token >= 0]))
+        target = [token for token in batch["target_ids"][0].tolist() if token >= 0]
+        print("  target ", printable(tokenizer.decode(target)))

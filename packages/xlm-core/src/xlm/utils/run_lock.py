@@ -22,7 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from xlm.errors import ConfigError, RunInUseError
+from xlm.errors import ConfigError, RunInUseError, StorageError
+from xlm.utils.processes import machine, process_started
 
 LOCK = "run.lock"
 BEAT_SECONDS = 30.0
@@ -63,18 +64,18 @@ class Holder:
         job = os.environ.get("SLURM_JOB_ID", "")
         slurm = f"{job}.{os.environ.get('SLURM_RESTART_COUNT') or 0}" if job else ""
         return cls(
-            uuid.uuid4().hex, pid, _process_started(pid) or "", socket.gethostname(), _machine(), time.time(), slurm
+            uuid.uuid4().hex, pid, process_started(pid) or "", socket.gethostname(), machine(), time.time(), slurm
         )
 
     @property
     def is_here(self) -> bool:
         """Whether its process id is valid in this process's view."""
-        return (self.host, self.machine) == (socket.gethostname(), _machine())
+        return (self.host, self.machine) == (socket.gethostname(), machine())
 
     def is_alive(self, silence: float) -> bool:
         """Whether the run may still write; `silence` is the time in seconds since the lock was refreshed."""
         if self.is_here and sys.platform != "win32":
-            found = _process_started(self.pid)
+            found = process_started(self.pid)
             if found is None:
                 return False
             if found and self.process_started:
@@ -107,9 +108,13 @@ def find_holder(folder: Path, now: float | None = None) -> tuple[Holder, float] 
 def _parsed(text: str) -> Holder | None:
     """The holder named in a lock; None if the lock is incomplete."""
     try:
-        return Holder(**json.loads(text))
-    except (ValueError, TypeError):
+        holder = Holder(**json.loads(text))
+        time.localtime(holder.since)
+    except (ValueError, TypeError, OverflowError, OSError, RecursionError):
         return None
+    texts = (holder.token, holder.process_started, holder.host, holder.machine, holder.slurm)
+    is_sound = isinstance(holder.pid, int) and all(isinstance(text, str) for text in texts)
+    return holder if is_sound else None
 
 
 class RunLock:
@@ -153,7 +158,15 @@ class RunLock:
         self._remove_made()
 
     def check(self) -> None:
-        """RunInUseError if another run has taken over the folder because this one seemed dead."""
+        """RunInUseError if another run has taken over the folder because this one seemed dead.
+
+        StorageError if the folder was removed or renamed: writing would create it again, without its older files.
+        """
+        if not self.folder.is_dir():
+            raise StorageError(
+                f"{self.folder} was removed or renamed while this run was writing to it. Nothing more is written.",
+                path=self.folder,
+            )
         if self._lost:
             found = find_holder(self.folder)
             other = found[0].describe(found[1]) if found else "another process"
@@ -292,32 +305,3 @@ def _locked(fcntl: Any, descriptor: int) -> bool:
         else:
             return True
     return False
-
-
-def _machine() -> str:
-    """Identifies the boot of this machine, and the container with the visible process ids; "" if unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _process_started(pid: int) -> str | None:
-    """The start time of a process of this machine; "" if only its existence is known, None if it has ended."""
-    if Path("/proc/self/stat").exists():
-        try:
-            # The name, which may contain any characters, is in brackets: state, …, start time.
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else fields[19]
-    if sys.platform == "win32":
-        return ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass  # a process of another user
-    return ""

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from xlm.utils.secrets import without_secrets
+
 PACKAGES = ("xlm-core", "torch", "lightning", "transformers", "datasets", "hydra-core", "torchmetrics", "numpy")
 
 
@@ -104,7 +106,7 @@ def run_record(config_yaml: str, seed: int, device_type: str, work_dir: Path) ->
     """The record of one start of a job."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": ["xlm", *sys.argv[1:]],
+        "command": ["xlm", *map(without_secrets, sys.argv[1:])],
         "seed": seed,
         "device": device_name(device_type),
         "hardware": hardware(),

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from xlm.errors import printable
+
 _QUOTES = "'\""
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
@@ -19,6 +21,25 @@ def remove_trailing_pads(text: str, tokenizer: Any, tokens_to_remove: Sequence[s
         token = max((t for t in removed if text.endswith(t)), key=len)
         text = text[: -len(token)].rstrip()
     return text
+
+
+# Spreadsheets run a cell that begins with one of these as a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_cell(value: object) -> object:
+    """A value for a cell of a CSV file: a text that a spreadsheet would run as a formula begins with `'`.
+
+    Numbers stay numbers, also as texts; control characters become escapes.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        quoted = f"'{value}" if value.lstrip(" ").startswith(_FORMULA) else value
+        return printable(quoted)
+    return value
 
 
 def split(text: str) -> list[str]:

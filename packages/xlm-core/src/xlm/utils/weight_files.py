@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError
+from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, as_line
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,16 @@ def whole(path: Path) -> Path:
     return index if index.is_file() else path
 
 
+def check_inside(file: Path, folder: Path) -> None:
+    """CheckpointCorruptError if a file of an exported folder is a link to a place outside it.
+
+    The hub's cache is allowed: its folders hold links to `../../blobs`.
+    """
+    real, inside = file.resolve(), folder.resolve()
+    if not any(real.is_relative_to(place) for place in (inside, inside.parent.parent / "blobs")):
+        raise CheckpointCorruptError(file, "it is a link to a file outside its folder")
+
+
 def read_index(path: Path) -> dict[str, str]:
     """Tensor → file name beside the index.
 
@@ -52,11 +62,11 @@ def read_index(path: Path) -> dict[str, str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = {str(name): str(file) for name, file in content["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointCorruptError(path, f"it is not an index of shards ({type(error).__name__})") from error
     for file in files.values():
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointCorruptError(path, f"it names '{file}', which is not a file in the same folder")
+            raise CheckpointCorruptError(path, as_line(f"it names '{file}', which is not a file in the same folder"))
     return files
 
 
@@ -76,12 +86,14 @@ def read_weights(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
     shards = sorted(set(files.values()))
     if missing := [name for name in shards if not (path.parent / name).is_file()]:
         raise CheckpointError(f"{path} names shards that do not exist: {', '.join(missing)}.", path=path)
+    for shard in shards:
+        check_inside(path.parent / shard, path.parent)
     state_dict: dict[str, Tensor] = {}
     for shard in shards:
         found = _read(path.parent / shard, device)
         if lacking := sorted(name for name, file in files.items() if file == shard and name not in found):
             raise CheckpointCorruptError(
-                path.parent / shard, f"it lacks {', '.join(lacking[:8])}, which its index lists"
+                path.parent / shard, as_line(f"it lacks {', '.join(lacking[:8])}, which its index lists")
             )
         state_dict |= found
     return state_dict
@@ -90,8 +102,8 @@ def read_weights(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
 def _read(path: Path, device: str) -> dict[str, Tensor]:
     try:
         return load_file(path, device=device)
-    except SafetensorError as error:
-        raise CheckpointCorruptError(path, str(error)) from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError, MemoryError) as error:
+        raise CheckpointCorruptError(path, str(error).splitlines()[0] if str(error) else "it is too large") from error
 
 
 def without_wrappers(

@@ -150,7 +150,7 @@ def _last_line(folder: Path) -> str:
 
 def run_rank_1(folder: Path) -> None:
     """Rank 1: build the same harness from the configuration, load the weights, and join the group."""
-    task = torch.load(folder / TASK, weights_only=False)
+    task = torch.load(folder / TASK, weights_only=True)
     found = discover({**os.environ, **task["environ"]}, Path(task["cwd"]))
     activate(found.models, folders=found.folders)
     register_resolvers()

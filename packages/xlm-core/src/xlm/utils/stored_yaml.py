@@ -1,0 +1,31 @@
+"""Limits for YAML that somebody else may have written: its length, its depth, and no aliases."""
+
+from __future__ import annotations
+
+import yaml
+
+MAX_LENGTH = 4 * 2**20
+MAX_DEPTH = 60
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def check_stored_yaml(text: str) -> None:
+    """Check the YAML of a stored configuration before it is loaded.
+
+    Aliases can make a few lines grow to any size, and deep nesting ends a process; `OmegaConf.to_yaml` writes neither.
+
+    Raises:
+        ValueError: it is too long or too deep, has an alias, or is not YAML.
+    """
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"it has {len(text):,} characters, and may have {MAX_LENGTH:,}")
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it has the YAML alias *{event.anchor}, which stored configurations don't have")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+    except yaml.YAMLError as error:
+        raise ValueError("it cannot be read as YAML") from error

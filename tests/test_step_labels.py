@@ -1,0 +1,106 @@
+"""Rows of metrics.csv: the label is the number of finished steps, equal in undisturbed runs and after any kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlm.commands import train
+from xlm.compose import load_config
+from xlm.harness import Harness
+from xlm.training.checkpoints import AtomicCheckpointIO
+from xlm.utils.instantiate import clear_components
+
+SIZES = {"train.lm": 40, "val.lm": 6, "val.prediction": 6, "test.lm": 6, "test.prediction": 6}
+# 10 batches an epoch, and two batches a step: the validation after every fifth batch may come in the middle of a step.
+SMALL = (
+    "experiment=star_easy_arlm", "model=xtiny_arlm", "per_device_batch_size=4", "global_batch_size=8",
+    "trainer_strategy=cpu", "trainer.log_every_n_steps=3", "trainer.max_steps=12", "trainer.val_check_interval=5",
+    "callbacks.checkpoint_every_n_steps.every_n_train_steps=2", "ema_decay=0.9",
+    *(f"datamodule.dataset_managers.{place}.num_examples={size}" for place, size in SIZES.items()),
+)  # fmt: skip
+
+
+class Killed(BaseException):
+    """Ends a run like a kill: nobody handles it, and no checkpoint is saved."""
+
+
+def start(name: str, *overrides: str) -> None:
+    try:
+        train.run(load_config([*SMALL, *overrides, f"job_name={name}"]))
+    finally:
+        clear_components()
+
+
+def rows(name: str) -> list[tuple[str, str, str]]:
+    """Everything but the time: step, name and value, without speeds."""
+    with Path(f"runs/{name}/metrics.csv").open(newline="") as file:
+        found = [(row["step"], row["name"], row["value"]) for row in csv.DictReader(file)]
+    return [row for row in found if not row[1].endswith(("_per_second", "/mfu"))]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        start("a")
+        yield folder / "runs/a"
+
+
+def kill_in(patch: pytest.MonkeyPatch, owner: type, method: str, call: int, when: str) -> None:
+    """Let a method end the run in its nth call, before or after it does its work."""
+    original: Callable[..., Any] = getattr(owner, method)
+    calls = 0
+
+    def dying(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and when == "before":
+            raise Killed
+        result = original(self, *args, **kwargs)
+        if calls == call:
+            raise Killed
+        return result
+
+    patch.setattr(owner, method, dying)
+
+
+KILLS = (
+    (Harness, "training_step", 4, "after"),  # before any checkpoint, in the middle of a step
+    (Harness, "on_validation_epoch_end", 1, "after"),  # in the middle of step 3; the rows are not written yet
+    (AtomicCheckpointIO, "save_checkpoint", 4, "after"),  # of the best, in the validation after step 5, an epoch's end
+    (AtomicCheckpointIO, "save_checkpoint", 3, "before"),
+    (Harness, "on_test_epoch_end", 1, "after"),
+)
+
+
+def test_killed_runs_have_the_rows_of_an_undisturbed_one(undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as outer:
+        outer.chdir(undisturbed.parents[1])
+        expected = rows("a")
+        # Validation after batches 5, 10, …: after step 2 and half of the third, after step 5, ….
+        assert sorted({int(step) for step, name, _ in expected if name.startswith("val/")}) == [2, 5, 7, 10]
+        assert {int(step) for step, name, _ in expected if name.startswith("test/")} == {12}
+        outer.chdir(tmp_path)
+        for place in KILLS:
+            with pytest.MonkeyPatch.context() as patch:
+                kill_in(patch, *place)
+                with pytest.raises(Killed):
+                    start("a")
+        start("a")
+        assert rows("a") == expected
+        results = [json.loads((run / "results.json").read_text()) for run in (undisturbed, tmp_path / "runs/a")]
+        values = [{k: v for k, v in found["metrics"].items() if "_per_second" not in k} for found in results]
+        assert values[0] == values[1]
+        assert results[0]["step"] == results[1]["step"] == 12
+        predictions = [
+            {file.relative_to(run): file.read_bytes() for file in (run / "predictions").rglob("*.*")}
+            for run in (undisturbed, tmp_path / "runs/a")
+        ]
+        assert predictions[0] == predictions[1]
