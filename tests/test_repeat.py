@@ -120,6 +120,13 @@ def test_changed_training_data_are_named_before_anything_is_trained(
     assert "nothing was trained" in said
     assert "examples → " in said
     assert not Path("runs/x_repeat").exists()
+    # A folder from elsewhere runs nothing that its configuration names.
+    file = Path("runs/x/config.yaml")
+    file.write_text(file.read_text() + "own: {_target_: pathlib.Path.write_text}\n")
+    assert main(["repeat", "runs/x"]) == 1
+    said = capfd.readouterr().err
+    assert "pathlib.Path.write_text" in said
+    assert "trust=true" in said
 
 
 def test_what_cannot_be_repeated_is_refused_in_one_sentence(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

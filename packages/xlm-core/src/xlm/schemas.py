@@ -247,6 +247,7 @@ class Repeat:
 
     run: Text = option("", "folder or name of the run to repeat")
     job_name: Text = option("", "name of the new run; by default that of the first with _repeat")
+    trust: bool = option(False, "allow the run's configuration to name any function")
 
 
 @dataclass(frozen=True, kw_only=True)

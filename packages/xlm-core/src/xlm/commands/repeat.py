@@ -29,6 +29,7 @@ def run_repeat(words: Sequence[str], options: Repeat) -> int:
 
     Raises:
         ConfigError: no run is named, several are, or its training data have changed.
+        NotAllowedError: another machine's run names functions that are not made for configurations, without trust.
         CheckpointError: the folder is not that of a finished training run.
     """
     from xlm.external_models import activate, discover
@@ -43,7 +44,7 @@ def run_repeat(words: Sequence[str], options: Repeat) -> int:
     activate(found.models, folders=found.folders)
     original = _named_run([*([options.run] if options.run else []), *words])
     record = _record_of(original)
-    cfg = _configuration(original, options.job_name)
+    cfg = _configuration(original, options)
     folder = Path(cfg.paths.run_dir)
     shown = display_path(original)
     _use_threads_of(record)
@@ -121,23 +122,25 @@ def _record_of(original: Path) -> dict[str, Any]:
     return record
 
 
-def _configuration(original: Path, job_name: str) -> DictConfig:
+def _configuration(original: Path, options: Repeat) -> DictConfig:
     """The configuration of the run, for a new folder."""
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import open_dict
 
     from xlm.compose import register_resolvers
     from xlm.compose.checks import check_config
     from xlm.compose.messages import readable_errors
     from xlm.compose.naming import checked_job_name
+    from xlm.inference.sources import check_trusted, find_source
     from xlm.inference.stored_config import add_newer_keys, name_of_run
     from xlm.training.checkpoints import LAST
 
     register_resolvers()
-    cfg = OmegaConf.load(original / "config.yaml")
+    source = find_source(original / "checkpoints" / LAST, config=original / "config.yaml")
+    cfg = check_trusted(source, options.trust, "trust=true", runs_judges=True).config
     add_newer_keys(cfg)
     with open_dict(cfg), readable_errors():
         here = name_of_run(original / "checkpoints" / LAST, cfg.paths.log_dir)
-        cfg.job_name = checked_job_name(job_name or f"{here or cfg.job_name}{_SUFFIX}")
+        cfg.job_name = checked_job_name(options.job_name or f"{here or cfg.job_name}{_SUFFIX}")
         # A folder that was given for the first run must not be written again.
         cfg.paths.run_dir = "${.log_dir}/${job_name}"
         cfg.paths.output_dir = "${.run_dir}"
