@@ -25,8 +25,10 @@ from xlm import flags
 from xlm.data.steps import plain
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
+from xlm.external_models import active_models
 from xlm.harness import Harness
 from xlm.inference.allowed import remember_own
+from xlm.reports.files import read_mapping
 from xlm.training.background import BackgroundCheckpointIO
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.training.ranks import RankMonitor
@@ -36,7 +38,7 @@ from xlm.utils.files import replace_text
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.rich_utils import plain_console
-from xlm.utils.run_record import run_record
+from xlm.utils.run_record import code_digests, run_record
 from xlm.utils.secrets import without_secrets
 from xlm.utils.slurm import is_task, num_tasks
 
@@ -107,6 +109,7 @@ class Session:
         record = run_record(self.config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
         record["precision"] = str(trainer.precision)
         record["job_type"] = job
+        record["code"] = code_of_run()
         if trainer.is_global_zero:
             if job == "train":
                 remember_own(self.cfg)
@@ -115,8 +118,33 @@ class Session:
             replace_text(self.run_dir / name, self.config_yaml)
             if job == "train" and getattr(self.tokenizer, "belongs_to_run", False):
                 self.tokenizer.save_pretrained(str(self.run_dir / TOKENIZER))
-            write_results(self.run_dir / f"record_{job}.json", record)
+            path = self.run_dir / f"record_{job}.json"
+            if job == "train" and (others := other_starts(read_mapping(path, []), record)):
+                record["other_starts"] = others
+            write_results(path, record)
         return record
+
+
+def code_of_run() -> dict[str, str]:
+    """Fingerprints of the source files of core and of the active models."""
+    folders = {model.import_name: model.package_dir for model in active_models().values()}
+    return code_digests({"xlm": Path(__file__).parents[1], **folders})
+
+
+# What two starts of one run can differ in.
+CIRCUMSTANCES = ("config_hash", "git", "versions", "device", "hardware", "code", "precision")
+
+
+def other_starts(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
+    """The earlier starts of a run under other circumstances, from the record of its last start; one of each kind."""
+    found = list(before.get("other_starts") or [])
+    if before:
+        found.append({name: before[name] for name in ("started", *CIRCUMSTANCES) if name in before})
+    kept: list[dict[str, Any]] = []
+    for start in found:
+        if all(any(start.get(name) != other.get(name) for name in CIRCUMSTANCES) for other in (now, *kept)):
+            kept.append(start)
+    return kept
 
 
 # Values that make Lightning fail during training or do nothing: key, minimum, whether the minimum is allowed.
