@@ -100,7 +100,7 @@ def _binary(op: ast.operator, left: Any, right: Any) -> Any:
 
 def register_resolvers(swept: Collection[str] = ()) -> None:
     """Register all resolvers in OmegaConf, replacing any of the same name; `swept` are the keys that a sweep varies."""
-    resolvers = {**_RESOLVERS, "default_job_name": _DefaultJobName(swept)}
+    resolvers: dict[str, Callable[..., Any]] = {**_RESOLVERS, "default_job_name": _DefaultJobName(swept)}
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
