@@ -11,8 +11,8 @@ import pytest
 from hostile_files import CASES, TOUCH, Base, Case, setting
 from hostile_table import Outcome, doors_of, make_base, run_case
 
-# One command for each file, in turn; the others at night.
-FEW = [(case, doors[n % len(doors)]) for n, case in enumerate(CASES) for doors in [doors_of(case)]]
+# One command, in turn, for every second file; everything at night.
+FEW = [(case, doors[n % len(doors)]) for n, case in enumerate(CASES[::2]) for doors in [doors_of(case)]]
 REST = [(case, door) for case in CASES for door in doors_of(case) if (case, door) not in FEW]
 
 
