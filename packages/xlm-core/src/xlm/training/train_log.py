@@ -381,7 +381,8 @@ class LogTruncation(Callback):
         self._validations = before or 0
         self._drop(trainer, checkpoint["global_step"], before)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in on_fit_start: a sharded run loads its checkpoint after that.
         if not self._resumed:
             self._drop(trainer, -1, None)
 
