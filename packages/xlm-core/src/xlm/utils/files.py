@@ -17,6 +17,9 @@ from xlm.errors import ConfigError, StorageError, as_line
 from xlm.utils.processes import machine, process_started
 from xlm.utils.run_lock import STALE_SECONDS
 
+#: The disk is full, over its quota, read-only or damaged, or a file is too large: only writing meets these.
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+
 
 @contextmanager
 def writing(path: Path | str, advice: str = "") -> Iterator[None]:
@@ -26,7 +29,7 @@ def writing(path: Path | str, advice: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno else str(error)  # Arrow adds its own words
         raise StorageError(f"{path} cannot be written: {reason}. {advice}".rstrip(), path=path) from error
 
 
