@@ -1,7 +1,8 @@
-"""Settings of every test run: offline, no display, one thread a worker, GPU tests only where one is."""
+"""Settings of every test run: offline, no display, one thread a worker, GPU tests only where one is; random order."""
 
 import os
 import tempfile
+from random import Random
 
 import pytest
 
@@ -17,13 +18,48 @@ for name, value in {
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="xlm-tests-state-")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--shuffle SEED`: modules in random order, and the tests of each in random order."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in the random order of this seed")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """The seed, so that an order can be repeated."""
+    seed = config.getoption("--shuffle")
+    return None if seed is None else f"random order: --shuffle {seed}"
+
+
+def shuffle(items: list[pytest.Item], seed: int) -> None:
+    """Put the tests of a module together, since its fixtures may be expensive; everything else is random."""
+    random = Random(seed)
+    modules: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    names = sorted(modules)
+    random.shuffle(names)
+    for name in names:
+        random.shuffle(modules[name])
+    items[:] = [item for name in names for item in modules[name]]
+
+
+# A device for the tests of the marker `gpu`, instead of CUDA: XLM_TEST_DEVICE=cpu runs those that a CPU can run.
+TEST_DEVICE = "XLM_TEST_DEVICE"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what needs a GPU where there is none; torch is imported only if something asks."""
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    """Shuffle if asked; deselect what needs a GPU where there is none; torch is imported only if something asks."""
+    if (seed := config.getoption("--shuffle")) is not None:
+        shuffle(items, seed)
+    gpu = [(item, marker) for item in items if (marker := item.get_closest_marker("gpu"))]
     if not gpu:
         return
-    import torch
+    device = os.environ.get(TEST_DEVICE)
+    if device is None:
+        import torch
 
-    if not torch.cuda.is_available():
-        items[:] = [item for item in items if item not in gpu]
-        config.hook.pytest_deselected(items=gpu)
+        device = "cuda" if torch.cuda.is_available() else ""
+    if device == "cuda":
+        return
+    left_out = [item for item, marker in gpu if not device or marker.kwargs.get("only_cuda")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)

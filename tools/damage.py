@@ -12,7 +12,19 @@ from typing import Any
 import yaml
 
 # Bytes that a text file should not have, and marks of other encodings.
-_ODD_BYTES = (b"\0", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\r", b"\x85", b"\xe2\x80\xa8", b"\x1b[31m", b'"', b",", b"\n\n")
+_ODD_BYTES = (
+    b"\0",
+    b"\xff",
+    b"\xc3\x28",
+    b"\xed\xa0\x80",
+    b"\r",
+    b"\x85",
+    b"\xe2\x80\xa8",
+    b"\x1b[31m",
+    b'"',
+    b",",
+    b"\n\n",
+)
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xff\xfe\x00\x00", b"\x1f\x8b", b"PK\x03\x04")
 _NUMBERS = (b"-1", b"1e999", b"NaN", b"9" * 25, b"9" * 5000, b"0.5", b"0x1F")
 _DEEP = 5000
@@ -29,9 +41,10 @@ def _values(random: Random) -> Any:
     """A value that a reader may not expect at a place of JSON or YAML."""
     return random.choice(
         (
-            None, True, False, 0, -1, 3, 2**63, 10**400, 0.5, float("nan"), float("inf"), -float("inf"), "", " ", "x", "..", "/",
-            "../../x", "\x00", "\x1b[31m", "<b>", "\ud800", "é" * 300, "a\nb", [], {}, [None], [[]], {"": None}, {"a": {"b": []}},
-            ["x", 1], _nested(30),
+            None, True, False, 0, -1, 3, 2**63, 10**400, 0.5, float("nan"), float("inf"), -float("inf"), "", " ", "x",
+            "..", "/",
+            "../../x", "\x00", "\x1b[31m", "<b>", "\ud800", "é" * 300, "a\nb", [], {}, [None], [[]], {"": None},
+            {"a": {"b": []}}, ["x", 1], _nested(30),
         )
     )  # fmt: skip
 
@@ -89,9 +102,11 @@ def _whole(content: bytes, random: Random) -> bytes:
     """Another file altogether."""
     return random.choice(
         (
-            b"", b"\n", b" ", b"\0", b"null", b"[]", b"{}", b'""', b"0", b"true", b"---", b"[" * _DEEP, b'{"a":' * _DEEP, b"NaN",
-            b"<html></html>", b"- a\n- b\n", b"&a [*a]\n", b"!!python/object:os.system x\n", random.randbytes(500), b"a" * 100_000,
-            b"," * 1000, b'"', b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            b"", b"\n", b" ", b"\0", b"null", b"[]", b"{}", b'""', b"0", b"true", b"---", b"[" * _DEEP,
+            b'{"a":' * _DEEP, b"NaN", b"<html></html>", b"- a\n- b\n", b"&a [*a]\n",
+            b"!!python/object:os.system x\n", random.randbytes(500),
+            b"a" * 100_000, b"," * 1000, b'"',
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
         )
     )  # fmt: skip
 
@@ -154,7 +169,9 @@ def _other_cell(content: bytes, random: Random) -> bytes:
     place = random.choice([place for place, line in enumerate(lines) if line.strip()])
     tab = b"\t" if b"\t" in content else b","
     cells = lines[place].split(tab)
-    cells[random.randrange(len(cells))] = random.choice((b"", *_NUMBERS, *_ODD_BYTES, b"x" * 200_000, b"=1+1", b'"a', b"None"))
+    cells[random.randrange(len(cells))] = random.choice(
+        (b"", *_NUMBERS, *_ODD_BYTES, b"x" * 200_000, b"=1+1", b'"a', b"None")
+    )
     lines[place] = tab.join(cells)
     return b"\n".join(lines)
 
@@ -186,21 +203,18 @@ def _link_to_nothing(path: Path) -> None:
 OTHER_KINDS: tuple[Callable[[Path], None], ...] = (_removed, _folder, _link_to_itself, _link_to_nothing)
 
 
-def damage(path: Path, random: Random, kind: str | None = None) -> str:
+def damage(path: Path, random: Random, content_only: bool = False) -> str:
     """Damage a file in place; returns what was done.
 
     Args:
-        kind: the ending that says how its content is written; None: that of the file.
+        content_only: never put something else in its place, such as a folder.
     """
     content = path.read_bytes()
-    ending = path.suffix if kind is None else kind
-    if random.random() < 0.04:
+    if not content_only and random.random() < 0.04:
         change = random.choice(OTHER_KINDS)
         change(path)
         return change.__name__
-    if ending in _BY_ENDING and random.random() < 0.6:
-        function = _BY_ENDING[ending]
-    else:
-        function = random.choice(BYTES)
+    by_ending = _BY_ENDING.get(path.suffix)
+    function = by_ending if by_ending and random.random() < 0.6 else random.choice(BYTES)
     path.write_bytes(function(content, random))
     return function.__name__

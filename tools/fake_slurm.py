@@ -186,6 +186,9 @@ def run_once(job: Job, options: Mapping[str, str], index: int, restarts: int) ->
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     environ |= variables(job.key, index, options, restarts)
     path = output_path(options.get("output", "slurm-%A_%a.out" if "_" in job.key else "slurm-%j.out"), job.key)
+    until = time.monotonic() + WAIT_SECONDS  # whoever submits a job may make its folder afterwards
+    while not os.path.isdir(os.path.dirname(path) or ".") and time.monotonic() < until:
+        time.sleep(0.05)
     job.write("state", "RUNNING")
     job.remove("tasks")
     command = ["/bin/bash", os.path.join(job.folder, "script"), *json.loads(job.read("arguments"))]

@@ -114,7 +114,7 @@ def test_a_section_is_checked_before_its_job(job: str) -> None:
             {"job_type": "eval", "eval": {"aply_ema": True}},
             "Unknown option 'eval.aply_ema'. Options: eval.judge, eval.judge_window, eval.judge_protocol, "
             "eval.train_examples, eval.checkpoint_path, eval.ckpt_path, eval.revision, eval.apply_ema, "
-            "eval.trust_remote_code, eval.split, eval.data, eval.data_file, eval.num_samples. "
+            "eval.trust, eval.trust_remote_code, eval.split, eval.data, eval.data_file, eval.num_samples. "
             "Did you mean 'eval.apply_ema'?",
         ),
         ({"job_type": "eval", "eval": {"apply_ema": "no"}}, "eval.apply_ema is 'no', and must be true or false."),

@@ -290,12 +290,33 @@ def test_the_length_head_learns_how_many_are_missing(tokenizer: SimpleSpaceToken
     torch.testing.assert_close(loss(batch)["length_loss"], wanted.detach())
 
 
+def test_rows_count_by_their_steps_in_the_bound_per_token(model: RotaryILM, tokenizer: SimpleSpaceTokenizer) -> None:
+    batch = ILMSeq2SeqCollator(tokenizer)(EXAMPLES)  # type: ignore[arg-type]
+    per_row, by_steps = ILMLoss(model, tokenizer)(batch), ILMLoss(model, tokenizer, weighting="elbo")(batch)
+    steps = torch.tensor([len(example["input_ids"]) + 1 for example in EXAMPLES])
+    rows = per_row["token_ce"] + per_row["length_loss"]
+    torch.testing.assert_close(by_steps["loss"], (steps * rows).sum() / steps.sum())
+    assert by_steps["num_loss_terms"] == steps.sum()
+
+
+def test_what_the_bound_codes_are_the_whole_answers(loss: ILMLoss, tokenizer: SimpleSpaceTokenizer) -> None:
+    coded = loss.coded_ids(ILMSeq2SeqCollator(tokenizer)(EXAMPLES))  # type: ignore[arg-type]
+    assert [[token for token in row if token != -100] for row in coded.tolist()] == [e["input_ids"] for e in EXAMPLES]
+    assert all(row[: len(e["input_ids"])] == e["input_ids"] for row, e in zip(coded.tolist(), EXAMPLES, strict=True))
+
+
 def test_a_head_that_does_not_fit_is_refused(loss: ILMLoss, tokenizer: SimpleSpaceTokenizer) -> None:
+    loss.configure(None)  # type: ignore[arg-type]
     loss.length_loss = "ce"
-    with pytest.raises(ConfigError, match="length_loss=ce does not fit the model's head of 2 classes"):
+    with pytest.raises(ConfigError, match=r"length_loss=ce does not fit the model's head of 2 classes\.\nmodel\.num"):
         loss.configure(None)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"Unknown loss\.length_loss 'mse'"):
+    wide = RotaryILM(len(tokenizer), 16, 1, 2, num_classes=3, dropout=0.0)
+    with pytest.raises(ConfigError, match="length_loss=binary_ce does not fit the model's head of 3 classes"):
+        ILMLoss(wide, tokenizer).configure(None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"Unknown loss\.length_loss 'mse'. Choices: binary_ce, ce\."):
         ILMLoss(length_loss="mse")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"Unknown loss\.weighting 'nelbo'. Choices: none, elbo\."):
+        ILMLoss(weighting="nelbo")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("chunk", [7, 10**9])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlm.datamodule_mlm import MLMSeq2SeqCollator
+from mlm.datamodule_mlm import MLMCollator, MLMSeq2SeqCollator
 from mlm.loss_mlm import MLMLoss
 from mlm.model_mlm import RotaryMLM
 from mlm.types_mlm import MLMLossDict
@@ -78,6 +78,20 @@ def test_compile_changes_nothing(loss: MLMLoss, tokenizer: SimpleSpaceTokenizer)
     plain = loss(batch)["loss"]
     compiled = torch.compile(loss.loss_fn)(batch)["loss"]
     torch.testing.assert_close(compiled, plain)
+
+
+def test_lengths_are_counted_in_training_only(tokenizer: SimpleSpaceTokenizer) -> None:
+    model = RotaryMLM(len(tokenizer), d_model=16, num_layers=1, nhead=2, num_text_lengths=9, dropout=0.0)
+    loss = MLMLoss(model, tokenizer)
+    batch = MLMCollator(tokenizer, block_size=9, text_length="modelled")(EXAMPLES)
+    before = model.length_model.counts.clone()
+    model.eval()
+    loss(batch)
+    assert torch.equal(model.length_model.counts, before)
+    model.train()
+    loss(batch)
+    # With EOS, the texts have 3, 6 and 1 tokens.
+    assert (model.length_model.counts - before).nonzero().flatten().tolist() == [0, 2, 5]
 
 
 def test_an_unknown_weighting_is_named() -> None:

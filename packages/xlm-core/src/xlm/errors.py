@@ -48,7 +48,7 @@ def did_you_mean(names: Sequence[str]) -> str:
     """`Did you mean 'a' or 'b'?`; empty without names."""
     if not names:
         return ""
-    return "Did you mean " + " or ".join(f"'{name}'" for name in names) + "?"
+    return "Did you mean " + " or ".join(f"'{as_line(name)}'" for name in names) + "?"
 
 
 def as_line(text: object) -> str:

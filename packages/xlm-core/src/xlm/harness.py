@@ -312,7 +312,9 @@ class Harness(TermWeightedModule):
         if parts is not None:
             name = self._name("train", dataloader_idx)
             self.part_log.count(name, parts["of_rows"])
-            if not self.config.get("compile"):  # batches of other sizes would be compiled again
+            # Batches of other sizes would be compiled again. With split weights every process must run the network
+            # equally often, but processes may have examples of different parts.
+            if not self.config.get("compile") and not self._is_sharded:
                 place = (batch_idx, dataloader_idx, name)
                 loss = self.loss_function
                 self.part_log.measure(name, parts["batches"], self.device, lambda rows: call_loss(loss, rows, *place))

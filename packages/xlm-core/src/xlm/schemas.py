@@ -229,7 +229,7 @@ class Plan(Options):
     section: ClassVar[str] = "plan"
 
     output_path: Text = option("plan.json", "file to write")
-    num_steps: Count = option(5, "steps to measure")
+    num_steps: CountOrZero = option(5, "steps to measure; 0: build the network without memory, and take no steps")
     num_warmup_steps: Count = option(3, "steps before measuring")
 
 
@@ -238,7 +238,16 @@ class Runs:
     """Options, as key=value:"""
 
     json: bool = option(False, "print JSON instead of a table")
-    sort: Literal["age", "name", "model", "data", "step", "match", "loss", "state"] = option("age", "column to sort by")
+    sort: Text = option("age", "age, name, model, data, step, match, loss, state, or a metric to sort by")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """Options, as key=value:"""
+
+    run: Text = option("", "folder or name of the run to repeat")
+    job_name: Text = option("", "name of the new run; by default that of the first with _repeat")
+    trust: bool = option(False, "allow the run's configuration to name any function")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +289,7 @@ class TextQuality:
     window: Annotated[int, Ge(2), Le(LARGEST)] = option(1024, "context length of the judge, in tokens")
     train_examples: Count | None = option(None, "training examples to compare texts with")
     num_texts: Count | None = option(None, "number of texts per file, from its start")
+    trust: bool = option(False, "allow the stored configuration of train and reference to name any function")
     mauve: bool = option(False, "compute MAUVE against the reference")
     protocol: Literal["xlm", "mdlm"] = option("xlm", "which tokens the judge scores")
 

@@ -60,6 +60,12 @@ def metrics(cfg):
     return {"loss": 1.0}
 
 
+def sometimes(cfg):
+    if cfg.seed == 2:
+        raise RuntimeError("seed 2 is bad luck")
+    print(cfg.job_name)
+
+
 def environment(cfg):
     import os
     print(os.environ.get("HYDRA_FULL_ERROR"))
@@ -70,7 +76,8 @@ def environment(cfg):
 def toy(work_dir: Path, write_model: WriteModel) -> Path:
     root = write_model(work_dir / "toy")
     (root / "toy_jobs.py").write_text(JOBS)
-    names = ("use_model", "crash", "value_error", "interrupted", "ctrl_c", "missing", "environment", "three", "metrics")
+    names = ("use_model", "crash", "value_error", "interrupted", "ctrl_c", "missing", "environment", "three", "metrics",
+             "sometimes")  # fmt: skip
     commands = "".join(f"{name}: toy.toy_jobs.{name}\n" for name in names)
     (root / "configs" / "commands.yaml").write_text(f"hello: toy.parts.hello\nlost: toy.nowhere.run\n{commands}")
     (work_dir / "xlm_models.json").write_text('{"toy": "toy"}')
@@ -139,7 +146,7 @@ def test_a_model_brings_a_standalone_command_in_a_few_lines(capsys: pytest.Captu
 def test_a_sweep_runs_each(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "-m", "name", "experiment=toy", "seed=1,2", "model.width=3")
     assert code == 0
-    assert out.split() == [f"toy,seed={seed},model.width=3" for seed in (1, 2)]
+    assert out.split() == [f"toy,model.width=3,seed={seed}" for seed in (1, 2)]
 
 
 def test_hydras_flags_keep_working(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,8 +220,38 @@ def test_a_bad_target_says_where_it_is_written(capsys: pytest.CaptureFixture[str
 def test_the_same_mistakes_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "-m", "missing", "experiment=toy", "seed=1,2")
     assert code == 1
-    assert "Error executing job with overrides" in err
+    assert err.count("This run ends here: toy,seed=") == 2
+    assert "\nError: 2 of 2 runs failed.\n  toy,seed=1: Key 'no_such_key' is not in struct" in err
+    code, _, err = run(capsys, "-m", "missing", "experiment=toy", "seed=1")
+    assert code == 1
     assert "\nError: Key 'no_such_key' is not in struct" in err
+
+
+@pytest.mark.parametrize(
+    "batches", [[], pytest.param(["hydra.sweeper.max_batch_size=1"], marks=pytest.mark.slow)], ids=["one", "several"]
+)
+def test_a_run_that_fails_does_not_end_the_sweep(capsys: pytest.CaptureFixture[str], batches: list[str]) -> None:
+    code, out, err = run(capsys, "-m", "sometimes", "experiment=toy", "seed=1,2,3", *batches)
+    assert (code, out.split()) == (1, ["toy,seed=1", "toy,seed=3"])
+    assert "Traceback" in err  # a bug shows where it is
+    assert err.endswith(
+        "Error: 1 of 3 runs failed. The others are complete.\n  toy,seed=2: seed 2 is bad luck\n"
+        "The same command continues or repeats them.\n"
+    )
+
+
+def test_a_signal_ends_the_whole_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "-m", "interrupted", "experiment=toy", "seed=1,2,3")
+    assert (code, out, err.count("Interrupted by SIGTERM")) == (143, "", 1)
+
+
+def test_a_sweeper_needs_no_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["name", "experiment=toy", "trainer.max_steps=3", "job_name=a,b"]
+    code, out, err = run(capsys, *words, "seed=2", "hydra/launcher=basic")
+    assert (code, out, err) == (0, "a,b\n", "")
+    code, out, err = run(capsys, *words, "seed=2", "hydra/sweeper=optuna")
+    assert (code, out) == (1, "")
+    assert "hydra/sweeper=optuna needs values to choose from" in err
 
 
 def test_full_errors_on_demand(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,17 +76,25 @@ def test_the_size_of_a_batch_of_one_device_counts_where_no_other_is_said() -> No
     assert default_job_name(STAR, overrides, global_batch_size=64) == "star_easy_arlm"
 
 
-def test_a_sweep_names_its_runs_by_their_overrides() -> None:
+def test_a_run_of_a_sweep_has_the_name_that_it_has_alone() -> None:
     overrides = ["job_type=train", "experiment=star_easy_arlm", "optimizer.lr=0.001", "++predictor.top_k=5"]
-    name = default_job_name(STAR, overrides, is_sweep=True)
-    assert name == "star_easy_arlm,optimizer.lr=0.001,++predictor.top_k=5"
+    assert default_job_name(STAR, overrides, swept=["optimizer.lr"]) == default_job_name(STAR, overrides)
+
+
+def test_what_a_sweep_varies_is_in_the_name_in_any_case() -> None:
+    overrides = ["experiment=star_easy_arlm", "trainer.max_steps=5", "++predictor.top_k=5", "loggers=debug"]
+    name = default_job_name(STAR, overrides, swept=["trainer.max_steps", "predictor.top_k", "experiment"])
+    assert name == "star_easy_arlm,predictor.top_k=5,trainer.max_steps=5"
+    both = ["experiment=star_easy_arlm", "per_device_batch_size=8"]
+    name = default_job_name(STAR, both, swept=["per_device_batch_size"], global_batch_size=64)
+    assert name == "star_easy_arlm,per_device_batch_size=8"
 
 
 def test_names_are_folder_names_and_stay_different_when_cut() -> None:
-    odd = default_job_name(STAR, ["a='x/../y z'", "~b"], is_sweep=True)
+    odd = default_job_name(STAR, ["a='x/../y z'", "~b"])
     assert "/" not in odd
     assert " " not in odd
-    long = [default_job_name(STAR, [f"a={'x' * 300}{end}"], is_sweep=True) for end in "yz"]
+    long = [default_job_name(STAR, [f"a={'x' * 300}{end}"]) for end in "yz"]
     assert long[0] != long[1]
     assert all(len(name) <= MAX_LENGTH for name in long)
 

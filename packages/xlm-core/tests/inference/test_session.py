@@ -1,31 +1,55 @@
-"""Which processes in a Slurm allocation are tasks of `srun`; intervals of the Trainer."""
+"""Where the ranks in a SLURM allocation come from; intervals of the Trainer."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import OmegaConf
 
 from xlm.errors import ConfigError
-from xlm.inference.session import check_trainer, own_environment
+from xlm.inference.session import SlurmTasks, check_trainer, own_environment
 
 TASK = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 
 
 @pytest.mark.parametrize(
-    ("environ", "is_own"),
+    ("environ", "expected"),
     [
-        ({}, False),
-        ({"SLURM_NTASKS": "4"}, True),  # a shell of salloc
-        ({"SLURM_NTASKS": "1"}, True),
-        ({"SLURM_NTASKS": "4", **TASK}, True),  # the script of sbatch
-        ({"SLURM_NTASKS": "4", **TASK, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}, True),  # its shell
-        ({"SLURM_NTASKS": "1", **TASK}, False),  # one task is one process, which Slurm may requeue
-        ({"SLURM_NTASKS": "4", **TASK, "SLURM_STEP_NUM_TASKS": "4"}, False),  # srun
-        ({"SLURM_NTASKS": "", "SLURM_JOB_ID": "3"}, True),
+        ({}, None),
+        ({"SLURM_NTASKS": "4"}, LightningEnvironment),  # a shell of salloc
+        ({"SLURM_NTASKS": "1"}, LightningEnvironment),
+        ({"SLURM_NTASKS": "4", **TASK}, LightningEnvironment),  # the script of sbatch
+        ({"SLURM_NTASKS": "4", **TASK, "SLURM_STEP_NUM_TASKS": "1"}, LightningEnvironment),  # a shell of salloc
+        ({"SLURM_NTASKS": "1", **TASK, "SLURM_STEP_NUM_TASKS": "1"}, LightningEnvironment),  # may start others itself
+        ({"SLURM_NTASKS": "4", **TASK, "SLURM_STEP_NUM_TASKS": "4"}, SlurmTasks),
+        ({"SLURM_NTASKS": "4", **TASK, "SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_NAME": "bash"}, SlurmTasks),
+        ({"SLURM_NTASKS": "", "SLURM_JOB_ID": "3"}, LightningEnvironment),
     ],
 )
-def test_processes_that_srun_did_not_start_run_alone(environ: dict[str, str], is_own: bool) -> None:
-    assert bool(own_environment(environ)) == is_own
+def test_only_tasks_of_srun_take_their_rank_from_slurm(environ: dict[str, str], expected: type | None) -> None:
+    assert [type(found) for found in own_environment(environ)] == ([] if expected is None else [expected])
+
+
+def test_an_allocation_of_several_tasks_without_srun_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    own_environment({"SLURM_NTASKS": "4"})
+    assert "has 4 tasks, but xlm was started without srun: it runs alone" in caplog.text
+
+
+@pytest.mark.parametrize(("devices", "nodes", "is_right"), [(2, 2, True), (4, 1, False), (1, 2, False), (2, 1, False)])
+def test_the_tasks_of_srun_must_be_the_devices(
+    monkeypatch: pytest.MonkeyPatch, devices: int, nodes: int, is_right: bool
+) -> None:
+    # Also with `--ntasks=4`, without SLURM_NTASKS_PER_NODE.
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_STEP_NUM_TASKS": "4", **TASK}.items():
+        monkeypatch.setenv(name, value)
+    (environment,) = own_environment(os.environ)
+    if is_right:
+        environment.validate_settings(devices, nodes)
+    else:
+        with pytest.raises(ConfigError, match=r"srun started 4 tasks on 2 nodes, .* Set trainer\.devices=2 "):
+            environment.validate_settings(devices, nodes)
 
 
 def test_a_process_of_torchrun_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

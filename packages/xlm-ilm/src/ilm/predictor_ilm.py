@@ -74,6 +74,8 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
     def __post_init__(self) -> None:
         given = dict(vars(self))
         check_arguments(ILMPredictor, given, "predictor")
+        if self.suppressed_tokens and self.tokenizer is not None:
+            suppressed_ids(self.tokenizer, self.suppressed_tokens)  # an unknown one is reported before training
         filters = (self.slot_top_k, self.slot_top_p)
         if self.sampling == "joint" and (filters != (None, None) or self.parallel_slots > 1):
             raise ConfigError(
@@ -156,7 +158,8 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
                 trace.said(rows.index, length_logits.softmax(dim=-1)[:, 0])
             complete[rows.index] = done
             ended.append(rows.select(done))
-            rows, hidden, u, length_logits = rows.select(~done), hidden[~done], u[~done, 1:], length_logits[~done]
+            on = (~done).nonzero().squeeze(1)
+            rows, hidden, u, length_logits = rows.select(on), hidden[on], u[on, 1:], length_logits[on]
             if len(rows.index):
                 room = self.max_length - lengths[rows.index]
                 slots, tokens = self._choose(hidden, rows, u, self._most(length_logits, room))

@@ -73,7 +73,7 @@ def print_runs(words: Sequence[str], options: Runs) -> int:
         print(json.dumps([as_object(run) for run in runs], indent=2, ensure_ascii=False))
     elif runs:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print("\n".join(as_lines(runs, width)))
+        print("\n".join(as_lines(runs, width, metric=options.sort)))
     else:
         where = ", ".join(str(folder) for folder in folders or [DEFAULT_FOLDER])
         matching = f" that matches '{' '.join(filters)}'" if filters else ""

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +19,7 @@ from xlm.compose.checks import read_part
 from xlm.data.rows import SubsetRows
 from xlm.decoding.options import unsaid
 from xlm.errors import ConfigError, did_you_mean, nearest_names
-from xlm.evaluation.pareto import PERPLEXITY, Point, draw, qualities, table, write_tables
+from xlm.evaluation.pareto import PERPLEXITY, Point, StoredPoint, draw, qualities, table, write_tables
 from xlm.evaluation.text_quality.texts import WrittenText, written_texts
 from xlm.harness import Harness
 from xlm.inference.session import Session, display_path, fewer_than_asked, start
@@ -35,6 +35,7 @@ from xlm.training.rng import random_state_of
 from xlm.utils.annotations import options_in
 from xlm.utils.files import output_file, output_folder
 from xlm.utils.imports import get_function
+from xlm.utils.json_shapes import misfit
 from xlm.utils.run_record import config_hash
 
 Values = dict[str, tuple[float, float | None]]
@@ -189,7 +190,7 @@ def run(cfg: DictConfig) -> list[Point]:
     is_warm = False
     for options, predictor in zip(settings, predictors, strict=True):
         point = known.get(_text(options))
-        if point is None:
+        if point is None or not _has_all(point, points, scoring.quality):
             if not is_warm:
                 # Otherwise the first setting would include the cost of the one-time setup.
                 call_at(predictor.predict, next(batches()), 0, 0, name)
@@ -304,18 +305,28 @@ def _text(options: Mapping[str, Any]) -> str:
     return json.dumps(options, sort_keys=True)
 
 
+class _Line(TypedDict):
+    key: str
+    point: StoredPoint
+
+
 def _read(path: Path, key: str) -> dict[str, Point]:
-    """Points of earlier starts, by their options; an incomplete line is skipped."""
+    """Points of earlier starts, by their options; a damaged line is skipped."""
     found: dict[str, Point] = {}
-    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if entry.get("key") == key:
+        if misfit(entry, _Line) is None and entry["key"] == key:
             point = Point.from_dict(entry["point"])
             found[_text(point.options)] = point
     return found
+
+
+def _has_all(point: Point, points: list[Point], quality: str) -> bool:
+    """Whether a stored point has the quality, and the metrics of the other points."""
+    return quality in point.metrics and all(point.metrics.keys() == other.metrics.keys() for other in points[:1])
 
 
 def _append(path: Path, key: str, point: Point) -> None:

@@ -89,7 +89,7 @@ def judged(request: Request) -> tuple[dict[str, Quality], dict[str, Any], str]:
     device = usable_device(options.device)
     judge = load_scorer(options.judge, device, options.window, options.protocol) if options.judge else None
     train = _train(options.train, writers)
-    data = _data_of({options.reference: "reference", train: "train"})
+    data = _data_of({options.reference: "reference", train: "train"}, options.trust)
     unit = _unit(options.tokenizer, data)
     if options.reference:
         most = max(map(len, texts.values()))
@@ -135,11 +135,12 @@ def _train(said: str, writers: Sequence[str | None]) -> str:
     return next((writer for writer in writers if writer and Path(writer).exists()), "")
 
 
-def _data_of(names: Mapping[str, str]) -> dict[str, DataOfModel]:
+def _data_of(names: Mapping[str, str], trust: bool) -> dict[str, DataOfModel]:
     """The data of all names that are models and not files of texts; `names` maps each name to its option."""
     from xlm.inference.texts import data_of_model, is_file_of_texts
 
-    return {name: data_of_model(name, option) for name, option in names.items() if name and not is_file_of_texts(name)}
+    models = {name: option for name, option in names.items() if name and not is_file_of_texts(name)}
+    return {name: data_of_model(name, option, trust) for name, option in models.items()}
 
 
 def _unit(tokenizer: str, data: dict[str, DataOfModel]) -> Unit:

@@ -101,7 +101,7 @@ def readable_errors(found: Discovery | None = None, overrides: Sequence[str] = (
     """Raise an XLMError instead of any error of Hydra, OmegaConf or YAML in a block that composes."""
     try:
         yield
-    except (*FOREIGN_ERRORS, ValueError) as error:  # Hydra raises it for some choices
+    except (*FOREIGN_ERRORS, ValueError, RecursionError) as error:  # Hydra raises ValueError for some choices
         readable = translate(error, found, overrides)
         raise readable from error
 
@@ -122,6 +122,8 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
         return explain(error)
     if isinstance(error, MissingConfigException):
         return _missing_config(error, found)
+    if isinstance(error, UnicodeDecodeError):
+        return ConfigError(f"{_not_utf8() or 'A configuration file'} is not UTF-8: {error}.")
     text = without_pluses(str(error))
     overrides = [without_pluses(override) for override in overrides]
     if isinstance(error, OverrideParseException):
@@ -159,6 +161,16 @@ def _file_of(target: str, choices: Mapping[str, object]) -> Path | None:
     files = [path for path in config_files() if line.search(path.read_text("utf-8", errors="replace") + "\n")]
     chosen = [path for path in files if str(choices.get(path.parent.name)) == path.stem]
     return chosen[0] if chosen else files[0] if len(files) == 1 else None
+
+
+def _not_utf8() -> Path | None:
+    """The first searched file that is not UTF-8."""
+    for path in config_files():
+        try:
+            path.read_text("utf-8")
+        except UnicodeDecodeError:
+            return path
+    return None
 
 
 def _ours_in_chain(error: BaseException | None) -> XLMError | None:

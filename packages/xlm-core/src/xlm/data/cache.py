@@ -179,12 +179,20 @@ def _finished(folder: Path) -> list[Shard]:
             path = folder / one["name"]
             is_sound = path.stat().st_size == one["bytes"] and file_digest(path) == one["digest"]
             shard = Shard(path, int(one["num_rows"]), int(one["num_read"]))
-        except (OSError, ValueError, KeyError, TypeError):  # the process died while it wrote the line
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ):  # the process died while it wrote the line
             is_sound = False
         if not is_sound:
             break
         sound += line
         shards.append(shard)
+    _remove(folder / _FINISHED)  # whatever is there
     (folder / _FINISHED).write_text(sound)
     return shards
 
@@ -200,10 +208,15 @@ def _record(folder: Path, shard: Shard) -> None:
 
 def _remove_others(folder: Path, kept: set[str]) -> None:
     for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in kept:
-            path.unlink()
+        if path.name not in kept or path.is_dir():
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_checked(path: Path) -> ArrowRows:

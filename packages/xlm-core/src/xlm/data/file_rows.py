@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from xlm.data.selection import AS_USUAL, Reading
-from xlm.errors import DataError
+from xlm.errors import DataError, as_line
 from xlm.utils.text_files import (
     COMPRESSED,
     AmountRead,
@@ -31,10 +32,17 @@ def rows_of_file(path: Path, reading: Reading = AS_USUAL) -> Iterator[Row]:
     Raises:
         DataError: the file is damaged, or a row is not an object; the message names file and row.
     """
-    try:
+    with damage_as_errors(path):
         yield from _READERS[type_of_file(path)](path, reading)
+
+
+@contextmanager
+def damage_as_errors(path: Path) -> Iterator[None]:
+    """DataError for what Arrow and the system say of a file that cannot be read."""
+    try:
+        yield
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = as_line(str(error).strip().split("\n")[0])
         raise DataError(f"{path} cannot be read as {type_of_file(path)[1:]}: {reason}") from error
 
 
@@ -99,10 +107,20 @@ def _rows_of_batches(path: Path, batches: Iterable[pa.RecordBatch], num_rows: in
 
     def lists() -> Iterator[list[Any]]:
         for batch in batches:
-            yield batch.to_pylist()
+            yield sound_rows(batch)
             AmountRead.num_bytes += batch.num_rows * bytes_per_row
 
     return _numbered(path, chain.from_iterable(lists()))
+
+
+def sound_rows(batch: pa.RecordBatch | pa.Table) -> list[Any]:
+    """The rows of a batch that was mapped from a file; ArrowInvalid if the file is damaged.
+
+    Arrow doesn't check offsets and lengths itself, and would read outside the file, which ends the process.
+    """
+    batch.validate(full=True)
+    rows: list[Any] = batch.to_pylist()
+    return rows
 
 
 def _numbered(path: Path, values: Iterable[Any]) -> Iterator[Row]:

@@ -8,11 +8,12 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from xlm.errors import DataError, did_you_mean, nearest_names
+from xlm.errors import DataError, as_line, did_you_mean, nearest_names
 from xlm.utils.text_files import checked_text, name_of_kind
 
 # The column with the number of UTF-8 bytes of the original text, the denominator of bits per byte.
 NUM_BYTES = "num_bytes"
+_SHOWN = 200  # characters of the names of columns in a message
 
 
 def token_ids_to_input_ids(
@@ -211,7 +212,7 @@ def _first(example: Any, *columns: str) -> Any:
             return example[name]
         if (inner := nested_value(example, name)) is not None:
             return inner
-    has = f"it has: {', '.join(example) or 'none'}"
+    has = f"it has: {as_line(', '.join(example))[:_SHOWN] or 'none'}"
     hint = did_you_mean(nearest_names(columns[0], example))
     lacks = (
         f"the column {columns[0]!r} is missing" if len(columns) == 1 else f"none of the columns {', '.join(columns)}"

@@ -21,7 +21,7 @@ from xlm.data.locator import Named, locate, part_of_files
 from xlm.data.mapping import RowError, map_chunks
 from xlm.data.mixtures import joined_content, part_managers
 from xlm.data.prepare_progress import ShareRead, shown
-from xlm.data.rows import ArrowRows, Chunk, ListRows, Rows
+from xlm.data.rows import ArrowRows, Chunk, ColumnError, ListRows, Rows
 from xlm.data.selection import Reading, removed_from
 from xlm.data.sources import (
     AFTER_NUM_EXAMPLES,
@@ -226,17 +226,20 @@ class DatasetManager:
         if self._prepared is not None and self._prepared[0] == asked:
             return self._prepared[1]
         source = self.source()
-        entry = DataCache(cache_dir).get_or_build(
-            source.name,
-            self._cache_key(source, tokenizer),
-            lambda start: self._shown(source, tokenizer, num_workers, start),
-            removed=lambda: removed_from(source),
-            rewritten=rewritten,
-        )
         inner: Any = source
         while hasattr(inner, "source"):
             inner = inner.source
         place = str(getattr(inner, "path", None) or getattr(inner, "folder", None) or inner.name)
+        try:
+            entry = DataCache(cache_dir).get_or_build(
+                source.name,
+                self._cache_key(source, tokenizer),
+                lambda start: self._shown(source, tokenizer, num_workers, start),
+                removed=lambda: removed_from(source),
+                rewritten=rewritten,
+            )
+        except ColumnError as error:
+            raise DataError(f"{place}: {error}") from error
         self._say_removed(entry, place)
         if len(entry.rows) == 0:
             raise DataError(self._no_examples(place, next(iter(source.rows(tokenizer)), None) is None))

@@ -78,6 +78,7 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
     """
     try:
         tokenizer = _loaded(str(pretrained_model_name_or_path), kwargs)
+        tokenizer("a b")  # some options of its files are only read now
     except Exception as error:
         # For a folder without such files, transformers lists the kinds of files that it could have used.
         no_files = "Couldn't instantiate the backend tokenizer" in str(error)
@@ -94,7 +95,8 @@ def load_auto_tokenizer(pretrained_model_name_or_path: str, **kwargs: Any) -> An
 
 def _loaded(name: str, kwargs: dict[str, Any]) -> Any:
     if not name.endswith((".json", ".model")) or Path(name).is_dir():
-        return AutoTokenizer.from_pretrained(name, **kwargs)
+        # Without a value, transformers asks in the terminal whether code beside the files may run.
+        return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False} | kwargs)
     if not Path(name).is_file():
         raise FileNotFoundError("the file does not exist")
     backend = Tokenizer.from_file(name) if name.endswith(".json") else _from_sentencepiece(Path(name))

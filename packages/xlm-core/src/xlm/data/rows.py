@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from xlm.errors import DataError
+from xlm.errors import DataError, as_line
 
 Ints = npt.NDArray[np.int64]
 
@@ -20,6 +20,11 @@ _ROWS_PER_FILE = 50_000
 _ROWS_PER_CHUNK = 1000
 # A file of long texts is complete before it fills the memory.
 _BYTES_PER_FILE = 2**28
+_SHOWN = 200  # characters of the names of columns in a message
+
+
+class ColumnError(DataError):
+    """Examples whose columns differ, or whose values cannot be stored together."""
 
 
 class Rows(Protocol):
@@ -305,7 +310,7 @@ def write_shards(folder: Path, chunks: Iterable[Chunk], done: Sequence[Shard] = 
         try:
             table = pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowException as error:
-            raise DataError(f"A column has values of different kinds in different examples: {error}") from error
+            raise ColumnError(f"A column has values of different kinds in different examples: {error}") from error
         _write_table(path, _narrowed(table))
         return Shard(path, num_rows, num_read)
 
@@ -336,8 +341,8 @@ def _array(values: list[Any], column: str, before: int) -> pa.Array:
         return pa.array(values)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         first = next(n for n in range(1, len(values) + 1) if not _has_array(values[:n]))
-        raise DataError(
-            f"Column {column!r} of prepared example {before + first} cannot be stored: {error}\n"
+        raise ColumnError(
+            f"Column {column!r} of prepared example {before + first} cannot be stored: {as_line(error)}\n"
             "All values of a column must be of one kind. Set columns_to_keep to drop a column that is not needed."
         ) from error
 
@@ -350,8 +355,9 @@ def _has_array(values: list[Any]) -> bool:
     return True
 
 
-def _differing(found: list[str], first: list[str]) -> DataError:
-    return DataError(f"All examples need the same columns; one has {', '.join(found)}, the first {', '.join(first)}.")
+def _differing(found: list[str], first: list[str]) -> ColumnError:
+    names = [as_line(", ".join(columns))[:_SHOWN] for columns in (found, first)]
+    return ColumnError(f"All examples need the same columns; one has {names[0]}, the first {names[1]}.")
 
 
 def _narrowed(table: pa.Table) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
@@ -12,11 +13,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from xlm.data.file_rows import ROWS_AT_ONCE, check_type, rows_of_file, rows_of_files
+from xlm.data.file_rows import ROWS_AT_ONCE, check_type, rows_of_file, rows_of_files, sound_rows
 from xlm.data.hashing import code_version, file_digest
 from xlm.data.selection import AS_USUAL, Reading, Selection
-from xlm.errors import DataError, did_you_mean, nearest_names
+from xlm.errors import DataError, XLMError, as_line, did_you_mean, nearest_names
 from xlm.utils.imports import get_function
+from xlm.utils.instantiate import first_sentence
 from xlm.utils.text_files import AmountRead, Row
 
 if TYPE_CHECKING:
@@ -256,13 +258,15 @@ class SavedSource(_Folder):
         return {"saved": _folder_identity(self.folder), "split": self.split}
 
     def rows(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
-        return _dataset_rows(self.dataset())
+        with damage_of_folder_as_errors(self.folder):
+            yield from _dataset_rows(self.dataset())
 
     def dataset(self) -> Dataset:
-        """The split, memory-mapped."""
+        """The split, memory-mapped; DataError if the folder is damaged, or has no such split."""
         from datasets import DatasetDict, load_from_disk
 
-        loaded = load_from_disk(str(self.folder))
+        with damage_of_folder_as_errors(self.folder):
+            loaded = load_from_disk(str(self.folder))
         if isinstance(loaded, DatasetDict):
             loaded = _pick_split(loaded, self.split, str(self.folder))
         elif self.split is not None and self.split != str(loaded.split):
@@ -390,8 +394,20 @@ def _pick_split(splits: Mapping[str, Dataset], split: str | None, where: str) ->
 def _dataset_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
     AmountRead.of_rows, AmountRead.num_rows = len(dataset), 0
     for table in dataset.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
-        yield from table.to_pylist()
+        yield from sound_rows(table)
         AmountRead.num_rows += table.num_rows
+
+
+@contextmanager
+def damage_of_folder_as_errors(folder: Path) -> Iterator[None]:
+    """DataError for a folder that `datasets` cannot read; it uses files without checks and raises anything."""
+    try:
+        yield
+    except XLMError:
+        raise
+    except Exception as error:
+        reason = first_sentence(error)
+        raise DataError(as_line(f"The saved data set in {folder} cannot be read: {reason}")) from error
 
 
 def existing(path: Path) -> Path:

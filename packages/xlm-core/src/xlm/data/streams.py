@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from xlm.data.file_rows import ROWS_AT_ONCE, type_of_file
+from xlm.data.file_rows import ROWS_AT_ONCE, damage_as_errors, sound_rows, type_of_file
 from xlm.data.sources import (
     FileSource,
     FilesSource,
@@ -27,6 +27,7 @@ from xlm.data.sources import (
     HubSource,
     SavedSource,
     Source,
+    damage_of_folder_as_errors,
 )
 from xlm.errors import DataError
 from xlm.utils.text_files import can_be_split, json_value, line_number, lines_between, name_of_kind
@@ -102,10 +103,13 @@ class RowGroup:
         from pyarrow import parquet
 
         # Without pre_buffer and with a buffer, pages are read one after the other instead of all at once.
-        with parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=2**20) as file:
+        with (
+            damage_as_errors(self.path),
+            parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=2**20) as file,
+        ):
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[self.group]):
                 if start < batch.num_rows:
-                    yield from batch.slice(start).to_pylist()
+                    yield from sound_rows(batch.slice(start))
                 start = max(0, start - batch.num_rows)
 
     def where(self, number: int) -> str:
@@ -121,7 +125,8 @@ class SavedRows:
     end: int
 
     def rows(self, start: int, tokenizer: Any) -> Iterator[Raw]:
-        yield from _saved(self.source).with_format("arrow")[self.start + start : self.end].to_pylist()
+        with damage_of_folder_as_errors(self.source.folder):
+            yield from sound_rows(_saved(self.source).with_format("arrow")[self.start + start : self.end])
 
     def where(self, number: int) -> str:
         return self.source.where(self.start + number)
@@ -184,12 +189,10 @@ def pieces_of(source: Source) -> list[Piece]:
 def _pieces_of_file(source: FileSource) -> list[Piece]:
     path, kind = source.path, type_of_file(source.path)
     if kind == ".parquet":
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
 
-        try:
+        with damage_as_errors(path):
             data = parquet.ParquetFile(path).metadata
-        except (ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as parquet: {error}") from error
         sizes = [data.row_group(group).num_rows for group in range(data.num_row_groups)]
         before = accumulate(sizes, initial=0)
         return [RowGroup(path, group, rows) for group, rows in zip(range(len(sizes)), before, strict=False)]

@@ -18,7 +18,7 @@ from xlm.data.hashing import code_version, hash_of
 from xlm.data.locator import Named, part_of_files
 from xlm.data.pretrained_tokenizers import CompleteTokenizer, load_auto_tokenizer
 from xlm.data.selection import Reading
-from xlm.errors import DataError
+from xlm.errors import DataError, as_line
 from xlm.utils.files import output_folder, replace_text
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ Kind = Literal["bpe", "unigram", "wordpiece", "word", "character", "byte"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Merges of more text than this would hardly differ.
 _MOST_CHARACTERS = 100_000_000
+_SHOWN = 200  # characters of the names of columns in a message
 
 
 class TrainedTokenizer(CompleteTokenizer, PreTrainedTokenizerFast):
@@ -91,7 +92,8 @@ def texts_of_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> 
     for row in rows:
         found = [value for column in columns if (value := nested_value(row, column)) is not None]
         if not found:
-            raise DataError(f"The data have no column {' or '.join(columns)}; they have: {', '.join(row)}.")
+            has = as_line(", ".join(row))[:_SHOWN]
+            raise DataError(f"The data have no column {' or '.join(columns)}; they have: {has}.")
         for value in map(as_messages, found):
             texts = [value] if isinstance(value, str) else [str(message.get("content")) for message in value]
             for text in texts:
@@ -192,7 +194,9 @@ def _read(path: Path) -> str | None:
         reason = "it does not match its checksum"
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise DataError(f"The tokenizer in {path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         reason = type(error).__name__
     logger.warning("The tokenizer in %s cannot be used (%s). It will be trained again.", path, reason)
     return None

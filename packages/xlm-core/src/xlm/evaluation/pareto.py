@@ -8,8 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
+from annotated_types import Gt
+
+from xlm.utils.annotations import Count, NonNegative, Number
 from xlm.utils.files import replace_text
 from xlm.utils.text import csv_cell
 
@@ -18,6 +21,16 @@ COSTS: tuple[Cost, ...] = ("network_calls", "seconds")
 # Lower is better; always shown with the entropy, since repetitive texts have a low perplexity and a low entropy.
 # The name of a perplexity may end with the judge's protocol.
 PERPLEXITY, ENTROPY = "judge_perplexity", "entropy"
+
+
+class StoredPoint(TypedDict):
+    """A `Point` as JSON."""
+
+    options: dict[str, Any]
+    metrics: dict[str, tuple[Number | None, NonNegative | None]]
+    n: Count
+    network_calls: NonNegative | None
+    seconds: Annotated[Number, Gt(0)]
 
 
 @dataclass(frozen=True)
@@ -53,12 +66,12 @@ class Point:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Point:
-        """The inverse of `as_dict`, also after JSON."""
+        """The inverse of `as_dict`, also after JSON; other keys are ignored."""
         metrics = {
             name: (math.nan if value is None else float(value), None if error is None else float(error))
             for name, (value, error) in values["metrics"].items()
         }
-        return cls(**{**values, "metrics": metrics})
+        return cls(values["options"], metrics, values["n"], values["network_calls"], values["seconds"])
 
 
 def qualities(quality: str) -> list[str]:

@@ -20,13 +20,16 @@ import inspect
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.base import Container
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from xlm.errors import BadTargetError, ConfigError, NotAllowedError, XLMError, as_line
@@ -96,7 +99,11 @@ _NUMBERS = ("eval", "div_up", "min_int", "max_int")
 _LIVE_NUMBER = re.compile(r"(?:[a-z]\w*\.)*(?:full_vocab_size|vocab_size|[a-z]+_token_id|\w*block_size|num_[a-z_]+)")
 
 
-_ALLOWED = "a class or function for configurations of xlm or an active model"
+_ALLOWED = "a class or function that is made for configurations"
+
+
+# A shipped configuration needs about 300.
+_MAX_STEPS = 10_000
 
 
 class Refusal(NamedTuple):
@@ -124,9 +131,35 @@ def first_refusal(config: DictConfig, runs_judges: bool = True) -> Refusal | Non
     """The first part of a configuration that is not allowed; None if all of it is."""
     _listed.cache_clear()  # files of configurations may have changed
     try:
-        return next(_refusals(config, runs_judges), None)
+        with _limited_resolution():
+            return next(_refusals(config, runs_judges), None)
     except RecursionError:
         return Refusal("", "is nested too deeply")
+    except _TooManySteps:
+        return Refusal("", f"needs more than {_MAX_STEPS:,} steps to be resolved")
+
+
+class _TooManySteps(BaseException):
+    """Raised through OmegaConf, which wraps every Exception."""
+
+
+@contextmanager
+def _limited_resolution() -> Iterator[None]:
+    """Count the interpolations that are resolved: a few values that refer to each other twice need billions."""
+    steps, resolve = 0, Container.resolve_parse_tree
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > _MAX_STEPS:
+            raise _TooManySteps
+        return resolve(*args, **kwargs)
+
+    Container.resolve_parse_tree = counted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Container.resolve_parse_tree = resolve  # type: ignore[method-assign]
 
 
 def _refusals(root: DictConfig, runs_judges: bool) -> Iterator[Refusal]:
@@ -157,9 +190,10 @@ def nodes_of(node: Any) -> Iterator[tuple[Any, Any]]:
         return
     if node._is_interpolation():
         return
+    parent: Any = node
     for name in range(len(node)) if isinstance(node, ListConfig) else list(node.keys()):
-        yield node, name
-        yield from nodes_of(node._get_node(name))
+        yield parent, name
+        yield from nodes_of(parent._get_node(name))
 
 
 def _bad_value(key: str, name: str, value: Any, runs_judges: bool) -> str:
@@ -201,7 +235,7 @@ def is_allowed(path: str) -> bool:
     found = _defined_at(path)
     if not inspect.isclass(found) or _LOAD_NETWORKS.match(found.__module__):
         return False
-    return parts[0] in packages or any(issubclass(found, get_object(base)) for _, base in prefixes)
+    return parts[0] in packages or any(get_object(base) in found.__mro__ for _, base in prefixes)
 
 
 def _packages() -> set[str]:
@@ -215,10 +249,7 @@ def _of_today(path: str) -> str:
 
 def _defined_at(path: str) -> Any:
     """The object that a module of the path's package defines under this path; None otherwise."""
-    try:
-        found = get_object(path)
-    except BadTargetError:
-        return None
+    found = _object_at(path)
     module, name = str(getattr(found, "__module__", "")), str(getattr(found, "__qualname__", ""))
     holder = path.removesuffix(f".{name}")
     if holder == path or holder not in sys.modules or sys.modules[holder].__name__ != holder:
@@ -228,16 +259,23 @@ def _defined_at(path: str) -> Any:
     return found if f"{module}.".startswith(f"{package}.") else None
 
 
+def _object_at(path: str) -> Any:
+    """The object under a path; None if there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an old path is named when it is used
+        try:
+            return get_object(path)
+        except BadTargetError:
+            return None
+
+
 def _may_be_code(path: str) -> bool:
     """Whether Python may find a callable object under a dotted path; imports nothing but core and active models."""
     parts = path.split(".")
     if parts[-1].lower() in _DATA_FILES and len(parts) == 2:
         return False
     if parts[0] == "xlm" or parts[0] in _packages():
-        try:
-            return callable(get_object(path))
-        except BadTargetError:
-            return False
+        return callable(_object_at(path))
     try:
         return importlib.util.find_spec(parts[0]) is not None
     except (ImportError, ValueError):
@@ -262,6 +300,8 @@ def _named_in(folder: Path, _: tuple[int, ...]) -> frozenset[str]:
     """The dotted paths that the configuration files of a folder name, except those that run programs."""
     found: set[str] = set()
     for file in sorted(folder.rglob("*.yaml")):
+        if file.relative_to(folder).parts[0] == "hydra":
+            continue  # launchers and sweepers are not parts of a run
         try:
             content = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (OSError, ValueError, yaml.YAMLError):
@@ -317,7 +357,7 @@ def _is_late_number(text: str) -> bool:
     if re.fullmatch(r"\.*[\w.\[\]-]+", inner):
         return True
     name = inner.partition(":")[0].strip()
-    return name in (*_LIVE, *_NUMBERS, "global_components")
+    return name in (*_LIVE, "global_components") or (name in _NUMBERS and "${" in inner)
 
 
 def _resolvers(text: str) -> Iterator[tuple[str, str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from xlm.compose.load import core_file
-from xlm.errors import CheckpointError, ConfigError, NotAllowedError, as_line, of_option
+from xlm.errors import CheckpointError, ConfigError, NotAllowedError, XLMError, as_line, of_option
 from xlm.harness import Harness
 from xlm.inference.allowed import check_stored, is_own, nodes_of
 from xlm.schemas import PATH_KEYS
@@ -188,7 +189,7 @@ def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -
         if file.is_file():
             if given is None and is_weights_alone(path):
                 check_inside(file, file.parent)
-            return _read(file), file
+            return read_config(file), file
     if given:
         raise CheckpointError(f"There is no configuration at {given}.", path=given)
     raise CheckpointError(
@@ -197,7 +198,8 @@ def _config(path: Path, checkpoint: dict[str, Any] | None, given: Path | None) -
     )
 
 
-def _read(file: Path) -> DictConfig:
+def read_config(file: Path) -> DictConfig:
+    """The configuration in a file of a run; ConfigError if it cannot be read, or goes beyond what is stored."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -241,26 +243,33 @@ def check_trusted(source: Source, trust: bool, option: str, runs_judges: bool = 
     return replace(source, config=_with_folders_of_this_machine(source.config, source, option))
 
 
-# Keys of folders that a job writes to, below `paths` by default.
+# Keys of folders that a job writes to, below `paths` by default, and the paths that they must be below.
+_ROOTS = ("root_dir", "data_dir", "cache_dir", "log_dir")
 _FOLDERS = ("cache_dir", "dirpath", "save_dir", "default_root_dir")
 
 
 def _with_folders_of_this_machine(config: DictConfig, source: Source, option: str) -> DictConfig:
-    config = config.copy()
+    config, file = config.copy(), source.config_file or source.path
     with open_dict(config):
         config.paths = core_file("paths/default.yaml")
         if "checkpointing_dir" in config:
             config.checkpointing_dir = "${paths.run_dir}/checkpoints"
     for parent, name in nodes_of(config):
-        value = parent._get_node(name)._value()
-        if name in _FOLDERS and isinstance(value, str) and parent is not config.paths and not _is_below_paths(value):
-            key = parent._get_full_key(name)
-            raise NotAllowedError(as_line(source.path), f"writes to {as_line(value)} ({key})", option, key=key)
+        if name not in _FOLDERS or parent is config.paths:
+            continue
+        key = parent._get_full_key(name)
+        try:
+            value = parent[name]
+        except (OmegaConfBaseException, XLMError) as error:
+            raise NotAllowedError(as_line(file), f"has no value at {key}", option, key=key) from error
+        if value is not None and not _is_below(str(value), [str(config.paths[root]) for root in _ROOTS]):
+            raise NotAllowedError(as_line(file), f"writes to {as_line(value)} ({key})", option, key=key)
     return config
 
 
-def _is_below_paths(value: str) -> bool:
-    return re.match(r"\$\{(paths\.\w+|checkpointing_dir)\}", value) is not None and ".." not in value.split("/")
+def _is_below(folder: str, roots: Sequence[str]) -> bool:
+    path = Path(os.path.abspath(folder))
+    return any(path.is_relative_to(os.path.abspath(root)) for root in roots)
 
 
 def chosen_weights(cfg: DictConfig, section: str) -> Weights:

@@ -115,7 +115,7 @@ def texts_rows(datamodule: TextDataModule, split: str) -> Rows:
     raise DataError(f"The data has no texts in the split '{split}' (datamodule.dataset_managers.{split}).")
 
 
-def data_of_model(path_or_id: str, option: str | None = None) -> DataOfModel:
+def data_of_model(path_or_id: str, option: str | None = None, trust: bool = False) -> DataOfModel:
     """The data of a checkpoint's, run's or exported folder's configuration; does not build the model.
 
     Errors name the `option` that gave the path.
@@ -134,7 +134,8 @@ def data_of_model(path_or_id: str, option: str | None = None) -> DataOfModel:
     found.raise_errors()
     activate({**active_models(), **found.models}, folders=found.folders)
     register_resolvers()
-    cfg = stored_config([f"++generation.checkpoint_path={quote(path_or_id)}"], "generate", option)
+    overrides = [f"++generation.checkpoint_path={quote(path_or_id)}", f"++generation.trust={str(trust).lower()}"]
+    cfg = stored_config(overrides, "generate", option)
     session = start(cfg, find_weights(path_or_id).tokenizer)
     return DataOfModel(str(cfg.get("job_name") or path_or_id), session.tokenizer, session.datamodule)
 

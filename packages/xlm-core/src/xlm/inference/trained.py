@@ -24,6 +24,9 @@ from xlm.training.rng import random_state_of
 from xlm.training.weights import load_weights, push_folder, save_folder, save_for_transformers, select_weights
 from xlm.utils.instantiate import components, instantiate
 
+# The sections that loading builds; metrics, data and loggers are not built.
+BUILT = ("global_components", "noise_schedule", "model", "loss", "predictor", "lightning_module")
+
 
 class TrainedModel:
     """A model with its tokenizer and predictor, ready to generate; made by `load`.

@@ -100,15 +100,16 @@ class PretrainedNetwork(nn.Module, Model):
 
     def _from_folder(self, path: str, pretrained: bool, overrides: dict[str, Any]) -> Any:
         try:
-            config = AutoConfig.from_pretrained(path)
+            # Code beside the files is never run, and transformers doesn't ask in the terminal.
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             _check_options(config, overrides, "model.overrides")
-            config = AutoConfig.from_pretrained(path, **overrides)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False, **overrides)
             if not pretrained:
                 config.vocab_size = self.num_embeddings
                 return self.auto_class.from_config(config, dtype=torch.float32)
             # The trainer sets the precision of a run; weights are stored in float32.
             backbone, info = self.auto_class.from_pretrained(
-                path, config=config, dtype=torch.float32, output_loading_info=True
+                path, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
         except Exception as error:
             raise ConfigError(
@@ -226,7 +227,8 @@ class PretrainedNetwork(nn.Module, Model):
                 "the same ids, set model.check_vocabulary=false. To train from scratch, set model.pretrained=false.",
                 key="model.check_vocabulary",
             )
-        known = {text: i for text, i in AutoTokenizer.from_pretrained(path).get_vocab().items() if i < self._num_known}
+        vocabulary = AutoTokenizer.from_pretrained(path, trust_remote_code=False).get_vocab()
+        known = {text: i for text, i in vocabulary.items() if i < self._num_known}
         own = dict(zip(known, tokenizer.convert_tokens_to_ids(list(known)), strict=True))
         wrong = sorted((i, text) for text, i in known.items() if own[text] != i)
         if wrong:

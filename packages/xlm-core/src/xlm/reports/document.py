@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +13,9 @@ from statistics import fmean, median
 from typing import Any, TypeVar
 
 from xlm.reports.files import Point, number
+from xlm.reports.listing import main_loss, main_match
 from xlm.reports.pairs import Paired, Row, all_pairs, same_examples, side_by_side
-from xlm.reports.quantities import Kind, is_loss, kinds_in_words, loss_kind, remarks, wilson_interval
+from xlm.reports.quantities import HIGHER, LOWER, Kind, is_loss, kinds_in_words, loss_kind, remarks, wilson_interval
 from xlm.reports.run import Measured, Run, is_share
 
 T = TypeVar("T")
@@ -161,8 +163,8 @@ def _as_text(value: Any) -> str:
 
 
 NUM_EXAMPLES = 12
-_HIGHER = ("exact_match", "token_accuracy", "accuracy", "valid", "success", "samples_per_second")
-_LOWER = ("accumulated_loss", "nll_per_token", "nll_per_sequence", "perplexity", "bits_per_byte", "network_calls")
+# More runs than this are all in the tables of results; the other parts show the best of them.
+MAX_COMPARED = 24
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of a report; `made` is the time when it was made, `state` the runs' states then."""
+    """The content of a report; `made` is the time when it was made, `state` the runs' states then.
+
+    `compared` are the runs of `costs`, `panels`, `pairs`, `differences` and `samples`: all, or the best of many.
+    """
 
     title: str
     made: str
@@ -213,6 +218,20 @@ class Report:
     pairs: list[Paired]
     differences: dict[str, list[str]]
     samples: list[Samples]
+    compared: list[Run]
+
+
+def compared_runs(runs: Sequence[Run]) -> list[Run]:
+    """At most `MAX_COMPARED` runs, in their order: those with the best exact match, then with the smallest loss."""
+    if len(runs) <= MAX_COMPARED:
+        return list(runs)
+    best = sorted(range(len(runs)), key=lambda index: _goodness(runs[index]))[:MAX_COMPARED]
+    return [runs[index] for index in sorted(best)]
+
+
+def _goodness(run: Run) -> tuple[float, float]:
+    match, loss = main_match(run), main_loss(run)
+    return -match[1].value if match else 0.0, loss[1].value if loss else math.inf
 
 
 def build_report(runs: Sequence[Run], title: str | None = None, split: str | None = None) -> Report:
@@ -223,7 +242,8 @@ def build_report(runs: Sequence[Run], title: str | None = None, split: str | Non
         title: by default the names.
         split: `test` or `val`, for the comparison of predictions; by default test, otherwise val.
     """
-    groups = same_examples(runs, split)
+    compared = compared_runs(runs)
+    groups = same_examples(compared, split)
     samples = []
     for group in groups:
         rows = list(group.predictions.values())
@@ -237,11 +257,12 @@ def build_report(runs: Sequence[Run], title: str | None = None, split: str | Non
         list(runs),
         [run.state() for run in runs],
         [values for values in found if values.columns],
-        costs(runs),
-        panels(runs),
+        costs(compared),
+        panels(compared),
         all_pairs(groups),
-        differing_settings(runs),
+        differing_settings(compared),
         samples,
+        compared,
     )
 
 
@@ -296,7 +317,7 @@ def _values(runs: Sequence[Run], split: str) -> Values:
     for name in sorted(names, key=lambda name: (_rank(name), name)):
         loader, metric = name.split("/", 1)[1].rpartition("/")[::2]
         label = metric_label(metric) if metrics.count(metric) == 1 else f"{metric_label(metric)} ({loader})"
-        better = 1 if metric in _HIGHER else -1 if metric in _LOWER else 0
+        better = 1 if metric in HIGHER else -1 if metric in LOWER else 0
         kinds = kinds_in_words(loss_kind(run, name) for run in runs if name in run.measured) if is_loss(name) else {}
         if len(kinds) > 1:
             columns += [Column(name, f"{label}, {words}", better, kind) for kind, words in kinds.items()]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from xlm.errors import ConfigError, as_line, did_you_mean, nearest_names
-from xlm.reports.quantities import Kind, loss_kind, losses_remark
+from xlm.reports.quantities import HIGHER, Kind, loss_kind, losses_remark
 from xlm.reports.run import Measured, Run
 
 SORTS: dict[str, Callable[[Run], Any]] = {
@@ -35,26 +36,37 @@ def main_loss(run: Run) -> tuple[str, Measured] | None:
 
 
 def sort_runs(runs: Sequence[Run], by: str) -> list[Run]:
-    """The runs, best or newest first; ConfigError for an unknown order."""
-    if by not in SORTS:
-        hint = did_you_mean(nearest_names(by, SORTS, 1))
+    """The runs, best or newest first, also by any metric; those without it last. ConfigError for an unknown order."""
+    if by in SORTS:
+        return sorted(runs, key=SORTS[by])
+    metrics = sorted({name for run in runs for name in run.measured})
+    if by not in metrics:
+        hint = did_you_mean(nearest_names(by, [*SORTS, *metrics], 1))
         raise ConfigError(
-            f"Runs cannot be sorted by '{by}'. Choose one of: {', '.join(SORTS)}. {hint}".rstrip(), key="sort"
+            f"Runs cannot be sorted by '{by}'. Choose one of: {', '.join(SORTS)}, or a metric of these runs: "
+            f"{', '.join(metrics) or 'none'}. {hint}".rstrip(),
+            key="sort",
         )
-    return sorted(runs, key=SORTS[by])
+    sign = -1 if by.rpartition("/")[2] in HIGHER else 1
+    return sorted(runs, key=lambda run: sign * run.measured[by].value if by in run.measured else math.inf)
 
 
-def as_lines(runs: Sequence[Run], width: int | None = None, now: float | None = None) -> list[str]:
-    """A header and a line for each run, at most `width` wide; None doesn't shorten names."""
+def as_lines(
+    runs: Sequence[Run], width: int | None = None, now: float | None = None, metric: str | None = None
+) -> list[str]:
+    """A header and a line for each run, at most `width` wide; None doesn't shorten names. `metric` adds a column."""
     now = time.time() if now is None else now
     rows = [["name", "model", "data", "step", "match", "loss", "state", "age"]]
     rows += [_row(run, now) for run in runs]
+    if metric is not None and metric not in SORTS:
+        for row, cell in zip(rows, [metric, *(_cell(run, metric) for run in runs)], strict=True):
+            row.insert(-2, cell)
     # Empty columns are left out.
     rows = [list(row) for row in zip(*(c for c in zip(*rows, strict=True) if set(c[1:]) != {"-"}), strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if width is not None:
         widths[0] = max(_MIN_NAME, min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1)))
-    numbers = [rows[0].index(title) for title in ("step", "match", "loss", "age") if title in rows[0]]
+    numbers = [rows[0].index(title) for title in ("step", "match", "loss", metric, "age") if title in rows[0]]
     lines = []
     for row in rows:
         cells = [_shortened(row[0], widths[0]), *row[1:]]
@@ -65,6 +77,10 @@ def as_lines(runs: Sequence[Run], width: int | None = None, now: float | None = 
     if any(cell.endswith("*") for row in rows[1:] for cell in row[1:]):
         lines += ["", "* on validation data; other values are on test data"]
     return lines + losses_remark([(run, found[0]) for run in runs if (found := main_loss(run))], _SORTED_APART)
+
+
+def _cell(run: Run, metric: str) -> str:
+    return f"{run.measured[metric].value:.4g}" if metric in run.measured else "-"
 
 
 def as_object(run: Run) -> dict[str, Any]:

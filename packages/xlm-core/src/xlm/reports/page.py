@@ -44,7 +44,8 @@ def as_markdown(report: Report) -> str:
         parts += [f"## Results on {values.split}", "", *_results(report, values), ""]
     if report.pairs:
         parts += ["## Paired comparison", "", *_pairs(report), ""]
-    names = [run.name for run in report.runs]
+    names = [run.name for run in report.compared]
+    parts += [few_of_many(report), ""] if few_of_many(report) else []
     parts += ["## Cost", "", *_table(["", *names], [[key, *row] for key, row in report.costs.items()]), ""]
     if report.differences:
         rows = [[f"`{key}`", *row] for key, row in report.differences.items()]
@@ -52,6 +53,16 @@ def as_markdown(report: Report) -> str:
     for samples in report.samples:
         parts += _samples(samples)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def few_of_many(report: Report) -> str:
+    """A sentence for a report of more runs than it can show side by side; otherwise empty."""
+    if len(report.compared) == len(report.runs):
+        return ""
+    return (
+        f"The tables of results have all {len(report.runs):,} runs; comparison, curves, cost, settings and samples "
+        f"show the {len(report.compared)} with the best exact match or loss."
+    )
 
 
 def values_csv(report: Report) -> str:
@@ -172,12 +183,14 @@ def render_page(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"with_error": with_error, "p_text": p_text}
-    names = [run.name for run in report.runs]
+    names = [run.name for run in report.compared]
+    others = [run.name for run in report.runs if run.name not in names]
     reach = max((abs(bound) for pair in report.pairs for bound in pair.interval), default=1.0)
     return environment.get_template("report.html.jinja").render(
         report=report,
-        colour={name: index % NUM_COLOURS for index, name in enumerate(names)},
+        colour={name: index % NUM_COLOURS for index, name in enumerate([*names, *others])},
         names=names,
+        few_of_many=few_of_many(report),
         bar=bar,
         forest=lambda pair: forest(pair, reach),
         sections=sections(report),
@@ -250,7 +263,7 @@ def _curves(report: Report) -> dict[str, Any]:
         label = f"{metric_label(metric)}, {split}" + (f" ({loader})" if loader else "")
         label += f", {panel.kind}" if panel.kind else ""
         panels.append({**asdict(panel), "label": label, "log": "loss" in metric})
-    return {"runs": [run.name for run in report.runs], "colours": NUM_COLOURS, "panels": panels}
+    return {"runs": [run.name for run in report.compared], "colours": NUM_COLOURS, "panels": panels}
 
 
 def _percent(share: float) -> float:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Kind = tuple[tuple[str, str], ...]
 NLL, GIVEN_LENGTH = "nll", "nll_given_length"
 _PER_TOKEN = "_per_token"
+# The last parts of the names of metrics of which more, or less, is better.
+HIGHER = ("exact_match", "token_accuracy", "accuracy", "valid", "success", "samples_per_second")
+LOWER = ("accumulated_loss", "nll_per_token", "nll_per_sequence", "perplexity", "bits_per_byte", "network_calls")
 _REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,([\w.]+))?\}")
 _MAX_REFERENCES, _MAX_KINDS = 10, 6
 # The loader of a loss, and how it is computed, don't change what it measures.

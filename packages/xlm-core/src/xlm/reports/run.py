@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from xlm.errors import ConfigError, as_line, did_you_mean, nearest_names
-from xlm.reports.files import Point, number, read_mapping, read_points
+from xlm.reports.files import Point, number, read_last, read_mapping, read_points
 from xlm.reports.quantities import as_named_today, name_of, share_error
 from xlm.utils.run_lock import find_holder
 
@@ -43,11 +44,16 @@ class Run:
     started: Mapping[str, Any]  # the record of the newest start
     results: Mapping[str, Any]  # of training, when it has ended
     measured: Mapping[str, Measured]
-    points: list[Point]
+    last: Mapping[str, Point]  # the last logged value of each name
     problems: list[str] = field(default_factory=list)
     written: float = 0.0  # when the run last wrote something, in seconds since the epoch
     # `split/loader` → the name of its likelihood, and what it covers
     likelihoods: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def points(self) -> list[Point]:
+        """All logged values, read when they are needed: a list of many runs needs the last ones only."""
+        return read_points(self.folder / "metrics.csv")
 
     @property
     def model(self) -> str:
@@ -73,7 +79,7 @@ class Run:
     @property
     def step(self) -> int | None:
         """The last known optimizer step."""
-        steps = [point.step for point in self.points]
+        steps = [point.step for point in self.last.values()]
         done = number(self.results.get("step"))
         return max([*steps, *([] if done is None else [int(done)])], default=None)
 
@@ -108,7 +114,7 @@ class Run:
         if any(not _later(self.started, record) for record in ends):
             return "finished"
         begun = any((self.folder / f"record_{job}.json").exists() for job in ("train", "eval"))
-        if not ends and not begun and not self.points:
+        if not ends and not begun and not self.last:
             return "unknown"
         if holder is not None:
             return "interrupted"
@@ -135,14 +141,14 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     configs = [folder / "config.yaml", *sorted(folder.glob("config_*.yaml"))]
     config = next((found for path in configs if (found := read_mapping(path, problems))), {})
     results = read_mapping(folder / "results.json", problems)
-    points = read_points(folder / "metrics.csv")
+    last = read_last(folder / "metrics.csv")
     sources = {"results.json": results} if results else {}
     for path in sorted(folder.glob("eval_*.json")):
         if record := read_mapping(path, problems):
             sources[path.name] = _with_names_of_today(record, config)
     return Run(
         name or folder.resolve().name, folder, config, started, results,
-        {**_last_values(points), **_measured(sources)}, points, problems, _last_write(folder), _likelihoods(sources),
+        {**_last_values(last), **_measured(sources)}, last, problems, _last_write(folder), _likelihoods(sources),
     )  # fmt: skip
 
 
@@ -212,10 +218,13 @@ def is_share(name: str) -> bool:
     return name.rpartition("/")[2] in ("exact_match", "valid", "accuracy", "success")
 
 
-def _last_values(points: list[Point]) -> dict[str, Measured]:
+def _last_values(last: Mapping[str, Point]) -> dict[str, Measured]:
     """The last logged value of each metric, for runs that have not ended."""
-    last = {point.name: point for point in points if not point.name.startswith("train/")}
-    return {name: Measured(p.value, None, None, f"metrics.csv, step {p.step}") for name, p in last.items()}
+    return {
+        name: Measured(p.value, None, None, f"metrics.csv, step {p.step}")
+        for name, p in last.items()
+        if not name.startswith("train/")
+    }
 
 
 def _started(record: Mapping[str, Any]) -> float:

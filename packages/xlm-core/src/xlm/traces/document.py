@@ -7,16 +7,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
+from annotated_types import Ge, Le
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from xlm.decoding.trace import Step, Trace, replay
-from xlm.errors import ConfigError, DataError
+from xlm.errors import ConfigError, DataError, as_line
 from xlm.protocols import Tokenizer
 from xlm.utils.files import replace_text
 from xlm.utils.imports import get_function
+from xlm.utils.json_shapes import misfit
+from xlm.utils.text_files import read_json
 
 FORMAT = "xlm-trace/1"
 ROLES = ("pad", "mask", "bos", "eos", "cls", "sep", "unk")
@@ -184,17 +187,93 @@ def write_document(path: Path, doc: Document) -> None:
 
 
 def read_document(path: str | Path) -> Document:
-    """The document in a file; DataError if it is not one."""
+    """The document in a file.
+
+    Raises:
+        DataError: there is none, or its content is not that of a trace; the message names the first place at fault.
+    """
+    if not Path(path).exists():
+        raise DataError(f"There is no trace at {path}. `xlm generate … trace=true` writes one.")
     try:
-        doc: Document = json.loads(Path(path).read_text(encoding="utf-8"))
+        doc = read_json(path)
         found = doc["format"]
-    except FileNotFoundError as error:
-        raise DataError(f"There is no trace at {path}. `xlm generate … trace=true` writes one.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (DataError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a trace: it is not a JSON file written by trace=true.") from error
     if found != FORMAT:
-        raise DataError(f"{path} has the format '{found}', but this version of xlm reads '{FORMAT}'.")
-    return doc
+        raise DataError(f"{path} has the format {found!r}, but this version of xlm reads '{FORMAT}'.")
+    if reason := misfit(doc, Document) or _damage(doc):
+        raise DataError(as_line(f"{path} is a damaged trace: {reason}. Write it again with trace=true."))
+    document: Document = doc
+    return document
+
+
+_Place = Annotated[float, Ge(0), Le(999)]  # of a node; a picture has a size
+
+
+class _Node(TypedDict):
+    id: str
+    x: _Place
+    y: _Place
+
+
+class _Graph(TypedDict):
+    nodes: list[_Node]
+    edges: list[tuple[str, str]]
+    good: list[tuple[str, str]]
+    source: str
+    goal: str
+
+
+class _Grid(TypedDict):
+    cells: list[list[str | None]]
+    right: NotRequired[list[list[str | None]]]
+    fills: NotRequired[list[tuple[int, int]]]
+    box: NotRequired[tuple[int, int]]
+
+
+def _damage(doc: Document) -> str | None:
+    """The first sample that cannot be replayed or drawn, and why; None if all can."""
+    if not doc["runs"]:
+        return "it has no runs"
+    for n, run in enumerate(doc["runs"]):
+        if not run["samples"]:
+            return f"runs[{n}] has no samples"
+        for m, sample in enumerate(run["samples"]):
+            if reason := _unreplayable(sample) or _undrawable(sample["drawing"]):
+                return f"in runs[{n}].samples[{m}], {reason}"
+    return None
+
+
+def _unreplayable(sample: Sample) -> str | None:
+    if not 0 <= sample["answer_start"] <= len(sample["given"]):
+        return f"answer_start is {sample['answer_start']}, outside the {len(sample['given'])} given tokens"
+    length = len(sample["given"])
+    for step in sample["steps"]:
+        for change in step["changes"]:
+            inserts, deletes = change["do"] == "insert", change["do"] == "delete"
+            if not 0 <= change["at"] < length + inserts:
+                return f"a change is at {change['at']}, outside the row of {length} tokens"
+            if not deletes and "token" not in change:
+                return f"a change at {change['at']} has no token"
+            length += inserts - deletes
+    return None if replay(sample["given"], sample["steps"]) == sample["ids"] else "the steps don't lead to ids"
+
+
+def _undrawable(drawing: Mapping[str, Any] | None) -> str | None:
+    """Kinds of other programs are ignored."""
+    if drawing is None or drawing.get("kind") not in ("graph", "grid"):
+        return None
+    if found := misfit(drawing, _Graph if drawing["kind"] == "graph" else _Grid, "drawing"):
+        return found
+    if drawing["kind"] == "grid":
+        try:
+            grid(drawing["cells"], *(drawing.get(name) for name in ("right", "fills", "box")))
+        except DataError as error:
+            return str(error).rstrip(".")
+        return None
+    names = {node["id"] for node in drawing["nodes"]}
+    known = {drawing["source"], drawing["goal"]}.union(*drawing["edges"], *drawing["good"])
+    return f"drawing.nodes lacks {min(known - names)!r}" if known - names else None
 
 
 FOLDER = Path(__file__).parent / "page_files"

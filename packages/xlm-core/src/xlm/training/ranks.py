@@ -83,6 +83,16 @@ class RankMonitor(Callback):
         for run in (self._talk, self._watch):
             threading.Thread(target=run, args=(self._ended,), name=f"rank {self.rank}", daemon=True).start()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._ended.is_set():
+            _without_collectives(signal.SIGTERM)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_start(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_start(trainer, pl_module)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self._ended.is_set():
             # Nobody may end while another one still watches it.
@@ -177,10 +187,11 @@ class RankMonitor(Callback):
         if lost.rank == self.rank:
             os._exit(1)  # the others continue without this process
         self.lost = lost
-        holder = self._who.get(lost.rank)
-        if holder is not None and holder.is_here and holder.is_alive(0):
+        here = [rank for rank, holder in self._who.items() if holder.is_here and holder.is_alive(0)]
+        # One process does it: the others would find that it "has ended" before they have found it silent.
+        if lost.rank in here and self.rank == min(rank for rank in here if rank != lost.rank):
             with contextlib.suppress(OSError):
-                os.kill(holder.pid, signal.SIGKILL)
+                os.kill(self._who[lost.rank].pid, signal.SIGKILL)
         self._found.set()
         threading.Thread(target=self._end_if_hanging, daemon=True).start()
 
@@ -269,6 +280,23 @@ def _is_of_group(error: Exception) -> bool:
     return isinstance(error, distributed.DistError) or (
         isinstance(error, RuntimeError) and _OF_GROUP.search(str(error)) is not None
     )
+
+
+def _without_collectives(signum: signal.Signals) -> None:
+    """Remove Lightning's own part from the handlers of a signal.
+
+    It calls a collective operation in the handler, so at any moment and in one process only: the others may be in
+    another operation, or gone.
+    """
+    composed: Any = signal.getsignal(signum)
+    handlers = getattr(composed, "signal_handlers", None)
+    if handlers is None or threading.current_thread() is not threading.main_thread():
+        return
+    kept = [handler for handler in handlers if getattr(handler, "__name__", "") != "_sigterm_notifier_fn"]
+    if kept:
+        composed.signal_handlers = kept
+    else:
+        signal.signal(signum, signal.SIG_DFL)
 
 
 def _take_children() -> list[subprocess.Popen[bytes]]:

@@ -59,6 +59,8 @@ def _requeue(stop: TrainingInterrupted, handler: Callable[[int, FrameType | None
     if not is_first_process():
         # With an exit code other than 0, SLURM may end the first process before it has requeued the job.
         raise SystemExit(0)
+    # Everything is saved, and SLURM ends the job with SIGTERM as soon as it is requeued.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if callable(handler):
         print(stop, file=sys.stderr, flush=True)
         handler(stop.signum, None)

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from xlm.training.flops import FirstForward, Shape, matmul_dtype, matmul_peak
 from xlm.utils.files import replace_text, writing
 from xlm.utils.text import csv_cell
+from xlm.utils.text_files import readable_rows
 
 
 @runtime_checkable
@@ -130,11 +131,11 @@ class TrainLog(Callback):
             logger.log_metrics(values, step=step)
 
     def counts(self) -> dict[str, Any]:
-        """What has been counted since the last logged step, as plain values; `latest` too."""
+        """What has been counted since the last logged step, with `latest`; does not wait for the device."""
         running = 0.0 if self._started is None else time.perf_counter() - self._started
         return {
             "latest": dict(self.latest),
-            "tokens": float(self._tokens),
+            "tokens": self._tokens,
             "shape": [self._shape.positions, self._shape.pairs],
             "has_masks": self._has_masks,
             "examples": self._examples,
@@ -328,11 +329,16 @@ class CSVMetrics(Logger):
 
 
 def read_metrics(path: Path) -> Iterator[Row]:
-    """The rows of a `metrics.csv`; an incomplete last line is skipped."""
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.reader(file):
-            if len(row) == len(FIELDS) and row[0].isdigit():
-                yield int(row[0]), row[1], float(row[2]), row[3]
+    """The rows of a `metrics.csv`; damaged ones, such as an incomplete last line, are skipped."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for row in readable_rows(file):
+            try:
+                step, name, value, when = row
+                found = int(step), name, float(value), when
+            except ValueError:  # also the line with the names of the columns
+                continue
+            if found[0] >= 0:
+                yield found
 
 
 _LOG_KEY = "xlm_log"

@@ -148,7 +148,10 @@ def output_file(path: str | Path, key: str, read: Sequence[str | Path] = ()) -> 
             raise ConfigError(as_line(f"{key}: {path} is a folder, but must be a file."), key=key)
         if path.exists() and not path.is_file():
             raise ConfigError(as_line(f"{key}: {path} is not a regular file, and would be replaced by one."), key=key)
-        _try(Path(os.path.realpath(path)))
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():  # links in a circle
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        _try(target)
     except (OSError, ValueError) as error:
         raise _refused(path, key, error) from error
     return path

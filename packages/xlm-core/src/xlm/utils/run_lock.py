@@ -108,9 +108,13 @@ def find_holder(folder: Path, now: float | None = None) -> tuple[Holder, float] 
 def _parsed(text: str) -> Holder | None:
     """The holder named in a lock; None if the lock is incomplete."""
     try:
-        return Holder(**json.loads(text))
-    except (ValueError, TypeError):
+        holder = Holder(**json.loads(text))
+        time.localtime(holder.since)
+    except (ValueError, TypeError, OverflowError, OSError, RecursionError):
         return None
+    texts = (holder.token, holder.process_started, holder.host, holder.machine, holder.slurm)
+    is_sound = isinstance(holder.pid, int) and all(isinstance(text, str) for text in texts)
+    return holder if is_sound else None
 
 
 class RunLock:

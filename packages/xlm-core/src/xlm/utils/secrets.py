@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-HIDDEN = "***"
+HIDDEN = "(hidden)"  # a plain text in YAML, too
 # Variables of the environment whose values are never shown.
 VARIABLES = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "WANDB_API_KEY", "COMET_API_KEY",
@@ -36,7 +36,7 @@ _MIN_LENGTH = 8
 
 
 def without_secrets(text: str) -> str:
-    """`text` with secrets replaced by `***`.
+    """`text` with secrets replaced by `(hidden)`.
 
     Secrets are the values of `VARIABLES`, of options such as `token=` or `api_key:`, users and passwords in URLs, and
     texts in the form of well-known access tokens. References such as `${oc.env:HF_TOKEN}` are no secrets.

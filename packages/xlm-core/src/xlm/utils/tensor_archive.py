@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,24 @@ def unusable_part(checkpoint: dict[Any, Any], average_key: str) -> str:
                 return f"has a {type(tensor).__name__} where the weight {str(name)[:80]!r} should be"
             if not _is_backed(tensor):
                 return f"declares more values for {name[:80]!r} than it has"
+    if (path := next(_escaping_paths(checkpoint.get("callbacks")), None)) is not None:
+        return f"has the path {path!r:.200}, which leaves its folder"
     if not isinstance(checkpoint.get("xlm_config", ""), str):
         return "has a configuration that is not text"
     return ""
+
+
+def _escaping_paths(state: Any) -> Iterator[str]:
+    """Paths with `..` in the states of callbacks: those of Lightning delete the files that they name."""
+    if isinstance(state, dict):
+        for name, value in state.items():
+            yield from _escaping_paths(name)
+            yield from _escaping_paths(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _escaping_paths(value)
+    elif isinstance(state, str) and ".." in state.replace("\\", "/").split("/"):
+        yield state
 
 
 def _is_backed(tensor: Tensor) -> bool:

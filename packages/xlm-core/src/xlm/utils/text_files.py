@@ -275,6 +275,18 @@ def read_table(path: Path | str, delimiter: str = ",", encoding: str | None = No
         raise DataError(f"{path} is empty. Its first line must contain the names of the columns.")
 
 
+def readable_rows(file: Iterable[str]) -> Iterator[list[str]]:
+    """The rows of a CSV file that a killed process may have left incomplete; those that cannot be read are skipped."""
+    rows = csv.reader(file)
+    while True:
+        try:
+            yield next(rows)
+        except StopIteration:
+            return
+        except csv.Error:  # an unclosed field: later rows may still be complete
+            continue
+
+
 def _table_reason(error: csv.Error) -> str:
     if "new-line" in str(error):
         return "it has a carriage return in a cell without quotes"

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError
+from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, as_line
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def read_index(path: Path) -> dict[str, str]:
         raise CheckpointCorruptError(path, f"it is not an index of shards ({type(error).__name__})") from error
     for file in files.values():
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointCorruptError(path, f"it names '{file}', which is not a file in the same folder")
+            raise CheckpointCorruptError(path, as_line(f"it names '{file}', which is not a file in the same folder"))
     return files
 
 
@@ -93,7 +93,7 @@ def read_weights(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
         found = _read(path.parent / shard, device)
         if lacking := sorted(name for name, file in files.items() if file == shard and name not in found):
             raise CheckpointCorruptError(
-                path.parent / shard, f"it lacks {', '.join(lacking[:8])}, which its index lists"
+                path.parent / shard, as_line(f"it lacks {', '.join(lacking[:8])}, which its index lists")
             )
         state_dict |= found
     return state_dict

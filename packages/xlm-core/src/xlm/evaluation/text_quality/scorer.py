@@ -200,8 +200,10 @@ def load_scorer(
     place, more = _place(path_or_id)
     try:
         with _quiet_transformers():
-            tokenizer: Any = AutoTokenizer.from_pretrained(place, **more)
-            model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **more)
+            tokenizer: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **more)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                place, dtype=torch.float32, trust_remote_code=False, **more
+            )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ConfigError(_why_not(path_or_id, place, error)) from error
     model = model.to(device).eval()

@@ -6,12 +6,15 @@ The processes look as if torchrun had started them: Lightning finds their ranks 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from warm_xlm import PRELOADED
 
 Command = Sequence[str]
 
@@ -38,6 +41,8 @@ def run_group(world_size: int, commands: Sequence[Command], cwd: Path, timeout: 
 def start_group(world_size: int, commands: Sequence[Command], cwd: Path) -> dict[int, int]:
     """Fork the processes; rank → process id. What rank r prints goes to `rank<r>.out` in the folder."""
     sys.stdout.flush()
+    for name in PRELOADED:
+        importlib.import_module(name)
     variables = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(world_size), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test",
