@@ -29,8 +29,14 @@ def writing(path: Path | str, advice: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)  # Arrow adds its own words
-        raise StorageError(f"{path} cannot be written: {reason}. {advice}".rstrip(), path=path) from error
+        raise StorageError(f"{path} cannot be written: {reason_of(error)}. {advice}".rstrip(), path=path) from error
+
+
+def reason_of(error: OSError) -> str:
+    """`No space left on device`, without number and path."""
+    text = error.strerror or str(error)
+    # Arrow puts its own words around the system's.
+    return os.strerror(error.errno) if error.errno and "[errno " in text else text
 
 
 def replace_text(path: Path, text: str) -> Path:
