@@ -41,8 +41,9 @@ def _values(random: Random) -> Any:
     """A value that a reader may not expect at a place of JSON or YAML."""
     return random.choice(
         (
-            None, True, False, 0, -1, 3, 2**63, 10**400, 0.5, float("nan"), float("inf"), -float("inf"), "", " ", "x", "..",
-            "/", "../../x", "\x00", "\x1b[31m", "<b>", "\ud800", "é" * 300, "a\nb", [], {}, [None], [[]], {"": None},
+            None, True, False, 0, -1, 3, 2**63, 10**400, 0.5, float("nan"), float("inf"), -float("inf"), "", " ", "x",
+            "..", "/",
+            "../../x", "\x00", "\x1b[31m", "<b>", "\ud800", "é" * 300, "a\nb", [], {}, [None], [[]], {"": None},
             {"a": {"b": []}}, ["x", 1], _nested(30),
         )
     )  # fmt: skip
@@ -102,8 +103,10 @@ def _whole(content: bytes, random: Random) -> bytes:
     return random.choice(
         (
             b"", b"\n", b" ", b"\0", b"null", b"[]", b"{}", b'""', b"0", b"true", b"---", b"[" * _DEEP,
-            b'{"a":' * _DEEP, b"NaN", b"<html></html>", b"- a\n- b\n", b"&a [*a]\n", b"!!python/object:os.system x\n", random.randbytes(500),
-            b"a" * 100_000, b"," * 1000, b'"', b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            b'{"a":' * _DEEP, b"NaN", b"<html></html>", b"- a\n- b\n", b"&a [*a]\n",
+            b"!!python/object:os.system x\n", random.randbytes(500),
+            b"a" * 100_000, b"," * 1000, b'"',
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
         )
     )  # fmt: skip
 

@@ -74,6 +74,8 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
     def __post_init__(self) -> None:
         given = dict(vars(self))
         check_arguments(ILMPredictor, given, "predictor")
+        if self.suppressed_tokens and self.tokenizer is not None:
+            suppressed_ids(self.tokenizer, self.suppressed_tokens)  # an unknown one is reported before training
         filters = (self.slot_top_k, self.slot_top_p)
         if self.sampling == "joint" and (filters != (None, None) or self.parallel_slots > 1):
             raise ConfigError(

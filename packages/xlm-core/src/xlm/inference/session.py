@@ -80,6 +80,7 @@ class Session:
     def trainer(self, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
         """Lightning's Trainer from `cfg.trainer`; ConfigError for values that it rejects now or would reject later."""
         check_trainer(self.cfg.trainer)
+        check_sharding(self.cfg)
         trainer = instantiate(
             self.cfg.trainer,
             callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 60), self.cfg.get("step_timeout", 1500))],
@@ -157,16 +158,28 @@ _LEAST = (
 SHARDED_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
 
-def check_trainer(trainer: DictConfig) -> None:
-    """ConfigError for an interval of the Trainer below its minimum."""
-    strategy = trainer.get("strategy")
-    is_sharded = isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(".FSDP2Strategy")
-    if is_sharded and trainer.get("precision") not in (None, *SHARDED_PRECISIONS):
+def check_sharding(cfg: DictConfig) -> None:
+    """ConfigError for settings that `trainer_strategy=fsdp2` cannot combine with."""
+    strategy = cfg.trainer.get("strategy")
+    if not isinstance(strategy, DictConfig) or not str(strategy.get("_target_")).endswith(".FSDP2Strategy"):
+        return
+    precision = cfg.trainer.get("precision")
+    if precision not in (None, *SHARDED_PRECISIONS):
         raise ConfigError(
-            f"trainer.precision is {trainer.precision}, and trainer_strategy=fsdp2 takes one of: "
+            f"trainer.precision is {precision}, and trainer_strategy=fsdp2 takes one of: "
             f"{', '.join(SHARDED_PRECISIONS)}.",
             key="trainer.precision",
         )
+    if cfg.get("async_checkpoints"):
+        raise ConfigError(
+            "async_checkpoints is true, but trainer_strategy=fsdp2 writes its checkpoints in all processes at once. "
+            "Set async_checkpoints=false.",
+            key="async_checkpoints",
+        )
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """ConfigError for an interval of the Trainer below its minimum."""
     for name, least, allowed in _LEAST:
         value = trainer.get(name)
         if isinstance(value, int | float) and (value < least or (value == least and not allowed)):

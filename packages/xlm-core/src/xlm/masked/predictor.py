@@ -78,6 +78,8 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
         # Not type(self): a subclass with an `__init__` of its own passes on what it likes.
         cls = next(base for base in type(self).__mro__ if "__dataclass_fields__" in vars(base))
         check_arguments(cls, vars(self), "predictor")
+        if self.suppressed_tokens and self.tokenizer is not None:
+            suppressed_ids(self.tokenizer, self.suppressed_tokens)  # an unknown one is reported before training
         self.check_options()
         self.logits_sampler = LogitsSampler(self.temperature, self.top_k, self.top_p, self.min_p)
         self.unread = say_unread(cls, vars(self), {**self.unread_options(), **unread_filters(self.logits_sampler)})

@@ -267,7 +267,7 @@ def _undrawable(drawing: Mapping[str, Any] | None) -> str | None:
         return found
     if drawing["kind"] == "grid":
         try:
-            grid(**{name: drawing.get(name) for name in ("cells", "right", "fills", "box")})
+            grid(drawing["cells"], *(drawing.get(name) for name in ("right", "fills", "box")))
         except DataError as error:
             return str(error).rstrip(".")
         return None
