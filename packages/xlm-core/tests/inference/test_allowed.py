@@ -156,6 +156,8 @@ def test_a_run_of_ones_own_needs_no_word(
     monkeypatch.syspath_prepend(str(work_dir))
     folder = train_bigram("trainer.max_steps=2", "loss._target_=my_loss.Mine", "hub.token=hf_secretsecret")
     assert len(own_file().read_text().split()) == 1
+    written = [file for file in (folder / "runs/t").rglob("*") if file.is_file()]
+    assert not [file for file in written if b"hf_secretsecret" in file.read_bytes()]
     monkeypatch.chdir(work_dir)
     shutil.copytree(folder / "runs", work_dir / "runs")
     assert xlm.load("runs/t").generate(["3 1"])

@@ -117,7 +117,7 @@ def _prepare(folder: Path, num_bytes: int) -> None:
         reason = reason_of(error)
     if found := next((reason for reason in all_gather_objects(reason) if reason), None):
         shutil.rmtree(folder, ignore_errors=True)
-        raise StorageError(folder, found, ADVICE)
+        raise StorageError(f"{folder} cannot be written: {found}. {ADVICE}", path=folder)
 
 
 def _save(folder: Path, tensors: dict[str, DTensor], writer: Any) -> None:
@@ -127,7 +127,7 @@ def _save(folder: Path, tensors: dict[str, DTensor], writer: Any) -> None:
     except dcp.CheckpointException as error:
         failed = next(iter(error.failures.values()))[0]
         reason = reason_of(failed) if isinstance(failed, OSError) else first_sentence(failed)
-        raise StorageError(folder, reason, ADVICE) from error
+        raise StorageError(f"{folder} cannot be written: {reason}. {ADVICE}", path=folder) from error
 
 
 def _writer() -> Any:

@@ -30,6 +30,11 @@ def writing(path: Path | str, advice: str = "") -> Iterator[None]:
         raise StorageError(f"{path} cannot be written: {reason}. {advice}".rstrip(), path=path) from error
 
 
+def reason_of(error: OSError) -> str:
+    """`No space left on device`, without number and path."""
+    return error.strerror or str(error)
+
+
 def replace_text(path: Path, text: str) -> Path:
     """Replace the contents of `path` with `text` as UTF-8, atomically; folders are created as needed.
 
