@@ -42,15 +42,24 @@ def shuffle(items: list[pytest.Item], seed: int) -> None:
     items[:] = [item for name in names for item in modules[name]]
 
 
+# A device for the tests of the marker `gpu`, instead of CUDA: XLM_TEST_DEVICE=cpu runs those that a CPU can run.
+TEST_DEVICE = "XLM_TEST_DEVICE"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Shuffle if asked; deselect what needs a GPU where there is none; torch is imported only if something asks."""
     if (seed := config.getoption("--shuffle")) is not None:
         shuffle(items, seed)
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    gpu = [(item, marker) for item in items if (marker := item.get_closest_marker("gpu"))]
     if not gpu:
         return
-    import torch
+    device = os.environ.get(TEST_DEVICE)
+    if device is None:
+        import torch
 
-    if not torch.cuda.is_available():
-        items[:] = [item for item in items if item not in gpu]
-        config.hook.pytest_deselected(items=gpu)
+        device = "cuda" if torch.cuda.is_available() else ""
+    if device == "cuda":
+        return
+    left_out = [item for item, marker in gpu if not device or marker.kwargs.get("only_cuda")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)

@@ -24,7 +24,7 @@ SMALL = (
     "experiment=star_easy_arlm", "model=xtiny_arlm", "per_device_batch_size=16", "trainer_strategy=cpu",
     "datamodule.dataset_managers.train.lm.num_examples=400", "datamodule.dataset_managers.val.lm.num_examples=20",
     "~datamodule.dataset_managers.val.prediction", "loggers=debug", "test_after_training=false",
-    "trainer.max_steps=100", "trainer.val_check_interval=50",
+    "trainer.max_steps=80", "trainer.val_check_interval=40",
     "callbacks.checkpoint_every_n_steps.every_n_train_steps=7",
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ import torch
 from omegaconf import OmegaConf, open_dict
 from safetensors.torch import save_file
 
-from xlm.training.ema import CHECKPOINT_KEY
+from xlm.training.resume import AVERAGED
 
 CANARY = "canary"
 # What a payload would leave in the current folder.
@@ -159,6 +159,12 @@ def written(name: str, text: str) -> Callable[[Base, Path, bool], Path]:
     return make
 
 
+def doubling(base: Base, to: Path, exported: bool) -> Path:
+    """A configuration with values that refer to each other twice."""
+    chain = {f"tags.a{n}": f"${{tags.a{n + 1}}}${{tags.a{n + 1}}}" for n in range(40)}
+    return setting("tags.a40", "x", chain)(base, to, exported)
+
+
 def sharded(index: Callable[[bytes], str]) -> Callable[[Base, Path, bool], Path]:
     """The folder of a sharded checkpoint, with a header that runs a command and this index."""
 
@@ -244,7 +250,8 @@ def link(name: str, target: str) -> Callable[[Path], object]:
 
     def change(model: Path) -> object:
         (model / name).unlink(missing_ok=True)
-        return (model / name).symlink_to(target)
+        (model / name).symlink_to(target)
+        return name
 
     return change
 
@@ -252,7 +259,8 @@ def link(name: str, target: str) -> Callable[[Path], object]:
 def outside(model: Path) -> object:
     """A shard that is a link to weights beside the folder."""
     save_file({"table.weight": torch.zeros(27, 27)}, model.parent / "secret.safetensors")
-    return (model / "a.safetensors").symlink_to("../secret.safetensors")
+    (model / "a.safetensors").symlink_to("../secret.safetensors")
+    return model
 
 
 def remote_tokenizer(model: Path) -> object:
@@ -406,6 +414,7 @@ CASES = (
         setting("trace_view", "${if_else:${tokenizer:vocab_size},os.system,x}"),
         "cannot be checked",
     ),
+    Case("interpolations that double 40 times", doubling, "steps to be resolved"),
     Case("`${oc.create:…}`", setting("tags.a", "${oc.create:{_target_:os.system}}"), "uses the resolver"),
     Case("`${eval:9**9**9}`", setting("model.dropout", "${eval:9**9**9}"), "cannot be checked"),
     # Settings that make harmless classes dangerous.
@@ -506,7 +515,7 @@ CASES = (
     Case("a sharded checkpoint with a deep index", sharded(lambda _: DEEP), "is not the index of a checkpoint", CKPT),
     Case(
         "averages that are a number",
-        checkpoint(put(CHECKPOINT_KEY, 3)),
+        checkpoint(put(AVERAGED, 3)),
         "it has no averaged weights under",
         CKPT,
     ),

@@ -63,7 +63,7 @@ def make_base(folder: Path) -> Base:
     from xlm.compose import load_config
     from xlm.utils.instantiate import clear_components
 
-    with _surroundings(folder):
+    with _surroundings(folder), contextlib.redirect_stdout(io.StringIO()):
         train.run(load_config(RUN))
         clear_components()
         xlm.load("runs/t").save_pretrained("export")
@@ -146,8 +146,9 @@ def main(words: Sequence[str] = ()) -> int:
             for door in doors_of(case):
                 outcome = run_case(case, door, base, _new(Path(place) / f"{number}-{door}"))
                 bad += outcome.executed or "Traceback" in outcome.answer
-                first = (outcome.answer.splitlines() or ["the page or list, escaped"])[0]
-                first = first.replace(f"{place}/{number}-{door}/made", "…")
+                named = [line for line in outcome.printed.splitlines() if case.answer and case.answer in line]
+                first = [*outcome.answer.splitlines(), *named, "the page or list, escaped"][0]
+                first = first.replace(f"{place}/{number}-{door}/made", "…").replace(f"{place}/{number}-{door}/", "")
                 found.setdefault((_short(first), outcome.executed, outcome.left), []).append(door)
             for (answer, ran, left), doors in found.items():
                 cells = [

@@ -36,6 +36,7 @@ EXAMPLES = [
     errors.CheckpointCorruptError("c.ckpt", "it ends early"),
     errors.StorageError("a.csv: No space left on device.", path="a.csv"),
     errors.RunInUseError("busy", folder="runs/a"),
+    errors.RankLostError(1, " (process 4 on host a)", "has ended", "last.ckpt"),
     errors.NonFiniteLossError(7, float("nan")),
     errors.TrainingInterrupted(signal.SIGTERM, "last.ckpt"),
 ]

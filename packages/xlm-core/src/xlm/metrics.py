@@ -80,8 +80,9 @@ class RatioMetric(Metric):
     def count_groups(self, part: Tensor, whole: Tensor) -> None:
         """Add the part and the whole of each group; groups whose whole is 0 don't count."""
         p, w = part.flatten().to(self.moments.dtype), whole.flatten().to(self.moments.dtype)
-        p, w = p[w != 0], w[w != 0]
-        terms = (torch.ones_like(w), p, w, p * p, p * w, w * w)
+        is_group = w != 0
+        p = torch.where(is_group, p, 0)  # not by indexing, which would wait for the device
+        terms = (is_group.to(w.dtype), p, w, p * p, p * w, w * w)
         self.moments += torch.stack([term.sum() for term in terms])
 
     def estimate_error(self) -> tuple[int, float]:
@@ -188,8 +189,8 @@ class TokenWeightedMean(RatioMetric):
     def update(self, value: Tensor | float | int, weight: Tensor | float | int = 1) -> None:
         """Count a value, or several, with weights that broadcast; a value of weight 0 may be NaN."""
         like = self.weighted_sum
-        values = torch.as_tensor(value, device=like.device).detach().to(like.dtype)
-        weights = torch.as_tensor(weight, device=like.device).detach().to(like.dtype).expand_as(values)
+        values = _as_tensor(value, like)
+        weights = _as_tensor(weight, like).expand_as(values)
         parts = torch.where(weights == 0, 0, weights * values)
         self.weighted_sum += parts.sum()
         self.weight_sum += weights.sum()
@@ -198,6 +199,13 @@ class TokenWeightedMean(RatioMetric):
     def compute(self) -> Tensor:
         """The mean; NaN without data."""
         return self.weighted_sum / self.weight_sum
+
+
+def _as_tensor(value: Tensor | float | int, like: Tensor) -> Tensor:
+    """On the device and in the type of `like`; a number is filled in there, since a copy would wait for the device."""
+    if isinstance(value, Tensor):
+        return value.detach().to(like)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def _lengths(ids: Tensor, length: Tensor | None) -> Tensor:

@@ -229,7 +229,7 @@ class Plan(Options):
     section: ClassVar[str] = "plan"
 
     output_path: Text = option("plan.json", "file to write")
-    num_steps: Count = option(5, "steps to measure")
+    num_steps: CountOrZero = option(5, "steps to measure; 0: build the network without memory, and take no steps")
     num_warmup_steps: Count = option(3, "steps before measuring")
 
 
@@ -239,6 +239,15 @@ class Runs:
 
     json: bool = option(False, "print JSON instead of a table")
     sort: Text = option("age", "age, name, model, data, step, match, loss, state, or a metric to sort by")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """Options, as key=value:"""
+
+    run: Text = option("", "folder or name of the run to repeat")
+    job_name: Text = option("", "name of the new run; by default that of the first with _repeat")
+    trust: bool = option(False, "allow the run's configuration to name any function")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,7 @@ def test_a_study_that_is_continued_tries_what_an_undisturbed_one_would(
     assert min(trial.value for trial in other) == study().best_value
 
 
+@pytest.mark.slow  # eight trials
 def test_failed_runs_are_failed_trials_and_the_exit_code_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     words = [word.replace("interval(4,8)", "4,5").replace("tag(log,interval(1e-3,1.0))", "0.01,0.9") for word in SEARCH]
     assert main([*words, "hydra.sweeper.n_trials=8"]) == 1

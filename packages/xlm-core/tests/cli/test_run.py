@@ -227,7 +227,9 @@ def test_the_same_mistakes_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> Non
     assert "\nError: Key 'no_such_key' is not in struct" in err
 
 
-@pytest.mark.parametrize("batches", [[], ["hydra.sweeper.max_batch_size=1"]])
+@pytest.mark.parametrize(
+    "batches", [[], pytest.param(["hydra.sweeper.max_batch_size=1"], marks=pytest.mark.slow)], ids=["one", "several"]
+)
 def test_a_run_that_fails_does_not_end_the_sweep(capsys: pytest.CaptureFixture[str], batches: list[str]) -> None:
     code, out, err = run(capsys, "-m", "sometimes", "experiment=toy", "seed=1,2,3", *batches)
     assert (code, out.split()) == (1, ["toy,seed=1", "toy,seed=3"])

@@ -48,9 +48,7 @@ def test_the_tasks_of_srun_must_be_the_devices(
     if is_right:
         environment.validate_settings(devices, nodes)
     else:
-        with pytest.raises(
-            ConfigError, match=r"srun started 4 tasks on 2 nodes, .* Set trainer\.devices=2 trainer\.num_"
-        ):
+        with pytest.raises(ConfigError, match=r"srun started 4 tasks on 2 nodes, .* Set trainer\.devices=2 "):
             environment.validate_settings(devices, nodes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -15,13 +16,16 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from omegaconf import OmegaConf
 from torch import distributed, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from process_group import free_port, wait
-from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError
+from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, StorageError
+from xlm.inference.session import check_sharding
+from xlm.training import sharded_checkpoints
 from xlm.training.checkpoints import AtomicCheckpointIO, best_or_last
 from xlm.training.resume import find_resumable, load_checkpoint
 from xlm.training.sharded_checkpoints import is_checkpoint, is_sharded, load_shards, remove_checkpoint, save_shards
@@ -267,3 +271,35 @@ def test_without_sharding_nothing_is_gathered() -> None:
     gather_weights(net)
     release_weights(net)
     assert all(not isinstance(p, DTensor) for p in net.parameters())
+
+
+def test_a_full_disk_is_reported_by_every_process_and_leaves_the_checkpoint_before(copied: Path) -> None:
+    def work(rank: int) -> None:
+        net, optimizer = sharded(2)
+        checkpoint = checkpoint_of(net, optimizer, 9)
+        if rank == 1:
+            sharded_checkpoints.require_space = _full  # type: ignore[assignment]
+        with pytest.raises(StorageError, match="No space left on device"):
+            save_shards(checkpoint, copied, tied_names(net))
+
+    in_processes(2, work)
+    assert load_checkpoint(copied)["global_step"] == 2
+    assert len(list(copied.iterdir())) == 2
+
+
+def _full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"trainer": {"precision": "16-mixed"}}, "trainer.precision is 16-mixed, and trainer_strategy=fsdp2 takes one"),
+        ({"async_checkpoints": True}, "async_checkpoints is true, but trainer_strategy=fsdp2"),
+    ],
+)
+def test_settings_that_cannot_be_combined_are_refused(setting: dict[str, Any], message: str) -> None:
+    fsdp2 = {"strategy": {"_target_": "xlm.training.sharding.FSDP2Strategy"}}
+    check_sharding(OmegaConf.create({"trainer": {}, **setting}))
+    with pytest.raises(ConfigError, match=message):
+        check_sharding(OmegaConf.merge({"trainer": fsdp2}, setting))  # type: ignore[arg-type]

@@ -158,7 +158,8 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
                 trace.said(rows.index, length_logits.softmax(dim=-1)[:, 0])
             complete[rows.index] = done
             ended.append(rows.select(done))
-            rows, hidden, u, length_logits = rows.select(~done), hidden[~done], u[~done, 1:], length_logits[~done]
+            on = (~done).nonzero().squeeze(1)
+            rows, hidden, u, length_logits = rows.select(on), hidden[on], u[on, 1:], length_logits[on]
             if len(rows.index):
                 room = self.max_length - lengths[rows.index]
                 slots, tokens = self._choose(hidden, rows, u, self._most(length_logits, room))

@@ -39,9 +39,11 @@ class Rows:
             cls_position=batch["cls_position"],
         )
 
-    def select(self, keep: Bool[Tensor, " rows"]) -> Rows:
-        """Some of the rows."""
-        return Rows(**{f.name: getattr(self, f.name)[keep] for f in fields(self)})
+    def select(self, keep: Bool[Tensor, " rows"] | Integer[Tensor, " kept"]) -> Rows:
+        """Some of the rows, by a mask or by their indices."""
+        # Once for all fields: indexing by a mask waits for the device.
+        index = keep.nonzero().squeeze(1) if keep.dtype == torch.bool else keep
+        return Rows(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def insert(
         self, slots: Integer[Tensor, "rows num"], tokens: Integer[Tensor, "rows num"], step: int, pad_token_id: int
@@ -62,7 +64,7 @@ class Rows:
             return out.scatter(1, new_to, new)[:, :new_width]
 
         mask = moved(self.mask, False, True)
-        used = int(mask.any(dim=0).nonzero().max()) + 1
+        used = int((mask.any(dim=0) * torch.arange(1, new_width + 1, device=mask.device)).max())
         grown = replace(
             self,
             ids=moved(self.ids, pad_token_id, tokens),

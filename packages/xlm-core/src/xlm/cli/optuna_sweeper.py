@@ -71,7 +71,7 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context
-        self.launcher = Recording(
+        self.recording = Recording(
             Plugins.instance().instantiate_launcher(
                 hydra_context=hydra_context, task_function=task_function, config=config
             )
@@ -98,7 +98,7 @@ class OptunaSweeper(Sweeper):
             )  # fmt: skip
             self._run(study, space, fixed)
         self._report(study)
-        self.launcher.raise_failures()
+        self.recording.raise_failures()
 
     def _run(self, study: optuna.Study, space: dict[str, Any], fixed: Sequence[str]) -> None:
         from optuna.trial import TrialState
@@ -131,11 +131,11 @@ class OptunaSweeper(Sweeper):
         from optuna.trial import TrialState
 
         overrides = [[*fixed, *(f"{key}={_as_text(v)}" for key, v in values.items())] for _, values in batch]
-        before = len(self.launcher.returned)
+        before = len(self.recording.returned)
         if not before:  # a mistake in the command shows before the first run starts
             self.validate_batch_is_legal(overrides)
-        self.launcher.launch(overrides, initial_job_idx=batch[0][0])
-        for (number, _), job in zip(batch, self.launcher.returned[before:], strict=True):
+        self.recording.launch(overrides, initial_job_idx=batch[0][0])
+        for (number, _), job in zip(batch, self.recording.returned[before:], strict=True):
             value = self._value(job) if job.status is JobStatus.COMPLETED else math.nan
             if math.isfinite(value):
                 study.tell(number, value)

@@ -76,11 +76,11 @@ class GridSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.grid.setup(hydra_context=hydra_context, task_function=task_function, config=config)
         assert self.grid.launcher is not None
-        self.launcher = self.grid.launcher = Recording(self.grid.launcher)
+        self.grid.launcher = self.recording = Recording(self.grid.launcher)
 
     def sweep(self, arguments: list[str]) -> Any:
         returned = self.grid.sweep(arguments)
-        self.launcher.raise_failures()
+        self.recording.raise_failures()
         return returned
 
 
@@ -95,7 +95,7 @@ def run_name(job: JobReturn) -> str:
 def of_run(job: JobReturn, key: str) -> str:
     """A value of a job's configuration, as text."""
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = job.hydra_cfg
+    HydraConfig.instance().cfg = job.hydra_cfg  # type: ignore[assignment]
     try:
         return str(OmegaConf.select(job.cfg, key))  # type: ignore[arg-type]
     finally:

@@ -184,6 +184,14 @@ BUILT_IN_JOBS: dict[str, Job] = {
             is_standalone=True,
         ),
         Job(
+            "repeat",
+            "xlm.commands.repeat.run_repeat",
+            "train again from a run's record, and compare to the last bit: xlm repeat runs/x",
+            usage="RUN [options]",
+            options=("Repeat",),
+            is_standalone=True,
+        ),
+        Job(
             "runs",
             "xlm.commands.report.print_runs",
             "list the runs in a folder, by default runs/",

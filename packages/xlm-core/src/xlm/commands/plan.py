@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -67,7 +69,9 @@ def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, A
     session = start(_quiet(cfg, num_steps + num_warmup))
     for split in ("val", "test", "predict"):
         session.datamodule.dataset_managers[split] = {}
-    harness = session.harness()
+    # Without steps no weight needs a value, and a network of any size can be built anywhere.
+    with torch.device("meta") if num_steps == 0 else contextlib.nullcontext():
+        harness = session.harness()
     measure = MeasureSteps(num_warmup, counts_flops=not cfg.get("compile"))
     callbacks: list[Callback] = [ExponentialMovingAverage(cfg.ema_decay)] if cfg.ema_decay else []
     trainer = session.trainer([*callbacks, measure], [])
@@ -79,7 +83,7 @@ def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, A
         "precision": str(trainer.precision),
         "parameters": _parameters(harness),
     }
-    why_not = _why_no_steps(session, harness)
+    why_not = _NO_STEPS if num_steps == 0 else _why_no_steps(session, harness)
     if why_not is None:
         resolve_length(cfg, session.datamodule)
         trainer.fit(harness, datamodule=session.datamodule)
@@ -98,6 +102,9 @@ def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, A
     stored = num_bytes(harness.model.state_dict().values()) + kept + plan["memory_bytes"]["averaged_weights"]
     plan["disk"] = _disk(cfg, stored)
     return plan, trainer.is_global_zero
+
+
+_NO_STEPS = "No step is taken (plan.num_steps=0)."
 
 
 def _quiet(cfg: DictConfig, num_steps: int) -> DictConfig:

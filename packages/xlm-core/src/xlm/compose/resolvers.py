@@ -51,6 +51,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 _MAX_LENGTH = 1000
 _MAX_BITS = 4096
+_MAX_TEXT = 2**20
 
 
 def evaluate(text: str) -> int | float | bool:
@@ -99,7 +100,7 @@ def _binary(op: ast.operator, left: Any, right: Any) -> Any:
 
 def register_resolvers(swept: Collection[str] = ()) -> None:
     """Register all resolvers in OmegaConf, replacing any of the same name; `swept` are the keys that a sweep varies."""
-    resolvers = {**_RESOLVERS, "default_job_name": _DefaultJobName(swept)}
+    resolvers: dict[str, Callable[..., Any]] = {**_RESOLVERS, "default_job_name": _DefaultJobName(swept)}
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
@@ -130,7 +131,10 @@ def _div_up(dividend: int, divisor: int) -> int:
 
 
 def _replace_str(text: str, old: str, new: str = "") -> str:
-    return str(text).replace(str(old), "" if new is None else str(new))
+    text, old, new = str(text), str(old), "" if new is None else str(new)
+    if len(text) + text.count(old) * len(new) > _MAX_TEXT:
+        raise ConfigError(f"replace_str: the text would have more than {_MAX_TEXT:,} characters.")
+    return text.replace(old, new)
 
 
 def _dict_to_list(mapping: DictConfig | None) -> ListConfig:

@@ -22,12 +22,14 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.base import Container
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from xlm.errors import BadTargetError, ConfigError, NotAllowedError, XLMError, as_line
@@ -100,6 +102,10 @@ _LIVE_NUMBER = re.compile(r"(?:[a-z]\w*\.)*(?:full_vocab_size|vocab_size|[a-z]+_
 _ALLOWED = "a class or function that is made for configurations"
 
 
+# A shipped configuration needs about 300.
+_MAX_STEPS = 10_000
+
+
 class Refusal(NamedTuple):
     """Why a configuration is not used: `reason` follows the words "The configuration in FILE "."""
 
@@ -125,9 +131,35 @@ def first_refusal(config: DictConfig, runs_judges: bool = True) -> Refusal | Non
     """The first part of a configuration that is not allowed; None if all of it is."""
     _listed.cache_clear()  # files of configurations may have changed
     try:
-        return next(_refusals(config, runs_judges), None)
+        with _limited_resolution():
+            return next(_refusals(config, runs_judges), None)
     except RecursionError:
         return Refusal("", "is nested too deeply")
+    except _TooManySteps:
+        return Refusal("", f"needs more than {_MAX_STEPS:,} steps to be resolved")
+
+
+class _TooManySteps(BaseException):
+    """Raised through OmegaConf, which wraps every Exception."""
+
+
+@contextmanager
+def _limited_resolution() -> Iterator[None]:
+    """Count the interpolations that are resolved: a few values that refer to each other twice need billions."""
+    steps, resolve = 0, Container.resolve_parse_tree
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > _MAX_STEPS:
+            raise _TooManySteps
+        return resolve(*args, **kwargs)
+
+    Container.resolve_parse_tree = counted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Container.resolve_parse_tree = resolve  # type: ignore[method-assign]
 
 
 def _refusals(root: DictConfig, runs_judges: bool) -> Iterator[Refusal]:
@@ -158,9 +190,10 @@ def nodes_of(node: Any) -> Iterator[tuple[Any, Any]]:
         return
     if node._is_interpolation():
         return
+    parent: Any = node
     for name in range(len(node)) if isinstance(node, ListConfig) else list(node.keys()):
-        yield node, name
-        yield from nodes_of(node._get_node(name))
+        yield parent, name
+        yield from nodes_of(parent._get_node(name))
 
 
 def _bad_value(key: str, name: str, value: Any, runs_judges: bool) -> str:
@@ -267,6 +300,8 @@ def _named_in(folder: Path, _: tuple[int, ...]) -> frozenset[str]:
     """The dotted paths that the configuration files of a folder name, except those that run programs."""
     found: set[str] = set()
     for file in sorted(folder.rglob("*.yaml")):
+        if file.relative_to(folder).parts[0] == "hydra":
+            continue  # launchers and sweepers are not parts of a run
         try:
             content = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (OSError, ValueError, yaml.YAMLError):

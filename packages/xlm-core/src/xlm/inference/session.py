@@ -25,8 +25,10 @@ from xlm import flags
 from xlm.data.steps import plain
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
+from xlm.external_models import active_models
 from xlm.harness import Harness
 from xlm.inference.allowed import remember_own
+from xlm.reports.files import read_mapping
 from xlm.training.background import BackgroundCheckpointIO
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.training.ranks import RankMonitor
@@ -36,7 +38,7 @@ from xlm.utils.files import replace_text
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.rich_utils import plain_console
-from xlm.utils.run_record import run_record
+from xlm.utils.run_record import code_digests, run_record
 from xlm.utils.secrets import without_secrets
 from xlm.utils.slurm import is_task, num_tasks
 
@@ -78,6 +80,7 @@ class Session:
     def trainer(self, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
         """Lightning's Trainer from `cfg.trainer`; ConfigError for values that it rejects now or would reject later."""
         check_trainer(self.cfg.trainer)
+        check_sharding(self.cfg)
         trainer = instantiate(
             self.cfg.trainer,
             callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 60), self.cfg.get("step_timeout", 1500))],
@@ -106,6 +109,7 @@ class Session:
         record = run_record(self.config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
         record["precision"] = str(trainer.precision)
         record["job_type"] = job
+        record["code"] = code_of_run()
         if trainer.is_global_zero:
             if job == "train":
                 remember_own(self.cfg)
@@ -114,8 +118,33 @@ class Session:
             replace_text(self.run_dir / name, self.config_yaml)
             if job == "train" and getattr(self.tokenizer, "belongs_to_run", False):
                 self.tokenizer.save_pretrained(str(self.run_dir / TOKENIZER))
-            write_results(self.run_dir / f"record_{job}.json", record)
+            path = self.run_dir / f"record_{job}.json"
+            if job == "train" and (others := other_starts(read_mapping(path, []), record)):
+                record["other_starts"] = others
+            write_results(path, record)
         return record
+
+
+def code_of_run() -> dict[str, str]:
+    """Fingerprints of the source files of core and of the active models."""
+    folders = {model.import_name: model.package_dir for model in active_models().values()}
+    return code_digests({"xlm": Path(__file__).parents[1], **folders})
+
+
+# What two starts of one run can differ in.
+CIRCUMSTANCES = ("config_hash", "git", "versions", "device", "hardware", "code", "precision")
+
+
+def other_starts(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
+    """The earlier starts of a run under other circumstances, from the record of its last start; one of each kind."""
+    found = list(before.get("other_starts") or [])
+    if before:
+        found.append({name: before[name] for name in ("started", *CIRCUMSTANCES) if name in before})
+    kept: list[dict[str, Any]] = []
+    for start in found:
+        if all(any(start.get(name) != other.get(name) for name in CIRCUMSTANCES) for other in (now, *kept)):
+            kept.append(start)
+    return kept
 
 
 # Values that make Lightning fail during training or do nothing: key, minimum, whether the minimum is allowed.
@@ -129,16 +158,28 @@ _LEAST = (
 SHARDED_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
 
-def check_trainer(trainer: DictConfig) -> None:
-    """ConfigError for an interval of the Trainer below its minimum."""
-    strategy = trainer.get("strategy")
-    is_sharded = isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(".FSDP2Strategy")
-    if is_sharded and trainer.get("precision") not in (None, *SHARDED_PRECISIONS):
+def check_sharding(cfg: DictConfig) -> None:
+    """ConfigError for settings that `trainer_strategy=fsdp2` cannot combine with."""
+    strategy = cfg.trainer.get("strategy")
+    if not isinstance(strategy, DictConfig) or not str(strategy.get("_target_")).endswith(".FSDP2Strategy"):
+        return
+    precision = cfg.trainer.get("precision")
+    if precision not in (None, *SHARDED_PRECISIONS):
         raise ConfigError(
-            f"trainer.precision is {trainer.precision}, and trainer_strategy=fsdp2 takes one of: "
+            f"trainer.precision is {precision}, and trainer_strategy=fsdp2 takes one of: "
             f"{', '.join(SHARDED_PRECISIONS)}.",
             key="trainer.precision",
         )
+    if cfg.get("async_checkpoints"):
+        raise ConfigError(
+            "async_checkpoints is true, but trainer_strategy=fsdp2 writes its checkpoints in all processes at once. "
+            "Set async_checkpoints=false.",
+            key="async_checkpoints",
+        )
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """ConfigError for an interval of the Trainer below its minimum."""
     for name, least, allowed in _LEAST:
         value = trainer.get(name)
         if isinstance(value, int | float) and (value < least or (value == least and not allowed)):

@@ -249,7 +249,7 @@ _FOLDERS = ("cache_dir", "dirpath", "save_dir", "default_root_dir")
 
 
 def _with_folders_of_this_machine(config: DictConfig, source: Source, option: str) -> DictConfig:
-    config = config.copy()
+    config, file = config.copy(), source.config_file or source.path
     with open_dict(config):
         config.paths = core_file("paths/default.yaml")
         if "checkpointing_dir" in config:
@@ -261,9 +261,9 @@ def _with_folders_of_this_machine(config: DictConfig, source: Source, option: st
         try:
             value = parent[name]
         except (OmegaConfBaseException, XLMError) as error:
-            raise NotAllowedError(as_line(source.path), f"has no value at {key}", option, key=key) from error
+            raise NotAllowedError(as_line(file), f"has no value at {key}", option, key=key) from error
         if value is not None and not _is_below(str(value), [str(config.paths[root]) for root in _ROOTS]):
-            raise NotAllowedError(as_line(source.path), f"writes to {as_line(value)} ({key})", option, key=key)
+            raise NotAllowedError(as_line(file), f"writes to {as_line(value)} ({key})", option, key=key)
     return config
 
 

@@ -49,10 +49,8 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     trust = options.trust or options.trust_remote_code
     how = "trust=true" if option else f"{section}.trust=true"
     cfg = check_trusted(source, trust, how, runs_judges=job in _JUDGE).config
+    add_newer_keys(cfg)
     with open_dict(cfg):
-        # Keys that are newer than the checkpoint.
-        for key in core_file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
-            cfg[key] = core_file("config.yaml")._get_node(key)
         cfg.paths = core_file("paths/default.yaml")
         cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes = "auto", 1, 1
         cfg.merge_with(core_file(f"{_STRATEGY}/{strategy}.yaml"))
@@ -82,6 +80,13 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     cfg.job_name = checked_job_name(here if here and "job_name" not in given else cfg.job_name)
     check_config(cfg, {"model_type": cfg.get("model_name"), "datamodule": "of the checkpoint"})
     return cfg
+
+
+def add_newer_keys(cfg: DictConfig) -> None:
+    """Give a stored configuration the keys that are newer than it, with their defaults."""
+    with open_dict(cfg):
+        for key in core_file("config.yaml").keys() - cfg.keys() - {"defaults", "hydra"}:
+            cfg[key] = core_file("config.yaml")._get_node(key)
 
 
 def name_of_run(weights: Path, log_dir: str | Path) -> str | None:

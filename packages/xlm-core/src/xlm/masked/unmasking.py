@@ -280,16 +280,17 @@ def fill_by_confidence(
         open_ = masked[rows]
         mask_prob = open_.sum(dim=1).to(sampling_dtype(ids.device)) / total[rows]
         features = network.features(ids[rows], rows, mask_prob)
-        allowed = draw.allowed(network.logits(features[open_]), slots.before_given_token[rows][open_])
+        # Found once: every indexing by a mask waits for the device.
+        place = open_.nonzero(as_tuple=True)
+        allowed = draw.allowed(network.logits(features[place]), slots.before_given_token[rows][place])
         scores = torch.full(open_.shape, -torch.inf, dtype=torch.float32, device=ids.device)
-        scores[open_] = confidence_scores(allowed, order.kind)
-        chosen = order.choose(scores, open_, order.max_steps - call)
-        row, column = chosen.nonzero(as_tuple=True)
-        at = rows[row]
-        ids[at, column] = draw(allowed[chosen[open_]], seeds[at], slots.counters[at, column])
+        scores[place] = confidence_scores(allowed, order.kind)
+        picked = order.choose(scores, open_, order.max_steps - call)[place].nonzero().squeeze(1)
+        at, column = rows[place[0][picked]], place[1][picked]
+        ids[at, column] = draw(allowed[picked], seeds[at], slots.counters[at, column])
         if trace is not None:
             trace.step(rows)
-            trace.wrote(at, column, ids[at, column], allowed[chosen[open_]])
+            trace.wrote(at, column, ids[at, column], allowed[picked])
         masked[at, column] = False
         filled_by[at, column] = call
         calls[rows] += 1

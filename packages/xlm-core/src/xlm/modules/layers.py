@@ -153,7 +153,8 @@ def init_transformer_weights(model: nn.Module, std: float = 0.02, num_layers: in
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            if bool(module.weight.any()):
+            # On the meta device no weight has values, and none is drawn.
+            if module.weight.is_meta or bool(module.weight.any()):
                 scaled = num_layers is not None and name.endswith(_RESIDUAL_OUTPUTS)
                 module.weight.normal_(0.0, std / math.sqrt(2 * num_layers) if scaled and num_layers else std)
             if module.bias is not None:

@@ -111,9 +111,10 @@ _NOT_ALONE = re.compile(r"[&*!](?<=[\s\[{,].)[\w!]")
 def _yaml(text: str) -> Any:
     """The content of a YAML file, with a reader that remembers parts: configurations of a sweep differ in few lines."""
     if not _NOT_ALONE.search(text):
-        starts = [found.start() for found in _TOP_LEVEL.finditer(text)] + [len(text)]
+        starts = [found.start() for found in _TOP_LEVEL.finditer(text)]
         with suppress(ValueError):
-            parts = [_part(text[a:b]) for a, b in pairwise(starts)]
+            # What comes before the first key belongs to its part.
+            parts = [_part(text[a:b]) for a, b in pairwise([0, *starts[1:], len(text)])]
             if all(isinstance(part, dict) and len(part) == 1 for part in parts):
                 return {key: value for part in parts for key, value in part.items()}
     return _parsed(text)

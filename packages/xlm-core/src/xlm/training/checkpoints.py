@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributed.tensor import DTensor
 
 from xlm.errors import NonFiniteLossError, RunInUseError, StorageError, TrainingInterrupted, XLMError
-from xlm.training.background import finish_saving
+from xlm.training.background import WaitsForSaves, finish_saving
 from xlm.training.disk_space import require_space, state_bytes
 from xlm.training.guards import GracefulSignals
 from xlm.training.rng import CHECKPOINT_KEY as RNG_KEY
@@ -228,6 +228,9 @@ class LastCheckpoint(Checkpoint):
         holder = find_holder(Path(trainer.default_root_dir))
         if holder is None or (holder[0].host, holder[0].pid) != (first.host, first.pid):
             return None
+        plugin = trainer.strategy.checkpoint_io
+        if isinstance(plugin, WaitsForSaves):
+            plugin.wait()
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         known = checkpoint.get(RNG_KEY, [None])
         checkpoint[RNG_KEY] = [known[0] if r == trainer.global_rank else None for r in range(trainer.world_size)]

@@ -29,6 +29,7 @@ class FiniteLossGuard(Callback):
 
     def __init__(self) -> None:
         self._first_bad: torch.Tensor | None = None
+        self._last_step = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -41,8 +42,11 @@ class FiniteLossGuard(Callback):
         is_new = ~torch.isfinite(loss.detach()) & (self._first_bad < 0)
         self._first_bad = torch.where(is_new, trainer.global_step, self._first_bad)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and trainer.global_step % every == 0:  # 0: nothing is ever logged
+        step = trainer.global_step
+        # Not for every batch of an accumulation. every=0: nothing is ever logged.
+        if every and step != self._last_step and step % every == 0:
             self.check()
+        self._last_step = step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from torchmetrics import Metric
 
 from xlm.training.train_log import TrainLog
@@ -51,7 +52,7 @@ class LogInterval(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         is_within_step = trainer.global_step == self._step
         counts = self._at_step if is_within_step else self._counts(pl_module)
-        checkpoint[CHECKPOINT_KEY] = all_gather_objects(counts)
+        checkpoint[CHECKPOINT_KEY] = all_gather_objects(_on_cpu(counts))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get(CHECKPOINT_KEY, [])
@@ -64,7 +65,7 @@ class LogInterval(Callback):
 
 
 def metric_counts(metric: Metric) -> dict[str, Any]:
-    """The state of a metric as plain values and tensors on the CPU."""
+    """The state of a metric as plain values and copies of its tensors, made without waiting for the device."""
     return {"updates": metric.update_count, "states": {name: _copied(v) for name, v in metric.metric_state.items()}}
 
 
@@ -79,4 +80,12 @@ def load_metric_counts(metric: Metric, counts: dict[str, Any]) -> None:
 
 
 def _copied(value: Any) -> Any:
-    return [_copied(part) for part in value] if isinstance(value, list) else value.detach().to("cpu", copy=True)
+    return [_copied(part) for part in value] if isinstance(value, list) else value.detach().clone()
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_on_cpu(item) for item in value]
+    return value.cpu() if isinstance(value, Tensor) else value

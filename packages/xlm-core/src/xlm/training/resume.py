@@ -53,7 +53,7 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
     """
     path = Path(path)
     if is_sharded(path):
-        return _usable(path, read_shards(path))
+        return _checked(read_shards(path), path)
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     try:
@@ -63,12 +63,13 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
         raise CheckpointCorruptError(path, _pickled_reason(path, error)) from error
     except Exception as error:  # a file made to do harm can raise anything
         raise CheckpointCorruptError(path, first_sentence(error)) from error
+    return _checked(checkpoint, path)
+
+
+def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
+    """The content of a checkpoint; CheckpointCorruptError if jobs cannot use it."""
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointCorruptError(path, f"it has no 'state_dict'{_what_it_is(checkpoint)}")
-    return _usable(path, checkpoint)
-
-
-def _usable(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
     if reason := unusable_part(checkpoint, AVERAGED):
         raise CheckpointCorruptError(path, f"it {reason}")
     return checkpoint

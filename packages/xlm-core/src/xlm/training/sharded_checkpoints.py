@@ -28,12 +28,16 @@ from torch import distributed
 from torch.distributed import checkpoint as dcp
 from torch.distributed.tensor import DTensor
 
-from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError
+from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, StorageError
+from xlm.training.disk_space import require_space
+from xlm.utils.files import reason_of
+from xlm.utils.instantiate import first_sentence
 from xlm.utils.rank_zero import all_gather_objects
 from xlm.utils.tensor_archive import check_archive
 
 INDEX = "checkpoint.json"
 HEADER = "header.pt"
+ADVICE = "The checkpoints before it are complete, and the same command continues from the newest one."
 _FORMAT = 1
 _CHUNK = 1 << 22
 
@@ -75,13 +79,12 @@ def save_shards(checkpoint: dict[str, Any], path: Path, tied: Mapping[str, str])
     name = all_gather_objects(f"step-{checkpoint['global_step']}-{secrets.token_hex(4)}")[0]
     target = path.with_name(f".{path.name}.{name}") if path.is_file() else path
     folder = target / name
-    folder.mkdir(parents=True, exist_ok=True)
     for alias in tied:
         checkpoint["state_dict"].pop(alias, None)
     places = {"/".join(map(str, keys)): (keys, tensor) for keys, tensor in _split_tensors(checkpoint, ())}
-    distributed.barrier()  # everyone has decided by the same path
+    _prepare(folder, sum(tensor.to_local().nbytes for _, tensor in places.values()))
     try:
-        dcp.save({key: tensor for key, (_, tensor) in places.items()}, storage_writer=writer(folder))
+        _save(folder, {key: tensor for key, (_, tensor) in places.items()}, writer)
         for keys, _ in places.values():
             _set(checkpoint, keys, None)
         if is_first:
@@ -102,6 +105,29 @@ def save_shards(checkpoint: dict[str, Any], path: Path, tied: Mapping[str, str])
         if target != path:
             path.unlink()
             target.rename(path)
+
+
+def _prepare(folder: Path, num_bytes: int) -> None:
+    """Create the folder for shards of that size; StorageError in all processes if one of them cannot write them."""
+    reason = ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        require_space(folder / HEADER, num_bytes)
+    except OSError as error:
+        reason = reason_of(error)
+    if found := next((reason for reason in all_gather_objects(reason) if reason), None):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise StorageError(folder, found, ADVICE)
+
+
+def _save(folder: Path, tensors: dict[str, DTensor], writer: Any) -> None:
+    """Write the shards; StorageError in all processes if one of them fails."""
+    try:
+        dcp.save(tensors, storage_writer=writer(folder))
+    except dcp.CheckpointException as error:
+        failed = next(iter(error.failures.values()))[0]
+        reason = reason_of(failed) if isinstance(failed, OSError) else first_sentence(failed)
+        raise StorageError(folder, reason, ADVICE) from error
 
 
 def _writer() -> Any:

@@ -131,11 +131,11 @@ class TrainLog(Callback):
             logger.log_metrics(values, step=step)
 
     def counts(self) -> dict[str, Any]:
-        """What has been counted since the last logged step, as plain values; `latest` too."""
+        """What has been counted since the last logged step, with `latest`; does not wait for the device."""
         running = 0.0 if self._started is None else time.perf_counter() - self._started
         return {
             "latest": dict(self.latest),
-            "tokens": float(self._tokens),
+            "tokens": self._tokens,
             "shape": [self._shape.positions, self._shape.pairs],
             "has_masks": self._has_masks,
             "examples": self._examples,

@@ -6,6 +6,8 @@ import yaml
 
 MAX_LENGTH = 4 * 2**20
 MAX_DEPTH = 60
+MAX_VALUES = 100_000
+MAX_TEXT = 2**16
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -19,11 +21,15 @@ def check_stored_yaml(text: str) -> None:
     """
     if len(text) > MAX_LENGTH:
         raise ValueError(f"it has {len(text):,} characters, and may have {MAX_LENGTH:,}")
-    depth = 0
+    depth = num_values = 0
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"it has the YAML alias *{event.anchor}, which stored configurations don't have")
+            if isinstance(event, yaml.ScalarEvent):
+                num_values += 1
+                if num_values > MAX_VALUES or len(event.value) > MAX_TEXT:
+                    raise ValueError(f"it has more than {MAX_VALUES:,} values, or one of over {MAX_TEXT:,} characters")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
