@@ -39,11 +39,6 @@ def reason_of(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and "[errno " in text else text
 
 
-def reason_of(error: OSError) -> str:
-    """`No space left on device`, without number and path."""
-    return error.strerror or str(error)
-
-
 def replace_text(path: Path, text: str) -> Path:
     """Replace the contents of `path` with `text` as UTF-8, atomically; folders are created as needed.
 
