@@ -59,6 +59,7 @@ class Data:
         ("rate", None, "is null, and must be a number"),
         ("rate", float("nan"), "is nan, and must be a number"),
         ("rate", True, "is true, and must be a number"),
+        ("rate", 10**400, "…, and must be a number"),
         ("flag", 1, "is 1, and must be true or false"),
         ("flag", "no", "is 'no', and must be true or false"),
         ("name", 7, "is 7, and must be a text or null"),

@@ -202,7 +202,7 @@ def read_document(path: str | Path) -> Document:
     if found != FORMAT:
         raise DataError(f"{path} has the format {found!r}, but this version of xlm reads '{FORMAT}'.")
     if reason := misfit(doc, Document) or _damage(doc):
-        raise DataError(as_line(f"{path} is a damaged trace: {reason}. Write it again with trace=true."))
+        raise DataError(as_line(f"{path} is not a trace: {reason}. Write it again with trace=true."))
     document: Document = doc
     return document
 

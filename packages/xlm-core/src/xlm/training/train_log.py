@@ -436,7 +436,7 @@ class TensorBoardMetrics(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with writing(self.log_dir):
-            super().log_metrics(metrics, step)  # type: ignore[arg-type]
+            super().log_metrics(metrics, step)
 
 
 Series = dict[str, list[tuple[int, float]]]

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import math
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
@@ -113,13 +114,19 @@ def _fits_list(value: Any, base: Any, parts: tuple[Any, ...], strict: bool) -> b
     return all(fits(item, parts[0], strict) for item in value)
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number; a whole number may be too large for a float."""
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
 def _fits_class(value: Any, base: type, strict: bool) -> bool:
     """Whether a plain value can be of a class; text can be the name of anything except a number."""
     if isinstance(value, bool):
         return base is bool
     if isinstance(value, int | float):
         if base is float:
-            return not math.isnan(value)
+            # A whole number may be too large for a float.
+            return abs(value) <= sys.float_info.max if isinstance(value, int) else not math.isnan(value)
         if base is int:
             return isinstance(value, int) or (not strict and math.isfinite(value) and value == int(value))
         # A protocol of `typing`, like SupportsFloat, does not restrict plain values.
@@ -143,7 +150,7 @@ def _as_text(value: Any, annotation: Any) -> Any:
         base = _base(member)
         if isinstance(value, list) and get_origin(base) is list:
             return [_as_text(each, get_args(base)[0]) for each in value]
-        if type(value) in (int, float) and math.isfinite(value) and _TEXT in _metadata(member):
+        if _is_finite(value) and _TEXT in _metadata(member):
             return str(value)
         if member is not base and len(_members(base)) > 1:
             return _as_text(value, base)
@@ -190,7 +197,7 @@ def _described(member: Any) -> str:
 
 def _bounds_broken(value: Any, annotation: Any) -> str:
     """The bounds, for a value of the right type that is outside them."""
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if not _is_finite(value) or abs(value) > sys.float_info.max:
         return ""
     fitting = [m for m in _members(annotation) if _base(m) is type(value) or (_base(m) is float and type(value) is int)]
     return _bounds(fitting[0], value) if len(fitting) == 1 else ""
