@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 from hostile_files import CASES, TOUCH, Base, Case, setting
 from hostile_table import Outcome, doors_of, make_base, run_case
 
-# One command for each file, in turn; the others at night.
-FEW = [(case, doors[n % len(doors)]) for n, case in enumerate(CASES) for doors in [doors_of(case)]]
+# One command, in turn, for every second file; everything at night.
+FEW = [(case, doors[n % len(doors)]) for n, case in enumerate(CASES[::2]) for doors in [doors_of(case)]]
 REST = [(case, door) for case in CASES for door in doors_of(case) if (case, door) not in FEW]
 
 
@@ -56,6 +57,9 @@ def check(case: Case, door: str, send: Any) -> None:
     assert not set("\x1b\x07\u202e") & set(found.answer + found.printed)
     if case.answer and door != "runs":
         assert case.answer in found.answer + found.printed
+    # Markup is escaped in pages and tables, and formulas are quoted in tables.
+    assert re.search(r"(?<!\\)<img", found.pages) is None
+    assert re.search(r"(^|,)\"?=cmd", found.pages, re.MULTILINE) is None
     # Damaged files of runs are named on the page or left out of the list.
     is_shown = door in ("report", "runs") or not case.answer
     assert found.code == (0 if is_shown else 1)

@@ -19,7 +19,12 @@ from xlm.errors import ConfigError
 from xlm.inference.session import build_components, start
 from xlm.utils.instantiate import clear_components, instantiate
 
-FAMILIES = [p.model for p in read_packages(ROOT).values() if p.model]
+FAMILIES = [
+    # Each kind of network with every change: the one with a start of its own, and the one with conditions.
+    p.model if p.model in ("ilm", "mdlm") else pytest.param(p.model, marks=pytest.mark.slow)
+    for p in read_packages(ROOT).values()
+    if p.model
+]
 # Width, layers, heads, and the number of parameters in 10⁹.
 SIZES = {"1B": (2048, 24, 16, (1.2, 1.6)), "7B": (4096, 32, 32, (6.6, 7.2))}
 

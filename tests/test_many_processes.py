@@ -160,7 +160,7 @@ def test_every_job_takes_a_sharded_checkpoint(home: Path, monkeypatch: pytest.Mo
     assert once["n"] == twice["n"]
     key = "test/lm/accumulated_loss"
     assert twice["metrics"][key] == pytest.approx(once["metrics"][key], rel=1e-5)
-    assert len(json.loads((home / "runs/sharded/trace.json").read_text())["columns"][0]["samples"]) == 8
+    assert len(json.loads((home / "runs/sharded/trace.json").read_text())["runs"][0]["samples"]) == 8
     loaded, extracted = xlm.load(folder), xlm.load("extracted")
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(extracted.model.state_dict()[name], value)

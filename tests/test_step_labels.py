@@ -12,7 +12,9 @@ import pytest
 
 from xlm.commands import train
 from xlm.compose import load_config
+from xlm.errors import ConfigError
 from xlm.harness import Harness
+from xlm.inference.session import Session
 from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.utils.instantiate import clear_components
 
@@ -44,8 +46,16 @@ def rows(name: str) -> list[tuple[str, str, str]]:
     return [row for row in found if not row[1].endswith(("_per_second", "/mfu"))]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures() -> Iterator[None]:
+    """Curves take half a second of each run, and nothing here reads them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw_curves", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def undisturbed(no_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -104,3 +114,12 @@ def test_killed_runs_have_the_rows_of_an_undisturbed_one(undisturbed: Path, tmp_
             for run in (undisturbed, tmp_path / "runs/a")
         ]
         assert predictions[0] == predictions[1]
+
+
+def test_sharded_checkpoints_are_not_written_by_a_thread() -> None:
+    cfg = load_config(
+        ["experiment=star_easy_arlm", "trainer_strategy=fsdp2", "trainer.accelerator=cpu", "async_checkpoints=true"]
+    )
+    session: Any = Session(cfg, None, None, None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="async_checkpoints=true cannot write the checkpoints of trainer_strategy=fs"):
+        session.trainer([], [])

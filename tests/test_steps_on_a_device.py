@@ -219,7 +219,8 @@ ALLOWED = {"arlm": 1, "mlm": 3, "mdlm": 3, "ilm": 6}
 ONCE = 15  # before the first call, and to build the texts at the end
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# MDLM samples with the loop of MLM.
+@pytest.mark.parametrize("family", [f if f != "mlm" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def test_sampling_reads_a_stated_number_of_times_per_network_call(family: str) -> None:
     session = start(load_config(words_of(family)))
     harness = session.harness().eval()

@@ -587,7 +587,7 @@ CASES = (
     Case(
         "a trace without runs",
         written("x.json", '{"format": "xlm-trace/1", "title": "x", "runs": 3}'),
-        "is not a trace",
+        "is a damaged trace",
         TRACE,
     ),
     Case("a trace nested 20,000 levels deep", written("x.json", DEEP), "is not a trace", TRACE),

@@ -47,13 +47,14 @@ _WANTED = {"x.html", "x.md", "x.csv", "x_pairs.csv", "x.json", "texts.txt"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command answered (`code` 0 for none), whether a payload ran, and which files are new."""
+    """What a command answered (`code` 0 for none), whether a payload ran, which files are new, and its pages' text."""
 
     code: int
     answer: str
     printed: str
     executed: bool
     left: tuple[str, ...]
+    pages: str = ""
 
 
 def make_base(folder: Path) -> Base:
@@ -88,7 +89,9 @@ def run_case(case: Case, door: str, base: Base, folder: Path) -> Outcome:
         code, answer, printed = _answer(door, made)
     new = sorted(str(file.relative_to(folder)) for file in _files(folder) - before)
     executed = any(Path(file).name == CANARY for file in new)
-    return Outcome(code, answer, printed, executed, tuple(file for file in new if Path(file).name not in _WANTED))
+    pages = "".join((here / name).read_text() for name in ("x.html", "x.md", "x.csv") if (here / name).exists())
+    left = tuple(file for file in new if Path(file).name not in _WANTED)
+    return Outcome(code, answer, printed, executed, left, pages)
 
 
 def _answer(door: str, made: Path) -> tuple[int, str, str]:

@@ -68,14 +68,14 @@ def closure(requirements: Iterable[str]) -> Iterator[Licence]:
 def licence_of(found: metadata.Distribution) -> str:
     """An expression, else the classifiers, else the first line of the old field; empty without any."""
     fields = found.metadata
-    if expression := fields.get("License-Expression"):
-        return expression
+    if "License-Expression" in fields:
+        return fields["License-Expression"]
     classifiers = fields.get_all("Classifier") or []
     named = [text.rpartition(" :: ")[2] for text in classifiers if text.startswith("License ::")]
     named = [text for text in named if text != "OSI Approved"]
     if named:
         return ", ".join(named)
-    return (fields.get("License") or "").strip().partition("\n")[0]
+    return fields["License"].strip().partition("\n")[0] if "License" in fields else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

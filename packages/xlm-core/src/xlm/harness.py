@@ -236,7 +236,9 @@ class Harness(TermWeightedModule):
         if self.config.get("activation_checkpointing"):
             _check_blocks("activation_checkpointing", checkpoint_activations(self.model), self.model)
         if self._is_sharded:
-            shard(self, self.model, self._trainer.strategy.reshard_after_forward)
+            strategy = self.trainer.strategy
+            assert isinstance(strategy, FSDP2Strategy)
+            shard(self, self.model, strategy.reshard_after_forward)
 
     def prepare_shards(self) -> None:
         """Does nothing; calling it lets torch prepare a sharded module before its first step."""

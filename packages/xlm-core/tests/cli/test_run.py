@@ -240,6 +240,23 @@ def test_a_run_that_fails_does_not_end_the_sweep(capsys: pytest.CaptureFixture[s
     )
 
 
+def test_jobs_are_submitted_on_a_cluster(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = ["name", "experiment=toy", "hydra/launcher=slurm", "trainer.devices=1"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: hydra/launcher: there is no srun on the PATH, so jobs cannot be submitted from here.")
+    for name in ("srun", "sbatch"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "")
+    assert "invalid partition specified: gpu" in err
+    assert "Traceback" not in err
+
+
 def test_a_signal_ends_the_whole_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "-m", "interrupted", "experiment=toy", "seed=1,2,3")
     assert (code, out, err.count("Interrupted by SIGTERM")) == (143, "", 1)

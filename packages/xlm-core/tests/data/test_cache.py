@@ -19,7 +19,7 @@ import pytest
 from xlm.data.cache import DataCache, read_checked
 from xlm.data.mapping import ProcessKilledError
 from xlm.data.rows import Chunk
-from xlm.errors import CacheCorruptError, ConfigError, DataError
+from xlm.errors import CacheCorruptError, ConfigError, DataError, StorageError
 
 KEY = {"source": "x", "seed": 1}
 
@@ -65,6 +65,17 @@ def test_an_error_while_building_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="disk full"):
         DataCache(tmp_path).get_or_build("a", KEY, broken)
+    assert visible(tmp_path) == []
+
+
+def test_a_full_disk_names_the_cache_and_leaves_nothing(tmp_path: Path) -> None:
+    def full(start: int) -> Iterator[Chunk]:
+        yield from islice(build(start), 10)
+        raise OSError(28, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    cache = DataCache(tmp_path)
+    with pytest.raises(StorageError, match=r"x-\w+ cannot be written: No space left on device\. The same command"):
+        cache.get_or_build("x", KEY, full)
     assert visible(tmp_path) == []
 
 

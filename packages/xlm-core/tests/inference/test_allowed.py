@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,18 +147,30 @@ class Mine(BigramLoss):
 """
 
 
+@pytest.fixture(scope="module")
+def own(train_bigram: TrainBigram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `runs/t`, trained with a loss of one's own, and `state`, where that is noted."""
+    code, state = tmp_path_factory.mktemp("code"), tmp_path_factory.mktemp("state")
+    (code / "my_loss.py").write_text(OWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(state))
+        patch.syspath_prepend(str(code))
+        folder = train_bigram("trainer.max_steps=2", "loss._target_=my_loss.Mine", "hub.token=hf_secretsecret")
+        (folder / "state").symlink_to(state)
+        yield folder
+    sys.modules.pop("my_loss", None)
+
+
 def test_a_run_of_ones_own_needs_no_word(
-    train_bigram: TrainBigram, work_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    tmp_path: Path, fresh_process: None,
+    own: Path, work_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    fresh_process: None,
 ) -> None:  # fmt: skip
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XLM_MODELS_PATH", str(MODELS))
-    (work_dir / "my_loss.py").write_text(OWN)
-    monkeypatch.syspath_prepend(str(work_dir))
-    folder = train_bigram("trainer.max_steps=2", "loss._target_=my_loss.Mine", "hub.token=hf_secretsecret")
+    monkeypatch.setenv("XDG_STATE_HOME", str(own / "state"))
     assert len(own_file().read_text().split()) == 1
-    monkeypatch.chdir(work_dir)
-    shutil.copytree(folder / "runs", work_dir / "runs")
+    written = [file for file in (own / "runs/t").rglob("*") if file.is_file()]
+    assert not [file for file in written if b"hf_secretsecret" in file.read_bytes()]
+    shutil.copytree(own / "runs", work_dir / "runs")
     assert xlm.load("runs/t").generate(["3 1"])
     assert main(["generate", "runs/t", "generation.prompts=['3 1']"]) == 0
     # Somebody else, who got the folder; and one changed value.
@@ -170,11 +183,9 @@ def test_a_run_of_ones_own_needs_no_word(
     assert "give generation.trust=true" in capsys.readouterr().err
     assert main([*command, "generation.trust=true"]) == 0
     assert xlm.load("runs/t", trust=True).generate(["3 1"])
-    # A model package that the user made active may define classes.
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(own / "state"))
     config = OmegaConf.load("runs/t/config.yaml")
     config.loss.scale = 2.0
     OmegaConf.save(config, "changed.yaml")
     with pytest.raises(NotAllowedError, match=r"changed\.yaml would call 'my_loss\.Mine'"):
         xlm.load("runs/t", config="changed.yaml")
-    sys.modules.pop("my_loss", None)

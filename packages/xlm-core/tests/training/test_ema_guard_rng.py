@@ -205,3 +205,22 @@ def test_the_state_comes_back_at_the_first_batch() -> None:
     draw()  # what making an iterator takes
     resumed.on_train_batch_start(trainer(), module, None, 0)
     assert draw() == expected
+
+
+def test_a_checkpoint_within_an_accumulated_step_has_the_random_state_of_its_start() -> None:
+    state, place = RandomState(1), trainer(step=4)
+    place.accumulate_grad_batches = 2
+    module = LightningModule()
+    torch.manual_seed(3)
+    expected = torch.get_rng_state()
+    state.on_train_batch_start(place, module, None, 0)
+    torch.rand(5)  # the noise of the first batch
+    within: dict[str, Any] = {}
+    state.on_save_checkpoint(place, module, within)
+    assert torch.equal(within["xlm_rng"][0]["torch"], expected)
+    state.on_train_batch_start(place, module, None, 1)
+    torch.rand(5)
+    place.global_step = 5
+    after: dict[str, Any] = {}
+    state.on_save_checkpoint(place, module, after)
+    assert torch.equal(after["xlm_rng"][0]["torch"], torch.get_rng_state())

@@ -46,12 +46,10 @@ class Recording(Launcher):
         try:
             done = list(self.launcher.launch(job_overrides, initial_job_idx))
         except Exception as error:
-            if not type(error).__module__.startswith("submitit."):
+            readable = _of_submitit(error)
+            if readable is None:
                 raise
-            raise ConfigError(
-                f"A job of this sweep ended without a result: {_first_line(error)} The other jobs continue; "
-                "`xlm runs` lists their runs."
-            ) from error
+            raise readable from error
         self.returned.extend(done)
         return [job for job in done if job.status is JobStatus.COMPLETED]
 
@@ -100,6 +98,20 @@ def of_run(job: JobReturn, key: str) -> str:
         return str(OmegaConf.select(job.cfg, key))  # type: ignore[arg-type]
     finally:
         HydraConfig.instance().cfg = before
+
+
+def _of_submitit(error: Exception) -> ConfigError | None:
+    """The same in a sentence, if the launcher of SLURM could not submit a job or lost one; None otherwise."""
+    if "srun" in str(error) and type(error) is RuntimeError:
+        text = (
+            "there is no srun on the PATH, so jobs cannot be submitted from here. Use a machine of the cluster, or "
+            "hydra/launcher=submitit_local, which runs the jobs on this one."
+        )
+    elif type(error).__module__.startswith("submitit."):
+        text = f"{_first_line(error).rstrip('.')}. Jobs that were submitted continue; `xlm runs` lists their runs."
+    else:
+        return None
+    return ConfigError(f"hydra/launcher: {text}", key="hydra/launcher")
 
 
 def _first_line(error: BaseException) -> str:

@@ -200,6 +200,8 @@ def _missing_config(error: MissingConfigException, found: Discovery | None) -> C
     lines += _same_cell(group, member, options)
     lines += [hint] if (hint := did_you_mean(nearest_names(member, {*options, *(error.options or ())}))) else []
     lines.append(f"In '{group}' there are: {_listed(options)}" if options else f"There is no group '{group}'.")
+    if name.startswith("hydra/launcher/submitit_"):
+        lines.append("This launcher is a package: pip install 'xlm-core[slurm]'.")
     lines.append("Searched: " + ", ".join(searched_places()))
     return MissingConfigError("\n".join(lines), name=name, options=options)
 

@@ -19,7 +19,7 @@ from xlm.data.hashing import file_digest, hash_of
 from xlm.data.mapping import ProcessKilledError
 from xlm.data.rows import ArrowRows, Chunk, Shard, write_shards
 from xlm.errors import CacheCorruptError, DataError
-from xlm.utils.files import output_folder
+from xlm.utils.files import NO_SPACE, output_folder, writing
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +154,9 @@ class DataCache:
             is_of_the_data = isinstance(error, DataError) and not isinstance(error, ProcessKilledError)
             if is_of_the_data or not shards:
                 shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in NO_SPACE:  # others may come from the source
+                with writing(path, "The same command continues after the files that are complete."):
+                    raise
             raise
         if path.exists():
             path.rename(folder / "replaced")

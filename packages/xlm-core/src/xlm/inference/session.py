@@ -170,12 +170,6 @@ def check_sharding(cfg: DictConfig) -> None:
             f"{', '.join(SHARDED_PRECISIONS)}.",
             key="trainer.precision",
         )
-    if cfg.get("async_checkpoints"):
-        raise ConfigError(
-            "async_checkpoints is true, but trainer_strategy=fsdp2 writes its checkpoints in all processes at once. "
-            "Set async_checkpoints=false.",
-            key="async_checkpoints",
-        )
 
 
 def check_trainer(trainer: DictConfig) -> None:

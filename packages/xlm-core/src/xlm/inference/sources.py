@@ -256,15 +256,18 @@ def _with_folders_of_this_machine(config: DictConfig, source: Source, option: st
         config.paths = core_file("paths/default.yaml")
         if "checkpointing_dir" in config:
             config.checkpointing_dir = "${paths.run_dir}/checkpoints"
-    for parent, name in nodes_of(config):
-        if name not in _FOLDERS or parent is config.paths:
+    named = config.copy()
+    with open_dict(named):
+        named.job_name = "run"  # jobs check the name itself
+    for parent, name in nodes_of(named):
+        if name not in _FOLDERS or parent is named.paths:
             continue
         key = parent._get_full_key(name)
         try:
             value = parent[name]
         except (OmegaConfBaseException, XLMError) as error:
             raise NotAllowedError(as_line(file), f"has no value at {key}", option, key=key) from error
-        if value is not None and not _is_below(str(value), [str(config.paths[root]) for root in _ROOTS]):
+        if value is not None and not _is_below(str(value), [str(named.paths[root]) for root in _ROOTS]):
             raise NotAllowedError(as_line(file), f"writes to {as_line(value)} ({key})", option, key=key)
     return config
 

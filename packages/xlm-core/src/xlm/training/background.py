@@ -54,7 +54,7 @@ class Snapshot:
             copies[place].copy_(storage)
             self._buffers.setdefault(storage.nbytes(), []).append(copies[place])
         empty = torch.empty(0, dtype=tensor.dtype)
-        return empty.set_(copies[place], tensor.storage_offset(), tensor.size(), tensor.stride())  # type: ignore[call-overload]
+        return empty.set_(copies[place], tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 @runtime_checkable

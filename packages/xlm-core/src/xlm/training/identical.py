@@ -57,13 +57,14 @@ def compare_runs(one: Path, other: Path) -> list[Part]:
     del before, after
     best = one / "checkpoints" / BEST, other / "checkpoints" / BEST
     if best[0].is_file() and best[1].is_file():
-        parts.append(_state_part("best weights", *map(load_checkpoint, best), ("global_step", "state_dict")))
+        before, after = map(load_checkpoint, best)
+        parts.append(_state_part("best weights", before, after, ("global_step", "state_dict")))
+        del before, after
     elif best[0].is_file() or best[1].is_file():
         where = one if best[0].is_file() else other
         parts.append(Part("best weights", 0, "tensors", (f"only {where} has {BEST}",)))
-    logged = [_logged(run) for run in (one, other)]
-    parts.append(_values_part("metrics.csv", *logged, lambda key: f"step {key[0]}, {key[1]}"))
-    parts.append(_values_part("results.json", *(_results(run) for run in (one, other)), str))
+    parts.append(_values_part("metrics.csv", _logged(one), _logged(other), lambda key: f"step {key[0]}, {key[1]}"))
+    parts.append(_values_part("results.json", _results(one), _results(other), str))
     parts.append(_predictions_part(one, other))
     return parts
 

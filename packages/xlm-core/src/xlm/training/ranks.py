@@ -22,6 +22,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
 
 from xlm.errors import RankLostError, XLMError
 from xlm.training.checkpoints import LastCheckpoint
@@ -69,9 +70,10 @@ class RankMonitor(Callback):
         self._stages += 1
         self.rank, self.world_size = trainer.global_rank, trainer.world_size
         self._first_here = self.rank - trainer.local_rank
-        store = distributed.distributed_c10d._get_default_store().clone()
+        default: Any = distributed.distributed_c10d._get_default_store()
+        store = default.clone()
         store.set_timeout(timedelta(seconds=max(self.silence, 10.0)))
-        self._store = distributed.PrefixStore(f"xlm_ranks_{self._stages}", store)
+        self._store = PrefixStore(f"xlm_ranks_{self._stages}", store)
         self._store.set(f"who/{self.rank}", json.dumps(asdict(Holder.this_process())))
         per_node = int(getattr(trainer.strategy, "num_processes", 1))
         here = range(self._first_here, min(self._first_here + per_node, self.world_size))

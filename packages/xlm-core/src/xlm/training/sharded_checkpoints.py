@@ -26,11 +26,13 @@ from typing import Any
 import torch
 from torch import distributed
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, StorageError
 from xlm.training.disk_space import require_space
-from xlm.utils.files import reason_of
 from xlm.utils.instantiate import first_sentence
 from xlm.utils.rank_zero import all_gather_objects
 from xlm.utils.tensor_archive import check_archive
@@ -114,20 +116,24 @@ def _prepare(folder: Path, num_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         require_space(folder / HEADER, num_bytes)
     except OSError as error:
-        reason = reason_of(error)
+        reason = error.strerror or str(error)
     if found := next((reason for reason in all_gather_objects(reason) if reason), None):
         shutil.rmtree(folder, ignore_errors=True)
-        raise StorageError(folder, found, ADVICE)
+        raise _not_written(folder, found)
 
 
 def _save(folder: Path, tensors: dict[str, DTensor], writer: Any) -> None:
     """Write the shards; StorageError in all processes if one of them fails."""
     try:
-        dcp.save(tensors, storage_writer=writer(folder))
-    except dcp.CheckpointException as error:
+        save(tensors, storage_writer=writer(folder))
+    except CheckpointException as error:
         failed = next(iter(error.failures.values()))[0]
-        reason = reason_of(failed) if isinstance(failed, OSError) else first_sentence(failed)
-        raise StorageError(folder, reason, ADVICE) from error
+        of_disk = failed.strerror if isinstance(failed, OSError) else None
+        raise _not_written(folder, of_disk or first_sentence(failed).rstrip(".")) from error
+
+
+def _not_written(folder: Path, reason: str) -> StorageError:
+    return StorageError(f"{folder} cannot be written: {reason}. {ADVICE}", path=folder)
 
 
 def _writer() -> Any:
@@ -263,7 +269,7 @@ def read_shards(path: str | Path, with_tensors: bool = True) -> dict[str, Any]:
         if with_tensors and tensors:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-                dcp.load(tensors, storage_reader=_reader(folder), no_dist=True)
+                load(tensors, storage_reader=_reader(folder), no_dist=True)
         for key, keys in places.items():
             _set(checkpoint, keys, tensors[key])
     except CheckpointError:
@@ -306,7 +312,7 @@ def load_shards(path: Path, parameters: Mapping[str, torch.Tensor]) -> dict[str,
         if parameter is None or key not in found or parameter.shape != found[key].size:
             raise CheckpointError(f"The checkpoint {path} does not fit the model: {key}.", path=path)
         shards[key] = torch.zeros_like(parameter.detach(), dtype=found[key].properties.dtype)
-    dcp.load(shards, storage_reader=_reader(folder))
+    load(shards, storage_reader=_reader(folder))
     for key, keys in places.items():
         _set(checkpoint, keys, shards[key])
     weights = checkpoint["state_dict"]

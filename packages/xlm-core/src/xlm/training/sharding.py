@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.distributed_c10d import default_pg_timeout
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import LBFGS
@@ -95,7 +95,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states"), strict=False):
             # A state numbers the parameters in the order of the optimizer's groups.
             numbered = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-            by_name = {
+            by_name: dict[str, Any] = {
                 "state": {numbered[number]: values for number, values in state["state"].items()},
                 "param_groups": [
                     {**group, "params": [numbered[number] for number in group["params"]]}
@@ -117,6 +117,7 @@ def shard(module: LightningModule, network: nn.Module, reshard_after_forward: bo
     for part in network.modules():
         if isinstance(part, nn.Embedding) and part.sparse:
             raise ConfigError("trainer_strategy=fsdp2 cannot split the sparse gradients of nn.Embedding(sparse=True).")
+    assert module.device_mesh is not None
     mesh = module.device_mesh["data_parallel"]
     units = blocks(network)
     inside = {id(p) for block in units for p in block.parameters()}
@@ -151,7 +152,8 @@ def gather_weights(module: nn.Module) -> None:
         return
     # Weights that are first gathered in inference mode could not be trained later.
     with torch.inference_mode(False):
-        module.prepare_shards()
+        prepare: Any = module.prepare_shards
+        prepare()
         for unit in _units(module):
             unit.set_reshard_after_forward(False, recurse=False)
             unit.unshard()
@@ -168,7 +170,7 @@ def release_weights(module: LightningModule) -> None:
         unit.reshard()
 
 
-def load_full(module: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
+def load_full(module: nn.Module, state_dict: dict[str, Any]) -> None:
     """Load whole tensors, which every process has, into a module that may be sharded."""
     if isinstance(module, FSDPModule):
         set_model_state_dict(module, state_dict, options=StateDictOptions(full_state_dict=True, strict=False))

@@ -381,7 +381,8 @@ class LogTruncation(Callback):
         self._validations = before or 0
         self._drop(trainer, checkpoint["global_step"], before)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in on_fit_start: a sharded run loads its checkpoint after that.
         if not self._resumed:
             self._drop(trainer, -1, None)
 
@@ -435,7 +436,7 @@ class TensorBoardMetrics(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with writing(self.log_dir):
-            super().log_metrics(metrics, step)  # type: ignore[arg-type]
+            super().log_metrics(metrics, step)
 
 
 Series = dict[str, list[tuple[int, float]]]

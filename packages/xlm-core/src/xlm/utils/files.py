@@ -17,6 +17,9 @@ from xlm.errors import ConfigError, StorageError, as_line
 from xlm.utils.processes import machine, process_started
 from xlm.utils.run_lock import STALE_SECONDS
 
+#: The disk is full, over its quota, read-only or damaged, or a file is too large: only writing meets these.
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+
 
 @contextmanager
 def writing(path: Path | str, advice: str = "") -> Iterator[None]:
@@ -26,8 +29,14 @@ def writing(path: Path | str, advice: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(f"{path} cannot be written: {reason}. {advice}".rstrip(), path=path) from error
+        raise StorageError(f"{path} cannot be written: {reason_of(error)}. {advice}".rstrip(), path=path) from error
+
+
+def reason_of(error: OSError) -> str:
+    """`No space left on device`, without number and path."""
+    text = error.strerror or str(error)
+    # Arrow puts its own words around the system's.
+    return os.strerror(error.errno) if error.errno and "[errno " in text else text
 
 
 def replace_text(path: Path, text: str) -> Path:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import yaml
 
 MAX_LENGTH = 4 * 2**20
 MAX_DEPTH = 60
 MAX_VALUES = 100_000
 MAX_TEXT = 2**16
+# A text that is short, has nothing like an alias, few brackets and no deep lines needs no closer look.
+_SHORT = 2**17
+_MAYBE_ALIAS = re.compile(r"(?:^|[\s\[{,])\*[^\s*]", re.MULTILINE)
+_DEEP_LINE = re.compile(rf"^(?: {{{MAX_DEPTH}}}|\t|[ ]*(?:[-?:] ){{8}})", re.MULTILINE)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -21,6 +27,10 @@ def check_stored_yaml(text: str) -> None:
     """
     if len(text) > MAX_LENGTH:
         raise ValueError(f"it has {len(text):,} characters, and may have {MAX_LENGTH:,}")
+    brackets = sum(text.count(opening) - text.count(empty) for opening, empty in (("[", "[]"), ("{", "{}")))
+    few = brackets - text.count("${") < MAX_DEPTH // 2
+    if len(text) < _SHORT and few and not _MAYBE_ALIAS.search(text) and not _DEEP_LINE.search(text):
+        return
     depth = num_values = 0
     try:
         for event in yaml.parse(text, Loader=_LOADER):
