@@ -216,6 +216,8 @@ def _parsed(text: str, source: Path) -> DictConfig:
     try:
         check_stored_yaml(text)
         config = OmegaConf.create(text)
+    except AssertionError as error:  # OmegaConf's, for a number or true
+        raise ConfigError(f"The configuration in {source} is not that of a run: it has no 'model'.") from error
     except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"The configuration in {source} cannot be used: {first_sentence(error)}.") from error
     if not isinstance(config, DictConfig) or "model" not in config:

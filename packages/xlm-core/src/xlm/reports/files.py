@@ -45,7 +45,7 @@ def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} cannot be read: {_reason(error)}.")
         return {}
     try:
-        found = json.loads(text) if path.suffix == ".json" else _yaml(text)
+        found = _json(text) if path.suffix == ".json" else _yaml(text)
     except (ValueError, RecursionError) as error:
         problems.append(f"{path.name} is damaged: {_reason(error)}.")
         return {}
@@ -84,7 +84,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
             for line in file:
                 try:
-                    row = json.loads(line)
+                    row = _json(line)
                 except (ValueError, RecursionError):
                     continue
                 if isinstance(row, dict):
@@ -106,6 +106,14 @@ def _point(row: list[str]) -> Point | None:
 # A line that starts a top-level key; an anchor, an alias or a tag, with which a part may depend on others.
 _TOP_LEVEL = re.compile(r"^(?=[^\s\-#\]}])", re.M)
 _NOT_ALONE = re.compile(r"[&*!](?<=[\s\[{,].)[\w!]")
+
+
+def _json(text: str) -> Any:
+    """The value of a JSON text; half of a surrogate pair, which no file can hold, becomes a question mark."""
+    found = json.loads(text)
+    if "\\ud" in text.lower():
+        found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+    return found
 
 
 def _yaml(text: str) -> Any:
