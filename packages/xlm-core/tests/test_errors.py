@@ -37,6 +37,7 @@ EXAMPLES = [
     errors.StorageError("a.csv: No space left on device.", path="a.csv"),
     errors.RunInUseError("busy", folder="runs/a"),
     errors.RankLostError(1, " (process 4 on host a)", "has ended", "last.ckpt"),
+    errors.SweepError({"lr=1": "the loss is not finite"}, 3),
     errors.NonFiniteLossError(7, float("nan")),
     errors.TrainingInterrupted(signal.SIGTERM, "last.ckpt"),
 ]
