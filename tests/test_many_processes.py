@@ -88,7 +88,8 @@ def results(home: Path, name: str) -> dict[str, Any]:
 
 
 def predictions(home: Path, name: str, split: str) -> list[str]:
-    return [line for file in (home / f"runs/{name}/predictions/{split}").rglob("*.jsonl") for line in file.open()]
+    files = sorted((home / f"runs/{name}/predictions/{split}").rglob("*.jsonl"))
+    return [line for file in files for line in file.read_text().splitlines()]
 
 
 def test_a_sharded_run_continues_in_one_process_with_the_same_weights(home: Path) -> None:
@@ -246,7 +247,7 @@ def test_a_killed_rank_is_named_and_the_same_command_continues(home: Path, launc
 def rank_1_of(process: subprocess.Popen[bytes], metrics: Path) -> int:
     """The process id of rank 1, once the run has logged five steps."""
     deadline = time.monotonic() + 200
-    while not metrics.is_file() or not any(line.startswith("5,") for line in metrics.open()):
+    while not metrics.is_file() or "\n5," not in metrics.read_text():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)

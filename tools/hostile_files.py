@@ -587,7 +587,7 @@ CASES = (
     Case(
         "a trace without runs",
         written("x.json", '{"format": "xlm-trace/1", "title": "x", "runs": 3}'),
-        "is a damaged trace",
+        "runs is a number, and must be a list",
         TRACE,
     ),
     Case("a trace nested 20,000 levels deep", written("x.json", DEEP), "is not a trace", TRACE),

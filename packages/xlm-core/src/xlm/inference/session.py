@@ -17,7 +17,6 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -90,12 +89,6 @@ class Session:
             _convert_="all",
         )
         assert isinstance(trainer, Trainer)
-        if self.cfg.get("async_checkpoints") and isinstance(trainer.strategy, ModelParallelStrategy):
-            raise ConfigError(
-                "async_checkpoints=true cannot write the checkpoints of trainer_strategy=fsdp2, which each process "
-                "writes in part. Set async_checkpoints=false.",
-                key="async_checkpoints",
-            )
         return trainer
 
     def _checkpoint_io(self) -> CheckpointIO:
@@ -163,6 +156,12 @@ def check_sharding(cfg: DictConfig) -> None:
     strategy = cfg.trainer.get("strategy")
     if not isinstance(strategy, DictConfig) or not str(strategy.get("_target_")).endswith(".FSDP2Strategy"):
         return
+    if cfg.get("async_checkpoints"):
+        raise ConfigError(
+            "async_checkpoints=true cannot write the checkpoints of trainer_strategy=fsdp2, which each process writes "
+            "in part. Set async_checkpoints=false.",
+            key="async_checkpoints",
+        )
     precision = cfg.trainer.get("precision")
     if precision not in (None, *SHARDED_PRECISIONS):
         raise ConfigError(

@@ -162,7 +162,7 @@ class RankMonitor(Callback):
             self._announce(Lost(self.next_rank, silent))
 
     def _how_it_ended(self, holder: Holder) -> str:
-        code = next((child.returncode for child in self._children if child.pid == holder.pid), None)
+        code = next((child.poll() for child in self._children if child.pid == holder.pid), None)
         if code is None:
             return "has ended"
         if code < 0:
@@ -187,7 +187,11 @@ class RankMonitor(Callback):
         if self.lost is not None:
             return
         if lost.rank == self.rank:
-            os._exit(1)  # the others continue without this process
+            print(
+                f"Error: The other processes count rank {self.rank} as lost, since it {lost.reason}.", file=sys.stderr
+            )
+            sys.stderr.flush()
+            os._exit(1)
         self.lost = lost
         here = [rank for rank, holder in self._who.items() if holder.is_here and holder.is_alive(0)]
         # One process does it: the others would find that it "has ended" before they have found it silent.
