@@ -179,5 +179,5 @@ def test_without_training_data_the_rest_is_told(
 def test_mistakes_are_a_sentence(configure: Configure) -> None:
     with pytest.raises(ConfigError, match=r"Unknown option 'plan\.num_step'.*Did you mean 'plan\.num_steps'\?"):
         plan.run(configure("arlm", "plan.num_step=3"))
-    with pytest.raises(ConfigError, match=r"plan\.num_steps is 0, and must be at least 1\."):
-        plan.run(configure("arlm", "plan.num_steps=0"))
+    with pytest.raises(ConfigError, match=r"plan\.num_steps is -1, and must be at least 0\."):
+        plan.run(configure("arlm", "plan.num_steps=-1"))

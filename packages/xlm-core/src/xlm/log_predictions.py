@@ -18,9 +18,9 @@ from torch import Tensor
 from xlm import flags
 from xlm.decoding.trace import Writing, snapshots
 from xlm.errors import ConfigError
+from xlm.utils.consoles import plain_console
 from xlm.utils.files import writing
 from xlm.utils.rank_zero import all_gather_objects, get_rank, warn_once
-from xlm.utils.rich_utils import plain_console
 from xlm.utils.text_files import read_lines
 
 Row = Mapping[str, Any]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlm.data import mapping
+from xlm.data import mapping, steps
 from xlm.data.functional import BATCHED, chat_to_ids, prompt_and_answer_to_ids, text_to_input_ids
 from xlm.data.manager import DatasetManager
 from xlm.data.mapping import RowError, RowFunction, map_chunks
@@ -51,7 +51,7 @@ class Reversed(TrainedTokenizer):
 
 def row_function(path: str, tokenizer: Any, **kwargs: Any) -> RowFunction:
     options = {"preprocess_function": path, "preprocess_function_kwargs": kwargs}
-    return DatasetManager(full_name="unused", **options)._row_function(tokenizer)
+    return steps.row_function(DatasetManager(full_name="unused", **options).preprocess, tokenizer)
 
 
 @settings(deadline=None, max_examples=25)

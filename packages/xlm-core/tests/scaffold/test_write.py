@@ -116,7 +116,8 @@ def test_entries_that_only_escapes_can_spell() -> None:
 
 
 STOPPED = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 import xlm.scaffold.cli as cli
 original = pathlib.Path.write_text
 def slow(self, *args, **kwargs):

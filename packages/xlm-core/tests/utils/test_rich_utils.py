@@ -8,7 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from xlm.utils.rich_utils import plain_console, print_config_tree
+from xlm.utils.consoles import plain_console
+from xlm.utils.rich_utils import print_config_tree
 
 
 def test_the_tree_is_printed_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

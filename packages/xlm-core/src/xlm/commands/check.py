@@ -18,7 +18,7 @@ from xlm.errors import ConfigError
 from xlm.external_models import discover, find_model
 from xlm.schemas import Check
 from xlm.testing.runner import Outcome, check_model, find_property
-from xlm.utils.rich_utils import PrintsPlainly
+from xlm.utils.consoles import PrintsPlainly
 
 _MARKS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "inapplicable": "[dim]–[/dim]"}
 _WORDS = {"passed": "hold", "failed": "fail", "inapplicable": "don't apply"}

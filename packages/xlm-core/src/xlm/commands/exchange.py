@@ -13,8 +13,8 @@ from xlm.inference.sources import Source, chosen_weights
 from xlm.inference.trained import TrainedModel, load_source
 from xlm.schemas import CHECKPOINT_SECTIONS, Checkpoint, Extract, Hub
 from xlm.training.weights import check_new
+from xlm.utils.consoles import plain_console
 from xlm.utils.files import output_folder
-from xlm.utils.rich_utils import plain_console
 from xlm.utils.weight_files import check_shard_size, is_weights_alone
 
 

@@ -25,9 +25,9 @@ from xlm.inference.writer import Prompt, Sample, Writer, read_prompts, standard_
 from xlm.protocols import call_at
 from xlm.schemas import Generation
 from xlm.training.rng import random_state_of
+from xlm.utils.consoles import plain_console
 from xlm.utils.files import output_file, output_folder, replace_text
 from xlm.utils.instantiate import current_components
-from xlm.utils.rich_utils import plain_console
 from xlm.utils.text_files import read_lines
 
 _PROMPT = "[bold cyan]prompt>[/bold cyan] "

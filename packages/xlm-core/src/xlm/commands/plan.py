@@ -34,8 +34,8 @@ from xlm.training.flops import matmul_dtype, matmul_peak
 from xlm.training.optim import build_optimizer
 from xlm.training.progress import write_results
 from xlm.training.rng import capture, restore
+from xlm.utils.consoles import plain_console
 from xlm.utils.files import output_file
-from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import run_record
 
 WIDTH = 80

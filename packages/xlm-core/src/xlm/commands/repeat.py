@@ -36,8 +36,8 @@ def run_repeat(words: Sequence[str], options: Repeat) -> int:
     from xlm.inference.session import display_path
     from xlm.training.identical import compare_runs
     from xlm.training.progress import write_results
+    from xlm.utils.consoles import plain_console
     from xlm.utils.rank_zero import is_first_process
-    from xlm.utils.rich_utils import plain_console
 
     found = discover(os.environ, Path.cwd())
     found.raise_errors()

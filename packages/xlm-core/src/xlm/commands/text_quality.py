@@ -43,8 +43,8 @@ def run_text_quality(words: Sequence[str], options: TextQuality) -> int:
     from xlm.evaluation.text_quality.measure import as_markdown, print_quality
     from xlm.inference.session import display_path, quiet_libraries
     from xlm.training.progress import write_results
+    from xlm.utils.consoles import plain_console
     from xlm.utils.files import output_file, replace_text
-    from xlm.utils.rich_utils import plain_console
 
     request = read_request(words, options)
     quiet_libraries()

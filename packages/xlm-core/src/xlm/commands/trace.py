@@ -55,7 +55,7 @@ def run_trace(words: Sequence[str], options: TraceRuns) -> int:
     from xlm.inference.session import display_path, quiet_libraries
     from xlm.inference.tracing import check_trace, write_trace
     from xlm.traces.terminal import replay_in_terminal
-    from xlm.utils.rich_utils import plain_console
+    from xlm.utils.consoles import plain_console
 
     request = read_request(words, options)
     quiet_libraries()
@@ -168,7 +168,7 @@ def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | No
         return [prompt.text for prompt in given], [None] * len(given), view
     prompts, truths = prompts_of_data(lm, request.split, request.num_prompts)
     if said := fewer_than_asked("num_prompts", request.num_prompts, len(prompts), f"in the '{request.split}' data"):
-        from xlm.utils.rich_utils import plain_console
+        from xlm.utils.consoles import plain_console
 
         plain_console().print(said, highlight=False, soft_wrap=True)
     return prompts, truths, view

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from xlm.data.rows import Chunk
-from xlm.utils.rich_utils import plain_console
+from xlm.utils.consoles import plain_console
 from xlm.utils.text_files import AmountRead
 
 

@@ -33,10 +33,10 @@ from xlm.training.checkpoints import AtomicCheckpointIO
 from xlm.training.ranks import RankMonitor
 from xlm.training.weights import TOKENIZER
 from xlm.utils.annotations import display_value
+from xlm.utils.consoles import plain_console
 from xlm.utils.files import replace_text
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
 from xlm.utils.rank_zero import RankedLogger
-from xlm.utils.rich_utils import plain_console
 from xlm.utils.run_record import code_digests, run_record
 from xlm.utils.secrets import without_secrets
 from xlm.utils.slurm import is_task, num_tasks

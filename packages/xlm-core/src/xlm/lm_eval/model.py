@@ -18,7 +18,7 @@ from rich.progress import Progress
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.inference.trained import TrainedModel, load
 from xlm.lm_eval.requests import Pair, Precision, Score, Scorer, Wanted, wanted, windows, write
-from xlm.utils.rich_utils import plain_console
+from xlm.utils.consoles import plain_console
 from xlm.utils.run_record import config_hash, device_name, versions
 
 

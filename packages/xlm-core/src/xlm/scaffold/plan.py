@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xlm.errors import ScaffoldError
+from xlm.errors import ScaffoldError, StorageError
 from xlm.external_models import Discovery, core_config_dir, discover
 from xlm.external_models.discovery import MODELS_FILE, read_models_file
 from xlm.scaffold.names import check_name
@@ -113,8 +113,10 @@ def write(plan: Plan) -> None:
                 if not is_listed(folder, plan.request.name):
                     shutil.rmtree(plan.root)
                 raise
-    except OSError as error:
-        raise ScaffoldError(f"{folder} cannot be written to: {error.strerror or error}.") from error
+    except (OSError, StorageError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = getattr(cause, "strerror", None) or error
+        raise ScaffoldError(f"{folder} cannot be written to: {reason}.") from error
 
 
 def _write_files(root: Path, files: dict[str, str]) -> None:

@@ -23,8 +23,8 @@ from rich.progress import (
 from rich.table import Table
 
 from xlm.training.train_log import TrainLog
+from xlm.utils.consoles import plain_console
 from xlm.utils.files import replace_text
-from xlm.utils.rich_utils import plain_console
 
 
 class ProgressDisplay(Callback):

@@ -8,16 +8,13 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
-from rich.control import Control
-from rich.measure import Measurement
-from rich.segment import Segment
 from rich.syntax import Syntax
 from rich.tree import Tree
 from torch import Tensor
 
 from xlm.errors import printable
 from xlm.protocols import Tokenizer
+from xlm.utils.consoles import plain_console
 from xlm.utils.rank_zero import rank_zero_only
 
 
@@ -41,38 +38,6 @@ def config_tree(cfg: DictConfig, resolve: bool = True) -> Tree:
     for key in cfg:
         tree.add(str(key)).add(Syntax(_as_yaml(cfg, str(key), resolve), "yaml", background_color="default"))
     return tree
-
-
-class _Printable:
-    """What is to be printed, with the control characters of its texts as escapes."""
-
-    def __init__(self, shown: ConsoleRenderable) -> None:
-        self.shown = shown
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self.shown, options):
-            is_text = not segment.control
-            yield Segment(printable(segment.text), segment.style) if is_text else segment
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement.get(console, options, self.shown)
-
-
-class PrintsPlainly(RenderHook):
-    """Shows the control characters of everything that a console prints as escapes."""
-
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [one if isinstance(one, Control) else _Printable(one) for one in renderables]
-
-
-def plain_console(**options: Any) -> Console:
-    """A console that prints text unchanged: `[x]` in a path or a message is not markup, `:x:` not an emoji.
-
-    Control characters in names, configurations and generated texts are shown as escapes.
-    """
-    console = Console(markup=False, emoji=False, **options)
-    console.push_render_hook(PrintsPlainly())
-    return console
 
 
 @rank_zero_only

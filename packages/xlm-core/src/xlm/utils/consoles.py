@@ -1,0 +1,44 @@
+"""Consoles that print names and texts as they are: without markup, and with control characters as escapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.control import Control
+from rich.measure import Measurement
+from rich.segment import Segment
+
+from xlm.errors import printable
+
+
+class _Printable:
+    """What is to be printed, with the control characters of its texts as escapes."""
+
+    def __init__(self, shown: ConsoleRenderable) -> None:
+        self.shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.shown, options):
+            is_text = not segment.control
+            yield Segment(printable(segment.text), segment.style) if is_text else segment
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self.shown)
+
+
+class PrintsPlainly(RenderHook):
+    """Shows the control characters of everything that a console prints as escapes."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [one if isinstance(one, Control) else _Printable(one) for one in renderables]
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that prints text unchanged: `[x]` in a path or a message is not markup, `:x:` not an emoji.
+
+    Control characters in names, configurations and generated texts are shown as escapes.
+    """
+    console = Console(markup=False, emoji=False, **options)
+    console.push_render_hook(PrintsPlainly())
+    return console
