@@ -22,7 +22,7 @@ from xlm.training.background import WaitsForSaves, finish_saving
 from xlm.training.disk_space import require_space, state_bytes
 from xlm.training.guards import GracefulSignals
 from xlm.training.rng import CHECKPOINT_KEY as RNG_KEY
-from xlm.training.sharded_checkpoints import is_checkpoint, is_sharded, read_shards, remove_checkpoint
+from xlm.training.sharded_checkpoints import ADVICE, is_checkpoint, is_sharded, read_shards, remove_checkpoint
 from xlm.training.stopping import AgreedSignal
 from xlm.utils.files import sync_folder, temporary_beside, writing
 from xlm.utils.rank_zero import RankedLogger
@@ -55,8 +55,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with writing(target, ADVICE):
             target.parent.mkdir(parents=True, exist_ok=True)
             require_space(target, state_bytes(checkpoint))
-            if is_sharded(target):
-                remove_checkpoint(target)
             self._write(checkpoint, target)
 
     def _write(self, checkpoint: dict[str, Any], target: Path) -> None:
@@ -71,6 +69,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
                 num_bytes = file.tell()
             _verify(temporary, num_bytes)
+            if is_sharded(target):  # a folder, which a file cannot replace
+                remove_checkpoint(target)
             temporary.replace(target)
             sync_folder(target.parent)
         finally:
@@ -84,9 +84,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         remove_checkpoint(Path(path))
-
-
-ADVICE = "The checkpoints before it are complete, and the same command continues from the newest one."
 
 
 def _of_the_disk(error: BaseException) -> BaseException:
