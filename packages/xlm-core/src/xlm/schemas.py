@@ -72,7 +72,7 @@ class Root(Options):
     async_checkpoints: bool = option(False, "write checkpoints in a thread while training continues")
     skip_init_weights: bool = option(False, "has no effect; accepted for published commands")
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = option(None, "average the weights with this decay: 0.999")
-    rank_timeout: Seconds = option(60, "seconds after which a process that gives no sign of life is lost")
+    rank_timeout: Seconds = option(180, "seconds after which a process that gives no sign of life is lost")
     step_timeout: Seconds = option(1500, "seconds without a batch in any process, after which the last one is stuck")
     trace: Tracing = option(False, "record how the first rows are generated")
     trace_view: Text | None = option(None, "dotted name of the function that draws a prompt")

@@ -82,7 +82,7 @@ class Session:
         check_sharding(self.cfg)
         trainer = instantiate(
             self.cfg.trainer,
-            callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 60), self.cfg.get("step_timeout", 1500))],
+            callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 180), self.cfg.get("step_timeout", 1500))],
             logger=loggers or False,
             enable_progress_bar=False,
             plugins=[self._checkpoint_io(), *own_environment(os.environ)],
