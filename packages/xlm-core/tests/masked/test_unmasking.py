@@ -245,7 +245,7 @@ def test_of_equally_sure_positions_the_leftmost_masked_ones_come_first(score: fl
 def test_the_surest_come_first_where_every_probability_rounds_to_one(kind: Any) -> None:
     gaps = torch.tensor([120.0, 300.0, 20.0, 40.0])
     logits = torch.cat([gaps[:, None], torch.zeros(4, 3)], dim=1)
-    network = MaskedNetwork(lambda ids, rows, mask_prob: logits.expand(len(ids), 4, 4), lambda features: features)
+    network = MaskedNetwork(lambda ids, rows, mask_prob, index: logits[index % 4], lambda features: features)
     ids = torch.full((1, 4), MASK)
     fill = by_confidence(kind=kind, max_steps=4)
     filled = fill(network, TokenDraw(LogitsSampler(temperature=0.0), [MASK]), ids, torch.zeros(1, dtype=torch.long))

@@ -115,12 +115,13 @@ def ancestral(
 class MaskedNetwork(NamedTuple):
     """A network that predicts what stands under the masks, cut before its output layer.
 
-    features: (ids (R, L), rows (R,), mask_prob (R,)) → (R, L, D). `rows` says which rows of the batch these are,
-        `mask_prob` is 1 − α at their time, for networks that are conditioned on it.
+    features: (ids (R, L), rows (R,), mask_prob (R,), index (N,)) → (N, D), at these flat positions (R · L), ascending.
+        `rows` says which rows of the batch these are, `mask_prob` is 1 − α at their time, for networks that are
+        conditioned on it.
     logits: (N, D) → (N, V).
     """
 
-    features: Callable[[Tensor, Tensor, Tensor], Tensor]
+    features: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     logits: Callable[[Tensor], Tensor]
 
 
@@ -209,13 +210,13 @@ def fill_by_order(
     num_calls = step_index.amax(dim=1) + 1 if step_index.shape[1] else step_index.new_zeros(len(step_index))
     for call in range(order.mask_prob.shape[1]):
         rows = (num_calls > call).nonzero().squeeze(1)
-        features = network.features(ids[rows], rows, order.mask_prob[rows, call])
+        row, column = (step_index[rows] == call).nonzero(as_tuple=True)
+        features = network.features(ids[rows], rows, order.mask_prob[rows, call], row * ids.shape[1] + column)
         if trace is not None:
             trace.step(rows)
-        row, column = (step_index[rows] == call).nonzero(as_tuple=True)
         if len(row):  # textbook ancestral sampling also runs steps that fill nothing
             at = rows[row]
-            allowed = draw.allowed(network.logits(features[row, column]), slots.before_given_token[at, column])
+            allowed = draw.allowed(network.logits(features), slots.before_given_token[at, column])
             ids[at, column] = draw(allowed, seeds[at], slots.counters[at, column])
             if trace is not None:
                 trace.wrote(at, column, ids[at, column], allowed)
@@ -279,10 +280,10 @@ def fill_by_confidence(
             break
         open_ = masked[rows]
         mask_prob = open_.sum(dim=1).to(sampling_dtype(ids.device)) / total[rows]
-        features = network.features(ids[rows], rows, mask_prob)
         # Found once: every indexing by a mask waits for the device.
         place = open_.nonzero(as_tuple=True)
-        allowed = draw.allowed(network.logits(features[place]), slots.before_given_token[rows][place])
+        features = network.features(ids[rows], rows, mask_prob, place[0] * ids.shape[1] + place[1])
+        allowed = draw.allowed(network.logits(features), slots.before_given_token[rows][place])
         scores = torch.full(open_.shape, -torch.inf, dtype=torch.float32, device=ids.device)
         scores[place] = confidence_scores(allowed, order.kind)
         picked = order.choose(scores, open_, order.max_steps - call)[place].nonzero().squeeze(1)
@@ -335,10 +336,10 @@ def fill_with_remasking(
         chosen = masked & (u < fill) if step < len(grid) - 2 else masked.clone()
         rows = chosen.any(dim=1).nonzero().squeeze(1)
         if len(rows):
-            features = network.features(ids[rows], rows, mask_prob.expand(len(rows)))
             row, column = chosen[rows].nonzero(as_tuple=True)
             at = rows[row]
-            allowed = draw.allowed(network.logits(features[row, column]), slots.before_given_token[at, column])
+            features = network.features(ids[rows], rows, mask_prob.expand(len(rows)), row * ids.shape[1] + column)
+            allowed = draw.allowed(network.logits(features), slots.before_given_token[at, column])
             ids[at, column] = draw(allowed, step_seeds[at], slots.counters[at, column])
             filled_by[at, column] = calls[at]
             if trace is not None:
