@@ -105,7 +105,7 @@ def features_at(
     input_ids: Integer[Tensor, "batch length"],
     attention_mask: Bool[Tensor, "batch length"] | None,
     chosen: Chosen,
-    **condition: Tensor,
+    **condition: Any,
 ) -> Float[Tensor, "chosen d_model"]:
     """What a network's output layer reads at chosen positions.
 
