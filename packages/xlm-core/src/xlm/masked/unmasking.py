@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xlm.decoding.counter_rng import Stream, derive, draw_tokens, uniform
 from xlm.decoding.trace import recording
+from xlm.errors import ConfigError
 from xlm.modules.attention import positions_from_mask
 from xlm.sampling import Confidence, LogitsSampler, confidence_bound, confidence_scores, sampling_dtype
 
@@ -225,28 +226,33 @@ def fill_by_order(
 
 @dataclass(frozen=True)
 class ConfidenceOrder:
-    """The surest positions first: ⌈masked / steps left⌉ of them per call, or all that are sure enough.
+    """The surest positions first: ⌈masked / steps left⌉ of them per call, or as many as a bound allows.
 
     Args:
         kind: "top_prob", "prob_diff" (margin between the best two) or "entropy" (low is sure).
         max_steps: most calls per row; the last one fills what remains.
         threshold: fill every position with at least this confidence (at most this entropy, in nats), and always the
-            surest one; None for a fixed number per call.
+            surest one; None for another rule.
+        entropy_bound: γ, in nats: fill the longest sequence of surest positions with Σ H − max H ≤ γ, H being the
+            entropies of their predictions. The sum bounds what is lost by drawing them independently, their total
+            correlation (EB-Sampler, arXiv 2505.24857, eq. 11). None for another rule.
     """
 
     kind: Confidence
     max_steps: int
     threshold: float | None = None
+    entropy_bound: float | None = None
 
     def choose(
         self,
         scores: Float[Tensor, "rows length"],
         masked: Bool[Tensor, "rows length"],
         steps_left: int,
+        entropies: Float[Tensor, "rows length"] | None = None,
     ) -> Bool[Tensor, "rows length"]:
         """Which masked positions to fill now, by `confidence_scores`; those of other positions don't matter.
 
-        Of positions that are equally sure the leftmost comes first.
+        Of positions that are equally sure the leftmost comes first. `entropies` (nats) are for `entropy_bound`.
         """
         if steps_left == 1:
             return masked
@@ -255,10 +261,26 @@ class ConfidenceOrder:
         by_rank = scores.argsort(dim=-1, descending=True, stable=True)
         places = torch.arange(scores.shape[1], device=scores.device).expand_as(by_rank)
         rank = torch.empty_like(by_rank).scatter_(-1, by_rank, places)
+        if self.entropy_bound is not None:
+            assert entropies is not None
+            by_place = entropies.masked_fill(~masked, torch.inf).gather(-1, by_rank)
+            lost = by_place.cumsum(dim=-1) - by_place.cummax(dim=-1).values
+            # It never falls from one place to the next, so those within the bound are the first ones. The very first
+            # loses nothing; said apart, because its entropy may be infinite in arithmetic.
+            within = (lost <= self.entropy_bound) | (places == 0)
+            return masked & torch.empty_like(within).scatter_(-1, by_rank, within)
         if self.threshold is None:
             count = masked.sum(dim=1, keepdim=True)
             return masked & (rank < (count + steps_left - 1) // steps_left)
         return masked & ((scores >= confidence_bound(self.threshold, self.kind)) | (rank == 0))
+
+
+def check_one_rule(threshold: float | None, entropy_bound: float | None) -> None:
+    """ConfigError if both say how many positions a call fills."""
+    if threshold is not None and entropy_bound is not None:
+        raise ConfigError(
+            "predictor.threshold and predictor.entropy_bound are two rules for how many masks a call fills: give one."
+        )
 
 
 def fill_by_confidence(
@@ -286,7 +308,12 @@ def fill_by_confidence(
         allowed = draw.allowed(network.logits(features), slots.before_given_token[rows][place])
         scores = torch.full(open_.shape, -torch.inf, dtype=torch.float32, device=ids.device)
         scores[place] = confidence_scores(allowed, order.kind)
-        picked = order.choose(scores, open_, order.max_steps - call)[place].nonzero().squeeze(1)
+        entropies = None
+        if order.entropy_bound is not None:
+            of_entropy = scores[place] if order.kind == "entropy" else confidence_scores(allowed, "entropy")
+            entropies = torch.zeros_like(scores)
+            entropies[place] = of_entropy.neg().exp()
+        picked = order.choose(scores, open_, order.max_steps - call, entropies)[place].nonzero().squeeze(1)
         at, column = rows[place[0][picked]], place[1][picked]
         ids[at, column] = draw(allowed[picked], seeds[at], slots.counters[at, column])
         if trace is not None:
