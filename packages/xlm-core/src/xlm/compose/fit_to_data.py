@@ -20,6 +20,7 @@ _LONGEST = {"cpu": 128, "gpu": 1024}
 _LONGEST_PAIR = {"cpu": 256, "gpu": 1024}
 # Special tokens of a block; blocks are a multiple of a number that GPUs like.
 _NUM_SPECIAL, _MULTIPLE = 2, 8
+_LEAST_PROMPT = 32
 _COLUMNS = {"block_size": "input_ids", "input_block_size": "prompt_ids"}
 _SPECIAL = {"block_size": _NUM_SPECIAL, "input_block_size": 0}
 # Small data are read so often; more data as often as these positions and steps allow.
@@ -166,7 +167,8 @@ def _blocks(found: Mapping[str, list[int]], device: str) -> dict[str, int]:
     longest = _LONGEST_PAIR[device]
     return {
         "block_size": _block(found["input_ids"][-1] + _NUM_SPECIAL, longest),
-        "input_block_size": _block(found["prompt_ids"][-1], longest),
+        # Prompts are padded to the longest of a batch only, so room for longer ones costs nothing.
+        "input_block_size": _block(max(_LEAST_PROMPT, 2 * found["prompt_ids"][-1]), longest),
     }
 
 
