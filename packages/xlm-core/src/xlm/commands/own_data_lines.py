@@ -35,7 +35,8 @@ def own_data_lines(session: Session, expected: str) -> dict[str, str]:
     lines = {"data": _source(cfg, session.datamodule), "tokens": _tokens(session, manager)}
     if manager.rows is not None:
         lines["lengths"] = _lengths(cfg, manager)
-    chosen = {key: value for key, value in (cfg.data.get("chosen") or {}).items() if not key.startswith(_SHOWN_ANYWAY)}
+    hidden = (*_SHOWN_ANYWAY, *(cfg.data.get("overridden") or ()))
+    chosen = {key: value for key, value in (cfg.data.get("chosen") or {}).items() if not key.startswith(hidden)}
     if chosen:
         values = " ".join(f"{key}={value}" for key, value in chosen.items())
         lines["chosen"] = f"{values} (change any of them in the command)"

@@ -60,20 +60,20 @@ def fitted_to_data(
     if not OmegaConf.select(cfg, AUTOMATIC) or cfg.data.get("chosen"):
         return cfg
     given = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
-    chosen = _of_run(cfg)
-    if chosen is None:
-        chosen = _chosen(cfg, given)
-    chosen = {key: value for key, value in chosen.items() if not _is_given(key, given)}
+    chosen = _of_run(cfg) or _chosen(cfg, given)
+    applied = {key: value for key, value in chosen.items() if not _is_given(key, given)}
     rest = [text for text in overrides if text != f"~{_OF_NETWORK}"]
-    network = [f"{_OF_NETWORK}={chosen[_OF_NETWORK]}"] if _OF_NETWORK in chosen else []
-    groups = [f"{key}={chosen[key]}" for key in ("lr_scheduler",) if key in chosen]
+    network = [f"{_OF_NETWORK}={applied[_OF_NETWORK]}"] if _OF_NETWORK in applied else []
+    groups = [f"{key}={applied[key]}" for key in ("lr_scheduler",) if key in applied]
     fitted = compose([*(rest if network else overrides), *network, *groups])
     with open_dict(fitted):
         fitted.job_name = cfg.job_name
-        for key, value in chosen.items():
+        for key, value in applied.items():
             if key not in (_OF_NETWORK, "lr_scheduler"):
                 OmegaConf.update(fitted, key, value, force_add=True)
+        # Also what an override replaced: without that override, the run continues as it was chosen.
         fitted.data.chosen = chosen
+        fitted.data.overridden = [key for key in chosen if key not in applied]
     return fitted
 
 

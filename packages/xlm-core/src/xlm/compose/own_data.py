@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from xlm.errors import ConfigError, did_you_mean, nearest_names
 _COLUMNS = {"data.prompt": "columns.prompt", "data.answer": "columns.answer", "data.messages": "columns.messages"}
 SHORT_KEYS = {"data.text": "data_files.train", **_COLUMNS}
 AUTOMATIC = "data.automatic"
-_INTERNAL = (AUTOMATIC, "data.chosen")
+_INTERNAL = (AUTOMATIC, "data.chosen", "data.overridden")
 _KINDS = ("own_text", "own_infill", "own_pairs", "own_chat")
 _COMPOSES = ("datamodule", "experiment")
 _CHECKPOINTS = ("checkpoint_path", "ckpt_path")
@@ -115,7 +116,10 @@ def name_of_data(named: str) -> str:
         rest = text.count(",")
         first = first.partition(":")[2].strip() if text.startswith("{") else first
         return f"{name_of_data(first)}-and-{rest}-more" if rest else name_of_data(first)
-    path = Path(text.partition("[")[0].rstrip("/") or text)
+    text, _, bounds = text.partition("[")
+    if bounds:
+        return f"{name_of_data(text)}-{re.sub(r'[^0-9a-z%]+', '-', bounds).strip('-')}".replace("%", "percent")
+    path = Path(text.rstrip("/") or text)
     while any(mark in path.name for mark in "*?") and path.parent != path:
         path = path.parent
     if path.name in ("train", "") and path.parent.name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ _ENOUGH_HELD_OUT, _MOST_HELD_OUT = 25, 2_000
 _USUAL_SHARE, _LARGEST_SHARE = 0.05, 0.2
 _FEWEST = 3  # one row for each part
 _SHOWN = 200
+_PLAIN, _READ_TO_CHECK = (".txt", ".csv", ".tsv", ".json", ".jsonl"), 2**16
 
 
 @dataclass
@@ -32,7 +34,6 @@ class Facts:
     """What was measured.
 
     Args:
-        num_rows: with text in at least one column.
         num_bytes: of the texts in UTF-8.
         places: of each row, in [0, 1), from which its part follows.
         is_complete: whether all rows were read.
@@ -40,7 +41,6 @@ class Facts:
 
     name: str
     num_rows: int = 0
-    num_empty: int = 0
     num_bytes: int = 0
     is_complete: bool = True
     places: list[float] = field(default_factory=list)
@@ -54,27 +54,35 @@ def measure(named: Named, columns: Sequence[str], reading: Reading) -> Facts:
         DataError: they cannot be read, have no text, or lack a column; the message lists the columns.
     """
     source = locate(named, reading=reading)
+    _check_is_text(named)
     facts = Facts(named if isinstance(named, str) else source.name)
     num_characters = 0
     for row in source.rows(None):
-        if not facts.num_rows and not facts.num_empty:
+        if not facts.num_rows:
             check_columns(row, columns, facts.name)
-        texts = list(chain.from_iterable(_texts(nested_value(row, column)) for column in columns))
-        if not any(text.strip() for text in texts):
-            facts.num_empty += 1
-            continue
         if facts.num_rows >= _MOST_ROWS or num_characters > _MOST_CHARACTERS:
             facts.is_complete = False
             break
         facts.num_rows += 1
+        texts = list(chain.from_iterable(_texts(nested_value(row, column)) for column in columns))
         num_characters += sum(map(len, texts))
         facts.num_bytes += sum(len(text.encode("utf-8", "replace")) for text in texts)
         facts.places.append(place_of(row))
         facts.rows.append(row)
     if not facts.num_rows:
-        what = f"{facts.num_empty:,} rows, but no text in them" if facts.num_empty else "no text"
-        raise DataError(as_line(f"{facts.name} is empty: it has {what}."))
+        raise DataError(as_line(f"{facts.name} is empty: there is no text in it."))
     return facts
+
+
+def _check_is_text(named: Named) -> None:
+    """DataError for a single file of text that holds other bytes."""
+    path = Path(named).expanduser() if isinstance(named, str) else Path()
+    if not path.is_file() or path.suffix not in _PLAIN:
+        return
+    with path.open("rb") as file:
+        start = file.read(_READ_TO_CHECK)
+    if b"\0" in start and not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(as_line(f"{named} is not a text file, although its name ends in {path.suffix}."))
 
 
 def check_columns(row: Any, columns: Sequence[str], name: str) -> None:
