@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +16,8 @@ from xlm.utils.rank_zero import RankedLogger
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
+# Names of lines and two blanks stand before a text.
+_INDENT, _WIDTH = " " * 9, 71
 _COLUMNS = {"prompt_ids": ("input_block_size", "prompts"), "input_ids": ("block_size", "texts")}
 _TOO_LONG = {"split": "are split", "drop": "are left out", "truncate": "are cut off"}
 # The choices that are shown anyway, or only say how files are read.
@@ -39,7 +42,8 @@ def own_data_lines(session: Session, expected: str) -> dict[str, str]:
     chosen = {key: value for key, value in (cfg.data.get("chosen") or {}).items() if not key.startswith(hidden)}
     if chosen:
         values = " ".join(f"{key}={value}" for key, value in chosen.items())
-        lines["chosen"] = f"{values} (change any of them in the command)"
+        folded = textwrap.wrap(f"{values} (give any of them to change it)", _WIDTH, break_on_hyphens=False)
+        lines["chosen"] = f"\n{_INDENT}".join(folded)
     if expected:
         lines["time"] = expected
     return lines

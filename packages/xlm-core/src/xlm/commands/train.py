@@ -183,7 +183,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         refuse_other_data(resume[1], session)
     say_other_data(cfg, session.datamodule)
     length = resolve_length(cfg, session.datamodule)
-    expected = expected_time(session) if is_automatic(cfg) and resume is None else ""
+    expected = expected_time(session) if is_automatic(cfg) and resume is None and not flags.DEBUG else ""
     harness = session.harness()
     harness.check_optimizer()
     if resume is not None:
@@ -407,11 +407,14 @@ def finish(
         if cfg.test_weights == "best" and is_checkpoint(weights) and not flags.DEBUG:
             load_averaged(harness, trainer, weights)
             record["weights"] = str(weights)
-        likelihood = LikelihoodPass(NUM_DRAWS) if is_automatic(cfg) else None
-        trainer.callbacks += [likelihood] if likelihood else []  # type: ignore[attr-defined]
-        with tracing(session, harness, weights, Trace() if is_automatic(cfg) else None):
+        traced: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if is_automatic(cfg):
+            likelihood = LikelihoodPass(NUM_DRAWS)
+            measured = likelihood.measured
+            trainer.callbacks.append(likelihood)  # type: ignore[attr-defined]
+            traced = tracing(session, harness, weights, Trace())
+        with traced:
             trainer.test(harness, datamodule=session.datamodule, verbose=False)
-        measured = likelihood.measured if likelihood else {}
         metrics |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     metrics |= parts
     if trainer.is_global_zero and metrics:
