@@ -19,7 +19,7 @@ from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job, s
 from xlm.commands.words import job_of_stored_config, run_standalone
 from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
-from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
+from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME, composed_again
 from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, translate
 from xlm.compose.naming import checked_job_name
 from xlm.errors import BadTargetError, StorageError, TrainingInterrupted, XLMError, printable
@@ -104,7 +104,7 @@ class Task:
         is_sweep = hydra.mode == RunMode.MULTIRUN
         try:
             with _environ(FULL_ERROR, self.full_error):
-                return self._run(cfg, choices)
+                return self._run(cfg, choices, [str(text) for text in hydra.overrides.task])
         except TrainingInterrupted as stop:
             self.error = stop
             if is_sweep:
@@ -141,10 +141,11 @@ class Task:
             readable = translate(error, self.found, self.overrides)
             raise readable from (None if readable is error else error)
 
-    def _run(self, cfg: DictConfig, choices: dict[str, Any]) -> Any:
+    def _run(self, cfg: DictConfig, choices: dict[str, Any], overrides: Sequence[str]) -> Any:
         cfg.job_name = checked_job_name(cfg.job_name)  # text from here on
         job = find_job(str(cfg.job_type), self.jobs)
         if job.name in BUILT_IN_JOBS and job.name != "name":
+            cfg = composed_again(cfg, overrides)
             check_config(cfg, choices)
         result = job.load()(cfg)
         self.code = self.code or exit_code(result)

@@ -15,13 +15,19 @@ from rich.text import Text
 from torch import nn
 
 from xlm import flags
+from xlm.commands.few_steps import expected_time
+from xlm.commands.own_data_lines import own_data_lines, say_other_data
 from xlm.compose.devices import num_devices
+from xlm.compose.own_data import AUTOMATIC
 from xlm.datamodule import TextDataModule, TrainLoader
 from xlm.errors import CheckpointError, ConfigError, of_option
+from xlm.evaluation.likelihood import LikelihoodPass, Measured, print_likelihoods
 from xlm.evaluation.metrics import Estimates
 from xlm.harness import Harness
 from xlm.inference.session import Session, build_callbacks, build_loggers, display_path, start
+from xlm.inference.tracing import tracing
 from xlm.reports.files import read_mapping
+from xlm.schemas import Trace
 from xlm.training.background import BackgroundCheckpointIO
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
 from xlm.training.disk_space import check_space
@@ -48,6 +54,8 @@ log = RankedLogger(__name__, rank_zero_only=True)
 
 # Number of batches to count tokens in: with 64 texts each, the mean is known within about a percent.
 NUM_COUNTED = 32
+# Draws of the bound per example, as in `xlm eval`.
+NUM_DRAWS = 2
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,9 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     session.datamodule.prepare_data()
     if resume is not None and not cfg.resume_checkpoint_path:
         refuse_other_data(resume[1], session)
+    say_other_data(cfg, session.datamodule)
     length = resolve_length(cfg, session.datamodule)
+    expected = expected_time(session) if is_automatic(cfg) and resume is None and not flags.DEBUG else ""
     harness = session.harness()
     harness.check_optimizer()
     if resume is not None:
@@ -186,7 +196,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         trainer = session.trainer(
             [cost, estimates, RunLockHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
         )
-        describe_run(session, harness, trainer, length)
+        describe_run(session, harness, trainer, length, expected)
         step_before = 0 if resume is None else resume[1]["global_step"]
         if 0 < trainer.max_steps <= step_before:
             session.console.print(
@@ -300,8 +310,15 @@ def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) ->
     return [*own, *configured, ProgressDisplay(train_log), last]
 
 
-def describe_run(session: Session, harness: Harness, trainer: Trainer, length: Length | None = None) -> None:
-    """Print what is about to run: choices, sizes, device, folder."""
+def is_automatic(cfg: DictConfig) -> bool:
+    """Whether the settings were chosen to fit a person's own data."""
+    return bool(OmegaConf.select(cfg, AUTOMATIC))
+
+
+def describe_run(
+    session: Session, harness: Harness, trainer: Trainer, length: Length | None = None, expected: str = ""
+) -> None:
+    """Print what is about to run: choices, sizes, device, folder, and the expected time if it is known."""
     if not trainer.is_global_zero:
         return
     cfg = session.cfg
@@ -320,6 +337,7 @@ def describe_run(session: Session, harness: Harness, trainer: Trainer, length: L
         f"{short_name(cfg.lr_scheduler) if cfg.lr_scheduler else 'no schedule'}",
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }
+    lines |= own_data_lines(session, expected)
     for name, text in lines.items():
         if not text:
             continue
@@ -383,17 +401,27 @@ def finish(
     parts |= shares_of_run(trainer.train_dataloader, list(session.datamodule.dataloader_names["train"].values()))
     if trainer.is_global_zero:
         draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
+    measured: dict[str, Measured] = {}
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
         weights = Path(cfg.checkpointing_dir) / BEST
         if cfg.test_weights == "best" and is_checkpoint(weights) and not flags.DEBUG:
             load_averaged(harness, trainer, weights)
             record["weights"] = str(weights)
-        trainer.test(harness, datamodule=session.datamodule, verbose=False)
+        traced: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if is_automatic(cfg):
+            likelihood = LikelihoodPass(NUM_DRAWS)
+            measured = likelihood.measured
+            trainer.callbacks.append(likelihood)  # type: ignore[attr-defined]
+            traced = tracing(session, harness, weights, Trace())
+        with traced:
+            trainer.test(harness, datamodule=session.datamodule, verbose=False)
         metrics |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     metrics |= parts
     if trainer.is_global_zero and metrics:
         counts, results = estimates.counts, estimates.record(metrics)
         print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console, results)
+        print_likelihoods(measured, session.console)
+        record |= {"likelihood": {place: found.record() for place, found in measured.items()}} if measured else {}
         write_results(
             run_dir / "results.json",
             {**record, "step": trainer.global_step, "results": results, "metrics": metrics, "n": counts},

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from xlm.compose.overrides import without_pluses
+from xlm.compose.own_data import AUTOMATIC
 from xlm.errors import BadTargetError, ConfigError, MissingConfigError, XLMError, did_you_mean, nearest_names
 from xlm.external_models import Discovery, active_config_dirs, active_models, core_config_dir
 from xlm.external_models.discovery import switched_off_error
@@ -229,6 +230,8 @@ def _unusable_reasons(name: str, found: Discovery | None) -> list[str]:
 
 
 def _not_chosen(group: str, overrides: Sequence[str]) -> ConfigError:
+    if f"{AUTOMATIC}=true" in overrides:
+        return ConfigError(f"No {group} is chosen. Add {group}=, one of: {_listed(group_members(group))}.", key=group)
     chosen = ", ".join(overrides) or "nothing"
     lines = [f"No {group} is chosen: give {group}=… or experiment=… (so far: {chosen})"]
     lines += [f"{name}: {_listed(group_members(name))}" for name in (group, "experiment")]
