@@ -83,8 +83,8 @@ def test_unknown_jobs_list_the_known_ones_and_the_nearest() -> None:
         find_job("trian", [Job("draw", "a.draw", "", "a")])
     assert str(caught.value) == (
         "Unknown job_type 'trian'. Jobs: "
-        "check, completion, draw, eval, extract_checkpoint, generate, lm_eval, models, name, plan, prepare_data, push_to_hub, "
-        "repeat, report, runs, sweep_sampler, text_quality, trace, train, train_tokenizer. "
+        "check, completion, draw, eval, extract_checkpoint, generate, lm_eval, models, name, plan, prepare_data, "
+        "push_to_hub, repeat, report, runs, sweep_sampler, text_quality, trace, train, train_tokenizer. "
         "Did you mean 'train'?"
     )
     assert caught.value.job_type == "trian"
