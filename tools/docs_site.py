@@ -54,6 +54,13 @@ def on_config(config: Any, **_: Any) -> Any:
     return config
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the changelogs where a page asks for them."""
-    return markdown.replace("<!-- changelogs -->", changelogs())
+def search_boost(page: str) -> float:
+    """The weight of a page in the site's search: logs and notes for developers come after the guide."""
+    return 0.3 if page.startswith("developers/") or page == "changelog.md" else 1.0
+
+
+def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
+    """Put the changelogs where a page asks for them, and weight the page in the search."""
+    if page is not None and (boost := search_boost(page.file.src_uri)) != 1:
+        page.meta.setdefault("search", {"boost": boost})
+    return markdown.replace("<!-- changelogs -->", changelogs()) if "<!-- changelogs -->" in markdown else markdown
