@@ -25,7 +25,8 @@ def changelogs(root: Path = ROOT) -> str:
 def _section(path: Path, name: str) -> str:
     """One changelog without its title and preface, its headings one level lower."""
     _, _, versions = path.read_text(encoding="utf-8").partition("\n## ")
-    return f"## {name}\n\n" + _HEADING.sub(r"#\1 ", f"## {versions}").strip()
+    lower = _HEADING.sub(r"#\1 ", f"## {versions}")
+    return f"## {name}\n\n" + re.sub(r"^### \[(.+?)\]", r"### \1", lower, flags=re.MULTILINE).strip()
 
 
 def repository_url(environ: dict[str, str] | os._Environ[str] = os.environ, root: Path = ROOT) -> str | None:
