@@ -14,6 +14,17 @@ from typing import Any
 from workspace import read_packages
 
 ROOT = Path(__file__).resolve().parent.parent
+_BOOSTS = {
+    "guide/own-text": 3.0,
+    "guide/data": 2.0,
+    "guide/training": 2.0,
+    "guide/many-processes": 2.0,
+    "guide/gpu": 2.0,
+    "guide/report": 2.0,
+    "glossary": 0.5,
+    "changelog": 0.3,
+    "developers/": 0.3,
+}
 _HEADING = re.compile(r"^(#+) ", re.MULTILINE)
 
 
@@ -56,8 +67,8 @@ def on_config(config: Any, **_: Any) -> Any:
 
 
 def search_boost(page: str) -> float:
-    """The weight of a page in the site's search: logs and notes for developers come after the guide."""
-    return 0.3 if page.startswith("developers/") or page == "changelog.md" else 1.0
+    """The weight of a page in the site's search: main pages of the guide first, logs and notes for developers last."""
+    return next((boost for start, boost in _BOOSTS.items() if page.startswith(start)), 1.0)
 
 
 def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
