@@ -372,13 +372,13 @@ class OutOfMemoryError(XLMError):
     @classmethod
     def of(cls, error: BaseException) -> OutOfMemoryError | None:
         """The same with what to change, if an error is one of memory; None otherwise."""
-        message = str(error).partition("\n")[0]
+        message = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
         # torch.OutOfMemoryError by its name, since errors must not import torch.
         is_one = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         if not is_one and not (isinstance(error, RuntimeError) and any(text in message for text in _OF_THE_MEMORY)):
             return None
         return cls(
-            f"Out of memory. {message}".rstrip() + "\n"
+            f"Out of memory. {message[:1].upper()}{message[1:]}".rstrip() + "\n"
             "Smaller batches need less: per_device_batch_size=… with the same global_batch_size=… in training, "
             "per_device_val_batch_size=… in evaluation, generation.batch_size=… in generation. "
             "activation_checkpointing=true and other ways: docs/guide/out-of-memory.md"
