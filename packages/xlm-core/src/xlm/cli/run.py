@@ -22,7 +22,7 @@ from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
 from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, translate
 from xlm.compose.naming import checked_job_name
-from xlm.errors import BadTargetError, OutOfMemoryError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.errors import BadTargetError, StorageError, TrainingInterrupted, XLMError, printable
 from xlm.external_models import Discovery, activate, discover
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -112,12 +112,12 @@ class Task:
                 raise KeyboardInterrupt from stop
             return None
         except Exception as error:
-            of_machine = StorageError.of(error) or OutOfMemoryError.of(error)
-            if of_machine is None and not isinstance(error, XLMError) and not is_foreign(error):
+            of_disk = StorageError.of(error)
+            if of_disk is None and not isinstance(error, XLMError) and not is_foreign(error):
                 if is_sweep:
                     traceback.print_exc()
                 raise
-            readable = of_machine or translate(error, self.found, self.overrides)
+            readable = of_disk or translate(error, self.found, self.overrides)
             if isinstance(readable, BadTargetError):
                 readable = locate_target(readable, choices, self.overrides)
             if readable is not error and readable.__cause__ is None:
