@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import RankLostError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.errors import OutOfMemoryError, RankLostError, StorageError, TrainingInterrupted, XLMError, printable
 from xlm.utils.rank_zero import is_first_process
 from xlm.utils.secrets import without_secrets
 
@@ -45,6 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         readable.__cause__ = error
         report(readable)
         return readable.exit_code
+    except (MemoryError, RuntimeError) as error:
+        lacking = OutOfMemoryError.of(error)
+        if lacking is None:
+            raise
+        lacking.__cause__ = error
+        report(lacking)
+        return lacking.exit_code
 
 
 def _flush_or_discard() -> None:

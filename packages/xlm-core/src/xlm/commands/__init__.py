@@ -216,6 +216,13 @@ BUILT_IN_JOBS: dict[str, Job] = {
             is_standalone=True,
         ),
         Job(
+            "completion",
+            "xlm.commands.completion.print_completion",
+            "print a script that completes jobs, groups and keys: xlm completion bash",
+            usage="SHELL",
+            is_standalone=True,
+        ),
+        Job(
             "name",
             "xlm.commands.name.run",
             "print the name of a run, which is its folder under runs/",

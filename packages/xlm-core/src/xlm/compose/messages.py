@@ -20,7 +20,15 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from xlm.compose.overrides import without_pluses
 from xlm.compose.own_data import AUTOMATIC
-from xlm.errors import BadTargetError, ConfigError, MissingConfigError, XLMError, did_you_mean, nearest_names
+from xlm.errors import (
+    BadTargetError,
+    ConfigError,
+    MissingConfigError,
+    OutOfMemoryError,
+    XLMError,
+    did_you_mean,
+    nearest_names,
+)
 from xlm.external_models import Discovery, active_config_dirs, active_models, core_config_dir
 from xlm.external_models.discovery import switched_off_error
 from xlm.utils.instantiate import explain
@@ -108,10 +116,10 @@ def readable_errors(found: Discovery | None = None, overrides: Sequence[str] = (
 
 
 def is_foreign(error: Exception) -> bool:
-    """Whether a library's error is about the configuration; does not import Lightning."""
+    """Whether a library's error is about the configuration, or a lack of memory; does not import Lightning."""
     kind = type(error)
     from_lightning = kind.__module__.startswith("lightning.") and kind.__name__ == "MisconfigurationException"
-    return from_lightning or isinstance(error, FOREIGN_ERRORS)
+    return from_lightning or isinstance(error, FOREIGN_ERRORS) or OutOfMemoryError.of(error) is not None
 
 
 def translate(error: Exception, found: Discovery | None = None, overrides: Sequence[str] = ()) -> Exception:
@@ -119,6 +127,8 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
     ours = _ours_in_chain(error)
     if ours:
         return ours
+    if lacking := OutOfMemoryError.of(error):
+        return lacking
     if isinstance(error, InstantiationException):
         return explain(error)
     if isinstance(error, MissingConfigException):
