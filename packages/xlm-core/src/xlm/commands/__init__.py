@@ -41,7 +41,7 @@ class Job:
             reads them from its words.
         note: what else it accepts.
         is_standalone: whether it runs without a composed configuration.
-        other_names: other names for options of a standalone command.
+        other_names: other names for options of a standalone command, and what its flags stand for.
         takes_overrides: whether unknown `key=value` are left among the words.
     """
 
@@ -195,8 +195,30 @@ BUILT_IN_JOBS: dict[str, Job] = {
             "runs",
             "xlm.commands.report.print_runs",
             "list the runs in a folder, by default runs/",
-            usage="[folders or filters] [options]",
+            usage="[FOLDER …] [WORD …] [key=value …] [options]",
             options=("Runs",),
+            note="A WORD chooses the runs with it in their row, or a name that matches a pattern such as 'star_*'. "
+            "key=value chooses by a setting: model_type=mlm, task=star_easy, state=running, optimizer.lr=0.003.",
+            is_standalone=True,
+            takes_overrides=True,
+        ),
+        Job(
+            "rm",
+            "xlm.commands.moving.remove_runs",
+            "remove runs, after a confirmation: xlm rm runs/a 'star_*'",
+            usage="RUN … [yes=true]",
+            options=("Remove",),
+            note="A RUN is the folder or the name of a run, or a pattern. A run that is in use is never removed.",
+            is_standalone=True,
+            other_names={"--yes": "yes=true", "-y": "yes=true"},
+        ),
+        Job(
+            "mv",
+            "xlm.commands.moving.move_run",
+            "rename a run, or move it to another folder: xlm mv old new",
+            usage="RUN NEW",
+            options=("Move",),
+            note="NEW is a name below runs/ or a path; NEW/ moves the run into that folder under its old name.",
             is_standalone=True,
         ),
         Job(
@@ -213,6 +235,15 @@ BUILT_IN_JOBS: dict[str, Job] = {
             "list the models that were found, with any problems",
             usage="",
             options=("Models",),
+            is_standalone=True,
+        ),
+        Job(
+            "experiments",
+            "xlm.commands.experiments.print_experiments",
+            "list the experiments that were found, with their model and data",
+            usage="[WORD …] [options]",
+            options=("Experiments",),
+            note="A WORD chooses the experiments with it in their row, or a name that matches a pattern ('star_*').",
             is_standalone=True,
         ),
         Job(

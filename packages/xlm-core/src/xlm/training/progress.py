@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -20,10 +21,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from xlm.training.train_log import TrainLog
-from xlm.utils.consoles import plain_console
+from xlm.utils.columns import Column
+from xlm.utils.consoles import plain_console, print_table
 from xlm.utils.files import replace_text
 
 
@@ -159,25 +160,22 @@ def print_results(
     console: Console,
     results: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """One row per loader and metric, with the number of examples, and the standard error if `results` has it."""
-    table = Table(title=title, title_justify="left")
-    for column, justify in (
-        ("split", "left"),
-        ("loader", "left"),
-        ("metric", "left"),
-        ("value", "right"),
-        *([] if results is None else [("± s.e.", "right")]),
-        ("n", "right"),
-    ):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    """One row per metric, with the number of examples, and the standard error if `results` has it."""
+    columns = [Column("metric"), Column("value", is_figure=True)]
+    columns += [] if results is None else [Column("± s.e.", is_figure=True)]
+    rows = []
     for key, value in metrics.items():
-        parts = key.split("/", 2)
-        split, loader, metric = parts if len(parts) == 3 else ("", "", key)
-        n = counts.get(f"{split}/{loader}")
+        n = counts.get("/".join(key.split("/", 2)[:2]))
         error = None if results is None else results.get(key, {}).get("se")
-        errors = [] if results is None else ["" if error is None else f"{error:.4f}"]
-        table.add_row(split, loader, metric, f"{value:.4f}", *errors, "" if n is None else f"{n:,}")
-    console.print(table)
+        errors = [] if results is None else ["" if error is None else figure(error)]
+        rows.append([key, figure(value), *errors, "" if n is None else f"{n:,}"])
+    console.print(title, style="italic", highlight=False, soft_wrap=True)
+    print_table(console, [*columns, Column("n", is_figure=True)], rows)
+
+
+def figure(value: float) -> str:
+    """A number with four decimals, or in scientific notation if those would show nothing of it."""
+    return f"{value:.3e}" if 0 < abs(value) < 0.0005 or 1e9 <= abs(value) < math.inf else f"{value:.4f}"
 
 
 def write_results(path: Path, record: Mapping[str, Any]) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
@@ -10,6 +12,7 @@ from rich.measure import Measurement
 from rich.segment import Segment
 
 from xlm.errors import printable
+from xlm.utils.columns import Column, table_lines
 
 
 class _Printable:
@@ -42,3 +45,10 @@ def plain_console(**options: Any) -> Console:
     console = Console(markup=False, emoji=False, **options)
     console.push_render_hook(PrintsPlainly())
     return console
+
+
+def print_table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in the width of the terminal; in a file or a pipe, a line for each row, however long."""
+    has_width = console.is_terminal or console.is_jupyter or os.environ.get("COLUMNS", "").isdigit()
+    for line in table_lines(columns, rows, console.width if has_width else None):
+        console.print(line, highlight=False, soft_wrap=True)
