@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,7 +25,7 @@ _MOST_LEVELS = 20
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment: the family and the dataset that it chooses ("" if none), and the start of its comment."""
+    """An experiment: the family and the dataset that it chooses ("" if none), and the start of a comment about it."""
 
     name: str
     model: str
@@ -64,8 +64,10 @@ def find_experiments(found: Discovery) -> list[Experiment]:
     entries = []
     for name, (file, source) in sorted(files.items()):
         choices = _choices(name, files)
-        about = _about(file)
-        entries.append(Experiment(name, choices.get("model_type", ""), choices.get("datamodule", ""), about, source))
+        model, data = choices.get("model_type", ""), choices.get("datamodule", "")
+        # An experiment without a model is its data.
+        about = ("" if model else _about_data(data, places)) or _about(file)
+        entries.append(Experiment(name, model, data, about, source))
     return entries
 
 
@@ -85,6 +87,11 @@ def _choices(name: str, files: Mapping[str, tuple[Path, str]], levels: int = _MO
             elif member is not None:
                 found[key] = str(member)
     return found
+
+
+def _about_data(data: str, places: Iterable[Path]) -> str:
+    files = [place / "datamodule" / f"{data}.yaml" for place in places]
+    return next((_about(file) for file in files if data and file.is_file()), "")
 
 
 def _loaded(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from xlm.errors import ConfigError, as_line
 from xlm.reports.filters import check_filters, matches
 from xlm.reports.listing import as_lines, as_object, sort_runs
-from xlm.reports.run import DEFAULT_FOLDER, Run, distinct_names, named_runs, read_run, run_folders
+from xlm.reports.run import DEFAULT_FOLDER, distinct_names, named_runs, read_run, run_folders
 from xlm.schemas import Report, Runs
 from xlm.utils.columns import output_width
 

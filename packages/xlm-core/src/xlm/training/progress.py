@@ -54,10 +54,12 @@ class ProgressDisplay(Callback):
         if trainer.global_step:
             self.console.print(f"Continuing from step {trainer.global_step}.")
         if self.console.is_terminal:
+            # The values beside the bar matter more: in a narrow terminal there is none.
+            bar = [BarColumn(bar_width=20)] if self.console.width >= _WIDTH_OF_A_BAR else []
             self._bar = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
-                BarColumn(bar_width=20),  # the values beside it matter more
+                *bar,
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[values]}"),
@@ -77,7 +79,10 @@ class ProgressDisplay(Callback):
         self._last_step = trainer.global_step
         values = describe(self.train_log.latest)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=trainer.global_step, values=values)
+            taken = _TIMES + 2 * len(str(max(trainer.max_steps, trainer.global_step)))
+            taken += _BAR if self.console.width >= _WIDTH_OF_A_BAR else 0
+            shown = describe(self.train_log.latest, self.console.width - taken)
+            self._bar.update(self._task, completed=trainer.global_step, values=shown)
         elif values and time.monotonic() - self._last_line >= self.seconds_between_lines:
             self._last_line = time.monotonic()
             of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
@@ -103,7 +108,13 @@ class ProgressDisplay(Callback):
         self._stop()
 
 
-def describe(values: dict[str, float]) -> str:
+# Columns of the line of progress: without the bar from here on; what `step`, `/` and two times take; the bar.
+_WIDTH_OF_A_BAR = 110
+_TIMES = len("step / 0:00:00 0:00:00 ") + len("1 day, ")
+_BAR = 21
+
+
+def describe(values: dict[str, float], width: int | None = None) -> str:
     """The values that fit next to a bar: loss, learning rate, tokens per second, share of padding."""
     parts = [f"loss {v:.4f}" for k, v in values.items() if k.endswith("/accumulated_loss")][:1]
     if "train/lr" in values:
@@ -112,6 +123,8 @@ def describe(values: dict[str, float]) -> str:
         parts.append(f"{values['train/tokens_per_second']:,.0f} tokens/s")
     if "train/padding" in values:
         parts.append(f"{values['train/padding']:.0%} padding")
+    while width is not None and len("  ".join(parts)) > width and parts:
+        parts.pop()
     return "  ".join(parts)
 
 

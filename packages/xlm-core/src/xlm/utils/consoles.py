@@ -37,12 +37,17 @@ class PrintsPlainly(RenderHook):
         return [one if isinstance(one, Control) else _Printable(one) for one in renderables]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 - called where the BrokenPipeError is handled; `xlm.cli.main` ends the command
+
+
 def plain_console(**options: Any) -> Console:
     """A console that prints text unchanged: `[x]` in a path or a message is not markup, `:x:` not an emoji.
 
     Control characters in names, configurations and generated texts are shown as escapes.
     """
-    console = Console(markup=False, emoji=False, **options)
+    console = _Console(markup=False, emoji=False, **options)
     console.push_render_hook(PrintsPlainly())
     return console
 
