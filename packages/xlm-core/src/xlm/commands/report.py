@@ -9,7 +9,7 @@ from pathlib import Path
 from xlm.errors import ConfigError, as_line
 from xlm.reports.filters import check_filters, matches
 from xlm.reports.listing import as_lines, as_object, sort_runs
-from xlm.reports.run import DEFAULT_FOLDER, distinct_names, named_runs, read_run, run_folders
+from xlm.reports.run import DEFAULT_FOLDER, distinct_names, named_runs, names_below, read_run, run_folders
 from xlm.schemas import Report, Runs
 from xlm.utils.columns import output_width
 
@@ -68,8 +68,9 @@ def print_runs(words: Sequence[str], options: Runs) -> int:
     """
     folders = [Path(word) for word in words if Path(word).is_dir()]
     filters = [word for word in words if not Path(word).is_dir()]
-    found = [run for folder in folders or [DEFAULT_FOLDER] for run in run_folders(folder)]
-    names = distinct_names(found)
+    places = folders or [DEFAULT_FOLDER]
+    found = [run for folder in places for run in run_folders(folder)]
+    names = names_below(places[0], found) if len(places) == 1 else distinct_names(found)
     runs = [read_run(folder, name) for folder, name in zip(found, names, strict=True)]
     if runs:
         check_filters(runs, filters)
@@ -79,7 +80,7 @@ def print_runs(words: Sequence[str], options: Runs) -> int:
     elif runs:
         print("\n".join(as_lines(runs, output_width(), metric=options.sort)))
     else:
-        where = ", ".join(str(folder) for folder in folders or [DEFAULT_FOLDER])
+        where = ", ".join(map(str, places))
         matching = f" that matches '{' '.join(filters)}'" if filters else ""
         print(as_line(f"There is no run{matching} in {where}."))
     return 0

@@ -39,7 +39,8 @@ class PrintsPlainly(RenderHook):
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise  # noqa: PLE0704 - called where the BrokenPipeError is handled; `xlm.cli.main` ends the command
+        """Raise the BrokenPipeError that is being handled: `xlm.cli.main` ends the command."""
+        raise
 
 
 def plain_console(**options: Any) -> Console:
