@@ -211,6 +211,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
             note="A RUN is the folder or the name of a run, or a pattern. A run that is in use is never removed.",
             is_standalone=True,
             other_names={"--yes": "yes=true", "-y": "yes=true"},
+            takes_overrides=True,  # runs have names such as seed=1
         ),
         Job(
             "mv",
@@ -220,6 +221,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
             options=("Move",),
             note="NEW is a name below runs/ or a path; NEW/ moves the run into that folder under its old name.",
             is_standalone=True,
+            takes_overrides=True,
         ),
         Job(
             "report",

@@ -48,7 +48,7 @@ def print_experiments(words: Sequence[str], options: Experiments) -> int:
         columns = [Column("name"), Column("model"), Column("data"), Column("about")]
         rows = [[as_line(text) or "-" for text in (e.name, e.model, e.data, e.about)] for e in chosen]
         print("\n".join(table_lines(columns, rows, output_width())))
-        print("\nxlm train experiment=NAME trains one. Without a model, add model_type= and model=.")
+        print("\nxlm train experiment=NAME trains one. Where no model is shown, add model_type=\nand model=.")
     return 0
 
 
