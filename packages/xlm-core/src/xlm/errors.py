@@ -443,15 +443,17 @@ class SweepError(XLMError):
         self.failed = dict(failed)
 
 
+_CLOSED_OUTPUT = {"SIGHUP": "The terminal was closed (SIGHUP)", "SIGPIPE": "Standard output was closed (SIGPIPE)"}
+
+
 class TrainingInterrupted(XLMError):  # noqa: N818 - not an error: a person asked for it
     """Signal `signum` ended the run; it can continue from `checkpoint_path` (None: nothing was saved)."""
 
     def __init__(self, signum: int, checkpoint_path: Path | str | None = None) -> None:
         saved = f"saved {checkpoint_path}" if checkpoint_path else "nothing was saved"
-        super().__init__(
-            f"Interrupted by {signal.Signals(signum).name}; {saved}."
-            + ("\nThe same command continues this run." if checkpoint_path else "")
-        )
+        name = signal.Signals(signum).name
+        reason = _CLOSED_OUTPUT.get(name, f"Interrupted by {name}")
+        super().__init__(f"{reason}; {saved}." + ("\nThe same command continues this run." if checkpoint_path else ""))
         self.signum = signum
         self.checkpoint_path = checkpoint_path
         self.exit_code = 128 + signum

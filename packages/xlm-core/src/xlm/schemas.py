@@ -238,7 +238,28 @@ class Runs:
     """Options, as key=value:"""
 
     json: bool = option(False, "print JSON instead of a table")
-    sort: Text = option("age", "age, name, model, data, step, match, loss, state, or a metric to sort by")
+    sort: Text = option(
+        "age", "age, date, name, model, data, step, match, loss, state or a metric; a minus (-date) reverses it"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """Options, as key=value:"""
+
+    yes: bool = option(False, "remove without asking; --yes is the same")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """This command has no options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiments:
+    """Options, as key=value:"""
+
+    json: bool = option(False, "print JSON instead of a table")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,14 @@ import traceback
 from collections.abc import Sequence
 
 from xlm.errors import OutOfMemoryError, RankLostError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.utils.closed_output import discard, lasting_streams
 from xlm.utils.rank_zero import is_first_process
 from xlm.utils.secrets import without_secrets
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
+# As a shell reports a process that SIGPIPE has ended.
+CLOSED_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Print UTF-8 whatever the encoding of the terminal; characters without UTF-8 are escaped.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    with lasting_streams():
+        return _main(args)
+
+
+def _main(args: list[str]) -> int:
     try:
         code = _dispatch(args)
         # If the reader (`| head`) is gone, the error comes here and not at exit.
@@ -35,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) is gone, so nothing may be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        discard(sys.stdout.fileno())
+        return CLOSED_PIPE
     except OSError as error:
         readable = StorageError.of(error)
         if readable is None:
@@ -59,7 +67,7 @@ def _flush_or_discard() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout.fileno())
 
 
 def report(error: XLMError) -> None:

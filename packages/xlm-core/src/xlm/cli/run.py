@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from xlm.cli.arguments import check_sweep_names, parse_arguments
+from xlm.cli.arguments import parse_arguments, with_sweep_names
 from xlm.cli.optuna_sweeper import OptunaSweeper
 from xlm.cli.sweeps import GridSweeper, register
 from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job, standalone_job
@@ -36,8 +36,7 @@ def run_job(args: Sequence[str]) -> int:
     if (standalone := standalone_job(args, jobs)) is not None:
         activate(found.models, folders=found.folders)
         return run_standalone(standalone, args)
-    arguments = parse_arguments(args, jobs)
-    check_sweep_names(arguments)
+    arguments = with_sweep_names(parse_arguments(args, jobs))
     _print_warnings([*found.warnings, *warnings])
     task = Task(found, jobs, arguments.config_dirs, arguments.overrides, arguments.swept)
     task.prepare()

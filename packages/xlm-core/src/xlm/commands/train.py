@@ -419,13 +419,13 @@ def finish(
     metrics |= parts
     if trainer.is_global_zero and metrics:
         counts, results = estimates.counts, estimates.record(metrics)
-        print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console, results)
-        print_likelihoods(measured, session.console)
         record |= {"likelihood": {place: found.record() for place, found in measured.items()}} if measured else {}
         write_results(
             run_dir / "results.json",
             {**record, "step": trainer.global_step, "results": results, "metrics": metrics, "n": counts},
         )
+        print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console, results)
+        print_likelihoods(measured, session.console)
         session.console.print(cost_line(record["training"]), highlight=False)
         session.console.print(
             f"All files are in {display_path(run_dir)}, the curves in {display_path(run_dir / 'curves.png')}.",
