@@ -30,6 +30,7 @@ from xlm.training.estimate import num_checkpoints
 from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, raising_on_sigterm
 from xlm.training.interval import LogInterval
 from xlm.training.optim import num_parameters
+from xlm.training.overfit import verdict_of
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.requeue import requeueing
@@ -198,13 +199,19 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         path = None if resume is None else str(resume[0])
         del resume
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
+    overfit = verdict_of(trainer)
+    if overfit is not None and overfit.is_due(trainer):
+        trainer.validate(harness, datamodule=session.datamodule, verbose=False)
     record["parameters"] = num_parameters(harness)
     record["training"] = cost.as_dict(trainer.strategy.root_device)
     earlier = read_mapping(session.run_dir / "results.json", [])
     if earlier.get("step") == trainer.global_step == step_before and "training" in earlier:
         # Nothing was trained: keep the cost that the first end wrote, with the time after the last checkpoint.
         record["training"] = earlier["training"]
-    return finish(session, harness, trainer, record, estimates)
+    metrics = finish(session, harness, trainer, record, estimates)
+    if overfit is not None:
+        session.console.print(overfit.conclude(session.run_dir))
+    return metrics
 
 
 def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
