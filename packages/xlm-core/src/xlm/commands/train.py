@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,20 @@ from xlm.training.overfit import verdict_of
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.requeue import requeueing
-from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
+from xlm.training.resume import (
+    config_differences,
+    data_differences,
+    differences_in_words,
+    find_resumable,
+    load_checkpoint,
+)
 from xlm.training.rng import RandomState, random_state_of
 from xlm.training.sharded_checkpoints import is_checkpoint
 from xlm.training.step_count import StepCount
 from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
+from xlm.utils.choices import choices_of, hydra_choices, typed_keys
 from xlm.utils.files import output_folder, remove_leftovers
 from xlm.utils.rank_zero import RankedLogger, is_first_process
 from xlm.utils.run_lock import RunLock
@@ -236,11 +244,15 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
             f"{directory} has the checkpoints of a run, and resume_from_checkpoint=false would overwrite them.\n"
             "Use another job_name, or remove that folder."
         )
-    differences = config_differences(OmegaConf.create(found[1].get("xlm_config") or "{}"), cfg)
+    old: Any = OmegaConf.create(found[1].get("xlm_config") or "{}")
+    differences = config_differences(old, cfg)
     if differences:
+        record = read_mapping(Path(cfg.paths.run_dir) / "record_train.json", [])
+        after = choices_of({"choices": hydra_choices()}, cfg)
+        typed = typed_keys([*(record.get("command") or []), *sys.argv])
         raise ConfigError(
             f"{cfg.paths.run_dir} holds a run with other settings; nothing was changed. They differ in:\n  "
-            + "\n  ".join(differences[:12])
+            + "\n  ".join(differences_in_words(differences, choices_of(record, old), after, typed))
             + "\nUse another job_name= for a new run, or the old settings to continue that one."
         )
     return found
