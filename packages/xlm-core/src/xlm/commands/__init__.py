@@ -110,7 +110,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "plan",
             "xlm.commands.plan.run",
-            "estimate what a run would need: parameters, memory, operations, time, disk",
+            "estimate parameters, memory, FLOPs, time and disk of a run",
             usage="experiment=… [overrides]",
             options=("Plan",),
         ),

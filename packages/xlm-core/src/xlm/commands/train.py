@@ -52,6 +52,7 @@ from xlm.utils.choices import choices_of, hydra_choices, typed_keys
 from xlm.utils.files import output_folder, remove_leftovers
 from xlm.utils.rank_zero import RankedLogger, is_first_process
 from xlm.utils.run_lock import RunLock
+from xlm.utils.text import duration
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -371,9 +372,9 @@ def short_name(node: DictConfig) -> str:
 def cost_line(training: dict[str, Any]) -> str:
     """The cost of training, as a line."""
     speed = training["tokens_per_second"]
-    parts = [f"{training['wall_seconds'] / 60:.1f} minutes", f"{training['cpu_seconds'] / 60:.1f} of CPU time"]
+    parts = [f"Trained in {duration(training['wall_seconds'])} ({duration(training['cpu_seconds'])} CPU)"]
     parts += [] if speed is None else [f"{speed:,.0f} tokens/s"]
-    return f"Training took {', '.join(parts)}, and at most {training['peak_memory_mib']:,.0f} MiB."
+    return f"{', '.join(parts)}, at most {training['peak_memory_mib']:,.0f} MiB of memory."
 
 
 def loaders(session: Session) -> dict[str, list[str]]:

@@ -51,7 +51,7 @@ class ProgressDisplay(Callback):
         if not trainer.is_global_zero:
             return
         if trainer.global_step:
-            self.console.print(f"Continuing from step {trainer.global_step}.")
+            self.console.print(f"Resuming from step {trainer.global_step}.")
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("step"),
