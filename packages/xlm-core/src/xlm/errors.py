@@ -25,6 +25,7 @@ XLMError                            exit code 1
 ├── RunInUseError                   another training run is writing to the same folder
 ├── RankLostError                   a process of a run with several of them has ended or does not answer
 ├── NonFiniteLossError              the training loss is NaN or infinite
+├── NotLearntError                  debug=overfit: a model has not learnt its one batch
 ├── SweepError                      some runs of a sweep failed
 └── TrainingInterrupted             a signal ended the run after a checkpoint; exit code 128 + signal
 """
@@ -426,6 +427,12 @@ class NonFiniteLossError(XLMError):
         )
         self.step = step
         self.loss = loss
+
+
+class NotLearntError(XLMError):
+    """The verdict of `debug=overfit` on a model that has not learnt its one batch, with what to look at."""
+
+    label = ""
 
 
 class SweepError(XLMError):

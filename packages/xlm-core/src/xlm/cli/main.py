@@ -8,7 +8,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import OutOfMemoryError, RankLostError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.errors import (
+    NotLearntError,
+    OutOfMemoryError,
+    RankLostError,
+    StorageError,
+    TrainingInterrupted,
+    XLMError,
+    printable,
+)
 from xlm.utils.closed_output import discard, lasting_streams
 from xlm.utils.rank_zero import is_first_process
 from xlm.utils.secrets import without_secrets
@@ -76,9 +84,9 @@ def report(error: XLMError) -> None:
         traceback.print_exception(error)
     if isinstance(error, RankLostError) and error.is_quiet:
         return
-    if isinstance(error, TrainingInterrupted) and not is_first_process():
-        return  # all processes of a run stop together
-    prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
+    if isinstance(error, TrainingInterrupted | NotLearntError) and not is_first_process():
+        return  # all processes of a run end together
+    prefix = "" if isinstance(error, TrainingInterrupted) or not error.label else f"{error.label}: "
     print(without_secrets(printable(f"{prefix}{error}")), file=sys.stderr)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,19 +37,28 @@ from xlm.training.estimate import num_checkpoints
 from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, raising_on_sigterm
 from xlm.training.interval import LogInterval
 from xlm.training.optim import num_parameters
+from xlm.training.overfit import verdict_of
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.requeue import requeueing
-from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
+from xlm.training.resume import (
+    config_differences,
+    data_differences,
+    differences_in_words,
+    find_resumable,
+    load_checkpoint,
+)
 from xlm.training.rng import RandomState, random_state_of
 from xlm.training.sharded_checkpoints import is_checkpoint
 from xlm.training.step_count import StepCount
 from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
+from xlm.utils.choices import choices_of, hydra_choices, typed_keys
 from xlm.utils.files import output_folder, remove_leftovers
 from xlm.utils.rank_zero import RankedLogger, is_first_process
 from xlm.utils.run_lock import RunLock
+from xlm.utils.text import duration
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
@@ -208,13 +218,19 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         path = None if resume is None else str(resume[0])
         del resume
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
+    overfit = verdict_of(trainer)
+    if overfit is not None and overfit.is_due(trainer):
+        trainer.validate(harness, datamodule=session.datamodule, verbose=False)
     record["parameters"] = num_parameters(harness)
     record["training"] = cost.as_dict(trainer.strategy.root_device)
     earlier = read_mapping(session.run_dir / "results.json", [])
     if earlier.get("step") == trainer.global_step == step_before and "training" in earlier:
         # Nothing was trained: keep the cost that the first end wrote, with the time after the last checkpoint.
         record["training"] = earlier["training"]
-    return finish(session, harness, trainer, record, estimates)
+    metrics = finish(session, harness, trainer, record, estimates)
+    if overfit is not None:
+        session.console.print(overfit.conclude(session.run_dir))
+    return metrics
 
 
 def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
@@ -239,11 +255,15 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
             f"{directory} has the checkpoints of a run, and resume_from_checkpoint=false would overwrite them.\n"
             "Use another job_name, or remove that folder."
         )
-    differences = config_differences(OmegaConf.create(found[1].get("xlm_config") or "{}"), cfg)
+    old: Any = OmegaConf.create(found[1].get("xlm_config") or "{}")
+    differences = config_differences(old, cfg)
     if differences:
+        record = read_mapping(Path(cfg.paths.run_dir) / "record_train.json", [])
+        after = choices_of({"choices": hydra_choices()}, cfg)
+        typed = typed_keys([*(record.get("command") or []), *sys.argv])
         raise ConfigError(
             f"{cfg.paths.run_dir} holds a run with other settings; nothing was changed. They differ in:\n  "
-            + "\n  ".join(differences[:12])
+            + "\n  ".join(differences_in_words(differences, choices_of(record, old), after, typed))
             + "\nUse another job_name= for a new run, or the old settings to continue that one."
         )
     return found
@@ -370,9 +390,9 @@ def short_name(node: DictConfig) -> str:
 def cost_line(training: dict[str, Any]) -> str:
     """The cost of training, as a line."""
     speed = training["tokens_per_second"]
-    parts = [f"{training['wall_seconds'] / 60:.1f} minutes", f"{training['cpu_seconds'] / 60:.1f} of CPU time"]
+    parts = [f"Trained in {duration(training['wall_seconds'])} ({duration(training['cpu_seconds'])} CPU)"]
     parts += [] if speed is None else [f"{speed:,.0f} tokens/s"]
-    return f"Training took {', '.join(parts)}, and at most {training['peak_memory_mib']:,.0f} MiB."
+    return f"{', '.join(parts)}, at most {training['peak_memory_mib']:,.0f} MiB of memory."
 
 
 def loaders(session: Session) -> dict[str, list[str]]:

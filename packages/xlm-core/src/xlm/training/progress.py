@@ -52,7 +52,7 @@ class ProgressDisplay(Callback):
         if not trainer.is_global_zero:
             return
         if trainer.global_step:
-            self.console.print(f"Continuing from step {trainer.global_step}.")
+            self.console.print(f"Resuming from step {trainer.global_step}.")
         if self.console.is_terminal:
             # The values beside the bar matter more: in a narrow terminal there is none.
             bar = [BarColumn(bar_width=20)] if self.console.width >= _WIDTH_OF_A_BAR else []
