@@ -37,6 +37,8 @@ IDENTITY = (
     "global_components",
     "data_files.train",
     "datamodule.dataset_managers.train",
+    "init_from",
+    "init_tokenizer",
 )
 _MOST_NAMES = 8
 # How batches are loaded, which does not change them.
