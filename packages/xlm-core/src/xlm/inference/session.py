@@ -251,7 +251,7 @@ def start(cfg: DictConfig, tokenizer_folder: Path | None = None, tokenizer: Any 
 
 
 def build_components(cfg: DictConfig, tokenizer_folder: Path | None = None, tokenizer: Any = None) -> dict[str, Any]:
-    """Build the tokenizer (unless given), the noise schedule and other `global_components`, as the live objects of the process.
+    """Build the tokenizer (unless given), noise schedule and other `global_components`: the process's live objects.
 
     The tokenizer comes first, since the others may refer to it.
     """

@@ -29,7 +29,7 @@ class Origin:
     Args:
         weights: its file.
         name: what the user gave.
-        config: its configuration, if it has one. Only its tokenizer is built, under the rules for stored configurations.
+        config: its configuration, if any. Only its tokenizer is built, under the rules for stored configurations.
         tokenizer: its tokenizer; None if it is not known.
         has_equal_tokenizer: the configuration describes the tokenizer as that of the new run does.
         reason: why the tokenizer is not known.

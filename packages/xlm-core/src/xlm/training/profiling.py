@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +19,7 @@ from annotated_types import Ge
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from xlm.errors import ConfigError
 from xlm.utils.consoles import plain_console
@@ -29,6 +34,8 @@ PHASES: Mapping[str, str] = {
     "optimizer": "clipping, update, averages, logging",
 }
 _MOST_OPERATIONS = 12
+_NOTES = re.compile(r"ActivityProfiler\w*\.cpp|Memory block of unknown size was allocated before the profiling")
+_WARMUP = 1
 # A larger share of the time than this in `data` is worth a worker.
 _MUCH = 0.15
 
@@ -66,6 +73,7 @@ class StepProfiler(Callback):
         self._batches = 0
         self._since: float | None = None
         self._profiler: Any = None
+        self._recording = ExitStack()
         self._region: Any = None
         self._device = torch.device("cpu")
 
@@ -90,7 +98,7 @@ class StepProfiler(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._device = pl_module.device
-        needed = self.num_warmup + self.num_timed + self.num_traced
+        needed = self.num_warmup + self.num_timed + _WARMUP + self.num_traced
         if 0 < trainer.max_steps * trainer.accumulate_grad_batches < needed:
             raise ConfigError(
                 f"debug=profile needs {needed} batches, but trainer.max_steps={trainer.max_steps} makes "
@@ -117,28 +125,30 @@ class StepProfiler(Callback):
             self._since = None
             self._start()
         self._enter("data", None)
-        if done == self.num_traced:
+        if done == _WARMUP + self.num_traced:
             self._finish(trainer)
+        elif done > 0:
+            self._profiler.step()
 
     def _start(self) -> None:
         activities = [ProfilerActivity.CPU]
         activities += [ProfilerActivity.CUDA] if self._device.type == "cuda" else []
-        self._profiler = profile(activities=activities, record_shapes=True, profile_memory=True)
-        self._profiler.__enter__()
+        # The first recorded step is left out: the profiler itself starts in it.
+        steps = schedule(wait=0, warmup=_WARMUP, active=self.num_traced)
+        self._profiler = profile(activities=activities, schedule=steps, record_shapes=True, profile_memory=True)
+        self._recording.enter_context(without_notes())
+        self._recording.enter_context(self._profiler)
 
     def _finish(self, trainer: Trainer) -> None:
         self._enter(None, None)
-        self._profiler.__exit__(None, None, None)
+        self._recording.close()
         trainer.should_stop = True
         if trainer.is_global_zero:
             self._write()
         self._profiler = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._profiler is not None:
-            self._enter(None, None)
-            self._profiler.__exit__(None, None, None)
-            self._profiler = None
+        self._recording.close()
 
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -178,6 +188,24 @@ class StepProfiler(Callback):
         return found[:_MOST_OPERATIONS]
 
 
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Leave out what torch's profiler itself prints to standard error; other lines appear at the end of the block."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        before = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            held.seek(0)
+            lines = held.read().decode(errors="replace").splitlines()
+            sys.stderr.writelines(f"{line}\n" for line in lines if not _NOTES.search(line))
+
+
 def print_profile(phases: Mapping[str, float], operations: list[Operation], on_device: bool, console: Console) -> None:
     """Print two tables, and what the shares of the phases suggest."""
     total = sum(phases.values()) or 1.0
@@ -206,7 +234,8 @@ def advice(phases: Mapping[str, float]) -> str:
     largest = max(phases, key=phases.__getitem__)
     line = f"Most of the time is in {largest} ({PHASES[largest]}): {phases[largest] / total:.0%}."
     if phases["data"] / total > _MUCH:
-        line += f" The network waits for data {phases['data'] / total:.0%} of the time: set num_dataloader_workers=2 or more."
+        share = f"{phases['data'] / total:.0%}"
+        line += f" The network waits for data {share} of the time: set num_dataloader_workers=2 or more."
     elif largest in ("forward", "backward"):
         line += " Lower precision, compile=true or batches without padding (batching=buckets) make these faster."
     return line

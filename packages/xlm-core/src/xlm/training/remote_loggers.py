@@ -49,6 +49,15 @@ def forget_ids(save_dir: str | Path) -> None:
     (Path(save_dir) / IDS).unlink(missing_ok=True)
 
 
+@rank_zero_only
+def end_other_run(id: str | None) -> None:
+    """End the wandb run of an earlier run of this process, as in a sweep; otherwise the next one would continue it."""
+    import wandb
+
+    if wandb.run is not None and wandb.run.id != id:
+        wandb.finish()
+
+
 class WandbMetrics(WandbLogger):
     """Lightning's WandbLogger with an id that is kept in the run's folder: a resumed run continues there.
 
@@ -63,6 +72,8 @@ class WandbMetrics(WandbLogger):
         known = id or stored_id(save_dir, "wandb")
         self._folder = save_dir
         super().__init__(save_dir=save_dir, id=known or secrets.token_hex(8), **options)
+        self._wandb_init.pop("anonymous", None)  # wandb warns about it, whatever its value
+        end_other_run(self._id)
 
     @property
     @rank_zero_experiment
