@@ -86,7 +86,7 @@ def load_what_fits(
             then take these rows only.
 
     Raises:
-        CheckpointError: no matrix fits; nothing was changed.
+        CheckpointError: no matrix of its layers fits; nothing was changed.
     """
     own = module.state_dict()
     found = without_wrappers(state_dict, own, source)
@@ -107,12 +107,14 @@ def load_what_fits(
             result.rows[name] = (len(pairs), len(tensor))
             num_values += len(pairs) * tensor[:1].numel()
         elif other.shape != tensor.shape:
-            result.shapes[name] = (tuple(other.shape), tuple(tensor.shape))
+            if not is_derived(name):
+                result.shapes[name] = (tuple(other.shape), tuple(tensor.shape))
         else:
             new[name] = other
             result.loaded.append(name)
             num_values += tensor.numel()
-    if not any(tensor.ndim >= 2 and name not in result.rows for name, tensor in new.items()):
+    core = layers_of(network) or places.values()
+    if not any(new[name].ndim >= 2 and places.get(name) in core for name in result.loaded):
         raise CheckpointError(f"Nothing in {source} fits this model.{_why(result)}", path=Path(source))
     module.load_state_dict({**own, **new})
     result.share = num_values / max(1, sum(tensor.numel() for tensor in own.values()))
@@ -127,6 +129,12 @@ def _why(result: PartialLoad) -> str:
     return f" Its tensors have other names ({names}): it is a model of another kind." if names else ""
 
 
+def layers_of(network: nn.Module) -> set[int]:
+    """Identities of the parameters of stacked layers."""
+    stacks = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    return {id(p) for stack in stacks for p in stack.parameters()}
+
+
 def vocabulary_tables(network: nn.Module) -> Iterator[nn.Parameter]:
     """Weights and biases with a row per token: the largest embedding, and linear maps outside layers of that many rows.
 
@@ -136,9 +144,8 @@ def vocabulary_tables(network: nn.Module) -> Iterator[nn.Parameter]:
     if not embeddings:
         return
     size = max(module.num_embeddings for module in embeddings)
-    stacks = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    inside = {id(module) for stack in stacks for module in stack.modules()}
+    inside = layers_of(network)
     for module in network.modules():
-        is_output = isinstance(module, nn.Linear) and module.out_features == size and id(module) not in inside
+        is_output = isinstance(module, nn.Linear) and module.out_features == size and id(module.weight) not in inside
         if is_output or (isinstance(module, nn.Embedding) and module.num_embeddings == size):
             yield from module.parameters(recurse=False)
