@@ -98,7 +98,7 @@ def test_every_family_takes_what_fits(configure: Callable[..., DictConfig], fami
     source, last = weights("runs/base/checkpoints/best.ckpt"), load_checkpoint("runs/new/checkpoints/last.ckpt")
     record = json.loads(Path("runs/new/record_train.json").read_text())["init_from"]
     fits = {name for name, t in last["state_dict"].items() if name in source and source[name].shape == t.shape}
-    assert record["loaded"] == len(fits) > 20
+    assert record["loaded"] == len(fits) > 10
     for state in (last["state_dict"], weights("runs/new/checkpoints/last.ckpt")):
         assert all(torch.equal(state[name], source[name]) for name in fits)
     assert sorted([*record["missing"], *record["other_shape"]]) == sorted(last["state_dict"].keys() - fits)
