@@ -66,6 +66,8 @@ class Root(Options):
     monitored_mode: Literal["min", "max"] = option("min", "whether the lowest or the highest value is the best")
     test_after_training: bool = option(True, "evaluate the test split at the end")
     test_weights: Literal["best", "last"] = option("best", "weights to test")
+    init_from: Text | None = option(None, "start with the weights of this run, checkpoint, folder or hub id")
+    init_tokenizer: Literal["source", "own"] | None = option(None, "tokenizer of a run with init_from")
     resume_from_checkpoint: bool = option(True, "continue from the run's last checkpoint")
     resume_checkpoint_path: Text | None = option(None, "continue from this checkpoint instead")
     checkpointing_dir: Text = option(None, "folder of the checkpoints")

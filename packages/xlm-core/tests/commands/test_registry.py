@@ -33,8 +33,8 @@ def test_built_in_jobs_are_those_of_the_interface_and_exist() -> None:
     }  # fmt: skip
     assert {job.name for job in BUILT_IN_JOBS.values() if not job.is_standalone} == composed
     assert set(BUILT_IN_JOBS) - composed == {
-        "check", "completion", "experiments", "lm_eval", "models", "mv", "repeat", "report", "rm", "runs", "text_quality",
-        "trace", "train_tokenizer",
+        "check", "completion", "experiments", "lm_eval", "models", "mv", "repeat", "report", "rm", "runs",
+        "text_quality", "trace", "train_tokenizer",
     }  # fmt: skip
     for job in BUILT_IN_JOBS.values():
         module, _, function = job.target.rpartition(".")

@@ -27,19 +27,23 @@ from xlm.evaluation.metrics import Estimates
 from xlm.harness import Harness
 from xlm.inference.session import Session, build_callbacks, build_loggers, display_path, start
 from xlm.inference.tracing import tracing
+from xlm.inference.warm_start import Origin, find_origin, tokenizer_for
 from xlm.reports.files import read_mapping
 from xlm.schemas import Trace
 from xlm.training.background import BackgroundCheckpointIO
 from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
 from xlm.training.disk_space import check_space
+from xlm.training.early_stopping import stopped_early
 from xlm.training.ema import ExponentialMovingAverage
 from xlm.training.estimate import num_checkpoints
 from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetric, raising_on_sigterm
 from xlm.training.interval import LogInterval
+from xlm.training.lr_range import LearningRateRange
 from xlm.training.optim import num_parameters
 from xlm.training.overfit import verdict_of
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
+from xlm.training.remote_loggers import forget_ids
 from xlm.training.requeue import requeueing
 from xlm.training.resume import (
     config_differences,
@@ -186,7 +190,8 @@ def written_folders(cfg: DictConfig) -> list[Path]:
 
 def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     resume = resume_point(cfg)
-    session = start(cfg)
+    origin = find_origin(cfg) if cfg.get("init_from") and resume is None else None
+    session = start(cfg, tokenizer=tokenizer_for(cfg, origin))
     # Before anything is written, so that a source that cannot be read leaves no files behind.
     session.datamodule.prepare_data()
     if resume is not None and not cfg.resume_checkpoint_path:
@@ -198,15 +203,19 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     harness.check_optimizer()
     if resume is not None:
         check_fits(harness, resume[1]["state_dict"], resume[0])
+    if origin is not None:
+        origin.load_into(harness, session.tokenizer, cfg.init_tokenizer)
     if locks and not flags.DEBUG:
         warn_of_space(cfg, harness)
     with GracefulSignals() as signals:
         train_log = TrainLog()
         cost, estimates = TrainingCost(train_log), Estimates()
+        if resume is None and locks:
+            forget_ids(session.run_dir)
         trainer = session.trainer(
             [cost, estimates, RunLockHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
         )
-        describe_run(session, harness, trainer, length, expected)
+        describe_run(session, harness, trainer, length, expected, origin)
         step_before = 0 if resume is None else resume[1]["global_step"]
         if 0 < trainer.max_steps <= step_before:
             session.console.print(
@@ -214,13 +223,18 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
                 "Use a larger trainer.max_steps to continue it, or another job_name to start a new one.",
                 soft_wrap=True,
             )
-        record = session.write_record(trainer, "train")
+        before = read_mapping(session.run_dir / "record_train.json", []).get("init_from") if resume else None
+        started = before if origin is None else origin.as_dict()
+        record = session.write_record(trainer, "train", **({} if started is None else {"init_from": started}))
         path = None if resume is None else str(resume[0])
         del resume
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
     overfit = verdict_of(trainer)
     if overfit is not None and overfit.is_due(trainer):
         trainer.validate(harness, datamodule=session.datamodule, verbose=False)
+    if stopped := stopped_early(trainer):
+        record["stopped_early"] = stopped
+        session.console.print("\n".join(stopped), highlight=False, soft_wrap=True)
     record["parameters"] = num_parameters(harness)
     record["training"] = cost.as_dict(trainer.strategy.root_device)
     earlier = read_mapping(session.run_dir / "results.json", [])
@@ -324,6 +338,9 @@ def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) ->
         # First: later callbacks may wait for other processes, and the average belongs to the finished step.
         own.insert(0, ExponentialMovingAverage(cfg.ema_decay))
     configured = build_callbacks(cfg)
+    if any(isinstance(callback, LearningRateRange) for callback in configured):
+        # The largest rates may well give a loss that is not finite, which ends the test and is no error.
+        own = [callback for callback in own if not isinstance(callback, FiniteLossGuard)]
     last = LastCheckpoint(cfg.checkpointing_dir, signals, keep=not flags.DEBUG)
     if flags.DEBUG:
         configured = without_checkpoints(configured)
@@ -336,7 +353,12 @@ def is_automatic(cfg: DictConfig) -> bool:
 
 
 def describe_run(
-    session: Session, harness: Harness, trainer: Trainer, length: Length | None = None, expected: str = ""
+    session: Session,
+    harness: Harness,
+    trainer: Trainer,
+    length: Length | None = None,
+    expected: str = "",
+    origin: Origin | None = None,
 ) -> None:
     """Print what is about to run: choices, sizes, device, folder, and the expected time if it is known."""
     if not trainer.is_global_zero:
@@ -358,6 +380,8 @@ def describe_run(
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }
     lines |= own_data_lines(session, expected)
+    if origin is not None:
+        lines["from"] = "\n         ".join(origin.lines())
     for name, text in lines.items():
         if not text:
             continue

@@ -38,6 +38,8 @@ IDENTITY = (
     "global_components",
     "data_files.train",
     "datamodule.dataset_managers.train",
+    "init_from",
+    "init_tokenizer",
 )
 _MOST_NAMES = 8
 # Lines about differences: in all, and of those that follow from other choices.

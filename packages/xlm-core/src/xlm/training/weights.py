@@ -55,8 +55,8 @@ def select_weights(checkpoint: dict[str, Any], apply_ema: bool) -> dict[str, tor
 def check_fits(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str | Path) -> None:
     """Raise `CheckpointMismatchError` with the keys and shapes that differ between a state dict and a module."""
     own = module.state_dict()
-    missing = sorted(name for name in own.keys() - state_dict.keys() if not _is_derived(name))
-    unexpected = sorted(name for name in state_dict.keys() - own.keys() if not _is_derived(name))
+    missing = sorted(name for name in own.keys() - state_dict.keys() if not is_derived(name))
+    unexpected = sorted(name for name in state_dict.keys() - own.keys() if not is_derived(name))
     shapes = {
         name: (tuple(state_dict[name].shape), tuple(own[name].shape))
         for name in sorted(own.keys() & state_dict.keys())
@@ -66,7 +66,7 @@ def check_fits(module: nn.Module, state_dict: dict[str, torch.Tensor], source: s
         raise CheckpointMismatchError(source, missing=missing, unexpected=unexpected, shapes=shapes)
 
 
-def _is_derived(name: str) -> bool:
+def is_derived(name: str) -> bool:
     """Rotary frequencies follow from the sizes, so it doesn't matter under which name a checkpoint stores them."""
     return name.endswith("rotary_emb.inv_freq")
 
