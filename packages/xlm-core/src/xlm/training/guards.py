@@ -89,6 +89,8 @@ class GracefulSignals:
             print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
 
     def __enter__(self) -> GracefulSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python handles signals in the main thread only
         self._warnings = warning_signals(os.environ)
         for signum in (*self.SIGNALS, *self._warnings):
             self._before[signum] = signal.signal(signum, self._note)
