@@ -64,14 +64,17 @@ class TrainingRun:
         return load(self.folder, **options)
 
     def __repr__(self) -> str:
-        shown = [f"{name} {value:.4g}" for name, value in self.metrics.items()]
+        of_test = {name: value for name, value in self.metrics.items() if name.startswith("test/")}
+        shown = [f"{name} {value:.4g}" for name, value in (of_test or self.metrics).items()]
         state = ["interrupted; the same call of xlm.train continues it"] if self.interrupted else []
         return f"TrainingRun({', '.join([display_path(self.folder), *state, *shown])})"
 
     def _repr_html_(self) -> str:
         state = " (interrupted; the same call continues it)" if self.interrupted else ""
+        errors = {name: found.get("se") for name, found in self.results.items()}
         rows = "".join(
-            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{value:.4f}</td></tr>"
+            f'<tr><td style="text-align:left">{escape(name)}</td><td>{value:.4g}</td>'
+            f"<td>{f'± {error:.2g}' if (error := errors.get(name)) else ''}</td></tr>"
             for name, value in self.metrics.items()
         )
         table = f"<table>{rows}</table>" if rows else ""
@@ -137,7 +140,14 @@ def _checked(overrides: tuple[Any, ...]) -> list[str]:
 
 def _composed(words: list[str]) -> DictConfig:
     """The configuration, with one device in a notebook; ConfigError if several are requested there."""
-    cfg = load_config(words)
+    try:
+        cfg = load_config(words)
+    except ConfigError as error:
+        if "--multirun" not in str(error):
+            raise
+        raise ConfigError(
+            f"{error.key} has several values, but xlm.train trains one run. Call it once for each value.", key=error.key
+        ) from error
     trainer = cfg.trainer
     count = num_devices(trainer.get("devices"), trainer.get("accelerator")) * int(trainer.num_nodes)
     if count == 1 or not _is_interactive():

@@ -15,13 +15,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 
+from xlm.training.notebook_progress import NotebookBar
 from xlm.training.train_log import TrainLog
 from xlm.utils.consoles import plain_console
 from xlm.utils.files import replace_text
@@ -42,8 +42,7 @@ class ProgressDisplay(Callback):
         self.train_log = train_log
         self.seconds_between_lines = seconds_between_lines
         self.console = console or plain_console(soft_wrap=not sys.stdout.isatty())
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar: _TerminalBar | NotebookBar | None = None
         self._last_line = 0.0
         self._last_step = -1
 
@@ -52,20 +51,11 @@ class ProgressDisplay(Callback):
             return
         if trainer.global_step:
             self.console.print(f"Continuing from step {trainer.global_step}.")
-        if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=20),  # the values beside it matter more
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[values]}"),
-                console=self.console,
-                refresh_per_second=4,
-            )
-            total = trainer.max_steps if trainer.max_steps > 0 else None
-            self._task = self._bar.add_task("train", total=total, completed=trainer.global_step, values="")
-            self._bar.start()
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        if self.console.is_jupyter:
+            self._bar = NotebookBar(total, trainer.global_step)
+        elif self.console.is_terminal:
+            self._bar = _TerminalBar(self.console, total, trainer.global_step)
         self._last_line = time.monotonic()
 
     def on_train_batch_end(
@@ -75,8 +65,8 @@ class ProgressDisplay(Callback):
             return
         self._last_step = trainer.global_step
         values = describe(self.train_log.latest)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=trainer.global_step, values=values)
+        if self._bar is not None:
+            self._bar.update(trainer.global_step, values)
         elif values and time.monotonic() - self._last_line >= self.seconds_between_lines:
             self._last_line = time.monotonic()
             of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
@@ -100,6 +90,32 @@ class ProgressDisplay(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
+
+
+class _TerminalBar:
+    """Step, bar, times and newest values of a run, in the last line of a terminal."""
+
+    def __init__(self, console: Console, total: int | None, completed: int) -> None:
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),  # the values beside it matter more
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task("train", total=total, completed=completed, values="")
+        self._progress.start()
+
+    def update(self, completed: int, values: str) -> None:
+        """Show another step and its values."""
+        self._progress.update(self._task, completed=completed, values=values)
+
+    def stop(self) -> None:
+        """Leave the line as it is."""
+        self._progress.stop()
 
 
 def describe(values: dict[str, float]) -> str:
