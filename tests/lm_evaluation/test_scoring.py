@@ -15,8 +15,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 
 from xlm.errors import ConfigError
-from xlm.lm_eval.model import XLMForLMEval
 from xlm.inference.scorer import windows
+from xlm.lm_eval.model import XLMForLMEval
 
 REQUESTS = [
     ("1 2 3", " 4 5"),

@@ -145,8 +145,9 @@ def _composed(words: list[str]) -> DictConfig:
     except ConfigError as error:
         if "--multirun" not in str(error):
             raise
+        word = str(error).partition("'")[2].partition("'")[0]
         raise ConfigError(
-            f"{error.key} has several values, but xlm.train trains one run. Call it once for each value.", key=error.key
+            f"{word} has several values, but xlm.train trains one run. Call it once for each value.", key=error.key
         ) from error
     trainer = cfg.trainer
     count = num_devices(trainer.get("devices"), trainer.get("accelerator")) * int(trainer.num_nodes)

@@ -210,15 +210,13 @@ def score_texts(
     estimator = LikelihoodEstimator()
     estimator.update(Terms(draws, tokens, scorer.is_exact), sizes)
     total = Measured(estimator.compute(), described, time.monotonic() - start, num_decoded=None if sizes is None else 0)
-    errors = torch.zeros(len(texts)) if scorer.is_exact else draws.std(dim=1) / num_samples**0.5
-    if num_samples == 1 and not scorer.is_exact:
-        errors = torch.full((len(texts),), math.nan)
+    errors = _errors(draws, scorer.is_exact)
     scores = [
         TextScore(
             text,
             None if prompts is None else prompts[n],
             float(draws[n].mean()),
-            float(errors[n]),
+            errors[n],
             int(tokens[n]),
             None if sizes is None else int(sizes[n]),
             scorer.is_exact,
@@ -226,6 +224,15 @@ def score_texts(
         for n, text in enumerate(texts)
     ]
     return Scores(scores, total)
+
+
+def _errors(draws: torch.Tensor, is_exact: bool) -> list[float]:
+    """The standard error of the mean of each row's draws; NaN for a single draw of a bound."""
+    count = draws.shape[1]
+    if is_exact or count == 1:
+        return [0.0 if is_exact else math.nan] * len(draws)
+    errors: list[float] = (draws.std(dim=1) / count**0.5).tolist()
+    return errors
 
 
 def _rows(scorer: Scorer, texts: Sequence[str], prompts: Sequence[str] | None, with_end: bool) -> list[_Row]:
