@@ -87,7 +87,7 @@ MODULES = {
     "xlm.jobs.train": "xlm.commands.train",
     "xlm.jobs.writer": "xlm.inference.writer",
     "xlm.lm_eval.record": "xlm.lm_eval.model",
-    "xlm.lm_eval.scoring": "xlm.lm_eval.requests",
+    "xlm.lm_eval.scoring": "xlm.inference.scorer",
     "xlm.lm_eval.writing": "xlm.lm_eval.requests",
     "xlm.modules.kv_cache": "xlm.modules.attention",
     "xlm.modules.short_convolution": "xlm.modules.layers",

@@ -20,9 +20,9 @@ from xlm.commands.words import job_of_stored_config, run_standalone
 from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME, composed_again
-from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, translate
+from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, readable_error, translate
 from xlm.compose.naming import checked_job_name
-from xlm.errors import BadTargetError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.errors import TrainingInterrupted, XLMError, printable
 from xlm.external_models import Discovery, activate, discover
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -111,16 +111,11 @@ class Task:
                 raise KeyboardInterrupt from stop
             return None
         except Exception as error:
-            of_disk = StorageError.of(error)
-            if of_disk is None and not isinstance(error, XLMError) and not is_foreign(error):
+            readable = readable_error(error, self.found, self.overrides, choices)
+            if readable is None:
                 if is_sweep:
                     traceback.print_exc()
                 raise
-            readable = of_disk or translate(error, self.found, self.overrides)
-            if isinstance(readable, BadTargetError):
-                readable = locate_target(readable, choices, self.overrides)
-            if readable is not error and readable.__cause__ is None:
-                readable.__cause__ = error
             if is_sweep:
                 print(f"{readable}\nThis run ends here: {cfg.job_name}.", file=sys.stderr, flush=True)
                 raise readable from readable.__cause__

@@ -25,6 +25,7 @@ from xlm.errors import (
     ConfigError,
     MissingConfigError,
     OutOfMemoryError,
+    StorageError,
     XLMError,
     did_you_mean,
     nearest_names,
@@ -187,6 +188,25 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
         if match:
             return describe(match.group(1), overrides)
     return ConfigError(_short(text))
+
+
+def readable_error(
+    error: Exception, found: Discovery | None, overrides: Sequence[str], choices: Mapping[str, object]
+) -> Exception | None:
+    """The XLMError to show instead of what a job raised, with `error` as its cause; None for a bug.
+
+    Args:
+        choices: Hydra's, group → member.
+    """
+    of_disk = StorageError.of(error)
+    if of_disk is None and not isinstance(error, XLMError) and not is_foreign(error):
+        return None
+    readable = of_disk or translate(error, found, overrides)
+    if isinstance(readable, BadTargetError):
+        readable = locate_target(readable, choices, overrides)
+    if readable is not error and readable.__cause__ is None:
+        readable.__cause__ = error
+    return readable
 
 
 def locate_target(error: BadTargetError, choices: Mapping[str, object], overrides: Sequence[str]) -> BadTargetError:

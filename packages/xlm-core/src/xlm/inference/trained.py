@@ -1,4 +1,4 @@
-"""A trained model in three lines of Python: `lm = xlm.load("runs/x"); lm.generate(["…"])`."""
+"""A trained model in Python: `lm = xlm.load("runs/x")`, then `lm.generate`, `infill`, `score` and `trace`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from xlm.external_models import activate, active_models, discover
 from xlm.harness import Harness
 from xlm.inference.session import build_components, build_harness
 from xlm.inference.sources import Source, check_trusted, find_source
+from xlm.inference.text_scores import Scores, score_texts
+from xlm.inference.traced import TracedGeneration, trace_texts
 from xlm.inference.writer import Sample, Writer
 from xlm.model import load_safetensors
 from xlm.training.card import Origin
@@ -32,7 +34,7 @@ BUILT = ("global_components", "noise_schedule", "model", "loss", "predictor", "l
 
 
 class TrainedModel:
-    """A model with its tokenizer and predictor, ready to generate; made by `load`.
+    """A trained model with its tokenizer and sampler, made by `xlm.load`: generates, fills, scores and traces texts.
 
     Args:
         harness: in evaluation mode on its device; its loss, predictor, model and tokenizer are live.
@@ -145,9 +147,77 @@ class TrainedModel:
 
         `mode` is "answer", "continue" or "infill"; "auto" depends on the model and the prompt.
         """
-        prompts = [""] if prompts is None else [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = [""] if prompts is None else _as_list(prompts, "prompts")
         seed = self._next_seed() if seed is None else seed
         return self._writer.write(prompts, num_samples, seed=seed, mode=mode, batch_size=batch_size, options=options)
+
+    def score(
+        self,
+        texts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
+        *,
+        num_samples: int = 8,
+        seed: int | None = None,
+        batch_size: int = 64,
+        with_end: bool = True,
+    ) -> Scores:
+        """−log p of texts in nats, each with its end: exact, or an upper bound with its standard error.
+
+        The values are those of `xlm eval` for the same rows. They don't depend on `batch_size`.
+
+        Args:
+            texts: one text or several, of any length; an empty one is scored too. A model of whole texts scores a text
+                that is longer than its block in windows, each given as many tokens before it as fit.
+            prompts: what is given before each text, or one prompt for all: −log p of a text given its prompt. A model
+                of answers needs them. A model of whole texts joins prompt and text as they stand, or with a blank if
+                its tokenizer splits at blanks, and cuts the start of a prompt that doesn't fit.
+            num_samples: draws of a bound for each text; each is the mean over four maskings or corruptions. No effect
+                if the likelihood is exact.
+            seed: of the draws of a bound; None for that of the run, which `xlm eval` uses too. The draws depend on the
+                position of a text in the list, as those of `xlm eval` on its position in the data.
+            batch_size: rows at once.
+            with_end: score the end of each text too, as one token. Only a model of whole texts can leave it out.
+
+        Returns:
+            A sequence of `TextScore` (`nll`, `standard_error`, `nll_per_token`, `bits_per_byte`, `kind`, …), one for
+            each text; `values()` has the figures of all of them together.
+
+        Raises:
+            ConfigError: the model has no likelihood, or cannot score such texts; the message says why.
+        """
+        texts = _as_list(texts, "texts")
+        if prompts is not None:
+            prompts = [prompts] * len(texts) if isinstance(prompts, str) else _as_list(prompts, "prompts")
+        seed = int(self.config.get("seed") or 0) if seed is None else seed
+        return score_texts(
+            self, texts, prompts, num_samples=num_samples, seed=seed, batch_size=batch_size, with_end=with_end
+        )
+
+    def trace(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        num_samples: int = 1,
+        *,
+        mode: str = "auto",
+        seed: int | None = None,
+        title: str | None = None,
+        **options: Any,
+    ) -> TracedGeneration:
+        """Generate texts and record how: every network call, and every token with its position and probability.
+
+        The result shows itself in a notebook; `.save("trace.html")` writes the same page, and `.texts` are the texts.
+        Recording doesn't change them.
+
+        Args:
+            prompts, num_samples, mode, options: as for `samples`; None: an unconditional sample.
+            seed: that of the first prompt; the others count up from it.
+            title: of the page; by default the name of the run's folder.
+
+        Raises:
+            ConfigError: as for `generate`, or the model's sampler does not support traces.
+        """
+        asked = [""] if prompts is None else _as_list(prompts, "prompts")
+        return trace_texts(self, asked, num_samples, mode=mode, seed=seed, title=title, **options)
 
     def _next_seed(self) -> int:
         if self._seeds is None:
@@ -188,6 +258,15 @@ class TrainedModel:
 
 def _texts(samples: list[Sample]) -> list[str]:
     return [sample.text for sample in samples]
+
+
+def _as_list(texts: str | Sequence[str], name: str) -> list[str]:
+    """One text or several as a list; ConfigError for anything else."""
+    found = [texts] if isinstance(texts, str) else list(texts)
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ConfigError(f"{name}[{place}] is {text!r}, and must be a text.", key=name)
+    return found
 
 
 def load(
