@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from xlm.reports.files import read_points
 from xlm.reports.quantities import axis_title, is_fraction, metric_title
 from xlm.utils.figures import (
+    NARROW,
+    WIDE,
     add_caption,
     add_legend,
     fits_beside,
@@ -21,6 +23,7 @@ from xlm.utils.figures import (
     new_figure,
     plain,
     save_figure,
+    share_axis,
     style_axes,
 )
 from xlm.utils.palette import INK, SERIES, SOFT
@@ -35,8 +38,6 @@ _LAST = ("lr", "tokens_per_second")
 _LEFT_OUT = ("examples_per_second", "samples_per_second", "mfu", "padding")
 # Inches: a row of panels, and a line of a legend below one.
 _ROW, _LEGEND_LINE = 2.75, 0.24
-# Points: the widths of panels that share a row, and of one that has it alone.
-_NARROW, _WIDE = 195.0, 440.0
 # A series with fewer points has a marker at each.
 _FEW = 30
 _BEST = "best"
@@ -109,7 +110,7 @@ def curves_figure(panels: Mapping[str, Series], title: str, best: Best | None = 
     rows = (len(order) + wide) // 2
     caption = _caption(constant, best)
     places = [index + wide if index else 0 for index in range(len(order))]
-    widths = [_WIDE if wide and not index else _NARROW for index in range(len(order))]
+    widths = [WIDE if wide and not index else NARROW for index in range(len(order))]
     heights = [_ROW] * rows
     for metric, place, width in zip(order, places, widths, strict=True):
         labels = legend_labels(metric, drawn[metric], best)
@@ -118,7 +119,7 @@ def curves_figure(panels: Mapping[str, Series], title: str, best: Best | None = 
     figure = new_figure(title, sum(heights) + 0.6 + 0.2 * (len(caption) // 80 + bool(caption)))
     grid = figure.add_gridspec(rows, 2, height_ratios=heights)
     for metric, place, width in zip(order, places, widths, strict=True):
-        axes = figure.add_subplot(grid[0, :] if width == _WIDE else grid[place // 2, place % 2])
+        axes = figure.add_subplot(grid[0, :] if width == WIDE else grid[place // 2, place % 2])
         _draw_panel(axes, metric, drawn[metric], best, width)
         axes.set_xlim(0, 1.03 * last)
     add_caption(figure, caption)
@@ -191,8 +192,7 @@ def legend_labels(metric: str, series: Series, best: Best | None) -> list[str]:
 def _limit(axes: Axes, metric: str, values: Sequence[float]) -> None:
     """Shares are shown from 0 to 1, and speeds from 0."""
     if is_fraction(metric) and all(0 <= value <= 1 for value in values):
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        share_axis(axes)
     elif metric.endswith("per_second"):
         axes.set_ylim(bottom=0)
 

@@ -9,20 +9,35 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from xlm.utils.palette import EDGE, INK, SOFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 # Inches and points: on a screen of 390 pixels, a point is 0.75 pixels.
 WIDTH, TITLE, TEXT = 7.2, 14, 12
 DPI = 150
+# Points: the widths of panels that share a row, and of one that has it alone.
+NARROW, WIDE = 195.0, 440.0
 _CAPTION_CHARACTERS = 84
 # Points from an axis to below its tick labels and its title.
 _BELOW_TITLE_OF_X = 3.4 * TEXT
+_Across, _Along = Literal["left", "center", "right"], Literal["bottom", "center", "top"]
+# The share of a text's width, or height, that is left of, or below, its place.
+_BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}
+# Where a label may be, in the order of preference: points to the right and up, and the side of the text at that place.
+_OFFSETS: tuple[tuple[float, float, _Across, _Along], ...] = tuple(
+    (dx * reach, dy * reach, across, along)
+    for reach in (1.0, 1.8, 3.0)
+    for dx, dy, across, along in (
+        (6, -5, "left", "top"), (-6, 5, "right", "bottom"), (6, 5, "left", "bottom"), (-6, -5, "right", "top"),
+        (9, 0, "left", "center"), (-9, 0, "right", "center"), (0, 9, "center", "bottom"), (0, -9, "center", "top"),
+    )
+)  # fmt: skip
 
 
 def new_figure(title: str, height: float) -> Figure:
@@ -81,6 +96,53 @@ def add_caption(figure: Figure, text: str) -> None:
         figure.supxlabel(lines, x=0.01, ha="left", fontsize=TEXT - 1, color=SOFT)
 
 
+def label_points(axes: Axes, points: Sequence[tuple[float, float, float]], labels: Sequence[str]) -> list[Annotation]:
+    """Write a label at each point, where it overlaps no other label, point, error bar or line; left out without room.
+
+    The figure must be laid out (`draw_without_rendering`), and keep its layout. Earlier points choose first.
+
+    Args:
+        axes: the panel.
+        points: x, y and the error of y.
+        labels: of the points.
+    """
+    import numpy as np
+    from matplotlib.transforms import Bbox
+
+    place = axes.transData.transform
+    point = axes.figure.dpi / 72
+    taken = []
+    for x, y, error in points:
+        (left, low), (_, high) = place((x, y - error)), place((x, y + error))
+        middle = place((x, y))[1]
+        low, high = min(low, middle - 4 * point), max(high, middle + 4 * point)
+        taken.append(Bbox([[left - 4 * point, low], [left + 4 * point, high]]))
+    lines = [
+        line.get_path().transformed(line.get_transform()) for line in axes.get_lines() if line.get_linestyle() != "None"
+    ]
+    inside = axes.get_window_extent()
+    found = []
+    for (x, y, _), label in zip(points, labels, strict=True):
+        text = axes.annotate(label, (x, y), (0, 0), textcoords="offset points", fontsize=TEXT - 1, color=INK)
+        text.set_in_layout(False)
+        size = text.get_window_extent()
+        for dx, dy, across, along in _OFFSETS:
+            left, low = place((x, y)) + point * np.array((dx, dy))
+            left, low = left - _BEFORE[across] * size.width, low - _BEFORE[along] * size.height
+            box = Bbox.from_bounds(left, low, size.width, size.height).padded(point)
+            is_inside = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+            if not is_inside or any(box.overlaps(other) for other in taken):
+                continue
+            if not any(line.intersects_bbox(box, filled=False) for line in lines):
+                text.set(position=(dx, dy), horizontalalignment=across, verticalalignment=along)
+                taken.append(box)
+                found.append(text)
+                break
+        else:
+            text.remove()
+    return found
+
+
 def plain(value: float, _: object = None) -> str:
     """A number for a tick, as short as it can be: `0.25`, `3,000`, `20k`, `5e-6`."""
     size = abs(value)
@@ -100,6 +162,12 @@ def linear_axis(axis: Any, is_count: bool = False) -> None:
 
     axis.set_major_locator(MaxNLocator(5, integer=is_count, min_n_ticks=2, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(plain))
+
+
+def share_axis(axes: Axes) -> None:
+    """The y axis of shares, from 0 to 1 with some room for marks."""
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
 
 
 def log_axis(axis: Any, ticks: Sequence[float]) -> None:
