@@ -22,6 +22,8 @@ HIGHER = ("exact_match", "token_accuracy", "accuracy", "valid", "success", "samp
 LOWER = ("accumulated_loss", "nll_per_token", "nll_per_sequence", "perplexity", "bits_per_byte", "network_calls")
 # The last parts of the names of shares: their axes run from 0 to 1.
 _SHARES = ("exact_match", "valid", "success", "accuracy", "padding", "mfu")
+# Losses with a larger quotient of the largest and the smallest value are drawn on a logarithmic axis.
+LOSS_SPAN = 10.0
 _TITLES = {"accumulated_loss": "loss", "lr": "learning rate"}
 # Units of metrics; the losses of all families here are mean negative log-probabilities.
 _UNITS = {

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from xlm.reports.files import read_points
-from xlm.reports.quantities import axis_title, is_fraction, metric_title
+from xlm.reports.quantities import LOSS_SPAN, axis_title, is_fraction, metric_title
 from xlm.utils.figures import (
     NARROW,
     WIDE,
@@ -41,8 +41,8 @@ _ROW, _LEGEND_LINE = 2.75, 0.24
 # A series with fewer points has a marker at each.
 _FEW = 30
 _BEST = "best"
-# From this quotient of the largest and the smallest value on, an axis is logarithmic.
-_LOSS_DECADES, _OTHER_DECADES = 10.0, 100.0
+# The same as LOSS_SPAN for other metrics.
+_SPAN = 100.0
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def is_logarithmic(metric: str, values: Sequence[float]) -> bool:
         return False
     span = max(values) / min(values)
     if "loss" in metric or metric.startswith("nll") or "perplexity" in metric:
-        return span >= _LOSS_DECADES
-    return span >= _OTHER_DECADES and median(values) <= max(values) / 10
+        return span >= LOSS_SPAN
+    return span >= _SPAN and median(values) <= max(values) / 10
 
 
 def _draw_panel(axes: Axes, metric: str, series: Series, best: Best | None, width: float) -> None:
