@@ -131,7 +131,6 @@ MODULES = {
     "xlm.traces.page": "xlm.traces.document",
     "xlm.trained": "xlm.inference.trained",
     "xlm.training.cost": "xlm.training.train_log",
-    "xlm.training.curves": "xlm.training.train_log",
     "xlm.training.exported": "xlm.training.weights",
     "xlm.training.guard": "xlm.training.guards",
     "xlm.training.loggers": "xlm.training.train_log",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xlm.errors import ConfigError, as_line
 from xlm.reports.filters import check_filters, matches
@@ -12,6 +13,9 @@ from xlm.reports.listing import as_lines, as_object, sort_runs
 from xlm.reports.run import DEFAULT_FOLDER, distinct_names, named_runs, names_below, read_run, run_folders
 from xlm.schemas import Report, Runs
 from xlm.utils.columns import output_width
+
+if TYPE_CHECKING:
+    from xlm.reports.document import Report as Content
 
 FOLDER = Path("reports")
 _MAX_NAME = 80
@@ -44,9 +48,19 @@ def write_report(words: Sequence[str], options: Report) -> int:
     for run in runs:
         for problem in run.problems:
             print(as_line(f"{run.name}: {problem}"))
-    print(as_line(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(report.pairs)} paired comparisons."))
+    print(as_line(f"{_counted(len(runs), 'run')}, {_comparisons(report)}"))
     print(as_line(f"Written to {page}; beside it {', '.join(p.name for p in texts if p != page)}."))
     return 0
+
+
+def _comparisons(report: Content) -> str:
+    if report.pairs:
+        return f"{_counted(len(report.pairs), 'paired comparison')}."
+    return f"no paired comparison: {report.no_pairs or 'it needs two runs.'}"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def output_path(said: str, names: Sequence[str]) -> Path:

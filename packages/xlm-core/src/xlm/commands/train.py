@@ -31,7 +31,8 @@ from xlm.inference.warm_start import Origin, find_origin, tokenizer_for
 from xlm.reports.files import read_mapping
 from xlm.schemas import Trace
 from xlm.training.background import BackgroundCheckpointIO
-from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
+from xlm.training.checkpoints import BEST, BestCheckpoint, LastCheckpoint, without_checkpoints
+from xlm.training.curves import draw_curves
 from xlm.training.disk_space import check_space
 from xlm.training.early_stopping import stopped_early
 from xlm.training.ema import ExponentialMovingAverage
@@ -55,7 +56,7 @@ from xlm.training.resume import (
 from xlm.training.rng import RandomState, random_state_of
 from xlm.training.sharded_checkpoints import is_checkpoint
 from xlm.training.step_count import StepCount
-from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
+from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
 from xlm.utils.choices import choices_of, hydra_choices, typed_keys
@@ -432,6 +433,13 @@ def load_averaged(harness: Harness, trainer: Trainer, path: Path) -> None:
             callback.forget()  # the average of the last step must not replace these
 
 
+def draw_curves_of(trainer: Trainer, run_dir: Path, title: str) -> Path | None:
+    """Draw the run's curves, with its best checkpoint if it keeps one."""
+    kept = next((c for c in trainer.callbacks if isinstance(c, BestCheckpoint)), None)  # type: ignore[attr-defined]
+    monitor, mode = (kept.monitor, kept.mode) if kept is not None else (None, "min")
+    return draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", title, monitor, mode)
+
+
 def finish(
     session: Session, harness: Harness, trainer: Trainer, record: dict[str, Any], estimates: Estimates
 ) -> dict[str, float]:
@@ -443,8 +451,7 @@ def finish(
     logged = next((c.latest for c in trainer.callbacks if isinstance(c, TrainLog)), {})  # type: ignore[attr-defined]
     parts = {name: value for name, value in logged.items() if name.endswith(f"/{LOSS}")}
     parts |= shares_of_run(trainer.train_dataloader, list(session.datamodule.dataloader_names["train"].values()))
-    if trainer.is_global_zero:
-        draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
+    curves = draw_curves_of(trainer, run_dir, cfg.job_name) if trainer.is_global_zero else None
     measured: dict[str, Measured] = {}
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
         weights = Path(cfg.checkpointing_dir) / BEST
@@ -471,8 +478,6 @@ def finish(
         print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console, results)
         print_likelihoods(measured, session.console)
         session.console.print(cost_line(record["training"]), highlight=False)
-        session.console.print(
-            f"All files are in {display_path(run_dir)}, the curves in {display_path(run_dir / 'curves.png')}.",
-            soft_wrap=True,
-        )
+        where = f", the curves in {display_path(curves)}" if curves else ""
+        session.console.print(f"All files are in {display_path(run_dir)}{where}.", soft_wrap=True)
     return metrics
