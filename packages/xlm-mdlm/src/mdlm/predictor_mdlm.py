@@ -59,6 +59,11 @@ class MDLMPredictor(MaskedPredictor):
     max_length: Count | None = None
     context: CountOrZero | None = None
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it always generates the same text: neither tokens nor their order are drawn."""
+        return self.temperature == 0 and self.sampler == "confidence" and self.text_length != "modelled"
+
     def check_options(self) -> None:
         if self.num_steps is None and self.sampler not in ("first_hitting", "confidence"):
             raise ConfigError(

@@ -41,6 +41,11 @@ class MLMPredictor(MaskedPredictor):
     confidence: Confidence | None = None
     threshold: Number | None = None
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it always generates the same text: neither tokens nor their order are drawn."""
+        return self.temperature == 0 and self.confidence is not None and self.text_length != "modelled"
+
     def check_options(self) -> None:
         if self.threshold is not None and self.confidence is None:
             raise ConfigError("predictor.threshold needs predictor.confidence: of what should it be the threshold?")

@@ -16,7 +16,7 @@ from xlm.cli.arguments import check_sweep_names, parse_arguments
 from xlm.cli.optuna_sweeper import OptunaSweeper
 from xlm.cli.sweeps import GridSweeper, register
 from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job, standalone_job
-from xlm.commands.words import job_of_stored_config, run_standalone
+from xlm.commands.words import job_of_stored_config, named_model, run_standalone
 from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
@@ -146,6 +146,10 @@ class Task:
         job = find_job(str(cfg.job_type), self.jobs)
         if job.name in BUILT_IN_JOBS and job.name != "name":
             check_config(cfg, choices)
+        if model := named_model(cfg, job.name):
+            from xlm.inference.folders import write_beside_path
+
+            write_beside_path(cfg, model, self.overrides)
         result = job.load()(cfg)
         self.code = self.code or exit_code(result)
         return result

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from xlm.commands.words import run_of_model
 from xlm.errors import ConfigError, as_line
 from xlm.reports.listing import as_lines, as_object, sort_runs
 from xlm.reports.run import DEFAULT_FOLDER, Run, distinct_names, named_runs, read_run, run_folders
@@ -31,7 +32,7 @@ def write_report(words: Sequence[str], options: Report) -> int:
     names = [*options.runs, *words]
     if not names:
         raise ConfigError("Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them.", key="runs")
-    runs = named_runs(names)
+    runs = named_runs([run_of_model(name) for name in names])
     page = output_path(options.output, [run.name for run in runs])
     for path in (page, page.with_suffix(".md"), page.with_suffix(".csv"), page.with_name(f"{page.stem}_pairs.csv")):
         output_file(path, "output")
