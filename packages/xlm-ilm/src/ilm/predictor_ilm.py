@@ -107,7 +107,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
 
     @property
     def is_greedy(self) -> bool:
-        """Whether it always generates the same text, because neither tokens nor the end are drawn."""
+        """Whether it always generates the same text: the likeliest tokens, with a threshold for the end."""
         return self.sampler.temperature == 0 and self.stopping_threshold is not None
 
     @torch.no_grad()

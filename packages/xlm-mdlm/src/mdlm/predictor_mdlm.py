@@ -61,7 +61,7 @@ class MDLMPredictor(MaskedPredictor):
 
     @property
     def is_greedy(self) -> bool:
-        """Whether it always generates the same text: neither tokens nor their order are drawn."""
+        """Whether it always generates the same text: the likeliest tokens, in an order that is not random."""
         return self.temperature == 0 and self.sampler == "confidence" and self.text_length != "modelled"
 
     def check_options(self) -> None:

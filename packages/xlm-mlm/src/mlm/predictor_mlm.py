@@ -43,7 +43,7 @@ class MLMPredictor(MaskedPredictor):
 
     @property
     def is_greedy(self) -> bool:
-        """Whether it always generates the same text: neither tokens nor their order are drawn."""
+        """Whether it always generates the same text: the likeliest tokens, in an order that is not random."""
         return self.temperature == 0 and self.confidence is not None and self.text_length != "modelled"
 
     def check_options(self) -> None:
