@@ -75,7 +75,8 @@ def test_a_blank_at_the_end_goes_on_with_the_text(lm: xlm.TrainedModel) -> None:
 
 # Options under which the sampler of each family draws nothing.
 GREEDY = {
-    "arlm": {}, "mlm": {"confidence": "top_prob"}, "mdlm": {"sampler": "confidence"}, "ilm": {"stopping_threshold": 0.9},
+    "arlm": {}, "mlm": {"confidence": "top_prob"}, "mdlm": {"sampler": "confidence"},
+    "ilm": {"stopping_threshold": 0.9},
 }  # fmt: skip
 
 
