@@ -307,3 +307,12 @@ def test_a_predictor_that_only_predicts(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delattr("bigram.components_bigram.BigramPredictor.generate")
     with pytest.raises(ConfigError, match=r"BigramPredictor has no generate\(list\[str\]\)"):
         generate.run(cfg)
+
+
+@pytest.mark.parametrize("flags", [["-m", "seed=1,2"], ["--cfg", "job"]])
+def test_flags_that_need_an_experiment(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    assert "For -m and --cfg give experiment=… too." in refusal(capsys, "runs/t", *flags)
+
+
+def test_a_name_that_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "There is no file or folder s. Models in runs: t." in refusal(capsys, "s")

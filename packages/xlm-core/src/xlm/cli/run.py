@@ -22,7 +22,7 @@ from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
 from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, translate
 from xlm.compose.naming import checked_job_name
-from xlm.errors import BadTargetError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.errors import BadTargetError, ConfigError, StorageError, TrainingInterrupted, XLMError, printable
 from xlm.external_models import Discovery, activate, discover
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -41,8 +41,16 @@ def run_job(args: Sequence[str]) -> int:
     _print_warnings([*found.warnings, *warnings])
     task = Task(found, jobs, arguments.config_dirs, arguments.overrides, arguments.swept)
     task.prepare()
-    if not arguments.flags and (job := job_of_stored_config(arguments.overrides)):
-        return task.run_stored(job)
+    if job := job_of_stored_config(arguments.overrides):
+        if arguments.multirun or arguments.shows_only:
+            raise ConfigError(
+                f"xlm {job} uses the checkpoint's own configuration, which is in the config.yaml of its run, and runs "
+                "once. For -m and --cfg give experiment=… too.",
+                key="-m" if arguments.multirun else "--cfg",
+            )
+        flags = {flag.partition("=")[0] for flag in arguments.flags if flag.startswith("-")}
+        if flags <= {"--config-dir", "-cd"}:
+            return task.run_stored(job)
     argv = [*arguments.overrides, *arguments.flags]
     shown = late_values_as_text() if arguments.shows_only else nullcontext()
     try:

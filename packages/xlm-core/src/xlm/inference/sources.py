@@ -151,7 +151,9 @@ def _unchanged(path: Path, is_remote: bool, state: tuple[int, ...]) -> Weights:
 
 
 def _what_is_there(path: Path) -> str:
-    """The models beside a path that doesn't exist, or in the first existing folder above it."""
+    """The models beside a path that doesn't exist, or in the first existing folder above it; the runs for a name."""
+    if path.parent == Path() and DEFAULT_FOLDER.is_dir():
+        path = DEFAULT_FOLDER / path
     folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
     names = [] if folder is None else sorted(entry.name for entry in folder.iterdir() if _may_be_model(entry))
     if folder is None or not names or folder == Path.cwd():
