@@ -105,6 +105,11 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
             unread |= dict.fromkeys(filters, "temperature=0 always takes the best gap and its best token")
         return unread
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it always generates the same text: the likeliest tokens, with a threshold for the end."""
+        return self.sampler.temperature == 0 and self.stopping_threshold is not None
+
     @torch.no_grad()
     def predict(
         self,

@@ -64,6 +64,11 @@ class MDLMPredictor(MaskedPredictor):
     max_length: Count | None = None
     context: CountOrZero | None = None
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it always generates the same text: the likeliest tokens, in an order that is not random."""
+        return self.temperature == 0 and self.sampler == "confidence" and self.text_length != "modelled"
+
     def check_options(self) -> None:
         if self.sampler == "confidence":
             check_one_rule(self.threshold, self.entropy_bound)

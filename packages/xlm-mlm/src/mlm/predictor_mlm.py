@@ -46,6 +46,11 @@ class MLMPredictor(MaskedPredictor):
     threshold: Number | None = None
     entropy_bound: NonNegative | None = None
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it always generates the same text: the likeliest tokens, in an order that is not random."""
+        return self.temperature == 0 and self.confidence is not None and self.text_length != "modelled"
+
     def check_options(self) -> None:
         if self.threshold is not None and self.confidence is None:
             raise ConfigError("predictor.threshold needs predictor.confidence: of what should it be the threshold?")

@@ -91,6 +91,9 @@ def report(error: XLMError) -> None:
 
 
 def _dispatch(args: list[str]) -> int:
+    from xlm.commands.prompt_words import join_prompts
+
+    args = join_prompts(args)
     if not args or any(arg in HELP_FLAGS[:2] for arg in args) or args[0] == HELP_FLAGS[2]:
         from xlm.cli.help import print_help
 

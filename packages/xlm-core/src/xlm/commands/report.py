@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xlm.commands.words import run_of_model
 from xlm.errors import ConfigError, as_line
 from xlm.reports.filters import check_filters, matches
 from xlm.reports.listing import as_lines, as_object, sort_runs
@@ -34,7 +35,7 @@ def write_report(words: Sequence[str], options: Report) -> int:
     names = [*options.runs, *words]
     if not names:
         raise ConfigError("Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them.", key="runs")
-    runs = named_runs(names)
+    runs = named_runs([run_of_model(name) for name in names])
     page = output_path(options.output, [run.name for run in runs])
     for path in (page, page.with_suffix(".md"), page.with_suffix(".csv"), page.with_name(f"{page.stem}_pairs.csv")):
         output_file(path, "output")
