@@ -30,8 +30,8 @@ HEADING = re.compile(r"^#{1,4} (.+)$", re.MULTILINE)
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 _NOT_TEXT = re.compile(r"<!--.*?-->|\]\([^)]*\)|[*`|#\[\]]", re.DOTALL)
 
-# What people type → the page that must be among the first FIRST that they find.
-FIRST = 3
+# What people type → the page that must be among the first FIRST that they find: those that a screen shows.
+FIRST = 5
 TERMS = {
     "install": "quickstart.md",
     "getting started": "quickstart.md",
