@@ -25,6 +25,8 @@ PATHS = frozenset(
 )  # fmt: skip
 # Options of models and data that name a file or a hub id, by the last part of their key.
 _PATH_NAMES = ("data_file", "full_name", "pretrained_model_name_or_path")
+# Keys of files, folders or hub ids that a stored configuration may name by a relative path.
+DATA_NAMES = ("data_files", *_PATH_NAMES)
 _MANY = frozenset(name for name in PATHS if name.startswith("data_files."))
 COLUMNS = ("columns.text", "columns.prompt", "columns.answer", "columns.messages")
 TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id", "reading.delimiter", "reading.encoding", *COLUMNS})
@@ -63,7 +65,7 @@ def quote(text: str) -> str:
     """A text quoted for Hydra."""
     # Hydra reads a backslash as an escape only before a quotation mark.
     inner = re.sub(r"(\\*)'", lambda match: match.group(1) * 2 + r"\'", text)
-    inner = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, inner)
+    inner = re.sub(r"(\\+)\Z", lambda match: match.group(1) * 2, inner)
     return f"'{inner}'"
 
 
@@ -77,7 +79,7 @@ def _texts(key: str, value: str) -> str:
     """A text, or a list of texts; ConfigError for a part that is not text."""
     text = value.strip()
     if not (text.startswith("[") and text.endswith("]")):
-        return value if text in NULL or is_quoted(text) else quote(_literal(value))
+        return value if text in NULL or is_quoted(text) else quote(literal(value))
     parts = [part.strip() for part in split(text[1:-1])]
     for part in parts:
         if part.startswith(("[", "{")):
@@ -87,13 +89,13 @@ def _texts(key: str, value: str) -> str:
     return (
         value
         if parts == [""]
-        else f"[{','.join(p if p in NULL or is_quoted(p) else quote(_literal(p)) for p in parts)}]"
+        else f"[{','.join(p if p in NULL or is_quoted(p) else quote(literal(p)) for p in parts)}]"
     )
 
 
-def _literal(text: str) -> str:
-    """A text with `${…}` escaped, so that it is not resolved."""
-    return text.replace("${", "\\${")
+def literal(text: str) -> str:
+    """A text with `${…}` escaped, so that it is not resolved; backslashes before it stay text too."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
 OPTIONAL_SECTIONS = (*(f"{schema.section}." for schema in SECTIONS_OF_JOBS.values()), "post_training.")
