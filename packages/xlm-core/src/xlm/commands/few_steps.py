@@ -14,6 +14,7 @@ from xlm.training.estimate import Measured, MeasureSteps
 from xlm.training.rng import capture, restore
 
 _NUM_WARMUP, _NUM_STEPS = 2, 5
+_FEW = 10  # seconds
 
 
 def quiet(cfg: DictConfig, num_steps: int) -> DictConfig:

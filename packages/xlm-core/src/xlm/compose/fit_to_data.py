@@ -196,7 +196,7 @@ def _device(cfg: DictConfig) -> str:
 def _training(cfg: DictConfig, facts: Any, held_out: Mapping[str, float], block: int, device: str) -> dict[str, Any]:
     """Batch, steps, validations, learning rate and average."""
     num_rows = max(1, round(facts.num_rows * (1 - sum(held_out.values()))))
-    batch = min(_LARGEST_BATCH, 2 ** max(1, int(math.log2(max(num_rows / 8, 2)))), num_rows)
+    batch = min(_LARGEST_BATCH, 2 ** max(2, int(math.log2(max(num_rows / 8, 2)))), num_rows)
     possible = min(_MOST_STEPS[device], int(_MOST_POSITIONS[device] / (batch * block)))
     steps = max(_FEWEST_STEPS, min(possible, _EPOCHS * num_rows // batch))
     steps = round(steps, -2)
