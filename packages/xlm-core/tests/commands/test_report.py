@@ -99,6 +99,9 @@ def test_no_run_is_one_sentence(work_dir: Path, capsys: pytest.CaptureFixture[st
 def test_report(runs: Path, args: list[str], capsys: pytest.CaptureFixture[str], work_dir: Path) -> None:
     assert main(args) == 0
     out, _ = capsys.readouterr()
+    assert out.splitlines()[0] == (
+        "2 runs, no paired comparison: none of the runs has predictions. `xlm eval` writes them to the run's folder."
+    )
     assert out.splitlines()[-1] == "Written to reports/one+two.html; beside it one+two.md, one+two.csv."
     assert sorted(path.name for path in (work_dir / "reports").iterdir()) == [
         "one+two.csv",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from xlm.commands import Job, find_job, job_names
+from xlm.commands import Job, find_job, job_names, named_job
+from xlm.commands.prompt_words import FLAG, JOBS, as_prompt, join_prompts, prompt_in
 from xlm.commands.words import with_checkpoint_key
 from xlm.compose.naming import TRAINS, named_by
 from xlm.compose.overrides import quote, with_optional_sections
@@ -55,12 +56,7 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
 
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    for arg in args:
-        # argparse would read --experiment= as an abbreviation of another flag.
-        if arg.startswith("-") and arg.partition("=")[0] not in parser._option_string_actions:
-            bare = arg.lstrip("-")
-            hint = f"Overrides are written without dashes: {bare}" if "=" in bare else "See xlm --help."
-            raise ConfigError(f"Unknown option '{arg}'. {hint}", key=arg)
+    args = _checked(join_prompts(args), parser, named_job(args, jobs))
     flags, overrides = _apart(args, parser)
     parsed = parser.parse_args(list(flags))
     config_dirs = (Path(parsed.config_dir).resolve(),) if parsed.config_dir else ()
@@ -78,6 +74,27 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
         shows_only=parsed.cfg is not None,
         swept=tuple(key for key, override in parsed_overrides.items() if override.is_sweep_override()),
     )
+
+
+def _checked(args: Sequence[str], parser: ArgumentParser, job: str) -> list[str]:
+    """The arguments, with a text that begins with a dash as a prompt; ConfigError for flags that the job lacks."""
+    takes_prompts = job in JOBS
+    checked = []
+    for arg in args:
+        # argparse would read --experiment= as an abbreviation of another flag.
+        if arg.startswith("-") and arg.partition("=")[0] not in parser._option_string_actions:
+            if prompt_in(arg) is not None:
+                if not takes_prompts:
+                    raise ConfigError(f"{FLAG} is for these jobs: {', '.join(JOBS)}. xlm {job} has none.", key=FLAG)
+            elif takes_prompts and len(arg.split()) > 1:
+                arg = as_prompt(arg)
+            else:
+                bare = arg.lstrip("-")
+                hint = f"Overrides are written without dashes: {bare}" if "=" in bare else "See xlm --help."
+                hint = f"To use it as a prompt: {FLAG} '{arg}'" if takes_prompts and "=" not in bare else hint
+                raise ConfigError(f"Unknown option '{arg}'. {hint}", key=arg)
+        checked.append(arg)
+    return checked
 
 
 def _has_plugin(overrides: Sequence[str]) -> bool:
@@ -107,7 +124,7 @@ def _apart(args: Sequence[str], parser: ArgumentParser) -> tuple[tuple[str, ...]
         is_value = option is not None and (
             option.nargs is None or (option.nargs == "?" and arg in (option.choices or ()))
         )
-        is_flag = not is_value and arg.startswith("-")
+        is_flag = not is_value and arg.startswith("-") and prompt_in(arg) is None
         option = parser._option_string_actions.get(arg) if is_flag else None
         (flags if is_flag or is_value else overrides).append(arg)
     return tuple(flags), tuple(overrides)

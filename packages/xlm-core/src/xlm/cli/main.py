@@ -8,7 +8,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import RankLostError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.errors import (
+    NotLearntError,
+    OutOfMemoryError,
+    RankLostError,
+    StorageError,
+    TrainingInterrupted,
+    XLMError,
+    printable,
+)
 from xlm.utils.closed_output import discard, lasting_streams
 from xlm.utils.rank_zero import is_first_process
 from xlm.utils.secrets import without_secrets
@@ -53,6 +61,13 @@ def _main(args: list[str]) -> int:
         readable.__cause__ = error
         report(readable)
         return readable.exit_code
+    except (MemoryError, RuntimeError) as error:
+        lacking = OutOfMemoryError.of(error)
+        if lacking is None:
+            raise
+        lacking.__cause__ = error
+        report(lacking)
+        return lacking.exit_code
 
 
 def _flush_or_discard() -> None:
@@ -69,13 +84,16 @@ def report(error: XLMError) -> None:
         traceback.print_exception(error)
     if isinstance(error, RankLostError) and error.is_quiet:
         return
-    if isinstance(error, TrainingInterrupted) and not is_first_process():
-        return  # all processes of a run stop together
-    prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
+    if isinstance(error, TrainingInterrupted | NotLearntError) and not is_first_process():
+        return  # all processes of a run end together
+    prefix = "" if isinstance(error, TrainingInterrupted) or not error.label else f"{error.label}: "
     print(without_secrets(printable(f"{prefix}{error}")), file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:
+    from xlm.commands.prompt_words import join_prompts
+
+    args = join_prompts(args)
     if not args or any(arg in HELP_FLAGS[:2] for arg in args) or args[0] == HELP_FLAGS[2]:
         from xlm.cli.help import print_help
 

@@ -10,6 +10,8 @@ from xlm.errors import ConfigError, UnknownJobError
 from xlm.external_models import ModelPackage, load_commands
 from xlm.utils.imports import get_function, get_object
 
+# Names of the model in every command that loads one; a word without a key means the same.
+MODEL_KEYS = ("checkpoint", "checkpoint_path", "ckpt_path")
 _SAMPLER = "predictor.<option>=… sets an option of the model's sampler."
 _NO_OPTIONS = "This job has no options of its own; see xlm train --help."
 _TRACE_KEYS = (
@@ -89,9 +91,9 @@ BUILT_IN_JOBS: dict[str, Job] = {
             "generate",
             "xlm.commands.generate.run",
             "generate text with a trained model",
-            usage="CHECKPOINT [overrides]",
+            usage="CHECKPOINT [PROMPT …] [--prompt TEXT] [overrides]",
             options=("Generation",),
-            note=_SAMPLER,
+            note=f"Words after the model are prompts; --prompt takes any text. Lines of a pipe are prompts. {_SAMPLER}",
         ),
         Job(
             "extract_checkpoint",
@@ -142,7 +144,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
             "trace",
             "xlm.commands.trace.run_trace",
             "show how trained models generate text, side by side",
-            usage="CHECKPOINT CHECKPOINT … [options]",
+            usage="CHECKPOINT CHECKPOINT … [--prompt TEXT] [options]",
             options=("TraceRuns",),
             note=f"{_SAMPLER} NAME.predictor.<option>=… sets it for one run or family.",
             is_standalone=True,
@@ -152,9 +154,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
                 "generation.num_examples": "num_prompts",
                 "generation.checkpoint_path": "runs",
                 "generation.ckpt_path": "runs",
-                "checkpoint": "runs",
-                "checkpoint_path": "runs",
-                "ckpt_path": "runs",
+                **dict.fromkeys(MODEL_KEYS, "runs"),
             },
         ),
         Job(
@@ -165,6 +165,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
             options=("LMEval",),
             note=_SAMPLER,
             is_standalone=True,
+            other_names=dict.fromkeys(MODEL_KEYS, "checkpoint"),
         ),
         Job(
             "check",
@@ -190,6 +191,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
             usage="RUN [options]",
             options=("Repeat",),
             is_standalone=True,
+            other_names=dict.fromkeys(MODEL_KEYS, "run"),
         ),
         Job(
             "runs",
@@ -230,6 +232,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
             usage="RUN RUN … [options]",
             options=("Report",),
             is_standalone=True,
+            other_names=dict.fromkeys(MODEL_KEYS, "runs"),
         ),
         Job(
             "models",
@@ -237,6 +240,13 @@ BUILT_IN_JOBS: dict[str, Job] = {
             "list the models that were found, with any problems",
             usage="",
             options=("Models",),
+            is_standalone=True,
+        ),
+        Job(
+            "completion",
+            "xlm.commands.completion.print_completion",
+            "print a script that completes jobs, groups and keys: xlm completion bash",
+            usage="SHELL",
             is_standalone=True,
         ),
         Job(

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from xlm.commands.words import run_of_model
 from xlm.errors import ConfigError, as_line
 from xlm.reports.filters import check_filters, matches
 from xlm.reports.listing import as_lines, as_object, sort_runs
 from xlm.reports.run import DEFAULT_FOLDER, distinct_names, named_runs, names_below, read_run, run_folders
 from xlm.schemas import Report, Runs
 from xlm.utils.columns import output_width
+
+if TYPE_CHECKING:
+    from xlm.reports.document import Report as Content
 
 FOLDER = Path("reports")
 _MAX_NAME = 80
@@ -30,7 +35,7 @@ def write_report(words: Sequence[str], options: Report) -> int:
     names = [*options.runs, *words]
     if not names:
         raise ConfigError("Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them.", key="runs")
-    runs = named_runs(names)
+    runs = named_runs([run_of_model(name) for name in names])
     page = output_path(options.output, [run.name for run in runs])
     for path in (page, page.with_suffix(".md"), page.with_suffix(".csv"), page.with_name(f"{page.stem}_pairs.csv")):
         output_file(path, "output")
@@ -44,9 +49,19 @@ def write_report(words: Sequence[str], options: Report) -> int:
     for run in runs:
         for problem in run.problems:
             print(as_line(f"{run.name}: {problem}"))
-    print(as_line(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(report.pairs)} paired comparisons."))
+    print(as_line(f"{_counted(len(runs), 'run')}, {_comparisons(report)}"))
     print(as_line(f"Written to {page}; beside it {', '.join(p.name for p in texts if p != page)}."))
     return 0
+
+
+def _comparisons(report: Content) -> str:
+    if report.pairs:
+        return f"{_counted(len(report.pairs), 'paired comparison')}."
+    return f"no paired comparison: {report.no_pairs or 'it needs two runs.'}"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def output_path(said: str, names: Sequence[str]) -> Path:

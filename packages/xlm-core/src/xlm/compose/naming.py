@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from xlm.compose.overrides import OPTIONAL_SECTIONS, SHORT_FORMS
+from xlm.compose.own_data import AUTOMATIC, name_of_data
 from xlm.errors import ConfigError, as_line
 
 # In bytes. Names longer than the first have short keys; longer than the second, they leave out settings.
@@ -44,6 +45,8 @@ _SAME_RUN = (
 )  # fmt: skip
 # How batches are fetched, which doesn't change the batches.
 _FETCHING = (".num_workers", ".prefetch_factor", ".persistent_workers", ".pin_memory")
+# What the short form of own data stands for.
+_OF_OWN_DATA = ("data.", "data_files.train", "columns.", "model=", "datamodule=")
 # The training data, which evaluation may remove as a whole (`~…`).
 _DATASETS, _TRAIN = "datamodule.dataset_managers.", "datamodule.dataset_managers.train"
 _SPLITS = ("train", "val", "test", "predict")
@@ -69,13 +72,21 @@ def default_job_name(
     # Hydra records a list of experiments only among the overrides.
     parts = _members(choices.get("experiment") or said.get("experiment"))
     has_experiment = bool(parts)
+    is_own = AUTOMATIC in said
+    if is_own:
+        parts = [name_of_data(said.get("data_files.train", "")), *parts]
     for group in ("datamodule", "model"):
+        if is_own and group == "datamodule":
+            continue
         if choices.get(group) and (not has_experiment or group in said):
             parts.append(str(choices[group]))
     model_type = choices.get("model_type")
     if model_type and not any(_has_word(part, str(model_type)) for part in parts):
         parts.append(str(model_type))
     name = "+".join(dict.fromkeys(parts)) or "run"
+    if is_own:  # the name of the file is in the name already
+        overrides = [text for text in overrides if not text.lstrip("+~").startswith(_OF_OWN_DATA)]
+        swept = set(swept) - {"data_files.train"}
     return _with_settings(name, _settings(overrides, set(swept), has_global_batch=global_batch_size is not None))
 
 

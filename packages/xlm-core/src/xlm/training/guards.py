@@ -105,6 +105,8 @@ class GracefulSignals:
             self.received = signal.SIGPIPE
 
     def __enter__(self) -> GracefulSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python handles signals in the main thread only
         self._warnings = warning_signals(os.environ)
         # nohup ignores it, so that a run outlives its terminal.
         hangup = () if _HANGUP is None or signal.getsignal(_HANGUP) is signal.SIG_IGN else (_HANGUP,)

@@ -16,12 +16,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from xlm.training.notebook_progress import NotebookBar
 from xlm.training.train_log import TrainLog
 from xlm.utils.columns import Column
 from xlm.utils.consoles import plain_console, print_table
@@ -43,8 +43,7 @@ class ProgressDisplay(Callback):
         self.train_log = train_log
         self.seconds_between_lines = seconds_between_lines
         self.console = console or plain_console(soft_wrap=not sys.stdout.isatty())
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar: _TerminalBar | NotebookBar | None = None
         self._last_line = 0.0
         self._last_step = -1
 
@@ -52,23 +51,12 @@ class ProgressDisplay(Callback):
         if not trainer.is_global_zero:
             return
         if trainer.global_step:
-            self.console.print(f"Continuing from step {trainer.global_step}.")
-        if self.console.is_terminal:
-            # The values beside the bar matter more: in a narrow terminal there is none.
-            bar = [BarColumn(bar_width=20)] if self.console.width >= _WIDTH_OF_A_BAR else []
-            self._bar = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                *bar,
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[values]}"),
-                console=self.console,
-                refresh_per_second=4,
-            )
-            total = trainer.max_steps if trainer.max_steps > 0 else None
-            self._task = self._bar.add_task("train", total=total, completed=trainer.global_step, values="")
-            self._bar.start()
+            self.console.print(f"Resuming from step {trainer.global_step}.")
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        if self.console.is_jupyter:
+            self._bar = NotebookBar(total, trainer.global_step)
+        elif self.console.is_terminal:
+            self._bar = _TerminalBar(self.console, total, trainer.global_step)
         self._last_line = time.monotonic()
 
     def on_train_batch_end(
@@ -78,11 +66,8 @@ class ProgressDisplay(Callback):
             return
         self._last_step = trainer.global_step
         values = describe(self.train_log.latest)
-        if self._bar is not None and self._task is not None:
-            taken = _TIMES + 2 * len(str(max(trainer.max_steps, trainer.global_step)))
-            taken += _BAR if self.console.width >= _WIDTH_OF_A_BAR else 0
-            shown = describe(self.train_log.latest, self.console.width - taken)
-            self._bar.update(self._task, completed=trainer.global_step, values=shown)
+        if self._bar is not None:
+            self._bar.update(trainer.global_step, describe(self.train_log.latest, self._bar.width))
         elif values and time.monotonic() - self._last_line >= self.seconds_between_lines:
             self._last_line = time.monotonic()
             of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
@@ -112,6 +97,37 @@ class ProgressDisplay(Callback):
 _WIDTH_OF_A_BAR = 110
 _TIMES = len("step / 0:00:00 0:00:00 ") + len("1 day, ")
 _BAR = 21
+
+
+class _TerminalBar:
+    """Step, bar, times and newest values of a run, in the last line of a terminal."""
+
+    def __init__(self, console: Console, total: int | None, completed: int) -> None:
+        has_bar = console.width >= _WIDTH_OF_A_BAR
+        #: Columns that the values may take.
+        self.width: int | None = console.width - _TIMES - 2 * len(str(total or completed)) - (_BAR if has_bar else 0)
+        # The values beside the bar matter more: in a narrow terminal there is none.
+        bar = [BarColumn(bar_width=20)] if has_bar else []
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            *bar,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task("train", total=total, completed=completed, values="")
+        self._progress.start()
+
+    def update(self, completed: int, values: str) -> None:
+        """Show another step and its values."""
+        self._progress.update(self._task, completed=completed, values=values)
+
+    def stop(self) -> None:
+        """Leave the line as it is."""
+        self._progress.stop()
 
 
 def describe(values: dict[str, float], width: int | None = None) -> str:
