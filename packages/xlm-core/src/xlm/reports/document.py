@@ -162,11 +162,20 @@ _MAX_DEPTH = 40
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Key → its value in each run, for keys that differ; runs without a configuration are ignored.
 
-    Values are as written: interpolations are kept, since the keys that they refer to are compared too.
+    What a person chose comes first: `experiment=`, `model_type=` and other groups where they are recorded, then
+    the keys of the commands. Values are as written: interpolations are kept, since the keys that they refer to are
+    compared too.
     """
-    settings = [dict(leaves(run.config)) for run in runs]
-    read = [found for found in settings if found]
-    keys = sorted({key for found in read for key in found})
+    recorded = [choices_of(run.started, {}) for run in runs]
+    settings = [
+        {**{f"{group}=": member for group, member in choices.items()}, **dict(leaves(run.config))}
+        for run, choices in zip(runs, recorded, strict=True)
+    ]
+    read = [found for found, run in zip(settings, runs, strict=True) if run.config]
+    groups = [f"{group}=" for group in GROUPS]
+    typed = [*groups, "model_name", *(key for run in runs for key in typed_keys(run.command))]
+    keys = [key for key in groups if any(key in found for found in read)]
+    keys += [key for key in chosen_first({key for found in read for key in found}, typed) if key not in groups]
     return {
         key: [found.get(key, MISSING) for found in settings]
         for key in keys
