@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
+from PIL import Image
 
 from xlm import flags
 from xlm.commands import train as job
@@ -79,11 +81,17 @@ class TrainingRun:
         )
         table = f"<table>{rows}</table>" if rows else ""
         curves = self.folder / "curves.png"
-        picture = ""
-        if curves.is_file():
-            data = base64.b64encode(curves.read_bytes()).decode()
-            picture = f'<img alt="curves" style="max-width:100%" src="data:image/png;base64,{data}">'
+        picture = f'<img alt="curves" style="max-width:100%" src="{_small(curves)}">' if curves.is_file() else ""
         return f"<p>Run <code>{escape(display_path(self.folder))}</code>{state}</p>{table}{picture}"
+
+
+def _small(picture: Path) -> str:
+    """A picture as the source of an image, at the size of a notebook's page."""
+    with Image.open(picture) as image:
+        image.thumbnail((900, 900))
+        file = BytesIO()
+        image.convert("RGB").quantize(64).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def train(*overrides: str) -> TrainingRun:
