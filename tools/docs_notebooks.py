@@ -3,7 +3,7 @@
     python tools/docs_notebooks.py                 run all of them, and store their outputs
     python tools/docs_notebooks.py NOTEBOOK …      these
 
-The page of `docs/notebooks/x.ipynb` is `notebooks/x.md` in the navigation; the site offers the notebook itself too.
+The page of `docs/notebooks/x.ipynb` is `x.md` beside it, which has `<!-- notebook: x.ipynb -->` where the cells belong.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ FOLDER = ROOT / "docs" / "notebooks"
 TIMEOUT_S = 600
 # In the Markdown of a page, where an output belongs: Markdown would read parts of its HTML.
 _PLACE = "<!-- output {} -->"
+_NOTEBOOK = re.compile(r"<!-- notebook: ([\w-]+\.ipynb) -->")
 
 
 def notebooks(folder: Path = FOLDER) -> list[Path]:
@@ -79,16 +80,9 @@ def _html(output: dict[str, Any]) -> str:
     return f"<pre style='overflow-x:auto'>{text.replace('&', '&amp;').replace('<', '&lt;')}</pre>"
 
 
-def on_files(files: Any, config: Any, **_: Any) -> Any:
-    """Add a page for each notebook."""
-    from mkdocs.structure.files import File
-
-    for path in notebooks():
-        text, _outputs = as_markdown(json.loads(path.read_text(encoding="utf-8")))
-        first, _, rest = text.partition("\n")
-        link = f"[Download this notebook]({path.name}){{ download }}"
-        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=f"{first}\n\n{link}\n{rest}"))
-    return files
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the cells of notebooks where a page asks for them, without the title, which the page has itself."""
+    return _NOTEBOOK.sub(lambda match: _read(match[1])[0].partition("\n")[2].strip(), markdown)
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
@@ -96,8 +90,12 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
     path = FOLDER / f"{Path(page.file.src_uri).stem}.ipynb"
     if not page.file.src_uri.startswith("notebooks/") or not path.is_file():
         return html
-    outputs = as_markdown(json.loads(path.read_text(encoding="utf-8")))[1]
+    outputs = _read(path.name)[1]
     return re.sub(r"<!-- output (\d+) -->", lambda match: outputs[int(match[1])], html)
+
+
+def _read(name: str) -> tuple[str, list[str]]:
+    return as_markdown(json.loads((FOLDER / name).read_text(encoding="utf-8")))
 
 
 def main(arguments: list[str]) -> int:

@@ -158,12 +158,12 @@ def _rank(owner: str, runs: dict[str, tuple[str, list[str]]]) -> int:
 def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | None], Any]:
     """Prompts, their answers if the data has them, and the drawing function."""
 
+    from xlm.inference.prompts import read_prompts
     from xlm.inference.session import fewer_than_asked
-    from xlm.inference.writer import read_prompts
     from xlm.traces.document import find_view
 
     view = find_view(request.view or lm.config.get("trace_view"))
-    given = read_prompts("-" if request.prompts == ("-",) else request.prompts, request.prompt_file)
+    given = read_prompts(request.prompts, request.prompt_file)
     if given is not None:
         return [prompt.text for prompt in given], [None] * len(given), view
     prompts, truths = prompts_of_data(lm, request.split, request.num_prompts)
@@ -208,12 +208,15 @@ def prompts_of_data(lm: TrainedModel, split: str, num_prompts: int) -> tuple[lis
     ConfigError if it has none.
     """
     from xlm.datamodule import STAGES_OF_SPLITS
+    from xlm.inference.folders import find_relative_paths
     from xlm.utils.instantiate import components, instantiate
 
     prompts: list[str] = []
     truths: list[str | None] = []
+    config = lm.config.copy()
+    find_relative_paths(config, lm.source)
     with components(tokenizer=lm.tokenizer, noise_schedule=lm.harness.noise_schedule):
-        datamodule: Any = instantiate(lm.config.datamodule)
+        datamodule: Any = instantiate(config.datamodule)
         if (found := datamodule.first_loader(split, "prediction")) is not None:
             datamodule.setup(STAGES_OF_SPLITS[split])
             for batch in getattr(datamodule, f"{split}_dataloader")()[found[0]]:

@@ -12,6 +12,7 @@ from xlm.errors import ConfigError
 from xlm.inference.session import display_path
 from xlm.inference.sources import folder_of
 from xlm.inference.tracing import check_trace, sampler_of, write_trace
+from xlm.inference.writer import drawing_options
 from xlm.traces.document import Document, Run, View, describe_run, document, find_view, render_page
 from xlm.utils.weight_files import is_weights_alone
 
@@ -107,6 +108,8 @@ def traced_run(
         truths: the right answer of each prompt, where it is known.
         name: of the run on the page; None for that of its folder.
     """
+    if num_samples > 1 and "temperature" not in options:
+        options = options | drawing_options(lm.predictor)
     texts: list[str] = []
     with record() as recorder:
         # One prompt at a time, so that traces are in the same order.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from xlm.inference.text_scores import Scores, score_texts
 from xlm.inference.traced import TracedGeneration, trace_texts
 from xlm.inference.writer import Sample, Writer
 from xlm.model import load_safetensors
+from xlm.training.card import Origin
+from xlm.training.ema import averaged_state_dict
 from xlm.training.rng import random_state_of
 from xlm.training.weights import load_weights, push_folder, save_folder, save_for_transformers, select_weights
 from xlm.utils.instantiate import components, instantiate
@@ -43,6 +46,9 @@ class TrainedModel:
     def __init__(self, harness: Harness, source: Path, live: dict[str, Any], seed: int | None = None) -> None:
         self.harness = harness
         self.source = source
+        #: The file of the weights and what it says, for the card of an exported model.
+        self.origin = Origin(source)
+        self._versions = versions_of(harness.model)
         self._writer = Writer(harness, live)
         self._seeds = None if seed is None else torch.Generator().manual_seed(seed)
 
@@ -224,7 +230,7 @@ class TrainedModel:
 
         `max_shard_size` (bytes, or "5GB"): larger weights become several files with an index.
         """
-        return save_folder(folder, self.model, self.config, self.tokenizer, max_shard_size)
+        return save_folder(folder, self.model, self.config, self.tokenizer, max_shard_size, self._origin())
 
     def save_for_transformers(self, folder: str | Path, max_shard_size: int | str | None = None) -> Path:
         """Write the network in the format of transformers, with the tokenizer; ConfigError if it has no such format."""
@@ -238,7 +244,12 @@ class TrainedModel:
         max_shard_size: int | str | None = None,
     ) -> str:
         """Upload that folder; `load(repo_id)` loads it again."""
-        return push_folder(repo_id, self.model, self.config, self.tokenizer, commit_message, private, max_shard_size)
+        settings = (commit_message, private, max_shard_size, self._origin())
+        return push_folder(repo_id, self.model, self.config, self.tokenizer, *settings)
+
+    def _origin(self) -> Origin:
+        """Where the current weights come from."""
+        return replace(self.origin, is_unchanged=versions_of(self.model) == self._versions)
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())
@@ -311,7 +322,22 @@ def load_source(
     else:
         load_weights(harness, select_weights(source.checkpoint, apply_ema), source.path)
     harness.to(usable_device(device)).eval()
-    return TrainedModel(harness, source.path, live, seed)
+    model = TrainedModel(harness, source.path, live, seed)
+    if source.checkpoint is not None:
+        has_averages = averaged_state_dict(source.checkpoint) is not None
+        model.origin = Origin(
+            source.path,
+            is_averaged=has_averages and apply_ema,
+            has_averages=has_averages,
+            step=source.checkpoint.get("global_step"),
+            data=source.checkpoint.get("xlm_data") or {},
+        )
+    return model
+
+
+def versions_of(model: Any) -> list[tuple[int, int]]:
+    """The place and the number of changes in place of every weight: equal as long as none has changed."""
+    return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()]
 
 
 def _built(source: Source) -> tuple[Harness, dict[str, Any]]:

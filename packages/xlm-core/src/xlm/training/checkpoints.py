@@ -15,6 +15,7 @@ from annotated_types import Ge
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.tensor import DTensor
 
 from xlm.errors import NonFiniteLossError, RunInUseError, StorageError, TrainingInterrupted, XLMError
@@ -183,7 +184,8 @@ class PeriodicCheckpoint(Checkpoint):
 class LastCheckpoint(Checkpoint):
     """`last.ckpt` when training ends, is interrupted or fails, so that the same command continues from there.
 
-    A first Ctrl-C or SIGTERM lets the step in progress finish, saves, and ends the run with `TrainingInterrupted`.
+    A first Ctrl-C, SIGTERM, closed terminal or closed pipe lets the step in progress finish, saves, and ends the run
+    with `TrainingInterrupted`.
     With `keep` off (debugging runs) nothing is saved, but a signal still ends the run in order.
     """
 
@@ -248,6 +250,8 @@ class LastCheckpoint(Checkpoint):
             return
         if not isinstance(exception, Exception):
             return  # a second Ctrl-C, perhaps during an update
+        if trainer.state.fn is not TrainerFn.FITTING:
+            return  # a test: the run is saved, and the weights may be its best ones
         if (
             not self.keep or trainer.global_step == 0 or trainer.world_size > 1
         ):  # other ranks may hang if one has failed

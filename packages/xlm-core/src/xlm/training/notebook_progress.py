@@ -18,6 +18,9 @@ class NotebookBar:
         completed: steps that an earlier call has trained.
     """
 
+    #: Columns that the values may take; a page has no limit.
+    width: int | None = None
+
     def __init__(self, total: int | None, completed: int = 0) -> None:
         # By name: outside of notebooks IPython isn't installed, and it is no dependency.
         self._display: Any = importlib.import_module("IPython.display")

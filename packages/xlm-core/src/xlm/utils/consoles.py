@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
@@ -10,6 +12,7 @@ from rich.measure import Measurement
 from rich.segment import Segment
 
 from xlm.errors import printable
+from xlm.utils.columns import Column, table_lines
 
 
 class _Printable:
@@ -34,11 +37,24 @@ class PrintsPlainly(RenderHook):
         return [one if isinstance(one, Control) else _Printable(one) for one in renderables]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled: `xlm.cli.main` ends the command."""
+        raise
+
+
 def plain_console(**options: Any) -> Console:
     """A console that prints text unchanged: `[x]` in a path or a message is not markup, `:x:` not an emoji.
 
     Control characters in names, configurations and generated texts are shown as escapes.
     """
-    console = Console(markup=False, emoji=False, **options)
+    console = _Console(markup=False, emoji=False, **options)
     console.push_render_hook(PrintsPlainly())
     return console
+
+
+def print_table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in the width of the terminal; in a file or a pipe, a line for each row, however long."""
+    has_width = console.is_terminal or console.is_jupyter or os.environ.get("COLUMNS", "").isdigit()
+    for line in table_lines(columns, rows, console.width if has_width else None):
+        console.print(line, highlight=False, soft_wrap=True)
