@@ -21,7 +21,6 @@ from xlm.errors import ConfigError, NonFiniteLossError, XLMError
 from xlm.reports.files import read_mapping
 from xlm.training.progress import ProgressDisplay
 from xlm.training.train_log import TrainLog
-from xlm.utils.consoles import plain_console
 from xlm.utils.instantiate import has_component
 
 DATA = "datamodule.dataset_managers"
@@ -169,10 +168,12 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]
     InteractiveShell.clear_instance()
 
 
-def test_the_bar_of_a_notebook_replaces_itself(published: list[tuple[str, bool]]) -> None:
-    console = plain_console(force_jupyter=True)
+def test_the_bar_of_a_notebook_replaces_itself(
+    published: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlm.training.progress.is_notebook", lambda: True)
     log = TrainLog()
-    display = ProgressDisplay(log, console=console)
+    display = ProgressDisplay(log)
     trainer: Any = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=40, callback_metrics={})
     display.on_train_start(trainer, None)  # type: ignore[arg-type]
     for step in range(1, 41):

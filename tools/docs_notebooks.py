@@ -36,7 +36,7 @@ def executed(path: Path, folder: Path) -> Any:
     book = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
         book, timeout=TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
-        record_timing=False,
+        record_timing=False, coalesce_streams=True,
     )  # fmt: skip
     client.execute()
     return book

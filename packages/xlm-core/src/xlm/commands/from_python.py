@@ -27,7 +27,8 @@ from xlm.errors import ConfigError, TrainingInterrupted
 from xlm.inference.session import display_path
 from xlm.reports.files import read_mapping
 from xlm.training.rng import random_state_of
-from xlm.utils.consoles import plain_console
+from xlm.utils.closed_output import lasting_streams
+from xlm.utils.consoles import is_notebook
 from xlm.utils.instantiate import clear_components
 
 if TYPE_CHECKING:
@@ -113,12 +114,12 @@ def train(*overrides: str) -> TrainingRun:
             notebook.
         XLMError: its other subclasses, in `xlm.errors`, for whatever else `xlm train` would report. Nothing of a run
             that was saved is lost.
-        TrainingInterrupted: SIGTERM ended the run, which was saved.
+        TrainingInterrupted: SIGTERM, a closed terminal or a closed pipe ended the run, which was saved.
     """
     words = _checked(overrides)
     cfg = _composed(words)
     folder = Path(cfg.paths.run_dir).absolute()
-    with _as_a_command(words), _leaving_no_trace(int(cfg.seed)):
+    with _as_a_command(words), lasting_streams(), _leaving_no_trace(int(cfg.seed)):
         try:
             metrics = job.run(cfg)
         except TrainingInterrupted as stop:
@@ -173,7 +174,7 @@ def _composed(words: list[str]) -> DictConfig:
 
 def _is_interactive() -> bool:
     """Whether this is a notebook or an interactive Python, whose `__main__` other processes cannot run."""
-    return hasattr(sys, "ps1") or plain_console().is_jupyter
+    return hasattr(sys, "ps1") or is_notebook()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from xlm.evaluation.likelihood import (
     likelihood_terms,
     num_bytes,
 )
+from xlm.inference.prompts import warn_of_unknown_words
 from xlm.inference.scorer import Pair, Scorer, split_ids, windows
 from xlm.inference.writer import joined
 
@@ -193,6 +194,7 @@ def score_texts(
             f"There are {len(prompts)} prompts for {len(texts)} texts. Give one prompt for each text, or one for all.",
             key="prompts",
         )
+    warn_of_unknown_words(lm.tokenizer, [*texts, *(prompts or [])])
     start = time.monotonic()
     scorer = Scorer(lm, num_samples, seed)
     rows = _rows(scorer, texts, prompts, with_end)

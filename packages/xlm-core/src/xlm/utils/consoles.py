@@ -46,8 +46,11 @@ class _Console(Console):
 def plain_console(**options: Any) -> Console:
     """A console that prints text unchanged: `[x]` in a path or a message is not markup, `:x:` not an emoji.
 
-    Control characters in names, configurations and generated texts are shown as escapes.
+    Control characters in names, configurations and generated texts are shown as escapes. A notebook gets plain text,
+    whose lines stay together: as rich HTML, each would be an output of its own.
     """
+    if is_notebook():
+        options = {"force_jupyter": False, "force_terminal": False, **options}
     console = _Console(markup=False, emoji=False, **options)
     console.push_render_hook(PrintsPlainly())
     return console
@@ -55,6 +58,11 @@ def plain_console(**options: Any) -> Console:
 
 def print_table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print a table in the width of the terminal; in a file or a pipe, a line for each row, however long."""
-    has_width = console.is_terminal or console.is_jupyter or os.environ.get("COLUMNS", "").isdigit()
+    has_width = console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
     for line in table_lines(columns, rows, console.width if has_width else None):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    return Console().is_jupyter
