@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import docs_notebooks
 import docs_site
 import docs_tables
 
@@ -82,7 +83,9 @@ TERMS = {
     "generate text": "guide/generate.md",
     "infilling": "models/mdlm.md",
     "sampling": "guide/generate.md",
-    "python": "guide/trained-models.md",
+    "python": "guide/python.md",
+    "notebook": "notebooks/first.md",
+    "jupyter": "guide/python.md",
     "hugging face": "guide/exchange.md",
     "transformers": "guide/exchange.md",
     "trace": "guide/trace.md",
@@ -118,12 +121,14 @@ class Section:
 
 def pages(docs: Path = DOCS) -> dict[str, str]:
     """Every page by its path below docs/, as the site's hooks complete it."""
-    return {
-        path.relative_to(docs).as_posix(): docs_site.on_page_markdown(
-            docs_tables.on_page_markdown(path.read_text(encoding="utf-8"))
-        )
-        for path in sorted(docs.rglob("*.md"))
-    }
+    hooks = (docs_tables.on_page_markdown, docs_notebooks.on_page_markdown, docs_site.on_page_markdown)
+    found = {}
+    for path in sorted(docs.rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        for hook in hooks:
+            text = hook(text)
+        found[path.relative_to(docs).as_posix()] = text
+    return found
 
 
 def sections(markdown: dict[str, str]) -> Iterator[Section]:
