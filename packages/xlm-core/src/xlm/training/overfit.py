@@ -92,7 +92,8 @@ class OverfitVerdict(Callback):
         Only with core's sampler, which is greedy at temperature 0; another one might divide by it.
         """
         config: Any = getattr(pl_module, "config", {})
-        ours = any(isinstance(part, LogitsSampler) for part in vars(getattr(pl_module, "predictor", self)).values())
+        parts = getattr(getattr(pl_module, "predictor", None), "__dict__", {})
+        ours = any(isinstance(part, LogitsSampler) for part in parts.values())
         if ours and (config.get("predictor") or {}).get("temperature"):
             pl_module.predictor = pl_module.predictor_with({"temperature": 0.0})  # type: ignore[operator]
 
