@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from xlm.errors import NotLearntError, as_line
 from xlm.metrics import ExactMatch
@@ -106,6 +107,13 @@ class OverfitVerdict(Callback):
                 "argmax or torch.no_grad()."
             )
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        # Not at the first step, where a layer that starts at zero hides those before it.
+        if trainer.global_step % 50 == 10:
+            trained = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
+            self.num_parameters = len(trained)
+            self.no_gradient = [name for name, p in trained if p.grad is None or not bool(p.grad.any())]
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -127,10 +135,6 @@ class OverfitVerdict(Callback):
         last = self.last
         loss = _mean(trainer, self._sum, self._num) if self._num else last.loss if last else 0.0
         self._sum, self._num = 0.0, 0
-        trained = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
-        if trainer.state.fn == "fit":
-            self.num_parameters = len(trained)
-            self.no_gradient = [name for name, p in trained if p.grad is None or not bool(p.grad.any())]
         self.checks.append(Check(trainer.global_step, loss, self._exact(trainer, pl_module, loss)))
         if self.is_learnt or self._stands_still():
             trainer.should_stop = True
