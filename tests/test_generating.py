@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def test_a_run_contains_its_tokenizer(lm: xlm.TrainedModel, folder: Path) -> Non
     trained = king_james_tokenizer(400, folder / "cache")
     # Prepared data belong to both.
     assert fingerprint(lm.tokenizer) == fingerprint(stored) == fingerprint(trained)
+
+
+def test_a_moved_run_is_whole(lm: xlm.TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded without the cache and without the package that has the data."""
+    text = lm.generate("In the", seed=4)
+    moved = shutil.copytree(Path("runs", str(lm.config.model_name)), tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XLM_CACHE_DIR")
+    monkeypatch.setattr("xlm.tasks.text.tokenizer.king_james_tokenizer", None)
+    assert xlm.load(moved).generate("In the", seed=4) == text
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 
 def test_a_text_longer_than_the_block(lm: xlm.TrainedModel) -> None:
