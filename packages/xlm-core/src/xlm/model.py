@@ -107,7 +107,7 @@ def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cp
     """
     own = model.state_dict()
     state_dict = without_wrappers(read_weights(path, map_location), own, path, owner="model.")
-    _fill_tied(state_dict, own)
+    fill_tied(state_dict, own)
     shapes = {
         name: (tuple(tensor.shape), tuple(own[name].shape))
         for name, tensor in state_dict.items()
@@ -120,7 +120,7 @@ def load_safetensors(model: nn.Module, path: str | Path, map_location: str = "cp
         raise CheckpointMismatchError(path, missing=missing, unexpected=unexpected)
 
 
-def _fill_tied(state_dict: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+def fill_tied(state_dict: dict[str, Tensor], own: dict[str, Tensor]) -> None:
     """Copy each stored tensor of the file to all names that share it."""
     found = {own[name].data_ptr(): name for name in state_dict if name in own and own[name].numel()}
     for name, tensor in own.items():

@@ -87,7 +87,7 @@ MODULES = {
     "xlm.jobs.train": "xlm.commands.train",
     "xlm.jobs.writer": "xlm.inference.writer",
     "xlm.lm_eval.record": "xlm.lm_eval.model",
-    "xlm.lm_eval.scoring": "xlm.lm_eval.requests",
+    "xlm.lm_eval.scoring": "xlm.inference.scorer",
     "xlm.lm_eval.writing": "xlm.lm_eval.requests",
     "xlm.modules.kv_cache": "xlm.modules.attention",
     "xlm.modules.short_convolution": "xlm.modules.layers",
@@ -131,7 +131,6 @@ MODULES = {
     "xlm.traces.page": "xlm.traces.document",
     "xlm.trained": "xlm.inference.trained",
     "xlm.training.cost": "xlm.training.train_log",
-    "xlm.training.curves": "xlm.training.train_log",
     "xlm.training.exported": "xlm.training.weights",
     "xlm.training.guard": "xlm.training.guards",
     "xlm.training.loggers": "xlm.training.train_log",
@@ -146,6 +145,7 @@ MODULES = {
 }
 # Names that have another one now, or went elsewhere.
 NAMES = {
+    "xlm.cli.arguments.check_sweep_names": "xlm.cli.arguments.with_sweep_names",
     "xlm.compose.values.SECTIONS_OF_JOBS": "xlm.schemas.SECTIONS_OF_JOBS",
     "xlm.compose.values.plain": "xlm.compose.checks.plain",
     "xlm.data.hashing.noise_levels": "xlm.data.hashing.time_quantiles",

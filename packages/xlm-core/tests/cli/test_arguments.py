@@ -8,7 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from xlm.cli.arguments import check_sweep_names, parse_arguments
+from xlm.cli.arguments import parse_arguments, with_sweep_names
 from xlm.commands import BUILT_IN_JOBS, Job
 from xlm.errors import ConfigError, UnknownJobError
 
@@ -149,19 +149,28 @@ def test_flags_that_hydra_does_not_have(args: list[str], message: str) -> None:
         ["-m", "train", "job_name=x", "seed=1"],
         ["-m", "train", "seed=1,2"],
         ["-m", "train", "job_name=x,y", "seed=1,2"],
-        ["-m", "eval", "job_name=x", "seed=1,2"],
+        ["-m", "train", "job_name=", "seed=1,2"],
+        ["-m", "eval", "job_name=x", "eval.split=val,test"],
         ["-m", "train", "job_name=x", "seed=1,2", "paths.run_dir=runs/x/${seed}"],
         ["-m", "train", "job_name=x", "seed=[1"],
     ],
 )
-def test_sweeps_that_name_their_runs(args: list[str]) -> None:
-    check_sweep_names(parse_arguments(args))
+def test_names_that_stay(args: list[str]) -> None:
+    arguments = parse_arguments(args)
+    assert with_sweep_names(arguments) == arguments
 
 
-@pytest.mark.parametrize("args", [["-m", "job_name=x", "seed=1,2"], ["-m", "train", "job_name=x", "seed=range(3)"]])
-def test_a_sweep_into_one_folder_is_refused(args: list[str]) -> None:
-    with pytest.raises(ConfigError, match="job_name=x would be the folder of every run of this sweep"):
-        check_sweep_names(parse_arguments(args))
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["-m", "job_name=x", "seed=1,2"],
+        ["-m", "train", "job_name=x/", "seed=range(3)"],
+        ["-m", "eval", "job_name=x", "seed=1,2"],
+        ["train", "job_name=x", "hydra/sweeper=optuna", "seed=1"],
+    ],
+)
+def test_one_name_for_a_sweep_is_its_folder(args: list[str]) -> None:
+    assert "job_name='x/${swept_settings:}'" in with_sweep_names(parse_arguments(args)).overrides
 
 
 def test_sections_that_a_config_may_lack_need_no_plus() -> None:

@@ -1,17 +1,18 @@
-"""Reads the command line before Hydra: the short form of jobs, misspelled flags, sweeps into one folder."""
+"""Reads the command line before Hydra: the short form of jobs, misspelled flags, the folder of a sweep."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from xlm.commands import Job, find_job, job_names, named_job
 from xlm.commands.prompt_words import FLAG, JOBS, as_prompt, join_prompts, prompt_in
 from xlm.commands.words import with_checkpoint_key
-from xlm.compose.overrides import with_optional_sections
+from xlm.compose.naming import TRAINS, named_by
+from xlm.compose.overrides import quote, with_optional_sections
 from xlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,14 +134,23 @@ def _refuse(message: str) -> NoReturn:
     raise ConfigError(f"{message[:1].upper()}{message[1:]}. See xlm --help.")
 
 
-def check_sweep_names(arguments: Arguments) -> None:
-    """ConfigError if all training runs of a sweep would use the folder of one job_name."""
+def with_sweep_names(arguments: Arguments) -> Arguments:
+    """The arguments with `job_name=x` as the folder of a sweep's runs, named by what it varies: `x/seed=1`."""
     plain = _parsed(arguments.overrides) if arguments.multirun else {}
     name, job = plain.get("job_name"), plain.get("job_type")
-    trains, sweeps = job is None or job.value() == "train", bool(arguments.swept)
-    if trains and sweeps and name and not name.is_sweep_override() and "paths.run_dir" not in plain:
-        raise ConfigError(
-            f"job_name={name.value()} would be the folder of every run of this sweep: each would continue the last.\n"
-            "Omit job_name (each run is then named by its overrides), or sweep over it too.",
-            key="job_name",
-        )
+    if name is None or name.is_sweep_override() or "paths.run_dir" in plain or not name.value():
+        return arguments
+    trains = job is None or job.value() in TRAINS
+    if not named_by(arguments.swept, trains) and not (trains and _has_sweeper(arguments.overrides)):
+        return arguments
+    folder = str(name.value()).removesuffix("/")
+    named = tuple(
+        f"job_name={quote(f'{folder}/${{swept_settings:}}')}" if text == name.input_line else text
+        for text in arguments.overrides
+    )
+    return replace(arguments, overrides=named)
+
+
+def _has_sweeper(overrides: Sequence[str]) -> bool:
+    """Whether a sweeper proposes values of its own, which are known only later."""
+    return dict(text.partition("=")[::2] for text in overrides).get("hydra/sweeper", "grid") not in ("grid", "basic")

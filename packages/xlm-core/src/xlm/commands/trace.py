@@ -52,8 +52,8 @@ def read_request(words: Sequence[str], options: TraceRuns) -> Request:
 
 def run_trace(words: Sequence[str], options: TraceRuns) -> int:
     """Write the page and other requested files; returns 0, since errors are raised as XLMError."""
-    from xlm.inference.session import display_path, quiet_libraries
-    from xlm.inference.tracing import check_trace, write_trace
+    from xlm.inference.session import quiet_libraries
+    from xlm.inference.tracing import check_trace, write_trace, written_files
     from xlm.traces.terminal import replay_in_terminal
     from xlm.utils.consoles import plain_console
 
@@ -72,7 +72,8 @@ def run_trace(words: Sequence[str], options: TraceRuns) -> int:
         replay_in_terminal(doc, console)
     if writes:
         write_trace(page, doc, gif=request.gif, png=request.png)
-        console.print(f"Written to {display_path(page)}, a page for a browser.", soft_wrap=True)
+        where = written_files(page, gif=request.gif, png=request.png)
+        console.print(f"Written to {where}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -183,43 +184,23 @@ def _traced(
     truths: list[str | None],
     view: Any,
 ) -> Any:
-    from xlm.decoding.trace import record
-    from xlm.inference.session import display_path
-    from xlm.inference.tracing import sampler_of
-    from xlm.inference.writer import drawing_options
-    from xlm.traces.document import describe_run
+    from xlm.inference.traced import traced_run
 
     own_seed = options.get("seed")
     seed = request.seed if own_seed is None else int(own_seed)
     options = {option: value for option, value in options.items() if option != "seed"}
-    if request.num_samples > 1 and "temperature" not in options:
-        options |= drawing_options(lm.predictor)
-    with record() as recorder:
-        # One prompt at a time, so that traces are in the same order.
-        for number, prompt in enumerate(prompts):
-            lm.samples(prompt, request.num_samples, mode=request.mode, seed=seed + number, **options)
-    return describe_run(
-        short_name(name),
-        recorder.traces,
-        lm.tokenizer,
-        model=family(lm),
-        checkpoint=display_path(lm.source),
-        sampler={**sampler_of(lm.config), **options},
-        view=view,
-        prompts=[prompt for prompt in prompts for _ in range(request.num_samples)],
-        truths=[truth for truth in truths for _ in range(request.num_samples)],
-    )
+    run, _ = traced_run(
+        lm, prompts, request.num_samples, mode=request.mode, seed=seed, options=options, view=view, truths=truths,
+        name=short_name(name),
+    )  # fmt: skip
+    return run
 
 
 def short_name(run: str) -> str:
     """The name of a run on the page: the name of its folder."""
-    from xlm.inference.sources import folder_of
-    from xlm.utils.weight_files import is_weights_alone
+    from xlm.inference import traced
 
-    path = Path(run)
-    if path.suffix == ".ckpt" or is_weights_alone(path):
-        path = folder_of(path)
-    return path.name or str(run)
+    return traced.short_name(run)
 
 
 def prompts_of_data(lm: TrainedModel, split: str, num_prompts: int) -> tuple[list[str], list[str | None]]:

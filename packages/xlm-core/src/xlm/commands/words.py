@@ -50,7 +50,8 @@ def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
     options = options_in(schema)
     given: dict[str, Any] = {}
     words = []
-    for text in rest:
+    for word in rest:
+        text = job.other_names.get(word, word) if word.startswith("-") else word
         key, equals, value = text.partition("=")
         name = job.other_names.get(key, key)
         if (prompt := prompt_in(text)) is not None and job.name in JOBS_WITH_PROMPTS:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from xlm.compose.own_data import with_own_data
 from xlm.errors import ConfigError
 from xlm.schemas import SECTIONS_OF_JOBS
 from xlm.utils.text import is_quoted, split
@@ -27,7 +28,8 @@ _PATH_NAMES = ("data_file", "full_name", "pretrained_model_name_or_path")
 # Keys of files, folders or hub ids that a stored configuration may name by a relative path.
 DATA_NAMES = ("data_files", *_PATH_NAMES)
 _MANY = frozenset(name for name in PATHS if name.startswith("data_files."))
-TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id", "reading.delimiter", "reading.encoding"})
+COLUMNS = ("columns.text", "columns.prompt", "columns.answer", "columns.messages")
+TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id", "reading.delimiter", "reading.encoding", *COLUMNS})
 _BRACKETS = (("[", "]"), ("{", "}"))
 TEXT_LISTS = frozenset({"generation.prompts"})
 _CALL = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*")  # choice(a,b), range(3), glob(*)
@@ -102,11 +104,11 @@ SHORT_FORMS = {"interactive": "generation.interactive"}
 
 
 def with_optional_sections(overrides: Sequence[str], multirun: bool = False) -> tuple[str, ...]:
-    """Rewrite `eval.split=val` as `++eval.split=val`, since these sections are absent from most configs.
+    """Rewrite `eval.split=val` as `++eval.split=val`, since these sections are absent from most configs, and `data.…`.
 
     Texts and paths are quoted to stay as typed; with `multirun`, a comma separates values.
     """
-    return tuple(_with_pluses(as_typed(text, multirun)) for text in overrides)
+    return tuple(_with_pluses(as_typed(text, multirun)) for text in with_own_data(overrides))
 
 
 def without_pluses(text: str) -> str:

@@ -83,7 +83,7 @@ class Session:
         check_sharding(self.cfg)
         trainer = instantiate(
             self.cfg.trainer,
-            callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 60), self.cfg.get("step_timeout", 1500))],
+            callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 180), self.cfg.get("step_timeout", 1500))],
             logger=loggers or False,
             enable_progress_bar=False,
             plugins=[self._checkpoint_io(), *own_environment(os.environ)],
@@ -96,14 +96,18 @@ class Session:
         writer = AtomicCheckpointIO()
         return BackgroundCheckpointIO(writer) if self.cfg.get("async_checkpoints") else writer
 
-    def write_record(self, trainer: Trainer, job: str) -> dict[str, Any]:
-        """Write the config and a record of what the numbers depend on into the run's folder; returns the record."""
+    def write_record(self, trainer: Trainer, job: str, **more: Any) -> dict[str, Any]:
+        """Write the config and a record of what the numbers depend on into the run's folder; returns the record.
+
+        `more` is added to the record.
+        """
         from xlm.training.progress import write_results
 
         record = run_record(self.config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
         record["precision"] = str(trainer.precision)
         record["job_type"] = job
         record["code"] = code_of_run()
+        record |= more
         if trainer.is_global_zero:
             if job == "train":
                 remember_own(self.cfg)
@@ -235,13 +239,13 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=pattern)
 
 
-def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
-    """Set seed and flags; build tokenizer (from `tokenizer_folder` if given), noise schedule and datamodule."""
+def start(cfg: DictConfig, tokenizer_folder: Path | None = None, tokenizer: Any = None) -> Session:
+    """Set seed and flags; build tokenizer (unless given, or from its folder), noise schedule and datamodule."""
     quiet_libraries()
     clear_components()
     flags.set_flags(cfg.get("global_flags") or {})
     seed_everything(cfg.seed, workers=True, verbose=False)
-    tokenizer = build_components(cfg, tokenizer_folder)["tokenizer"]
+    tokenizer = build_components(cfg, tokenizer_folder, tokenizer)["tokenizer"]
     check_values(cfg.get("collators"))  # also those that no dataset of this run uses
     datamodule = instantiate(cfg.datamodule)
     assert isinstance(datamodule, TextDataModule)
@@ -249,12 +253,12 @@ def start(cfg: DictConfig, tokenizer_folder: Path | None = None) -> Session:
     return Session(cfg, tokenizer, datamodule, plain_console())
 
 
-def build_components(cfg: DictConfig, tokenizer_folder: Path | None = None) -> dict[str, Any]:
-    """Build the tokenizer, the noise schedule and other `global_components`, as the live objects of the process.
+def build_components(cfg: DictConfig, tokenizer_folder: Path | None = None, tokenizer: Any = None) -> dict[str, Any]:
+    """Build the tokenizer (unless given), noise schedule and other `global_components`: the process's live objects.
 
     The tokenizer comes first, since the others may refer to it.
     """
-    live = {"tokenizer": build_tokenizer(cfg, tokenizer_folder)}
+    live = {"tokenizer": build_tokenizer(cfg, tokenizer_folder) if tokenizer is None else tokenizer}
     set_component("tokenizer", live["tokenizer"])
     for name, node in cfg.global_components.items():
         if name != "tokenizer":

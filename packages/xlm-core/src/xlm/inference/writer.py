@@ -290,13 +290,13 @@ def _written(predictor: Any, requests: Sequence[_Request]) -> list[tuple[str, fl
         counts = calls if len(calls) == len(places) else [None] * len(places)
         asked += places
         for place, text, count in zip(places, texts, counts, strict=True):
-            found[place] = (_joined(requests[place].before, text, predictor.tokenizer), count)
+            found[place] = (joined(requests[place].before, text, predictor.tokenizer), count)
     if (trace := recording()) is not None:
         trace.reorder(asked)
     return found
 
 
-def _joined(before: str, text: str, tokenizer: Any) -> str:
+def joined(before: str, text: str, tokenizer: Any) -> str:
     """A beginning and its continuation, joined by a space if the tokens don't have their own."""
     if not before or not text:
         return before + text

@@ -1,0 +1,185 @@
+"""The learning-rate range test: training steps at increasing rates, a picture of the loss, and a suggested rate."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from xlm.errors import ConfigError
+from xlm.utils.consoles import plain_console
+from xlm.utils.files import replace_text
+
+Rate = Annotated[float, Gt(0)]
+# Weight of the earlier losses in the smoothed one.
+_SMOOTHING = 0.9
+# The test ends when the smoothed loss is this far above its minimum, as a share of the fall from the start.
+_DIVERGED = 1.0
+# The suggested rate is this far below the one with the lowest loss.
+_MARGIN = 10.0
+
+
+@dataclass(frozen=True)
+class RangeResult:
+    """What the test found.
+
+    Args:
+        suggested: a tenth of the rate at which the smoothed loss was lowest; None if it never fell.
+        lowest: the rate at which it was lowest.
+        diverged: the rate at which the test ended because the loss rose; None if it did not.
+        rates, losses, smoothed: of each step.
+    """
+
+    suggested: float | None
+    lowest: float | None
+    diverged: float | None
+    rates: list[float]
+    losses: list[float]
+    smoothed: list[float]
+
+
+def smooth(losses: Sequence[float], weight: float = _SMOOTHING) -> list[float]:
+    """Exponential moving averages, corrected for the start."""
+    averages, average = [], 0.0
+    for number, loss in enumerate(losses, start=1):
+        average = weight * average + (1 - weight) * loss
+        averages.append(average / (1 - weight**number))
+    return averages
+
+
+def evaluate(rates: Sequence[float], losses: Sequence[float], diverged: bool) -> RangeResult:
+    """The suggestion for losses measured at increasing rates (Smith 2017, arXiv 1506.01186, section 3.3)."""
+    smoothed = smooth(losses)
+    best = min(range(len(smoothed)), key=smoothed.__getitem__) if smoothed else 0
+    has_fallen = best > 0 and smoothed[best] < smoothed[0]
+    return RangeResult(
+        suggested=float(f"{rates[best] / _MARGIN:.1e}") if has_fallen else None,
+        lowest=rates[best] if has_fallen else None,
+        diverged=rates[-1] if diverged and rates else None,
+        rates=list(rates),
+        losses=list(losses),
+        smoothed=smoothed,
+    )
+
+
+class LearningRateRange(Callback):
+    """Raises the learning rate by the same factor at every optimizer step, and stops when the loss rises.
+
+    Groups of parameters keep the ratios of their rates. The results are `lr_range.json` and `lr_range.png`.
+
+    Args:
+        folder: where they are written.
+        smallest, largest: the first and the last learning rate; `trainer.max_steps` is the number of steps.
+    """
+
+    def __init__(self, folder: str, smallest: Rate = 1e-6, largest: Rate = 10.0) -> None:
+        if smallest >= largest:
+            raise ConfigError(
+                f"callbacks.lr_range.smallest is {smallest}, and must be below callbacks.lr_range.largest, {largest}.",
+                key="callbacks.lr_range.smallest",
+            )
+        self.folder = Path(folder)
+        self.smallest, self.largest = smallest, largest
+        self._ratios: list[float] = []
+        self._rates: list[float] = []
+        self._losses: list[float] = []
+        self._sum: list[torch.Tensor] = []
+        self._ended = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.max_steps < 2:
+            raise ConfigError("debug=lr_range needs trainer.max_steps of at least 2.", key="trainer.max_steps")
+        groups = trainer.optimizers[0].param_groups
+        first = groups[0]["lr"] or 1.0
+        self._ratios = [group["lr"] / first if groups[0]["lr"] else 1.0 for group in groups]
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        # Here, since a schedule may have set another rate after the step before.
+        share = trainer.global_step / (trainer.max_steps - 1)
+        rate = math.exp(math.log(self.smallest) + share * math.log(self.largest / self.smallest))
+        for group, ratio in zip(optimizer.param_groups, self._ratios, strict=True):
+            group["lr"] = rate * ratio
+        self._rates.append(rate)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._sum.append((outputs["loss"] if isinstance(outputs, dict) else outputs).detach())
+        if len(self._rates) == len(self._losses) or self._ended:
+            return  # gradients are still accumulating
+        loss = trainer.strategy.reduce(torch.stack(self._sum).mean(), reduce_op="mean")
+        self._sum = []
+        value = float(loss)
+        if not math.isfinite(value):
+            self._rates.pop()
+            self._ended = trainer.should_stop = True
+            return
+        self._losses.append(value)
+        smoothed = smooth(self._losses)
+        lowest = min(smoothed)
+        if lowest < smoothed[0] and smoothed[-1] - lowest > _DIVERGED * (smoothed[0] - lowest) and len(smoothed) > 10:
+            self._ended = trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        result = evaluate(self._rates, self._losses, self._ended)
+        replace_text(self.folder / "lr_range.json", json.dumps(asdict(result), indent=2) + "\n")
+        if result.rates:
+            draw(result, self.folder / "lr_range.png")
+        console = plain_console(soft_wrap=True)
+        for line in describe(result, self.folder):
+            console.print(line, highlight=False)
+
+
+def describe(result: RangeResult, folder: Path) -> list[str]:
+    """What the test found, in sentences."""
+    picture = f"The picture is {folder / 'lr_range.png'}, the numbers are in lr_range.json."
+    if result.suggested is None:
+        return [
+            "No learning rate lowered the loss. Try another range (callbacks.lr_range.smallest=…), more steps "
+            "(trainer.max_steps=…) or larger batches.",
+            picture,
+        ]
+    rises = f", and it rises from {result.diverged:.1e}" if result.diverged is not None else ""
+    return [
+        f"Suggested learning rate: {result.suggested:g}. The loss is lowest at {result.lowest:.1e}{rises}; a tenth of "
+        "that is safe for a whole run.",
+        f"To use it, replace debug=lr_range by optimizer.lr={result.suggested:g}.",
+        picture,
+    ]
+
+
+def draw(result: RangeResult, path: Path) -> Path:
+    """Write the picture: loss against learning rate."""
+    # matplotlib takes a second to import, and only pictures need it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(result.rates, result.losses, color="0.75", linewidth=1, label="loss of a step")
+    axes.plot(result.rates, result.smoothed, color="C0", linewidth=1.8, label="smoothed loss")
+    if result.suggested is not None:
+        axes.axvline(result.suggested, color="C1", linestyle="--", label=f"suggested: {result.suggested:g}")
+    axes.set_xscale("log")
+    low, high = min(result.smoothed), max(result.smoothed[:1] + result.losses[:10])
+    axes.set_ylim(low - 0.1 * (high - low or 1), high + 0.5 * (high - low or 1))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    axes.set_title("Learning-rate range test", fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
