@@ -49,7 +49,7 @@ def lm(request: pytest.FixtureRequest, folder: Path) -> Iterator[xlm.TrainedMode
         yield xlm.load(Path("runs", request.param), seed=1)
 
 
-def test_blanks_inside_a_text(lm: xlm.TrainedModel) -> None:
+def test_blanks_inside_a_text(lm: xlm.TrainedModel, caplog: pytest.LogCaptureFixture) -> None:
     family = str(lm.config.model_name)
     text, known = "And God ___ the light.", "And God ___[2] the light."
     if family == "arlm":
@@ -65,6 +65,9 @@ def test_blanks_inside_a_text(lm: xlm.TrainedModel) -> None:
     assert lm.generate(filled, seed=3) == lm.infill(filled, seed=3) == [sample.text]
     with pytest.raises(ConfigError, match="known length only" if family in KNOWN else "chooses the length"):
         lm.infill(refused)
+    if family in KNOWN:
+        assert lm.generate(text, seed=3) == lm.infill("And God ___[3] the light.", seed=3)
+        assert "so ___ is read as ___[3] here" in caplog.text
 
 
 def test_a_blank_at_the_end_goes_on_with_the_text(lm: xlm.TrainedModel) -> None:
