@@ -21,8 +21,6 @@ from xlm.utils.files import replace_text
 Rate = Annotated[float, Gt(0)]
 # Weight of the earlier losses in the running average that ends the test.
 _MEMORY = 0.9
-# It ends when this average is as far above its minimum as this share of its fall from the start.
-_DIVERGED = 1.0
 # Steps on both sides over which the loss is smoothed: a running average would shift it to larger rates.
 _NEIGHBOURS = 7
 
@@ -65,12 +63,22 @@ def smooth(losses: Sequence[float], width: int = _NEIGHBOURS) -> list[float]:
     return found
 
 
+def rise_at_the_end(losses: Sequence[float]) -> float:
+    """How far above its minimum a loss has diverged: by more than it has fallen, and by more than noise."""
+    return max(losses[0] - min(losses), abs(losses[0]) / 2)
+
+
 def evaluate(rates: Sequence[float], losses: Sequence[float], diverged: bool) -> RangeResult:
     """The suggestion for losses measured at increasing rates (Smith 2017, arXiv 1506.01186, section 3.3)."""
-    smoothed = smooth(losses)
+    # What diverges at the end must not reach the steps before it.
+    highest = losses[0] + rise_at_the_end(losses) if losses else 0.0
+    smoothed = smooth([min(loss, highest) for loss in losses])
     best = min(range(len(smoothed)), key=smoothed.__getitem__) if smoothed else 0
-    middle = (smoothed[0] + smoothed[best]) / 2 if best else 0.0
-    suggested = next((r for r, loss in zip(rates, smoothed, strict=True) if loss <= middle), None) if best else None
+    suggested = None
+    if best:
+        middle = (smoothed[0] + smoothed[best]) / 2
+        # The last step above it, since noise may have crossed it before.
+        suggested = rates[max(step for step in range(best) if smoothed[step] > middle) + 1]
     return RangeResult(
         suggested=None if suggested is None else float(f"{suggested:.1e}"),
         lowest=rates[best] if best else None,
@@ -135,8 +143,7 @@ class LearningRateRange(Callback):
             return
         self._losses.append(value)
         averages = running_average(self._losses)
-        lowest, first = min(averages), averages[0]
-        if lowest < first and averages[-1] - lowest > _DIVERGED * (first - lowest) and len(averages) > 10:
+        if len(averages) > 10 and averages[-1] - min(averages) > rise_at_the_end(averages):
             self._ended = trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
