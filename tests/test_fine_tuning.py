@@ -161,6 +161,17 @@ def test_weights_alone_do_not_tell_their_tokens(configure: Callable[..., DictCon
         train.run(configure(init_from="alone.safetensors"))
 
 
+def test_a_configuration_of_others_is_data(configure: Callable[..., DictConfig]) -> None:
+    """What it names is not called, and the run doesn't start."""
+    config = OmegaConf.load("exported/xlm_config.yaml")
+    config.global_components.tokenizer = {"_target_": "os.mkdir", "path": "made"}
+    OmegaConf.save(config, "exported/xlm_config.yaml")
+    shutil.rmtree("exported/tokenizer")
+    with pytest.raises(ConfigError, match=r"is not known: its configuration would call 'os.mkdir'"):
+        train.run(configure(init_from="exported"))
+    assert not Path("made").exists()
+
+
 def test_the_name_of_a_run_has_its_source() -> None:
     cfg = load_config(["experiment=star_easy_mlm", "init_from=runs/a"])
     assert cfg.job_name.startswith("star_easy_mlm,init_from=runs-a")

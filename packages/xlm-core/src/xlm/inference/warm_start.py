@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from xlm.datamodule import load_auto_tokenizer
-from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, XLMError, of_option
+from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, NotAllowedError, XLMError, of_option
 from xlm.harness import Harness
 from xlm.inference.session import display_path
 from xlm.inference.sources import Source, Weights, check_trusted, find_source, find_weights
@@ -215,6 +215,8 @@ def _built(source: Source) -> tuple[Any, str]:
         config = check_trusted(source, trust=False, option="init_tokenizer=own").config
         with components():
             return instantiate(config.global_components.tokenizer), ""
+    except NotAllowedError as error:
+        return None, f"its configuration {error.reason}"
     except XLMError as error:
         return None, str(error).splitlines()[0].rstrip(".")
 
