@@ -211,7 +211,8 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
     if stopped := stopped_early(trainer):
         record["stopped_early"] = stopped
-        session.console.print("\n".join(stopped), highlight=False, soft_wrap=True)
+        if trainer.is_global_zero:
+            session.console.print("\n".join(stopped), highlight=False, soft_wrap=True)
     record["parameters"] = num_parameters(harness)
     record["training"] = cost.as_dict(trainer.strategy.root_device)
     earlier = read_mapping(session.run_dir / "results.json", [])
