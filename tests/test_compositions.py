@@ -109,6 +109,7 @@ FILTERS = {
 }  # fmt: skip
 MASKED = {
     "predictor.confidence": ["top_prob", "prob_diff", "entropy"], "predictor.threshold": ["0.5"],
+    "predictor.entropy_bound": ["0.3"],
     "predictor.min_p": ["0.1"], "predictor.suppressed_tokens": ["[a,e]"],
     "text_length": ["learnt", "modelled", "given", "lm1b_protocol"],
 }  # fmt: skip

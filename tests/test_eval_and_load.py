@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from xlm.commands import eval as evaluation
 from xlm.commands import train
 from xlm.compose import load_config
 from xlm.errors import ConfigError
-from xlm.utils.instantiate import clear_components
+from xlm.traces.document import read_document
+from xlm.utils.instantiate import clear_components, components, instantiate
 
 FAMILIES = ("arlm", "ilm", "mdlm", "mlm")
 BOUNDS = FAMILIES[1:]
@@ -134,6 +136,47 @@ def test_four_times_the_draws_halve_the_error(run: Run) -> None:
     few, many = (run.evaluate(f"++eval.num_samples={n}") for n in (6, 24))
     assert many["num_samples"] == 24
     assert many["estimator_se"] == pytest.approx(few["estimator_se"] / 2, rel=0.2)
+
+
+def rows_of_test(lm: xlm.TrainedModel) -> tuple[list[str], list[str]]:
+    """Prompts and answers of the test split, as texts."""
+    with components(tokenizer=lm.tokenizer, noise_schedule=lm.harness.noise_schedule):
+        datamodule = instantiate(lm.config.datamodule)
+    datamodule.setup("test")
+    loader = datamodule.test_dataloader()[0]
+    rows = [row for number in range(len(loader)) for row in loader.rows_of_batch(number)]
+    return tuple([lm.tokenizer.decode(row[name]) for row in rows] for name in ("prompt_ids", "input_ids"))
+
+
+def test_lm_score_gives_the_figures_of_xlm_eval(run: Run, once: dict[str, Any]) -> None:
+    lm = xlm.load(run.folder)
+    prompts, answers = rows_of_test(lm)
+    scores = lm.score(answers, prompts, num_samples=2, batch_size=7)
+    record = scores.record()
+    assert {name: record[name] for name in ("kind", "of", "n", "num_tokens", "num_samples", "bytes")} == {
+        name: once[name] for name in ("kind", "of", "n", "num_tokens", "num_samples", "bytes")
+    }
+    for name in scores.values():
+        assert record[name] == pytest.approx(once[name], rel=1e-6)
+    assert record["estimator_se"] == pytest.approx(once["estimator_se"], rel=1e-4)
+    mean = sum(score.nll for score in scores) / len(scores)
+    assert mean == pytest.approx(once[per_token(run).replace("token", "sequence")]["value"], rel=1e-6)
+    assert lm.score(answers[0], prompts[0], num_samples=2)[0].nll == pytest.approx(scores[0].nll, rel=1e-5)
+
+
+def test_a_trace_has_the_texts_of_generate_and_a_page(run: Run, tmp_path: Path) -> None:
+    lm = xlm.load(run.folder)
+    trace = lm.trace(PROMPTS, 2, seed=3)
+    assert trace.texts == [text for n, prompt in enumerate(PROMPTS) for text in lm.generate(prompt, 2, seed=3 + n)]
+    assert len(trace.calls) == 6
+    assert min(trace.calls) > 0
+    page = trace.save(tmp_path / "new" / "x.html")
+    assert read_document(page.with_suffix(".json")) == json.loads(json.dumps(trace.document))
+    frame = trace._repr_html_()
+    assert frame.startswith('<iframe srcdoc="')
+    assert html.unescape(frame.partition('"')[2].partition('" sandbox')[0]) == page.read_text()
+    with pytest.raises(ConfigError, match="nothing to trace"):
+        lm.trace([])
 
 
 def test_every_family_writes_strings(run: Run, tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ import xlm
 from workspace import ROOT, read_packages
 from xlm.commands import train
 from xlm.compose import load_config
+from xlm.data.pretrained_tokenizers import load_auto_tokenizer
+from xlm.data.tokenizers import fingerprint
 from xlm.errors import ConfigError
 from xlm.tasks.text import read_verses
-from xlm.utils.instantiate import clear_components
+from xlm.tasks.text.tokenizer import king_james_tokenizer
+from xlm.utils.instantiate import clear_components, components
 
 MODELS = [p.model for p in read_packages(ROOT).values() if p.model]
 KNOWN = {"mlm", "mdlm"}
@@ -68,6 +71,36 @@ def test_a_blank_at_the_end_goes_on_with_the_text(lm: xlm.TrainedModel) -> None:
     assert whole.startswith("In the beginning")
     if lm.config.model_name != "ilm":  # which fills a gap there, and so draws otherwise
         assert whole == "In the beginning" + lm.continue_text("In the beginning", seed=3)[0]
+
+
+# Options under which the sampler of each family draws nothing.
+GREEDY = {
+    "arlm": {}, "mlm": {"confidence": "top_prob"}, "mdlm": {"sampler": "confidence"},
+    "ilm": {"stopping_threshold": 0.9},
+}  # fmt: skip
+
+
+def test_several_samples_of_a_greedy_sampler_are_drawn(
+    lm: xlm.TrainedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    greedy = {"temperature": 0, **GREEDY[str(lm.config.model_name)]}
+    with components(**lm._writer.live):
+        predictor = lm.harness.predictor_with(greedy)
+        assert not lm.harness.predictor_with({"temperature": 0.5}).is_greedy
+    assert predictor.is_greedy
+    assert len(set(lm.generate("In the", 3, seed=1, **greedy))) == 1  # as chosen for this call
+    monkeypatch.setattr(lm.harness, "predictor", predictor)
+    assert len(set(lm.generate("In the", 3, seed=1))) > 1
+    assert caplog.text.count("so these samples are drawn with temperature 1") == 1
+    lm.generate(["In the", "And"], seed=1)
+    assert len(caplog.records) == 1
+
+
+def test_a_run_contains_its_tokenizer(lm: xlm.TrainedModel, folder: Path) -> None:
+    stored = load_auto_tokenizer(str(folder / "runs" / str(lm.config.model_name) / "tokenizer"))
+    trained = king_james_tokenizer(400, folder / "cache")
+    # Prepared data belong to both.
+    assert fingerprint(lm.tokenizer) == fingerprint(stored) == fingerprint(trained)
 
 
 def test_a_text_longer_than_the_block(lm: xlm.TrainedModel) -> None:

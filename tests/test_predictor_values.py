@@ -27,7 +27,7 @@ NEVER: list[Any] = [math.nan, math.inf, -math.inf, -1, -0.5, 10**40, "wrogn", "n
 @pytest.mark.parametrize(("predictor", "name"), OPTIONS)
 def test_a_value_outside_its_type_is_refused(predictor: Any, name: str) -> None:
     for value in NEVER:
-        if name in ("temperature", "threshold", "stopping_threshold") and value == 10**40:
+        if name in ("temperature", "threshold", "stopping_threshold", "entropy_bound") and value == 10**40:
             continue  # a number like any other
         if name == "threshold" and isinstance(value, int | float) and math.isfinite(value):
             continue  # a margin or an entropy, without bounds

@@ -179,7 +179,7 @@ def test_a_killed_repeat_continues_and_changed_code_is_named(folder: Path, monke
     assert not (folder / "runs/x_repeat/repeat.json").exists()
     again = xlm("repeat", "runs/x")
     out, error = again.communicate(timeout=120)
-    assert "Continuing from step" in out
+    assert "Resuming from step" in out
     assert again.returncode == 0, out + error
     # Its loss changes; that no version and no commit says so does not hide it.
     file = folder / "models/bigram/components_bigram.py"

@@ -122,7 +122,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     again = xlm(tmp_path, "train", *SMALL, *STEPS, "job_name=a")
     assert "has ended; this run takes over" in again.stderr
     assert not (tmp_path / "runs/a/run.lock").exists()
-    assert "Continuing from step" in again.stdout
+    assert "Resuming from step" in again.stdout
     assert_same_weights(tmp_path / "runs/a", uninterrupted)
     steps = [row["step"] for row in rows(tmp_path / "runs/a") if row["name"] == "train/lr"]
     assert steps == [str(n) for n in range(5, 125, 5)]

@@ -93,7 +93,7 @@ def test_a_warned_job_is_requeued_and_ends_with_the_weights_of_one_that_was_not(
     assert calls(str(cluster.root), "scontrol") == [["requeue", key]]
     output = (cluster.folder / f"slurm-{key}.out").read_text()
     assert f"SLURM job {key} is in the queue again" in output
-    assert "Continuing from step" in output
+    assert "Resuming from step" in output
     assert "Traceback" not in output
     assert_same_weights(run, cluster.folder / "runs/alone")
 
@@ -128,7 +128,7 @@ def test_two_tasks_stop_after_the_same_step(cluster: Cluster) -> None:
     cluster.wait(key, "COMPLETED")
     output = (cluster.folder / f"slurm-{key}.out").read_text()
     assert output.count("is in the queue again") == 1
-    assert "Continuing from step" in output
+    assert "Resuming from step" in output
     assert_same_weights(cluster.folder / "runs/two_warned", cluster.folder / "runs/two")
     wrong = cluster.run("sbatch", "--ntasks-per-node=2", *sent[2:], "job_name=wrong").split()[-1]
     cluster.wait(wrong, "FAILED")

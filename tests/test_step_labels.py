@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from xlm.commands import train
 from xlm.compose import load_config
@@ -16,6 +21,7 @@ from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.inference.session import Session
 from xlm.training.checkpoints import AtomicCheckpointIO
+from xlm.training.train_log import collect, read_metrics
 from xlm.utils.instantiate import clear_components
 
 SIZES = {"train.lm": 40, "val.lm": 6, "val.prediction": 6, "test.lm": 6, "test.prediction": 6}
@@ -59,7 +65,9 @@ def undisturbed(no_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        start("a")
+        with contextlib.redirect_stdout(io.StringIO()) as terminal:
+            start("a")
+        (folder / "terminal.txt").write_text(terminal.getvalue())
         yield folder / "runs/a"
 
 
@@ -114,6 +122,38 @@ def test_killed_runs_have_the_rows_of_an_undisturbed_one(undisturbed: Path, tmp_
             for run in (undisturbed, tmp_path / "runs/a")
         ]
         assert predictions[0] == predictions[1]
+
+
+def test_every_output_counts_alike(undisturbed: Path) -> None:
+    logged = list(read_metrics(undisturbed / "metrics.csv"))
+    assert {row[0] for row in logged} == {2, 3, 5, 6, 7, 9, 10, 12}
+
+    # TensorBoard has the same values of the same steps, in single precision.
+    events = EventAccumulator(str(undisturbed / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    found = {
+        (event.step, name, event.value)
+        for name in events.Tags()["scalars"]
+        if name not in ("epoch", "hp_metric")
+        for event in events.Scalars(name)
+    }
+    assert found == {(step, name, float(np.float32(value))) for step, name, value, _ in logged}
+
+    # The terminal: a line for each validation, and the results of the last step.
+    text = (undisturbed.parents[1] / "terminal.txt").read_text()
+    for step, name, value, _ in logged:
+        if name.startswith("val/"):
+            assert re.search(rf"^step {step}  .*{re.escape(name)} {re.escape(f'{value:.4g}')}( |$)", text, re.MULTILINE)
+    assert "a, step 12\n" in text
+    assert json.loads((undisturbed / "results.json").read_text())["step"] == 12
+
+    # The curves are drawn from the same rows.
+    points = {(step, value) for series in collect(undisturbed / "metrics.csv").values() for part in series.values()
+              for step, value in part}  # fmt: skip
+    assert points <= {(step, value) for step, _, value, _ in logged}
+    assert {int(path.stem.rpartition("_")[2]) for path in (undisturbed / "predictions" / "val").rglob("*.jsonl")} == {
+        2, 5, 7, 10
+    }  # fmt: skip
 
 
 def test_sharded_checkpoints_are_not_written_by_a_thread() -> None:

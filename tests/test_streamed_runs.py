@@ -72,7 +72,7 @@ def test_a_stopped_run_on_a_streamed_mixture_continues_exactly(
     assert "│ train │ lm.sums  │ part_loss" in capsys.readouterr().out
     trained("stopped", 8, *choice)
     trained("stopped", 16, *choice)
-    assert "Continuing from step 8." in capsys.readouterr().out
+    assert "Resuming from step 8." in capsys.readouterr().out
     assert same_weights("whole", "stopped")
     assert logged("whole") == logged("stopped")
     names = {name for _, name, _ in logged("whole")}
@@ -146,6 +146,6 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(data: tuple[str,
     for name in ("a", "b"):
         done = subprocess.run([XLM, "train", *common, f"job_name={name}"], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert ("Continuing from step" in done.stdout) == (name == "a")
+        assert ("Resuming from step" in done.stdout) == (name == "a")
     assert same_weights("a", "b")
     assert [row for row in logged("a") if "part" in row[1]] == [row for row in logged("b") if "part" in row[1]]

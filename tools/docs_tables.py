@@ -39,7 +39,10 @@ def decisions_table(folder: Path = DECISIONS) -> str:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the tables where a page asks for them."""
-    return markdown.replace("<!-- modules -->", modules_table()).replace("<!-- decisions -->", decisions_table())
+    for marker, table in (("<!-- modules -->", modules_table), ("<!-- decisions -->", decisions_table)):
+        if marker in markdown:  # the tables take a second
+            markdown = markdown.replace(marker, table())
+    return markdown
 
 
 def _cell(path: Path) -> str:

@@ -29,7 +29,7 @@ CORE = "xlm-core"
 GROUP = "xlm.models"
 MATRICES = ("model", "installed")
 # Files outside packages/ that no test of a package depends on; any other file outside means "all of them".
-PROSE = re.compile(r"(docs/|\.github/(?!workflows/ci\.yml)|mkdocs\.yml|LICENSE|[^/]*\.md$)")
+PROSE = re.compile(r"(docs/|\.github/(?!workflows/ci\.yml)|mkdocs\.yml|LICENSE|CITATION\.cff|[^/]*\.md$)")
 
 
 class WorkspaceError(Exception):

@@ -15,8 +15,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 
 from xlm.errors import ConfigError
+from xlm.inference.scorer import windows
 from xlm.lm_eval.model import XLMForLMEval
-from xlm.lm_eval.requests import windows
 
 REQUESTS = [
     ("1 2 3", " 4 5"),
@@ -212,5 +212,5 @@ def test_answers_of_the_cache(of_texts: Callable[..., XLMForLMEval], tmp_path: P
 def test_a_loss_without_likelihood(of_texts: Callable[..., XLMForLMEval], monkeypatch: pytest.MonkeyPatch) -> None:
     model = of_texts("arlm")
     monkeypatch.setattr(model.lm.harness, "loss_function", SimpleNamespace())
-    with pytest.raises(ConfigError, match="gives no likelihood, so lm-eval can only generate text"):
+    with pytest.raises(ConfigError, match="gives no likelihood, so this model can only generate text"):
         model.loglikelihood(ask("loglikelihood", [("1", "2")]))

@@ -126,7 +126,7 @@ def test_a_missing_file_is_a_breach(root: Path, file: str) -> None:
         (["packages/xlm-aa/src/aa/x.py"], ["xlm-aa"]),
         (["packages/xlm-core/src/xlm/x.py"], ["xlm-core", "xlm-aa", "xlm-bb"]),
         (["packages/xlm-bb/README.md", "packages/xlm-aa/tests/t.py"], ["xlm-aa", "xlm-bb"]),
-        (["README.md", "docs/guide/cli.md", "mkdocs.yml"], []),
+        (["README.md", "docs/guide/cli.md", "mkdocs.yml", "CITATION.cff"], []),
         ([".github/workflows/release.yml"], []),
         ([".github/workflows/ci.yml"], ["xlm-core", "xlm-aa", "xlm-bb"]),
         (["constraints.txt"], ["xlm-core", "xlm-aa", "xlm-bb"]),

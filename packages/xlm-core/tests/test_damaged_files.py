@@ -221,7 +221,7 @@ def read_tokenizer(folder: Path, name: str) -> object:
 
 
 def read_prompts(folder: Path, name: str) -> object:
-    from xlm.inference.writer import read_prompts
+    from xlm.inference.prompts import read_prompts
 
     return read_prompts(None, str(folder / name))
 

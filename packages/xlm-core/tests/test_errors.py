@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,10 +36,12 @@ EXAMPLES = [
     errors.CheckpointMismatchError("c.ckpt", missing=["w"], unexpected=["v"], shapes={"u": ((1, 2), (3,))}),
     errors.CheckpointCorruptError("c.ckpt", "it ends early"),
     errors.StorageError("a.csv: No space left on device.", path="a.csv"),
+    errors.OutOfMemoryError("Out of memory."),
     errors.RunInUseError("busy", folder="runs/a"),
     errors.RankLostError(1, " (process 4 on host a)", "has ended", "last.ckpt"),
     errors.SweepError({"lr=1": "the loss is not finite"}, 3),
     errors.NonFiniteLossError(7, float("nan")),
+    errors.NotLearntError("The batch was not learnt."),
     errors.TrainingInterrupted(signal.SIGTERM, "last.ckpt"),
 ]
 
@@ -163,3 +166,19 @@ def test_nothing_printable_moves_a_cursor(text: str) -> None:
     assert not set(shown) & {*map(chr, range(9)), *map(chr, range(11, 32)), *map(chr, range(127, 160))}
     assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\u2028\u2029")
     assert errors.printable(shown) == shown
+
+
+def test_errors_of_memory_are_known_by_their_kind() -> None:
+    cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+    with pytest.raises(RuntimeError) as cpu:
+        torch.empty(2**55)
+    for error, start in (
+        (cuda, "CUDA out of memory"),
+        (cpu.value, "Out of memory. Can't allocate"),
+        (MemoryError(), "Out of memory.\n"),
+    ):
+        found = errors.OutOfMemoryError.of(error)
+        assert str(found).startswith(start)
+        assert len(str(found).splitlines()) == 2
+    assert errors.OutOfMemoryError.of(RuntimeError("shapes differ")) is None
+    assert errors.OutOfMemoryError.of(ValueError("not enough memory")) is None

@@ -251,14 +251,22 @@ def test_padding_changes_nothing_and_a_batch_equals_its_rows(loss: ILMLoss, toke
     assert together["num_loss_terms"] == 4
 
 
-def test_a_prompts_gaps_take_no_part(loss: ILMLoss, tokenizer: SimpleSpaceTokenizer) -> None:
+def test_a_prompts_gaps_take_no_part(
+    loss: ILMLoss, tokenizer: SimpleSpaceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the token head says behind prompt tokens, CLS and pads has no gradient."""
     batch = ILMSeq2SeqCollator(tokenizer)(EXAMPLES)  # type: ignore[arg-type]
     seen: list[Tensor] = []
-    hook = loss.model.layers.register_forward_hook(lambda *call: call[-1].retain_grad() or seen.append(call[-1]))
+    hidden = loss.model.hidden
+
+    def remembered(*args: Tensor, **given: Any) -> Tensor:
+        seen.append(hidden(*args, **given))
+        seen[-1].retain_grad()
+        return seen[-1]
+
+    monkeypatch.setattr(loss.model, "hidden", remembered)
     loss.stopping_class_weight = 0.0
     loss(batch)["loss"].backward()
-    hook.remove()
     touched = seen[0].grad.abs().sum(dim=-1) > 0  # type: ignore[union-attr]
     missing = batch["n_drops"] > 0
     assert torch.equal(touched[missing], ~batch["constraint"][missing])

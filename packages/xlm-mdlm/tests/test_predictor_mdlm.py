@@ -37,6 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "top_prob": {"sampler": "confidence", "num_steps": 4},
     "entropy": {"sampler": "confidence", "confidence": "entropy", "num_steps": None},
     "threshold": {"sampler": "confidence", "confidence": "prob_diff", "threshold": 0.3},
+    "entropy bound": {"sampler": "confidence", "confidence": "entropy", "entropy_bound": 0.5},
     "remasking": {"sampler": "remasking", "num_steps": 12, "remasking": 0.2},
     "suppressed": {"suppressed_tokens": ["0", "1"]},
 }

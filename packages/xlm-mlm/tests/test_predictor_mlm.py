@@ -32,6 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prob_diff": {"confidence": "prob_diff"},
     "entropy": {"confidence": "entropy", "max_steps": 2},
     "threshold": {"confidence": "top_prob", "threshold": 0.5},
+    "entropy bound": {"confidence": "prob_diff", "entropy_bound": 0.5},
     "suppressed": {"suppressed_tokens": ["0", "1"]},
 }
 
@@ -132,6 +133,8 @@ def test_greedy_by_confidence_takes_the_surest_position_first(
         ({"max_steps": 0}, "max_steps is 0, and must be at least 1"),
         ({"confidence": "margin"}, "confidence is 'margin', and must be top_prob, prob_diff, entropy or null"),
         ({"threshold": 0.5}, "threshold needs predictor.confidence"),
+        ({"entropy_bound": 0.5}, "entropy_bound needs predictor.confidence"),
+        ({"confidence": "entropy", "threshold": 0.5, "entropy_bound": 0.5}, "are two rules"),
     ],
 )
 def test_impossible_options_are_said(options: dict[str, Any], message: str) -> None:

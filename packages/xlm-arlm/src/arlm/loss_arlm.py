@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arlm.types_arlm import ARLMBatch, ARLMLossDict
 from xlm.harness import Harness, LossFunction
+from xlm.modules.chosen import Chosen, features_at
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
 from xlm.modules.packing import packed
 
@@ -62,11 +63,17 @@ class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
 
     def _targets_and_hidden(self, batch: ARLMBatch) -> tuple[Tensor, Tensor]:
         """Targets (N,) and the hidden vectors (N, d) that predict them."""
-        hidden = self.model.hidden(
-            batch["input_ids"], batch["attention_mask"], left_padded=batch.get("left_padded"), **packed(batch)
-        )
         target_ids = batch["target_ids"].reshape(-1)
         index = batch.get("target_index")
         if index is None:
             index = torch.nonzero(target_ids != -100).squeeze(-1)
-        return target_ids[index], hidden.reshape(-1, hidden.shape[-1])[index]
+        hidden = features_at(
+            self.model.hidden,
+            self.model,
+            batch["input_ids"],
+            batch["attention_mask"],
+            Chosen.of(index, batch["input_ids"].shape[1]),
+            left_padded=batch.get("left_padded"),
+            **packed(batch),
+        )
+        return target_ids[index], hidden

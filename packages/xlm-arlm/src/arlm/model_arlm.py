@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.modules.attention import KVCache, positions_from_mask
+from xlm.modules.chosen import Chosen
 from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
 
@@ -24,6 +25,7 @@ class RotaryARLM(RotaryNetwork):
     """
 
     packs: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -64,8 +66,9 @@ class RotaryARLM(RotaryNetwork):
         left_padded: bool | None = None,
         cache: KVCache | None = None,
         token_index: Integer[Tensor, " tokens"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        """Hidden vectors before the output layer.
+        chosen: Chosen | None = None,
+    ) -> Float[Tensor, "*output d_model"]:
+        """Hidden vectors before the output layer, (B, L, D).
 
         Args:
             input_ids: (B, L).
@@ -75,6 +78,7 @@ class RotaryARLM(RotaryNetwork):
                 after every real token, so causality hides it and the kernel's causal flag does without a mask.
             cache: keys and values of earlier tokens, extended by these.
             token_index: real tokens in the flattened batch, which saves computing the padding; see `Packing`.
+            chosen: the positions whose vectors are wanted; the result is (N, D) then.
         """
         packing = Packing.of(attention_mask, token_index)
         if cache is not None:
@@ -90,7 +94,11 @@ class RotaryARLM(RotaryNetwork):
         if packing is not None:
             input_ids, positions = packing.pack(input_ids), packing.positions(positions)
         x = self.embed_tokens(input_ids)
-        hidden: Tensor = self.layers(x, attention_mask, positions, is_causal=True, cache=cache, packing=packing)
+        hidden: Tensor = self.layers(
+            x, attention_mask, positions, is_causal=True, cache=cache, packing=packing, chosen=chosen
+        )
+        if chosen is not None:
+            return hidden.squeeze(0)
         return hidden if packing is None else packing.unpack(hidden)
 
     def forward(
@@ -104,6 +112,10 @@ class RotaryARLM(RotaryNetwork):
         last_only: bool = False,
     ) -> Float[Tensor, "batch kept vocab"]:
         """Logits of the next token at every position, (B, L, V), or with `last_only` at the last, (B, 1, V)."""
-        h = self.hidden(input_ids, attention_mask, positions, left_padded=left_padded, cache=cache)
-        logits: Tensor = self.final_layer(h[:, -1:] if last_only else h)
+        chosen = None
+        if last_only and input_ids.shape[1] > 1:
+            last = torch.arange(1, len(input_ids) + 1, device=input_ids.device) * input_ids.shape[1] - 1
+            chosen = Chosen(last, input_ids.shape[1], most=1)
+        h = self.hidden(input_ids, attention_mask, positions, left_padded=left_padded, cache=cache, chosen=chosen)
+        logits: Tensor = self.final_layer(h if chosen is None else h.unsqueeze(1))
         return logits

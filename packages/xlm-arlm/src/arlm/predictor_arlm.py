@@ -54,6 +54,11 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         self.sampler = LogitsSampler(self.temperature, self.top_k, self.top_p, self.min_p)
         self.unread = say_unread(ARLMPredictor, vars(self), unread_filters(self.sampler))
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it always generates the same text, because the temperature is 0."""
+        return self.temperature == 0
+
     @torch.no_grad()
     def predict(
         self,

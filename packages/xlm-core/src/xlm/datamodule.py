@@ -43,6 +43,7 @@ from xlm.protocols import (
     Seq2SeqCollatorPrediction,
     Tokenizer,
 )
+from xlm.tasks.text.infill import mask_words
 from xlm.utils.imports import get_function
 from xlm.utils.rank_zero import get_rank, rank_zero_only
 
@@ -256,7 +257,7 @@ class TextDataModule(LightningDataModule):
                 seed=self.seed,
                 rank=rank,
                 world_size=world_size,
-                rows=overfit if follows else None,
+                rows=self._overfit_rows_of(manager, overfit) if follows else None,
                 repeats=_OVERFIT_STEPS_PER_EPOCH if follows and split == "train" else 1,
                 accumulate=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
                 measure_every=getattr(self.trainer, "log_every_n_steps", 0),
@@ -264,7 +265,30 @@ class TextDataModule(LightningDataModule):
         return loaders
 
     def _overfit_rows(self, world_size: int) -> Rows | None:
-        """The examples of the first training batch of all ranks together; None without training data."""
+        """The examples of the first training batch of all ranks together; None without training data.
+
+        Of examples with the same prompt and different answers, only the first stays: no model can give two answers.
+        """
+        rows = self._first_training_batch(world_size)
+        if rows is None or rows.lengths("prompt_ids") is None:
+            return rows
+        answers: dict[tuple[int, ...], Any] = {}
+        found = rows.fetch(range(len(rows)))
+        return ListRows(
+            row
+            for row in found
+            if list(answers.setdefault(tuple(row["prompt_ids"]), row["input_ids"])) == list(row["input_ids"])
+        )
+
+    def _overfit_rows_of(self, manager: DatasetManager, overfit: Rows | None) -> Rows | None:
+        """Those examples for one data set: with gaps, if the set fills gaps that training examples don't have."""
+        own = manager.rows
+        has_gaps = own is not None and own.lengths("prompt_ids") is not None
+        if overfit is None or not has_gaps or overfit.lengths("prompt_ids") is not None:
+            return overfit
+        return ListRows({**row, **mask_words(row, self.tokenizer)} for row in overfit.fetch(range(len(overfit))))
+
+    def _first_training_batch(self, world_size: int) -> Rows | None:
         for manager in self.dataset_managers["train"].values():
             loaders = [
                 manager.get_dataloader("train", self.tokenizer, seed=self.seed, rank=rank, world_size=world_size)

@@ -21,9 +21,11 @@ XLMError                            exit code 1
 │   ├── CheckpointMismatchError     weights that don't fit the model
 │   └── CheckpointCorruptError      a file that cannot be read
 ├── StorageError                    a full or read-only disk, a folder that was removed
+├── OutOfMemoryError                the memory of a device or of the machine is not enough
 ├── RunInUseError                   another training run is writing to the same folder
 ├── RankLostError                   a process of a run with several of them has ended or does not answer
 ├── NonFiniteLossError              the training loss is NaN or infinite
+├── NotLearntError                  debug=overfit: a model has not learnt its one batch
 ├── SweepError                      some runs of a sweep failed
 └── TrainingInterrupted             a signal ended the run after a checkpoint; exit code 128 + signal
 """
@@ -365,6 +367,30 @@ _OF_THE_DISK = {
 }  # fmt: skip
 
 
+class OutOfMemoryError(XLMError):
+    """The memory of a device or of the machine is not enough."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> OutOfMemoryError | None:
+        """The same with what to change, if an error is one of memory; None otherwise."""
+        message = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+        # torch.OutOfMemoryError by its name, since errors must not import torch.
+        is_one = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not is_one and not (isinstance(error, RuntimeError) and any(text in message for text in _OF_THE_MEMORY)):
+            return None
+        is_said = "out of memory" in message
+        return cls(
+            (message if is_said else f"Out of memory. {message[:1].upper()}{message[1:]}").rstrip() + "\n"
+            "Smaller batches need less: per_device_batch_size=… with the same global_batch_size=… in training, "
+            "per_device_val_batch_size=… in evaluation, generation.batch_size=… in generation. "
+            "activation_checkpointing=true and other ways: docs/guide/out-of-memory.md"
+        )
+
+
+# What the allocators of the CPU and of MPS say.
+_OF_THE_MEMORY = ("can't allocate memory", "not enough memory", "backend out of memory")
+
+
 class RunInUseError(XLMError):
     """Another training run is writing to `folder`."""
 
@@ -404,6 +430,12 @@ class NonFiniteLossError(XLMError):
         self.loss = loss
 
 
+class NotLearntError(XLMError):
+    """The verdict of `debug=overfit` on a model that has not learnt its one batch, with what to look at."""
+
+    label = ""
+
+
 class SweepError(XLMError):
     """Some runs of a sweep failed: `failed` has the first line of the error of each, by the run's name."""
 
@@ -419,15 +451,17 @@ class SweepError(XLMError):
         self.failed = dict(failed)
 
 
+_CLOSED_OUTPUT = {"SIGHUP": "The terminal was closed (SIGHUP)", "SIGPIPE": "Standard output was closed (SIGPIPE)"}
+
+
 class TrainingInterrupted(XLMError):  # noqa: N818 - not an error: a person asked for it
     """Signal `signum` ended the run; it can continue from `checkpoint_path` (None: nothing was saved)."""
 
     def __init__(self, signum: int, checkpoint_path: Path | str | None = None) -> None:
         saved = f"saved {checkpoint_path}" if checkpoint_path else "nothing was saved"
-        super().__init__(
-            f"Interrupted by {signal.Signals(signum).name}; {saved}."
-            + ("\nThe same command continues this run." if checkpoint_path else "")
-        )
+        name = signal.Signals(signum).name
+        reason = _CLOSED_OUTPUT.get(name, f"Interrupted by {name}")
+        super().__init__(f"{reason}; {saved}." + ("\nThe same command continues this run." if checkpoint_path else ""))
         self.signum = signum
         self.checkpoint_path = checkpoint_path
         self.exit_code = 128 + signum

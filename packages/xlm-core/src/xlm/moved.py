@@ -73,7 +73,7 @@ MODULES = {
     "xlm.jobs.options": "xlm.inference.session",
     "xlm.jobs.plan": "xlm.commands.plan",
     "xlm.jobs.prepare_data": "xlm.commands.prepare_data",
-    "xlm.jobs.prompts": "xlm.inference.writer",
+    "xlm.jobs.prompts": "xlm.inference.prompts",
     "xlm.jobs.session": "xlm.inference.session",
     "xlm.jobs.sources": "xlm.inference.sources",
     "xlm.jobs.stored": "xlm.inference.stored_config",
@@ -87,7 +87,7 @@ MODULES = {
     "xlm.jobs.train": "xlm.commands.train",
     "xlm.jobs.writer": "xlm.inference.writer",
     "xlm.lm_eval.record": "xlm.lm_eval.model",
-    "xlm.lm_eval.scoring": "xlm.lm_eval.requests",
+    "xlm.lm_eval.scoring": "xlm.inference.scorer",
     "xlm.lm_eval.writing": "xlm.lm_eval.requests",
     "xlm.modules.kv_cache": "xlm.modules.attention",
     "xlm.modules.short_convolution": "xlm.modules.layers",
@@ -131,7 +131,6 @@ MODULES = {
     "xlm.traces.page": "xlm.traces.document",
     "xlm.trained": "xlm.inference.trained",
     "xlm.training.cost": "xlm.training.train_log",
-    "xlm.training.curves": "xlm.training.train_log",
     "xlm.training.exported": "xlm.training.weights",
     "xlm.training.guard": "xlm.training.guards",
     "xlm.training.loggers": "xlm.training.train_log",
@@ -146,6 +145,7 @@ MODULES = {
 }
 # Names that have another one now, or went elsewhere.
 NAMES = {
+    "xlm.cli.arguments.check_sweep_names": "xlm.cli.arguments.with_sweep_names",
     "xlm.compose.values.SECTIONS_OF_JOBS": "xlm.schemas.SECTIONS_OF_JOBS",
     "xlm.compose.values.plain": "xlm.compose.checks.plain",
     "xlm.data.hashing.noise_levels": "xlm.data.hashing.time_quantiles",
@@ -176,6 +176,7 @@ NAMES = {
     "xlm.jobs.naming_a_checkpoint.PATH_KEYS": "xlm.schemas.PATH_KEYS",
     "xlm.jobs.naming_a_checkpoint.SECTIONS": "xlm.schemas.SECTIONS_OF_JOBS",
     "xlm.jobs.naming_a_checkpoint.names_a_checkpoint_alone": "xlm.commands.words.job_of_stored_config",
+    "xlm.jobs.stored.name_of_run": "xlm.inference.folders.name_of_run",
     "xlm.jobs.session.shown": "xlm.inference.session.display_path",
     "xlm.jobs.trace_request.STAGES": "xlm.data.manager.STAGES",
     "xlm.jobs.train.StillHeld": "xlm.commands.train.RunLockHeld",

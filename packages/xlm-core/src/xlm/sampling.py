@@ -104,6 +104,20 @@ def keep_top_p(logits: Float[Tensor, "*batch vocab"], p: float) -> Float[Tensor,
     return torch.empty_like(logits).scatter(-1, index, ordered.masked_fill(dropped, -torch.inf))
 
 
+def _nucleus(values: Tensor, logits: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """`keep_top_p` of logits at the likeliest ids alone, and in which rows the nucleus lies among these for sure.
+
+    Not if it ends at the smallest value, which an id that is not among them may have, too.
+    """
+    dtype = sampling_dtype(logits.device)
+    ordered, index = values.sort(dim=-1, descending=True, stable=True)
+    probs = (ordered.to(dtype) - logits.to(dtype).logsumexp(dim=-1, keepdim=True)).exp()
+    dropped = probs.cumsum(dim=-1) - probs >= p
+    dropped[:, 0] = False
+    complete = dropped.any(dim=-1) & (dropped | (ordered > ordered[:, -1:])).all(dim=-1)
+    return torch.empty_like(values).scatter(-1, index, ordered.masked_fill(dropped, -torch.inf)), complete
+
+
 def keep_min_p(logits: Float[Tensor, "*batch vocab"], min_p: float) -> Float[Tensor, "*batch vocab"]:
     """Tokens with at least min_p times the probability of the most likely one (arXiv 2407.01082)."""
     if not 0 <= min_p <= 1:
@@ -172,6 +186,36 @@ class LogitsSampler:
         if self.top_p is not None:
             logits = keep_top_p(logits, self.top_p)
         return logits if self.min_p is None else keep_min_p(logits, self.min_p)
+
+    def candidates(
+        self, logits: Float[Tensor, "rows vocab"], nucleus: int
+    ) -> tuple[Float[Tensor, "rows kept"], Integer[Tensor, "rows kept"], Bool[Tensor, " rows"]] | None:
+        """What `filter` leaves, without the rest of the vocabulary.
+
+        Args:
+            logits: of all ids.
+            nucleus: among so many of the likeliest ids a nucleus is looked for, if there is no top-k.
+
+        Returns:
+            Tempered logits and ids in ascending order of ids, −inf at ids that a filter forbids, and in which rows
+            that is all that `filter` leaves. None where all ids would be candidates.
+        """
+        num_ids = logits.shape[-1]
+        by_k = self.top_k is not None and self.top_k < num_ids
+        by_p = self.top_p is not None and self.top_p < 1 and num_ids > 2 * nucleus
+        if self.greedy or not (by_k or by_p):
+            return None
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        count = self.top_k if by_k and self.top_k is not None else nucleus
+        ids = logits.topk(count, dim=-1).indices.sort(dim=-1).values
+        values = logits.gather(-1, ids)
+        complete = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        if by_k:
+            values = values if self.top_p is None else keep_top_p(values, self.top_p)
+        elif self.top_p is not None:
+            values, complete = _nucleus(values, logits, self.top_p)
+        return values if self.min_p is None else keep_min_p(values, self.min_p), ids, complete
 
     def __call__(
         self, logits: Float[Tensor, "*batch vocab"], generator: torch.Generator | None = None

@@ -74,7 +74,7 @@ class Root(Options):
     async_checkpoints: bool = option(False, "write checkpoints in a thread while training continues")
     skip_init_weights: bool = option(False, "has no effect; accepted for published commands")
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = option(None, "average the weights with this decay: 0.999")
-    rank_timeout: Seconds = option(60, "seconds after which a process that gives no sign of life is lost")
+    rank_timeout: Seconds = option(180, "seconds after which a process that gives no sign of life is lost")
     step_timeout: Seconds = option(1500, "seconds without a batch in any process, after which the last one is stuck")
     trace: Tracing = option(False, "record how the first rows are generated")
     trace_view: Text | None = option(None, "dotted name of the function that draws a prompt")
@@ -240,7 +240,28 @@ class Runs:
     """Options, as key=value:"""
 
     json: bool = option(False, "print JSON instead of a table")
-    sort: Text = option("age", "age, name, model, data, step, match, loss, state, or a metric to sort by")
+    sort: Text = option(
+        "age", "age, date, name, model, data, step, match, loss, state or a metric; a minus (-date) reverses it"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """Options, as key=value:"""
+
+    yes: bool = option(False, "remove without asking; --yes is the same")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """This command has no options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiments:
+    """Options, as key=value:"""
+
+    json: bool = option(False, "print JSON instead of a table")
 
 
 @dataclass(frozen=True, kw_only=True)

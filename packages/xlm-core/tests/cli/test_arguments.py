@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from xlm.cli.arguments import check_sweep_names, parse_arguments
+from xlm.cli.arguments import parse_arguments, with_sweep_names
 from xlm.commands import BUILT_IN_JOBS, Job
 from xlm.errors import ConfigError, UnknownJobError
 
@@ -26,6 +28,8 @@ def test_the_short_form_of_every_job(job: str) -> None:
     [
         (["eval", "runs/a"], "++eval.checkpoint_path='runs/a'"),
         (["eval", "checkpoint=runs/a"], "++eval.checkpoint_path='runs/a'"),
+        (["eval", "ckpt_path=runs/a"], "++eval.checkpoint_path='runs/a'"),
+        (["sweep_sampler", "checkpoint_path=runs/a"], "++sweep.checkpoint_path='runs/a'"),
         (["job_type=generate", "runs/é, 1.ckpt"], "++generation.checkpoint_path='runs/é, 1.ckpt'"),
         (["sweep_sampler", "owner/name", "sweep.top_p=[1]"], "++sweep.checkpoint_path='owner/name'"),
         (["extract_checkpoint", "runs/a,seed=1"], "++extract.checkpoint_path='runs/a,seed=1'"),
@@ -39,6 +43,49 @@ def test_a_checkpoint_is_named_in_one_way(
     (tmp_path / "runs" / "a,seed=1").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert parse_arguments(args, JOBS).overrides[1] == key
+
+
+@pytest.mark.parametrize(
+    ("args", "prompts"),
+    [
+        (["runs/a", "The cat ___ mat", "it's, [a] {b} #1"], ["The cat ___ mat", "it's, [a] {b} #1"]),
+        (["runs/a", "a = b", "2+2=4", "f(x)=3", "~50 of us", "- a list", ""], None),
+        (["--prompt", "a=b", "runs/a", "word", "--prompt", "-5", "--prompt=--help"], ["a=b", "word", "-5", "--help"]),
+        (["word", "checkpoint=runs/a"], ["word"]),
+        (["word", "generation.ckpt_path=runs/a"], ["word"]),
+        (["ckpt_path=runs/a", "job_name=x", "word"], ["word"]),
+        (["runs/a", "--prompt", "${seed} \\${x}", "--prompt", "a\\", "--prompt", "a\\\n"], None),
+        (["runs/a", "--prompt", "job_type=train", "--prompt", "checkpoint=b"], None),
+        (["runs/a", "--prompt", "'q'", "--prompt", '"q', "--prompt", "null", "--prompt", "007", "--prompt", "-"], None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_prompts_are_taken_as_typed(args: list[str], prompts: list[str] | None, multirun: list[str]) -> None:
+    expected = prompts or [arg for arg in args if arg not in ("runs/a", "--prompt")]
+    parsed = OverridesParser.create().parse_overrides(list(parse_arguments(["generate", *multirun, *args]).overrides))
+    found = {override.key_or_group: override.value() for override in parsed}
+    assert list(OmegaConf.create({"prompts": found["generation.prompts"]}).prompts) == expected
+    path = found.get("generation.checkpoint_path") or found["generation.ckpt_path"]
+    assert str(path).strip("'") == "runs/a"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["generate", "runs/a", "-5"], "Unknown option '-5'. To use it as a prompt: --prompt '-5'"),
+        (["generate", "runs/a", "--x=1"], "Overrides are written without dashes: x=1"),
+        (["generate", "runs/a", "--prompt"], "--prompt needs a text"),
+        (["eval", "runs/a", "--prompt", "x"], "--prompt is for these jobs: generate, trace."),
+        (["generate", "The cat"], "There is no model 'The cat'. The first word names the model"),
+        (["generate", "runs/a", "b", "generation.prompts=c"], "The prompt 'b' is a word, and generation.prompts or"),
+        (["eval", "a", "eval.checkpoint_path=b"], "takes one checkpoint, but was given a and b"),
+        (["generate", "checkpoint=a", "checkpoint=b"], "takes one checkpoint, but was given a and b"),
+    ],
+)
+def test_prompts_that_are_refused(args: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments(args, JOBS)
+    assert message in str(caught.value)
 
 
 def test_what_names_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,19 +149,28 @@ def test_flags_that_hydra_does_not_have(args: list[str], message: str) -> None:
         ["-m", "train", "job_name=x", "seed=1"],
         ["-m", "train", "seed=1,2"],
         ["-m", "train", "job_name=x,y", "seed=1,2"],
-        ["-m", "eval", "job_name=x", "seed=1,2"],
+        ["-m", "train", "job_name=", "seed=1,2"],
+        ["-m", "eval", "job_name=x", "eval.split=val,test"],
         ["-m", "train", "job_name=x", "seed=1,2", "paths.run_dir=runs/x/${seed}"],
         ["-m", "train", "job_name=x", "seed=[1"],
     ],
 )
-def test_sweeps_that_name_their_runs(args: list[str]) -> None:
-    check_sweep_names(parse_arguments(args))
+def test_names_that_stay(args: list[str]) -> None:
+    arguments = parse_arguments(args)
+    assert with_sweep_names(arguments) == arguments
 
 
-@pytest.mark.parametrize("args", [["-m", "job_name=x", "seed=1,2"], ["-m", "train", "job_name=x", "seed=range(3)"]])
-def test_a_sweep_into_one_folder_is_refused(args: list[str]) -> None:
-    with pytest.raises(ConfigError, match="job_name=x would be the folder of every run of this sweep"):
-        check_sweep_names(parse_arguments(args))
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["-m", "job_name=x", "seed=1,2"],
+        ["-m", "train", "job_name=x/", "seed=range(3)"],
+        ["-m", "eval", "job_name=x", "seed=1,2"],
+        ["train", "job_name=x", "hydra/sweeper=optuna", "seed=1"],
+    ],
+)
+def test_one_name_for_a_sweep_is_its_folder(args: list[str]) -> None:
+    assert "job_name='x/${swept_settings:}'" in with_sweep_names(parse_arguments(args)).overrides
 
 
 def test_sections_that_a_config_may_lack_need_no_plus() -> None:

@@ -48,6 +48,25 @@ def test_help_of_a_job(args: list[str], parts: tuple[str, ...], capsys: pytest.C
     assert "Models:" not in out
 
 
+@pytest.mark.parametrize("width", [80, 50])
+@pytest.mark.parametrize("name", [None, *BUILT_IN_JOBS])
+def test_help_fits_the_terminal(
+    name: str | None, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = [name, "--help"] if name else ["--help"]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(args) == 0
+    whole = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    assert out.split() == whole.split()
+    # Lists of model packages keep their paths in one piece, and keys are not broken.
+    lines = out.partition("\nModels:\n")[0].splitlines()
+    assert [line for line in lines if len(line) > width and "=" not in line.split()[0]] == []
+    assert width < 80 or max(map(len, lines)) <= width
+
+
 def test_help_never_fails_for_broken_models(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (work_dir / "xlm_models.json").write_text("{")
     assert main(["--help"]) == 0

@@ -136,3 +136,20 @@ def test_a_reader_that_stops_early_is_no_error(work_dir: Path) -> None:
     os.close(write)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_a_lack_of_memory_is_one_message(run_xlm: RunXlm, write_model: WriteModel, work_dir: Path) -> None:
+    root = write_model(work_dir / "toy")
+    # More than any machine has; the second run of the sweep needs nothing.
+    (root / "parts.py").write_text("def hello(cfg):\n    bytearray(2**62 if cfg.seed == 1 else 1)\n")
+    (work_dir / "xlm_models.json").write_text('{"toy": "toy"}')
+    alone = run_xlm("hello_toy", "experiment=toy", "seed=1")
+    assert alone.returncode == 1
+    first, second = alone.stderr.splitlines()
+    assert first == "Error: Out of memory."
+    assert "per_device_batch_size=" in second
+    assert second.endswith("docs/guide/out-of-memory.md")
+    swept = run_xlm("hello_toy", "-m", "experiment=toy", "seed=1,2")
+    assert swept.returncode == 1
+    assert "Traceback" not in swept.stderr
+    assert "1 of 2 runs failed. The others are complete." in swept.stderr

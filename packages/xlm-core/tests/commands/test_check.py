@@ -59,7 +59,7 @@ def test_a_property_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == [
         "✓ targets  every dotted path in the configuration of its experiments can be imported",
         "✓ keeps-prompt  given tokens are in the prediction, unchanged and in order",
-        "tidy: 2 hold.",
+        "tidy: 2 of 2 properties passed.",
     ]
 
 
@@ -78,7 +78,7 @@ def test_properties_that_fail_or_wait(capsys: pytest.CaptureFixture[str]) -> Non
         lines[2],
         "– loss-falls  the loss of one batch falls within a few optimizer steps (waits for 'gradients')",
         "– keeps-prompt  given tokens are in the prediction, unchanged and in order (the model has no predictor)",
-        "tidy: 1 fail, 2 don't apply.",
+        "tidy: 0 of 1 property passed, 2 not applicable.",
     ]
     assert lines[2].startswith("    What to do: use the parameter")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,8 +103,9 @@ def test_where_it_ran_stays_behind(home: Path, capsys: pytest.CaptureFixture[str
     text = config.read_text().replace("log_dir: ${.root_dir}/runs", "log_dir: /nowhere/runs")
     config.write_text(text.replace("devices: 1", "devices: 8"))
     assert main(["generate", "generation.checkpoint_path=elsewhere", PROMPTS, "trainer_strategy=cpu"]) == 0
-    assert (home / "runs/t/generations.jsonl").is_file()
-    assert json.loads((home / "runs/t/record_generate.json").read_text())["job_type"] == "generate"
+    assert (home / "elsewhere/generations.jsonl").is_file()
+    assert json.loads((home / "elsewhere/record_generate.json").read_text())["job_type"] == "generate"
+    assert not (home / "runs/t/generations.jsonl").exists()
 
 
 def test_files_in_and_out(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +115,79 @@ def test_files_in_and_out(home: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [(row["prompt"], row.get("id")) for row in rows] == [("3 1", "a"), ("7 2", None)]
     assert "2 rows from runs/t/checkpoints/best.ckpt, written to out/o.jsonl." in capsys.readouterr().out
     assert not (home / "runs/t/generations.jsonl").exists()
+
+
+def test_prompts_as_words_and_from_a_pipe(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rows_of(capsys, STORED, "generation.prompts=['3 1 19','7, 8']")
+    assert rows_of(capsys, "runs/t", "3 1 19", "7, 8") == expected
+    assert rows_of(capsys, "t", "--prompt", "3 1 19", "--prompt=7, 8") == expected
+    (home / "p.txt").write_text("3 1 19\n7, 8\n")
+    with (home / "p.txt").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert rows_of(capsys, "runs/t") == expected
+        os.lseek(stdin.fileno(), 0, os.SEEK_SET)
+        assert len(rows_of(capsys, "runs/t", "generation.num_examples=3")) == 3  # of the data
+        assert [row["prompt"] for row in rows_of(capsys, "runs/t", "9")] == ["9"]
+    with open(os.devnull) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert len(rows_of(capsys, "runs/t")) == 5  # of the data, as without a pipe
+
+
+def test_unknown_words_are_named(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    rows_of(capsys, "runs/t", "3 cat", "7 dog, cat")
+    assert [record.message for record in caplog.records if "vocabulary" in record.message] == [
+        "Not in the model's vocabulary: 'cat', 'dog,'. The model sees [UNK] in their place."
+    ]
+
+
+def test_earlier_rows_are_kept(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for prompt in ("1", "2"):
+        assert main(["generate", "runs/t", prompt]) == 0
+    newest, earlier = home / "runs/t/generations.jsonl", home / "runs/t/generations-1.jsonl"
+    assert [json.loads(path.read_text())["prompt"] for path in (newest, earlier)] == ["2", "1"]
+    assert "The earlier file is now generations-1.jsonl." in capsys.readouterr().out
+    assert main(["generate", "runs/t", "1", f"generation.output={newest}"]) == 0
+    assert "It replaced an earlier file." in capsys.readouterr().out
+    assert len(list((home / "runs/t").glob("generations*"))) == 2
+
+
+def test_one_field_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "runs/t", "3 1 19", "7"]) == 0
+    first, second = xlm.load("runs/t").generate(["3 1 19", "7"])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:6] == [
+        "prompt      3 1 19", f"prediction  {first}".rstrip(), "", "prompt      7", f"prediction  {second}".rstrip(), ""
+    ]  # fmt: skip
+    screen = io.StringIO()
+    generate._show({"prompt": "a", "truth": "word " * 30}, Console(file=screen, force_terminal=True, width=80))
+    shown = [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", screen.getvalue()).splitlines()]
+    assert shown == ["prompt  a", *(f"{name:<6}  {' '.join(['word'] * n)}" for name, n in
+                                    (("truth", 14), ("", 14), ("", 2))), ""]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["renamed", "moved", "experiment", "file"])
+def test_results_lie_beside_the_model(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Whatever its name in training and the current folder, and nothing appears in that folder or under that name."""
+    folder = home / ("runs/new name" if how == "renamed" else "archive/a,b=c")
+    folder.parent.mkdir(exist_ok=True)
+    shutil.move(home / "runs/t", folder)
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    named = {"experiment": [*BIGRAM[:3], "trainer_strategy=cpu", f"checkpoint=../archive/{folder.name}"],
+             "file": [f"../archive/{folder.name}/checkpoints/last.ckpt"]}  # fmt: skip
+    words = named.get(how) or [os.path.relpath(folder)]
+    assert main(["generate", *words, "--prompt", "3 1 19"]) == 0
+    assert {"generations.jsonl", "record_generate.json"} <= {path.name for path in folder.iterdir()}
+    if how == "renamed":
+        assert main(["eval", *words, *SIZES, "eval.num_samples=0"]) == 0
+        assert (folder / "eval_test.json").is_file()
+    assert not (home / "runs/t").exists()
+    assert list((home / "elsewhere").iterdir()) == []
+    if how == "moved":
+        assert main(["generate", *words, "--prompt", "3", "job_name=other"]) == 0
+        assert (home / "elsewhere/runs/other/generations.jsonl").is_file()
 
 
 def test_from_nothing_and_from_the_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +228,8 @@ def test_a_plus_is_not_needed(form: str) -> None:
         ((STORED, PROMPTS, "generation.mode=infill"), "The text '3 1 19' has no blank to fill: write ___"),
         ((STORED, "generation.prompts='1 ___ 2'"), "has blanks, and bigram cannot fill any: it has no role 'infill'."),
         ((STORED, f"generation.prompts='{'1 ' * 40}'"), "has 40 tokens, and this model takes at most 28 (input_block"),
+        ((STORED, "1 2", "x=3"), "has no key 'x'. A prompt with = needs --prompt."),
+        ((STORED, PROMPTS, "interactive=true"), "interactive=true asks for the prompts. Remove it, or generation.pro"),
         ((STORED, PROMPTS, "predictor.lenght=3"), "has no key 'predictor.lenght'. Did you mean 'predictor.length'?"),
         ((STORED, PROMPTS, "datamodule=star_hard"), "To compose another one, give experiment=…"),
         ((STORED, PROMPTS, "trainer_strategy=gpus"), "Could not find 'trainer_strategy/gpus'"),
@@ -190,7 +268,7 @@ def test_a_conversation_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return [Sample(prompt, f"[b]{number}", "answer", 0, 0, 2.0)]
 
-    for lines, count in (("", 0), ("\n", 0), ("a\nb\n", 2), ("a\nstop\nb\n", 1)):
+    for lines, count in (("", 0), ("quit\nexit\n", 2), ("\n", 0), ("a\nb\n", 2), ("a\nstop\nb\n", 1)):
         said(monkeypatch, lines)
         assert converse(write, console, "x") == count
 
@@ -200,12 +278,12 @@ def test_a_conversation_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr("sys.stdin", Terminal("a\n"))
+    monkeypatch.setattr("sys.stdin", Terminal("a\n Quit \nb\n"))
     screen = io.StringIO()
     count = converse(lambda p, n: [Sample(p, "[b] text", "answer", 0, 0, 2.0)], Console(file=screen), "bigram from x")
     shown = screen.getvalue()
     assert count == 1
-    assert "bigram from x. Write ___ for a blank" in shown
+    assert "bigram from x. Write ___ for a blank (___[3]: three tokens). quit, Ctrl-D or Ctrl-C ends it." in shown
     assert "[b] text" in shown
     assert "2 network calls per text" in shown
 
@@ -229,3 +307,12 @@ def test_a_predictor_that_only_predicts(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delattr("bigram.components_bigram.BigramPredictor.generate")
     with pytest.raises(ConfigError, match=r"BigramPredictor has no generate\(list\[str\]\)"):
         generate.run(cfg)
+
+
+@pytest.mark.parametrize("flags", [["-m", "seed=1,2"], ["--cfg", "job"]])
+def test_flags_that_need_an_experiment(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    assert "For -m and --cfg give experiment=… too." in refusal(capsys, "runs/t", *flags)
+
+
+def test_a_name_that_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "There is no file or folder s. Models in runs: t." in refusal(capsys, "s")

@@ -12,7 +12,7 @@ from xlm.cli.main import main
 from xlm.commands import find_job
 from xlm.compose import load_config
 from xlm.errors import ConfigError
-from xlm.inference.stored_config import name_of_run
+from xlm.inference.folders import name_of_run
 
 MODELS = Path(__file__).parents[1] / "models"
 OF_CONFIG = {

@@ -33,7 +33,8 @@ def test_built_in_jobs_are_those_of_the_interface_and_exist() -> None:
     }  # fmt: skip
     assert {job.name for job in BUILT_IN_JOBS.values() if not job.is_standalone} == composed
     assert set(BUILT_IN_JOBS) - composed == {
-        "check", "lm_eval", "models", "repeat", "report", "runs", "text_quality", "trace", "train_tokenizer",
+        "check", "completion", "experiments", "lm_eval", "models", "mv", "repeat", "report", "rm", "runs",
+        "text_quality", "trace", "train_tokenizer",
     }  # fmt: skip
     for job in BUILT_IN_JOBS.values():
         module, _, function = job.target.rpartition(".")
@@ -82,9 +83,9 @@ def test_unknown_jobs_list_the_known_ones_and_the_nearest() -> None:
         find_job("trian", [Job("draw", "a.draw", "", "a")])
     assert str(caught.value) == (
         "Unknown job_type 'trian'. Jobs: "
-        "check, draw, eval, extract_checkpoint, generate, lm_eval, models, name, plan, prepare_data, push_to_hub, "
-        "repeat, report, runs, sweep_sampler, text_quality, trace, train, train_tokenizer. "
-        "Did you mean 'train'?"
+        "check, completion, draw, eval, experiments, extract_checkpoint, generate, lm_eval, models, mv, name, plan, "
+        "prepare_data, push_to_hub, repeat, report, rm, runs, sweep_sampler, text_quality, trace, train, "
+        "train_tokenizer. Did you mean 'train'?"
     )
     assert caught.value.job_type == "trian"
 

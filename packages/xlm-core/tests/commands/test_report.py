@@ -42,7 +42,42 @@ def test_words_choose(runs: Path, word: str, name: str, capsys: pytest.CaptureFi
     assert [run["name"] for run in found] == [name]
 
 
-@pytest.mark.parametrize("args", [["runs"], ["report", "one", "two"]])
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["seed=1"], ["one"]),
+        (["optimizer.lr=1e-3"], ["one"]),
+        (["optimizer.lr=0.00*", "state=finished"], ["one"]),
+        (["model_type=toy"], ["one"]),
+        (["task=data_two"], ["two"]),
+        (["experiment=data_*"], ["one", "two"]),
+        (["amp=true"], ["one"]),
+        (["task=data_two", "seed=1"], []),
+    ],
+)
+def test_settings_choose(runs: Path, words: list[str], names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    config = "model_name: toy\nseed: 1\noptimizer: {lr: 0.001}\namp: true\n"
+    (runs / "one" / "config.yaml").write_text(config)
+    assert main(["runs", *words, "json=true"]) == 0
+    assert sorted(run["name"] for run in json.loads(capsys.readouterr().out)) == names
+
+
+def test_names_are_paths_below_the_folder(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "a sweep").mkdir()
+    (runs / "two").rename(runs / "a sweep" / "größe=2")
+    assert main(["runs", "sort=name"]) == 0
+    assert [line.partition("  ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "name",
+        "a sweep/größe=2",
+        "one",
+    ]
+    assert main(["runs", "runs/a sweep"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("größe=2 ")
+
+
+@pytest.mark.parametrize(
+    "args", [["runs"], ["report", "one", "two"], ["rm", "one"], ["mv", "one", "three"], ["experiments"]]
+)
 def test_neither_needs_torch(runs: Path, args: list[str]) -> None:
     code = (
         "import json, sys\nfrom xlm.cli.main import main\n"
@@ -64,6 +99,9 @@ def test_no_run_is_one_sentence(work_dir: Path, capsys: pytest.CaptureFixture[st
 def test_report(runs: Path, args: list[str], capsys: pytest.CaptureFixture[str], work_dir: Path) -> None:
     assert main(args) == 0
     out, _ = capsys.readouterr()
+    assert out.splitlines()[0] == (
+        "2 runs, no paired comparison: none of the runs has predictions. `xlm eval` writes them to the run's folder."
+    )
     assert out.splitlines()[-1] == "Written to reports/one+two.html; beside it one+two.md, one+two.csv."
     assert sorted(path.name for path in (work_dir / "reports").iterdir()) == [
         "one+two.csv",
@@ -85,6 +123,8 @@ def test_report(runs: Path, args: list[str], capsys: pytest.CaptureFixture[str],
         ),
         (["runs", "json=yes"], "json is 'yes', and must be true or false."),
         (["runs", "--all"], "xlm runs does not accept --all. Options: json=, sort=."),
+        (["runs", "srot=age"], "xlm runs has no option 'srot', and no run has a setting of that name. Did you mean 's"),
+        (["runs", "sort=losss"], "Runs cannot be sorted by 'losss'. Choose one of: age, date, name, model, data, step"),
     ],
 )
 def test_mistakes(runs: Path, args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

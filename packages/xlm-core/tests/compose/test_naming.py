@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from xlm.compose.naming import MAX_LENGTH, checked_job_name, default_job_name
+from xlm.compose.naming import MAX_LENGTH, checked_job_name, default_job_name, named_by, sweep_job_name
 from xlm.errors import ConfigError
 
+TRAIN = "datamodule.dataset_managers.train.lm"
 STAR = {"experiment": "star_easy_arlm", "datamodule": "star_easy", "model": "tiny_arlm", "model_type": "arlm"}
 
 
@@ -90,13 +91,74 @@ def test_what_a_sweep_varies_is_in_the_name_in_any_case() -> None:
     assert name == "star_easy_arlm,per_device_batch_size=8"
 
 
-def test_names_are_folder_names_and_stay_different_when_cut() -> None:
+@pytest.mark.parametrize(
+    ("changes", "overrides", "swept", "name"),
+    [
+        ({}, ["experiment=star_easy_arlm", "seed=1"], ["seed"], "seed=1"),
+        (
+            {"experiment": "star_easy_mlm"},
+            ["experiment=star_easy_mlm", "model=xtiny_mlm", "optimizer.lr=1e-3", "seed=7"],
+            ["experiment", "optimizer.lr"],
+            "star_easy_mlm,optimizer.lr=0.001",
+        ),
+        ({}, [f"{TRAIN}.num_examples=9"], [f"{TRAIN}.num_examples"], "train.lm.num_examples=9"),
+        ({}, ["trainer.max_steps=5", "++predictor.top_k=5"], ["trainer.max_steps"], "trainer.max_steps=5"),
+        ({}, ["model=xtiny_arlm", "per_device_batch_size=8"], ["model", "per_device_batch_size"],
+         "tiny_arlm,per_device_batch_size=8"),
+    ],
+)  # fmt: skip
+def test_a_run_among_the_others_of_its_sweep(
+    changes: dict[str, str], overrides: list[str], swept: list[str], name: str
+) -> None:
+    assert sweep_job_name({**STAR, **changes}, overrides, swept) == name
+
+
+def test_other_jobs_name_the_runs_of_a_sweep_alike() -> None:
+    overrides, swept = ["seed=1", "eval.split=val", "optimizer.lr=0.1"], ["seed", "eval.split", "optimizer.lr"]
+    assert sweep_job_name(STAR, overrides, swept, trains=False) == "optimizer.lr=0.1,seed=1"
+    assert named_by(["eval.split", "trainer.max_steps"], trains=False) == set()
+
+
+def test_paths_and_texts_in_names() -> None:
+    def name(value: str) -> str:
+        return default_job_name(STAR, [f"data_files.train={value}"]).partition("data_files.train=")[2]
+
+    assert name("wörter.txt") == "wörter.txt"
+    assert name("/home/me/data/wörter.txt").startswith("wörter.txt-")
+    assert len(name("/home/me/data/wörter.txt")) == len("wörter.txt-1a2b")
+    assert name("/a/x.txt") != name("/b/x.txt")
+    assert name("{a: x.txt, b: y.txt}") == "a=x.txt,b=y.txt"
+    assert name("[a/x.txt,a/y.txt]").startswith("x.txt,y.txt-")
+
+
+def test_a_long_name_first_shortens_its_keys() -> None:
+    overrides = [
+        "experiment=star_easy_arlm", "seed=3", "per_device_batch_size=16", "model.num_attention_heads=4",
+        "datamodule.dataset_managers.train.lm.num_examples=400", "data_files.train=x.txt",
+    ]  # fmt: skip
+    assert default_job_name(STAR, overrides) == (
+        "star_easy_arlm,data_files.train=x.txt,num_attention_heads=4,num_examples=400,per_device_batch_size=16,seed=3"
+    )
+    # Keys with one end keep what tells them apart.
+    both = [*overrides, "loss.width=1", "model.width=2", f"optimizer.{'x' * 30}=1"]
+    settings = default_job_name(STAR, both).split(",")
+    assert {"loss.width=1", "model.width=2", "num_examples=400"} <= set(settings)
+    assert settings[-1].startswith("2-more-")
+
+
+def test_names_are_folder_names_and_stay_different_when_settings_are_left_out() -> None:
     odd = default_job_name(STAR, ["a='x/../y z'", "~b"])
     assert "/" not in odd
     assert " " not in odd
-    long = [default_job_name(STAR, [f"a={'x' * 300}{end}"]) for end in "yz"]
+    long = [default_job_name(STAR, [f"a={'x' * 300}{end}", "seed=1"]) for end in "yz"]
     assert long[0] != long[1]
-    assert all(len(name) <= MAX_LENGTH for name in long)
+    assert all(name.startswith("star_easy+tiny_arlm,seed=1,1-more-") or "seed=1" in name for name in long)
+    many = default_job_name(STAR, [f"section.key{i}={'é' * 9}{i}" for i in range(20)])
+    assert "-more-" in many
+    experiments = default_job_name({"experiment": "é" * 200}, [])
+    for name in (*long, many, experiments):
+        assert len(name.encode()) <= MAX_LENGTH
+        assert checked_job_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["a", "a/b", "1e-3", "007", "a,b=1", "é [x]", "..a", "中文", 7])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from xlm.data.hashing import splitmix64
-from xlm.decoding.counter_rng import Stream, derive, gumbel, gumbel_argmax, mix, row_seeds, uniform
+from xlm.decoding.counter_rng import Stream, derive, draw_tokens, gumbel, gumbel_argmax, mix, row_seeds, uniform
+from xlm.sampling import LogitsSampler
 
 
 def test_mix_is_the_finaliser_of_splitmix64() -> None:
@@ -104,3 +107,21 @@ def test_row_seeds_follow_the_example_or_else_seed_and_row() -> None:
     assert not torch.equal(row_seeds(2), first)
     torch.manual_seed(0)
     assert torch.equal(row_seeds(2), first)
+
+
+@pytest.mark.parametrize("num_ids", [40, 300, 5000])
+@pytest.mark.parametrize("has_ties", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{"top_k": 5}, {"top_k": 50, "top_p": 0.9}, {"top_p": 0.9}, {"top_p": 0.5, "min_p": 0.1, "temperature": 0.7},
+     {"top_k": 10**6, "top_p": 0.8}, {"min_p": 0.2}],
+)  # fmt: skip
+def test_draws_among_few_tokens_are_those_among_all(num_ids: int, has_ties: bool, options: dict[str, Any]) -> None:
+    """Flat and peaked rows, so that some nuclei lie among the likeliest tokens and others do not."""
+    scale = torch.tensor([0.0, 0.3, 1.0, 3.0, 8.0]).repeat_interleave(30)[:, None]
+    logits = torch.randn(150, num_ids, generator=torch.Generator().manual_seed(0)) * scale
+    logits[:, 7] = -torch.inf
+    logits = logits.round() if has_ties else logits
+    sampler, seeds, counters = LogitsSampler(**options), torch.arange(150), torch.full((150,), 3)
+    expected = gumbel_argmax(sampler.filter(logits), seeds, counters)
+    assert torch.equal(draw_tokens(sampler, logits, seeds, counters), expected)

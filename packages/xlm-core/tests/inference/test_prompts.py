@@ -1,15 +1,18 @@
-"""Prompts from a list, a file of lines or of JSON lines, and standard input."""
+"""Prompts from a list, a file of lines or of JSON lines, standard input and pipes; words that a tokenizer lacks."""
 
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from xlm.data.tokenizers import SimpleSpaceTokenizer
+from xlm.data.trained_tokenizer import Kind, train_tokenizer
 from xlm.errors import ConfigError, DataError
-from xlm.inference.writer import Prompt, read_prompts
+from xlm.inference.prompts import Prompt, piped_prompts, read_prompts, unknown_words, warn_of_unknown_words
 
 
 def test_of_the_command_line() -> None:
@@ -66,3 +69,79 @@ def test_none_where_some_were_promised(tmp_path: Path) -> None:
         read_prompts(["a"], "p.txt")
     with pytest.raises(ConfigError, match="is an empty list"):
         read_prompts([], None)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("a, b=c\n\nit's\n", [Prompt("a, b=c"), Prompt("it's")]),
+        ('{"prompt": "a", "id": 1}\n', [Prompt("a", {"id": 1})]),
+        ("\n \n", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("is_file", [True, False])
+def test_of_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, prompts: list[Prompt] | None, is_file: bool
+) -> None:
+    (tmp_path / "p").write_text(text)
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    with open(tmp_path / "p" if is_file else reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert piped_prompts() == prompts
+
+
+def test_a_pipe_that_nobody_writes_to(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("xlm.inference.prompts.PIPE_SECONDS", 0.01)
+    reading, writing = os.pipe()
+    with open(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert piped_prompts() is None
+    os.close(writing)
+    assert "had no data for 0.01 seconds" in caplog.text
+
+
+def test_where_no_prompts_are_piped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for closed in (None, io.StringIO("a\n")):
+        monkeypatch.setattr("sys.stdin", closed)
+        assert piped_prompts() is None
+    with open(os.devnull) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert piped_prompts() is None
+    # The rest of a file that a shell's loop reads line by line is not for this program.
+    (tmp_path / "p").write_text("a\nb\n")
+    with (tmp_path / "p").open() as stdin:
+        os.lseek(stdin.fileno(), 2, os.SEEK_SET)
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert piped_prompts() is None
+        assert stdin.read() == "b\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "unknown"),
+    [
+        ("word", "the zebra eats, the  zebra", ["zebra", "eats,"]),
+        ("word", "the [UNK] [MASK] cat", []),
+        ("character", "the caté ü", ["é", "ü"]),
+        ("wordpiece", "the Cat é", ["C", "é"]),
+        ("bpe", "zebra é", []),
+    ],
+)
+def test_unknown_words(kind: Kind, text: str, unknown: list[str]) -> None:
+    tokenizer = train_tokenizer(["the cat sat", "the cat"] * 9, kind, 300)
+    found = unknown_words(tokenizer, text)
+    assert found == (["Cat", "é"] if kind == "wordpiece" else unknown)
+
+
+def test_unknown_words_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    numbers = SimpleSpaceTokenizer.for_numbers(3)
+    warn_of_unknown_words(numbers, ["0 1 2", ""])
+    assert caplog.text == ""
+    warn_of_unknown_words(numbers, ["0 x 3", "x"])
+    assert "Not in the model's vocabulary: 'x', '3'. The model sees [UNK] in their place." in caplog.text
+    caplog.clear()
+    warn_of_unknown_words(numbers, [" ".join(map(str, range(3, 20)))])
+    assert "'12' and 7 more. The model" in caplog.text
+    assert len(caplog.records) == 1

@@ -41,10 +41,10 @@ class Oracle:
     def network(self) -> MaskedNetwork:
         """What it was run on is noted, and on how many positions its output layer."""
 
-        def features(ids: Tensor, rows: Tensor, mask_prob: Tensor) -> Tensor:
+        def features(ids: Tensor, rows: Tensor, mask_prob: Tensor, index: Tensor) -> Tensor:
             self.ran_on.append((rows, mask_prob))
             powers = (VOCAB + 1) ** torch.arange(LENGTH - 1, -1, -1)
-            return self.table[(ids * powers).sum(-1)]
+            return self.table[(ids * powers).sum(-1)].flatten(0, 1)[index]
 
         def logits(x: Tensor) -> Tensor:
             self.head_rows.append(len(x))

@@ -71,12 +71,14 @@ EXACT = {
     "top_prob": by_confidence(kind="top_prob", max_steps=4),
     "prob_diff": by_confidence(kind="prob_diff", max_steps=4),
     "entropy": by_confidence(kind="entropy", max_steps=4),
+    "entropy bound of 0": by_confidence(kind="entropy", max_steps=4, entropy_bound=0.0),
 }
 COARSE = {
     "ancestral": by_order(lambda r, m: ancestral(r, m, RescaledSchedule(LogLinearSchedule()).grid(3, CPU))),
     "two calls": by_order(lambda r, m: uniform_order(r, m, 2)),
     "threshold": by_confidence(kind="top_prob", max_steps=4, threshold=0.6),
     "entropy threshold": by_confidence(kind="entropy", max_steps=4, threshold=0.5),
+    "entropy bound": by_confidence(kind="top_prob", max_steps=4, entropy_bound=0.5),
     "one call": by_confidence(kind="prob_diff", max_steps=1),
     "remasking": remasking(0.1),
 }
@@ -245,11 +247,25 @@ def test_of_equally_sure_positions_the_leftmost_masked_ones_come_first(score: fl
 def test_the_surest_come_first_where_every_probability_rounds_to_one(kind: Any) -> None:
     gaps = torch.tensor([120.0, 300.0, 20.0, 40.0])
     logits = torch.cat([gaps[:, None], torch.zeros(4, 3)], dim=1)
-    network = MaskedNetwork(lambda ids, rows, mask_prob: logits.expand(len(ids), 4, 4), lambda features: features)
+    network = MaskedNetwork(lambda ids, rows, mask_prob, index: logits[index % 4], lambda features: features)
     ids = torch.full((1, 4), MASK)
     fill = by_confidence(kind=kind, max_steps=4)
     filled = fill(network, TokenDraw(LogitsSampler(temperature=0.0), [MASK]), ids, torch.zeros(1, dtype=torch.long))
     assert filled.order.tolist() == [[1, 0, 3, 2]]
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.1, 0.5, 1.0, 5.0])
+def test_an_entropy_bound_takes_the_longest_sequence_of_surest_positions_within_it(bound: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    scores, entropies = torch.rand(2, 40, 7, generator=generator)
+    masked = torch.rand(40, 7, generator=generator) < 0.7
+    chosen = ConfidenceOrder("top_prob", max_steps=9, entropy_bound=bound).choose(scores, masked, 5, entropies)
+    for row in range(40):
+        order = sorted(masked[row].nonzero().squeeze(1).tolist(), key=lambda i: -float(scores[row, i]))
+        taken = [order[:n] for n in range(1, len(order) + 1)]
+        h = entropies[row].double()
+        allowed = [places for places in taken if float(h[places].sum() - h[places].max()) <= bound + 1e-6]
+        assert sorted(max(allowed, key=len, default=[])) == chosen[row].nonzero().squeeze(1).tolist()
 
 
 def test_padding_changes_no_draw() -> None:

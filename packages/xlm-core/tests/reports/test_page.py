@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -97,6 +99,38 @@ def test_what_is_shown(report: Report) -> None:
         assert wanted in text
     assert "0.75 ± 0.22" in text
     assert "| a | b | test/prediction | 4 | 1 | 0 | +0.250 " in text
+
+
+def test_every_table_has_a_hint_for_narrow_screens(report: Report) -> None:
+    tags = read(render_page(report)).tags
+    for (_, before), (_, attributes) in pairwise(tags):
+        if attributes.get("class") == "scroll":
+            assert before["class"] == "soft more"
+            assert "hidden" in before
+
+
+def test_panels_say_their_unit_and_scale(report: Report) -> None:
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', render_page(report))[0])
+    found = {panel["label"]: (panel["unit"], panel["share"], panel["log"]) for panel in data["panels"]}
+    assert found["exact match, val (prediction)"] == ("share of examples", True, False)
+    assert found["loss, train (lm), toy"] == ("nats", False, True), "from 3 to 0.15"
+    assert found["tokens per second, train"] == ("tokens/s", False, False)
+    assert 'id="log" checked' in render_page(report)
+
+
+def test_constants_and_missing_pairs_are_explained(write_run: WriteRun) -> None:
+    folders = [write_run("a", answers=["0 0"]), write_run("b")]
+    for folder, calls in zip(folders, (7, 9), strict=True):
+        with (folder / "metrics.csv").open("a") as file:
+            file.writelines(f"{step},val/prediction/length,{calls},{1000 + step}\n" for step in (10, 20))
+    report = build_report([read_run(folder) for folder in folders])
+    page = render_page(report)
+    assert "Not drawn, because they don't change during a run: val/prediction/length 7.000 to 9.000." in page
+    assert "prediction/length" not in page[page.index('id="data"') :]
+    reason = "None: only a has predictions."
+    assert reason in page
+    assert f"## Paired comparison\n\n{reason}" in as_markdown(report)
+    read(page)
 
 
 def test_tables_for_programs(report: Report) -> None:

@@ -87,12 +87,51 @@ def test_runs_are_hidden_and_axes_changed(page: Page) -> None:
     page.keyboard.press("Enter")
     assert page.locator(".panel").first.locator("polyline").count() == 2
     before = page.locator("polyline").first.get_attribute("points")
-    page.get_by_label("losses on a logarithmic scale").check()
+    page.get_by_label("losses on a logarithmic scale").uncheck()
     assert page.locator("polyline").first.get_attribute("points") != before
     page.get_by_label("minutes", exact=True).check()
     page.locator(".panel svg").nth(1).focus()
     page.keyboard.press("End")
     expect(page.locator(".tip").nth(1)).to_contain_text("0.3 min")
+
+
+def axis(page: Page, panel: int) -> list[str]:
+    """The texts of a panel: unit, title and ticks of its axes."""
+    return page.locator(".panel").nth(panel).locator("text").all_text_contents()
+
+
+def test_axes_have_units_and_shares_run_from_0_to_1(page: Page) -> None:
+    assert {"nats", "0.2", "0.5", "1", "2", "optimizer steps"} <= set(axis(page, 0)), "logarithmic: it spans a decade"
+    assert {"share of examples", "0", "0.2", "1"} <= set(axis(page, 1))
+    page.get_by_label("minutes", exact=True).check()
+    assert "minutes of training" in axis(page, 1)
+
+
+def test_a_constant_has_an_axis_of_its_size(browser: Browser, write_run: WriteRun, tmp_path: Path) -> None:
+    """Where another run is hidden that made the panel: never from -1 to 1."""
+    folders = [write_run("a"), write_run("b")]
+    rows = "".join(f"{step},val/lm/accumulated_loss,0,{1000 + step}\n" for step in (5, 10))
+    (folders[0] / "metrics.csv").write_text("step,name,value,time\n" + rows)
+    (folders[1] / "metrics.csv").write_text("step,name,value,time\n" + rows + "20,val/lm/accumulated_loss,3,1020\n")
+    file = tmp_path / "report.html"
+    file.write_text(render_page(build_report([read_run(folder) for folder in folders])), encoding="utf-8")
+    opened = browser.new_page(viewport={"width": 1280, "height": 800})
+    opened.goto(file.as_uri())
+    opened.get_by_role("button", name="b", exact=True).click()
+    texts = axis(opened, 0)
+    assert "-1" not in "".join(texts)
+    assert {"0", "0.5", "1"} & set(texts)
+    opened.close()
+
+
+@pytest.mark.parametrize(("width", "is_cut"), [(390, True), (1280, False)])
+def test_a_table_says_where_it_has_more_columns(page: Page, width: int, is_cut: bool) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    hint, table = page.locator("#pairs .more"), page.locator("#pairs .scroll")
+    expect(hint).to_be_visible() if is_cut else expect(hint).to_be_hidden()
+    assert ("cut" in (table.get_attribute("class") or "").split()) == is_cut
+    table.evaluate("box => box.scrollLeft = box.scrollWidth")
+    expect(table).not_to_have_class("scroll cut")
 
 
 @pytest.mark.parametrize("width", [360, 390, 1280])

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from xlm.reports.pairs import all_pairs, compare, predicted_places, read_predictions, same_examples, side_by_side
+from xlm.reports.document import build_report
+from xlm.reports.pairs import (
+    all_pairs,
+    compare,
+    predicted_places,
+    read_predictions,
+    same_examples,
+    side_by_side,
+    why_no_pairs,
+)
 from xlm.reports.quantities import mcnemar
 from xlm.reports.run import read_run
 
@@ -119,3 +128,75 @@ def test_samples_show_first_where_runs_differ(write_run: WriteRun) -> None:
     rows = side_by_side(list(group.predictions.values()), 3)
     assert [rows[0][0].prompt, rows[0][0].right, rows[0][1].right] == ["what is 1", True, False]
     assert len(rows) == 3
+
+
+def reason(folders: list[Path], split: str | None = None) -> str:
+    runs = [read_run(folder) for folder in folders]
+    groups = same_examples(runs, split)
+    assert all_pairs(groups) == []
+    return why_no_pairs(runs, groups, split)
+
+
+def test_the_reason_for_no_pairs(write_run: WriteRun) -> None:
+    a, b, none = write_run("a", answers=["0 0"]), write_run("b"), write_run("none")
+    assert reason([a]) == ""
+    assert reason([b, none]).startswith("none of the runs has predictions. `xlm eval` writes them")
+    assert reason([a, none]).startswith("only a has predictions. ")
+    assert reason([a, none], "val").startswith("none of the runs has predictions for val data. ")
+    other = b / "predictions/val/prediction/step_1.jsonl"
+    write_rows(other, row("what is 0", "0 0", "0 0"))
+    assert reason([a, b]) == (
+        "the runs have predictions in different places: a in test/prediction, b in val/prediction."
+    )
+    same = write_rows(b / "predictions/test/prediction/step_1.jsonl", row("else", "1", "2"))
+    assert reason([a, b]) == (
+        "the predictions in test/prediction are for different examples, with different prompts and answers."
+    )
+    for folder in (a, b):
+        write_rows(folder / "predictions/test/prediction/step_30.jsonl", {"prompt": "p", "prediction": "x"})
+    same.unlink()
+    assert reason([a, b]).startswith("the predictions have no correct answers to compare them with")
+
+
+@pytest.mark.parametrize(
+    ("second", "third", "is_best"),
+    [
+        (range(40), range(40), True),  # 100 examples: 90 right against 40
+        (range(86), range(40), False),  # 4 examples more: p = 0.125
+        (range(80), range(40), True),  # p = 0.002, with Holm's correction 0.004
+        (range(90), range(40), False),  # equal
+    ],
+)
+def test_a_value_is_best_if_the_paired_test_says_so(
+    write_run: WriteRun, second: range, third: range, is_best: bool
+) -> None:
+    def answers(right: range) -> list[str]:
+        return [f"{i} {i}" if i in right else "x" for i in range(100)]
+
+    runs = [
+        read_run(write_run(name, model="mlm", answers=answers(right)))
+        for name, right in (("a", range(90)), ("b", second), ("c", third))
+    ]
+    (test, _) = build_report(runs).values
+    match = next(j for j, column in enumerate(test.columns) if column.label == "exact match")
+    assert ((0, match) in test.best) == is_best
+    assert all(row == 0 for row, column in test.best if column == match)
+
+
+def test_without_pairs_the_standard_errors_decide(write_run: WriteRun) -> None:
+    def best(values: dict[str, tuple[float, int]]) -> set[str]:
+        folders = []
+        for name, (value, n) in values.items():
+            folder = write_run(f"{name}-{len(values)}-{value}-{n}", model="mlm")
+            results = {"metrics": {"test/prediction/valid": value}, "n": {"test/prediction": n}}
+            (folder / "results.json").write_text(json.dumps(results))
+            folders.append(folder)
+        (found,) = (v for v in build_report([read_run(f) for f in folders]).values if v.split == "test")
+        return {list(values)[row] for row, _ in found.best}
+
+    assert best({"a": (0.5, 100), "b": (0.6, 100)}) == set()
+    assert best({"a": (0.5, 1000), "b": (0.6, 1000)}) == {"b"}
+    assert best({"a": (0.0, 1), "b": (1.0, 1)}) == set(), "both standard errors are 0, but one example says little"
+    assert best({"a": (0.0, 50), "b": (1.0, 50)}) == {"b"}
+    assert best({"a": (0.5, 1000), "b": (0.6, 1000), "c": (0.601, 1000)}) == set()
+    assert best({"a": (0.5, 1000)}) == set(), "nothing to compare with"

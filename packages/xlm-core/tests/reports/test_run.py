@@ -86,9 +86,10 @@ def test_a_line_for_each_run_at_eighty_columns(write_run: WriteRun) -> None:
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["name", "model", "data", "step", "match", "loss", "state", "age"]
     assert lines[1].split()[1:] == ["toy", "star_easy", "20", "1.000", "0.500", "finished", "2", "h"]
-    assert lines[2].split()[:5] == ["b", "toy", "star_easy", "20", "0.500*"]
-    assert lines[1].startswith("an_exper")
-    assert "seed=17" in lines[1]
+    last = next(i for i, line in enumerate(lines) if line.startswith("b "))
+    assert lines[last].split()[:5] == ["b", "toy", "star_easy", "20", "0.500*"]
+    names = "".join(line[: lines[0].index("model")].strip() for line in lines[1:last])
+    assert names == long.name
     assert lines[-1].startswith("* on validation data")
 
 
@@ -96,6 +97,17 @@ def test_orders(write_run: WriteRun) -> None:
     a, b = read_run(write_run("a", answers=["x"])), read_run(write_run("b", answers=["0 0"]))
     assert [run.name for run in sort_runs([a, b], "match")] == ["b", "a"]
     assert [run.name for run in sort_runs([b, a], "name")] == ["a", "b"]
+    assert [run.name for run in sort_runs([a, b], "-name")] == ["b", "a"]
+    assert [run.name for run in sort_runs([a, b], "exact_match")] == ["b", "a"]
+    assert [run.name for run in sort_runs([b, a], "-test/prediction/exact_match")] == ["a", "b"]
+    early, late = replace(a, written=1.0), replace(b, written=2.0)
+    assert sort_runs([late, early], "date") == [early, late]
+    assert sort_runs([early, late], "-date") == sort_runs([early, late], "age") == [late, early]
+    without = read_run(write_run("c", ended=False))
+    (without.folder / "metrics.csv").unlink()
+    without = read_run(without.folder)
+    for order in ("loss", "-loss", "match", "-match", "step", "-step", "exact_match", "-exact_match"):
+        assert sort_runs([without, a, b], order)[-1] is without
     with pytest.raises(ConfigError, match=r"Did you mean 'name'"):
         sort_runs([a], "nane")
 

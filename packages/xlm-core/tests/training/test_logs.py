@@ -1,4 +1,4 @@
-"""The CSV of metrics, the picture drawn from it, the results."""
+"""The CSV of metrics, and the results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from xlm.training.progress import print_results, write_results
-from xlm.training.train_log import CSVMetrics, collect, draw_curves, read_metrics
+from xlm.training.train_log import CSVMetrics, read_metrics
 
 
 @pytest.fixture
@@ -50,16 +50,6 @@ def test_a_validation_that_is_done_again_is_dropped(logger: CSVMetrics) -> None:
 def test_dropping_from_a_file_that_is_not_there_is_nothing(tmp_path: Path) -> None:
     CSVMetrics(str(tmp_path)).drop_after(3)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_curves_have_a_panel_per_metric(logger: CSVMetrics, tmp_path: Path) -> None:
-    panels = collect(logger.path)
-    assert set(panels) == {"accumulated_loss", "lr", "tokens_per_second"}
-    assert panels["accumulated_loss"]["val/lm"] == [(2, 0.25)]
-    picture = draw_curves(logger.path, tmp_path / "curves.png", "title")
-    assert picture is not None
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert draw_curves(tmp_path / "none.csv", tmp_path / "none.png", "title") is None
 
 
 def test_results_say_how_many_examples_they_are_over(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from xlm.errors import StorageError
 from xlm.utils import files
-from xlm.utils.files import remove_leftovers, replace_text, temporary_beside
+from xlm.utils.files import keep_earlier, remove_leftovers, replace_text, temporary_beside
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -20,6 +20,25 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     replace_text(path, "zwei · ▁")
     assert path.read_text(encoding="utf-8") == "zwei · ▁"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_an_earlier_file_gets_the_next_free_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    if not has_links:
+        monkeypatch.setattr("os.link", refuse)
+    path = tmp_path / "rows.jsonl"
+    assert keep_earlier(path, "one") is None
+    for text, kept in (("one", None), ("one", None), ("zwei · ▁", "rows-1.jsonl"), ("three", "rows-2.jsonl")):
+        earlier = keep_earlier(path, text)
+        assert (earlier and earlier.name) == kept
+        replace_text(path, text)
+    texts = {other.name: other.read_text(encoding="utf-8") for other in tmp_path.iterdir()}
+    assert texts == {"rows.jsonl": "three", "rows-1.jsonl": "one", "rows-2.jsonl": "zwei · ▁"}
 
 
 def test_what_was_there_stays_when_writing_fails(tmp_path: Path) -> None:

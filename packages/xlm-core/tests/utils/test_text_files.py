@@ -12,8 +12,8 @@ import pytest
 from xlm.commands.generate import _prompts
 from xlm.data.locator import locate
 from xlm.errors import DataError
+from xlm.inference.prompts import read_prompts
 from xlm.inference.texts import read_texts
-from xlm.inference.writer import read_prompts
 from xlm.utils.text_files import read_json, read_lines, read_table
 
 LONG = "x" * 2**20

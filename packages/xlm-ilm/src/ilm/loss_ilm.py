@@ -82,16 +82,18 @@ class ILMLoss(LossFunction[ILMBatch, ILMLossDict]):
         dataloader_name: str | None = None,
     ) -> ILMLossDict:
         """`loss` (nats per row, or per step with "elbo"), its two parts per row, and a bound on −log p of every row."""
-        hidden = self.model.hidden(
-            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], **packed(batch)
-        )
-        head = self.model.final_layer
-        open_gaps = batch["attention_mask"] & ~batch["constraint"]
         slot_index = batch.get("slot_index")
+        if slot_index is None:
+            slot_index = (batch["attention_mask"] & ~batch["constraint"]).view(-1).nonzero().squeeze(-1)
+        given = dict(packed(batch))
+        if getattr(self.model, "chooses", False):
+            given["chosen"] = self.model.read_at(slot_index, batch["cls_position"], batch["input_ids"].shape[1])
+        hidden = self.model.hidden(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], **given)
+        head = self.model.final_layer
         token_ce = insertion_cross_entropy(
             head.norm_final(hidden),
             head.linear.weight,
-            open_gaps.view(-1).nonzero().squeeze(-1) if slot_index is None else slot_index,
+            slot_index,
             batch["target_slots"],
             batch["target_tokens"],
             batch["target_counts"],

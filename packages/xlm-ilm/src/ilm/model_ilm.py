@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.modules.attention import drop_full_mask, positions_from_mask
+from xlm.modules.chosen import Chosen
 from xlm.modules.layers import init_transformer_weights
 from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
@@ -28,6 +29,7 @@ class RotaryILM(RotaryNetwork):
     """
 
     packs: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class RotaryILM(RotaryNetwork):
         token_type_ids: Integer[Tensor, "batch length"] | None = None,
         positions: Integer[Tensor, "batch length"] | None = None,
         token_index: Integer[Tensor, " tokens"] | None = None,
+        chosen: Chosen | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """Hidden vectors before both heads.
 
@@ -71,8 +74,9 @@ class RotaryILM(RotaryNetwork):
             token_type_ids: (B, L), 0 CLS, 1 prompt, 2 the rest; None = all 2.
             positions: (B, L); None counts the real tokens of each row from 0, so that padding moves nothing.
             token_index: real tokens in the flattened batch, which saves computing the padding; see `Packing`.
+            chosen: the positions that will be read; the others are zeros then.
         """
-        packing = Packing.of(attention_mask, token_index)
+        packing, num_rows = Packing.of(attention_mask, token_index), len(input_ids)
         types = torch.full_like(input_ids, 2) if token_type_ids is None else token_type_ids
         attention_mask = drop_full_mask(attention_mask)
         if packing is not None:
@@ -80,8 +84,16 @@ class RotaryILM(RotaryNetwork):
         elif attention_mask is not None and positions is None:
             positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids) + self.embed_types(types)
-        hidden: Tensor = self.layers(x, attention_mask, positions, packing=packing)
+        hidden: Tensor = self.layers(x, attention_mask, positions, packing=packing, chosen=chosen)
+        if chosen is not None:
+            return chosen.put(hidden.squeeze(0), num_rows)
         return hidden if packing is None else packing.unpack(hidden)
+
+    @staticmethod
+    def read_at(open_gaps: Integer[Tensor, " gaps"], cls_position: Integer[Tensor, " batch"], length: int) -> Chosen:
+        """What both heads read: open gaps, as flat positions of (B, L), and CLS, whose gap is never open."""
+        cls_index = torch.arange(len(cls_position), device=cls_position.device) * length + cls_position
+        return Chosen.of(torch.cat([open_gaps, cls_index]).sort().values, length)
 
     def length_logits(
         self, hidden: Float[Tensor, "batch length d_model"], cls_position: Integer[Tensor, " batch"]

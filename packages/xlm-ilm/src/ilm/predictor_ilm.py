@@ -105,6 +105,11 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
             unread |= dict.fromkeys(filters, "temperature=0 always takes the best gap and its best token")
         return unread
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it always generates the same text: the likeliest tokens, with a threshold for the end."""
+        return self.sampler.temperature == 0 and self.stopping_threshold is not None
+
     @torch.no_grad()
     def predict(
         self,
@@ -148,7 +153,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
             if not len(rows.index):
                 break
             u = uniform(derive(seeds[rows.index], step)[:, None], Stream.TOKEN, draws)
-            hidden = self.model.hidden(rows.ids, rows.mask, rows.types)
+            hidden = self._hidden(rows)
             calls[rows.index] += 1
             step += 1
             length_logits = self.model.length_logits(hidden, rows.cls_position)
@@ -169,6 +174,15 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
                 lengths[rows.index] += (slots >= 0).sum(dim=1)
                 steps[rows.index] = step
         return joined(ended or [rows], self.tokenizer.pad_token_id), steps, calls, complete
+
+    def _hidden(self, rows: Rows) -> Float[Tensor, "rows length d_model"]:
+        """Hidden vectors of open gaps and CLS."""
+        given = {}
+        if getattr(self.model, "chooses", False):
+            gaps = rows.is_open.reshape(-1).nonzero().squeeze(-1)
+            given["chosen"] = self.model.read_at(gaps, rows.cls_position, rows.ids.shape[1])
+        hidden: Tensor = self.model.hidden(rows.ids, rows.mask, rows.types, **given)
+        return hidden
 
     def _report(self, trace: Recorder, hidden: Tensor, rows: Rows, slots: Tensor, tokens: Tensor) -> None:
         """Tell the recorder what is about to be inserted: gaps, tokens, and their probabilities at temperature 1."""

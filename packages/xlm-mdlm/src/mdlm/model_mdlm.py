@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.modules.attention import drop_full_mask, positions_from_mask
+from xlm.modules.chosen import Chosen
 from xlm.modules.length_model import LengthModel
 from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
@@ -29,6 +30,7 @@ class DiTMDLM(RotaryNetwork):
     """
 
     packs: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -68,8 +70,9 @@ class DiTMDLM(RotaryNetwork):
         sigma: Float[Tensor, " batch"] | None = None,
         positions: Integer[Tensor, "batch length"] | None = None,
         token_index: Integer[Tensor, " tokens"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        """What the output layer reads.
+        chosen: Chosen | None = None,
+    ) -> Float[Tensor, "*output d_model"]:
+        """What the output layer reads, (B, L, D).
 
         Args:
             input_ids: (B, L), z_t.
@@ -77,6 +80,7 @@ class DiTMDLM(RotaryNetwork):
             sigma: (B,), σ(t) of each row; not looked at without time conditioning.
             positions: (B, L); None counts the real tokens of each row from 0.
             token_index: real tokens in the flattened batch, which saves computing the padding; see `Packing`.
+            chosen: the positions whose features are wanted; the result is (N, D) then.
         """
         packing = Packing.of(attention_mask, token_index)
         attention_mask = drop_full_mask(attention_mask)
@@ -85,14 +89,19 @@ class DiTMDLM(RotaryNetwork):
         elif positions is None and attention_mask is not None:
             positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids)
+        features: Tensor
         if not self.time_conditioning:
-            hidden: Tensor = self.final_layer.norm_final(self.layers(x, attention_mask, positions, packing=packing))
-            return hidden if packing is None else packing.unpack(hidden)
-        if sigma is None:
+            hidden = self.layers(x, attention_mask, positions, packing=packing, chosen=chosen)
+            features = self.final_layer.norm_final(hidden)
+        elif sigma is None:
             raise ValueError("A network with time conditioning needs sigma, the σ(t) of each row.")
-        c = torch.nn.functional.silu(self.embed_sigma(sigma))
-        modulated: Tensor = self.final_layer.hidden(self.layers(x, c, attention_mask, positions, packing), c, packing)
-        return modulated if packing is None else packing.unpack(modulated)
+        else:
+            c = torch.nn.functional.silu(self.embed_sigma(sigma))
+            hidden = self.layers(x, c, attention_mask, positions, packing, chosen)
+            features = self.final_layer.hidden(hidden, c, packing, chosen)
+        if chosen is not None:
+            return features.squeeze(0)
+        return features if packing is None else packing.unpack(features)
 
     def forward(
         self,

@@ -18,6 +18,7 @@ from xlm.masked.unmasking import (
     Slots,
     TokenDraw,
     ancestral,
+    check_one_rule,
     fill_by_confidence,
     fill_by_order,
     fill_mask_probs,
@@ -26,7 +27,7 @@ from xlm.masked.unmasking import (
 )
 from xlm.noise import RescaledSchedule
 from xlm.sampling import Confidence
-from xlm.utils.annotations import Count, CountOrZero, Number, Probability
+from xlm.utils.annotations import Count, CountOrZero, NonNegative, Number, Probability
 
 Sampler = Literal["ancestral", "ancestral_every_step", "first_hitting", "confidence", "remasking"]
 
@@ -45,6 +46,9 @@ class MDLMPredictor(MaskedPredictor):
         num_steps: of the time grid, or most calls by confidence (null there: one per mask).
         confidence: "top_prob", "prob_diff" (margin of the best two) or "entropy".
         threshold: by confidence, fill all positions at least that sure instead of a fixed number.
+        entropy_bound: by confidence, fill the surest positions as long as the sum of their entropies without the
+            largest is at most this, in nats (EB-Sampler, arXiv 2505.24857); 0 fills one at a time, or all that are
+            certain.
         remasking: with that sampler, the largest probability with which a filled token is masked again in a step.
         max_length: most tokens of an answer; above a block, it goes on in further blocks, each with the end of the last
             as context, and may end in the last one only. None for one block.
@@ -55,11 +59,19 @@ class MDLMPredictor(MaskedPredictor):
     num_steps: Count | None = 128
     confidence: Confidence = "top_prob"
     threshold: Number | None = None
+    entropy_bound: NonNegative | None = None
     remasking: Probability = 0.05
     max_length: Count | None = None
     context: CountOrZero | None = None
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it always generates the same text: the likeliest tokens, in an order that is not random."""
+        return self.temperature == 0 and self.sampler == "confidence" and self.text_length != "modelled"
+
     def check_options(self) -> None:
+        if self.sampler == "confidence":
+            check_one_rule(self.threshold, self.entropy_bound)
         if self.num_steps is None and self.sampler not in ("first_hitting", "confidence"):
             raise ConfigError(
                 f"predictor.sampler={self.sampler} needs predictor.num_steps, the steps of its time grid."
@@ -67,11 +79,12 @@ class MDLMPredictor(MaskedPredictor):
 
     def unread_options(self) -> dict[str, str]:
         read = {
-            "confidence": ("num_steps", "confidence", "threshold"),
+            "confidence": ("num_steps", "confidence", "threshold", "entropy_bound"),
             "first_hitting": (),
             "remasking": ("num_steps", "remasking"),
         }.get(self.sampler, ("num_steps",))
-        names = [name for name in ("num_steps", "confidence", "threshold", "remasking") if name not in read]
+        own = ("num_steps", "confidence", "threshold", "entropy_bound", "remasking")
+        names = [name for name in own if name not in read]
         unread = dict.fromkeys(names, f"sampler={self.sampler} does not use it")
         return unread if self.max_length is not None else {**unread, "context": "it needs max_length, which is null"}
 
@@ -88,7 +101,8 @@ class MDLMPredictor(MaskedPredictor):
     def fill(self, network: MaskedNetwork, draw: TokenDraw, ids: Tensor, slots: Slots, seeds: Tensor) -> Filled:
         """As `sampler` says."""
         if self.sampler == "confidence":
-            order = ConfidenceOrder(self.confidence, self.num_steps or slots.most(), self.threshold)
+            most = self.num_steps or slots.most()
+            order = ConfidenceOrder(self.confidence, most, self.threshold, self.entropy_bound)
             return fill_by_confidence(network, draw, ids, slots, order, seeds)
         mask_probs = fill_mask_probs(slots.masked, slots.counters, seeds)
         if self.sampler == "first_hitting":

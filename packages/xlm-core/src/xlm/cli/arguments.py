@@ -1,16 +1,18 @@
-"""Reads the command line before Hydra: the short form of jobs, misspelled flags, sweeps into one folder."""
+"""Reads the command line before Hydra: the short form of jobs, misspelled flags, the folder of a sweep."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from xlm.commands import Job, find_job, job_names
+from xlm.commands import Job, find_job, job_names, named_job
+from xlm.commands.prompt_words import FLAG, JOBS, as_prompt, join_prompts, prompt_in
 from xlm.commands.words import with_checkpoint_key
-from xlm.compose.overrides import with_optional_sections
+from xlm.compose.naming import TRAINS, named_by
+from xlm.compose.overrides import quote, with_optional_sections
 from xlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,12 +56,7 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
 
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    for arg in args:
-        # argparse would read --experiment= as an abbreviation of another flag.
-        if arg.startswith("-") and arg.partition("=")[0] not in parser._option_string_actions:
-            bare = arg.lstrip("-")
-            hint = f"Overrides are written without dashes: {bare}" if "=" in bare else "See xlm --help."
-            raise ConfigError(f"Unknown option '{arg}'. {hint}", key=arg)
+    args = _checked(join_prompts(args), parser, named_job(args, jobs))
     flags, overrides = _apart(args, parser)
     parsed = parser.parse_args(list(flags))
     config_dirs = (Path(parsed.config_dir).resolve(),) if parsed.config_dir else ()
@@ -77,6 +74,27 @@ def parse_arguments(args: Sequence[str], jobs: Sequence[Job] = ()) -> Arguments:
         shows_only=parsed.cfg is not None,
         swept=tuple(key for key, override in parsed_overrides.items() if override.is_sweep_override()),
     )
+
+
+def _checked(args: Sequence[str], parser: ArgumentParser, job: str) -> list[str]:
+    """The arguments, with a text that begins with a dash as a prompt; ConfigError for flags that the job lacks."""
+    takes_prompts = job in JOBS
+    checked = []
+    for arg in args:
+        # argparse would read --experiment= as an abbreviation of another flag.
+        if arg.startswith("-") and arg.partition("=")[0] not in parser._option_string_actions:
+            if prompt_in(arg) is not None:
+                if not takes_prompts:
+                    raise ConfigError(f"{FLAG} is for these jobs: {', '.join(JOBS)}. xlm {job} has none.", key=FLAG)
+            elif takes_prompts and len(arg.split()) > 1:
+                arg = as_prompt(arg)
+            else:
+                bare = arg.lstrip("-")
+                hint = f"Overrides are written without dashes: {bare}" if "=" in bare else "See xlm --help."
+                hint = f"To use it as a prompt: {FLAG} '{arg}'" if takes_prompts and "=" not in bare else hint
+                raise ConfigError(f"Unknown option '{arg}'. {hint}", key=arg)
+        checked.append(arg)
+    return checked
 
 
 def _has_plugin(overrides: Sequence[str]) -> bool:
@@ -106,7 +124,7 @@ def _apart(args: Sequence[str], parser: ArgumentParser) -> tuple[tuple[str, ...]
         is_value = option is not None and (
             option.nargs is None or (option.nargs == "?" and arg in (option.choices or ()))
         )
-        is_flag = not is_value and arg.startswith("-")
+        is_flag = not is_value and arg.startswith("-") and prompt_in(arg) is None
         option = parser._option_string_actions.get(arg) if is_flag else None
         (flags if is_flag or is_value else overrides).append(arg)
     return tuple(flags), tuple(overrides)
@@ -116,14 +134,23 @@ def _refuse(message: str) -> NoReturn:
     raise ConfigError(f"{message[:1].upper()}{message[1:]}. See xlm --help.")
 
 
-def check_sweep_names(arguments: Arguments) -> None:
-    """ConfigError if all training runs of a sweep would use the folder of one job_name."""
+def with_sweep_names(arguments: Arguments) -> Arguments:
+    """The arguments with `job_name=x` as the folder of a sweep's runs, named by what it varies: `x/seed=1`."""
     plain = _parsed(arguments.overrides) if arguments.multirun else {}
     name, job = plain.get("job_name"), plain.get("job_type")
-    trains, sweeps = job is None or job.value() == "train", bool(arguments.swept)
-    if trains and sweeps and name and not name.is_sweep_override() and "paths.run_dir" not in plain:
-        raise ConfigError(
-            f"job_name={name.value()} would be the folder of every run of this sweep: each would continue the last.\n"
-            "Omit job_name (each run is then named by its overrides), or sweep over it too.",
-            key="job_name",
-        )
+    if name is None or name.is_sweep_override() or "paths.run_dir" in plain or not name.value():
+        return arguments
+    trains = job is None or job.value() in TRAINS
+    if not named_by(arguments.swept, trains) and not (trains and _has_sweeper(arguments.overrides)):
+        return arguments
+    folder = str(name.value()).removesuffix("/")
+    named = tuple(
+        f"job_name={quote(f'{folder}/${{swept_settings:}}')}" if text == name.input_line else text
+        for text in arguments.overrides
+    )
+    return replace(arguments, overrides=named)
+
+
+def _has_sweeper(overrides: Sequence[str]) -> bool:
+    """Whether a sweeper proposes values of its own, which are known only later."""
+    return dict(text.partition("=")[::2] for text in overrides).get("hydra/sweeper", "grid") not in ("grid", "basic")

@@ -8,12 +8,23 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xlm.errors import RankLostError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.errors import (
+    NotLearntError,
+    OutOfMemoryError,
+    RankLostError,
+    StorageError,
+    TrainingInterrupted,
+    XLMError,
+    printable,
+)
+from xlm.utils.closed_output import discard, lasting_streams
 from xlm.utils.rank_zero import is_first_process
 from xlm.utils.secrets import without_secrets
 
 HELP_FLAGS = ("-h", "--help", "help")
 INTERRUPTED = 130
+# As a shell reports a process that SIGPIPE has ended.
+CLOSED_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Print UTF-8 whatever the encoding of the terminal; characters without UTF-8 are escaped.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    with lasting_streams():
+        return _main(args)
+
+
+def _main(args: list[str]) -> int:
     try:
         code = _dispatch(args)
         # If the reader (`| head`) is gone, the error comes here and not at exit.
@@ -35,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) is gone, so nothing may be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        discard(sys.stdout.fileno())
+        return CLOSED_PIPE
     except OSError as error:
         readable = StorageError.of(error)
         if readable is None:
@@ -45,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         readable.__cause__ = error
         report(readable)
         return readable.exit_code
+    except (MemoryError, RuntimeError) as error:
+        lacking = OutOfMemoryError.of(error)
+        if lacking is None:
+            raise
+        lacking.__cause__ = error
+        report(lacking)
+        return lacking.exit_code
 
 
 def _flush_or_discard() -> None:
@@ -52,7 +75,7 @@ def _flush_or_discard() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout.fileno())
 
 
 def report(error: XLMError) -> None:
@@ -61,13 +84,16 @@ def report(error: XLMError) -> None:
         traceback.print_exception(error)
     if isinstance(error, RankLostError) and error.is_quiet:
         return
-    if isinstance(error, TrainingInterrupted) and not is_first_process():
-        return  # all processes of a run stop together
-    prefix = "" if isinstance(error, TrainingInterrupted) else f"{error.label}: "
+    if isinstance(error, TrainingInterrupted | NotLearntError) and not is_first_process():
+        return  # all processes of a run end together
+    prefix = "" if isinstance(error, TrainingInterrupted) or not error.label else f"{error.label}: "
     print(without_secrets(printable(f"{prefix}{error}")), file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:
+    from xlm.commands.prompt_words import join_prompts
+
+    args = join_prompts(args)
     if not args or any(arg in HELP_FLAGS[:2] for arg in args) or args[0] == HELP_FLAGS[2]:
         from xlm.cli.help import print_help
 

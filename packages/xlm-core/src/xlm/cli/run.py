@@ -12,17 +12,17 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from xlm.cli.arguments import check_sweep_names, parse_arguments
+from xlm.cli.arguments import parse_arguments, with_sweep_names
 from xlm.cli.optuna_sweeper import OptunaSweeper
 from xlm.cli.sweeps import GridSweeper, register
 from xlm.commands import BUILT_IN_JOBS, Job, custom_jobs, exit_code, find_job, standalone_job
-from xlm.commands.words import job_of_stored_config, run_standalone
+from xlm.commands.words import job_of_stored_config, named_model, run_standalone
 from xlm.compose import late_values_as_text, register_resolvers
 from xlm.compose.checks import check_config
-from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME
-from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, locate_target, translate
+from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME, composed_again
+from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, readable_error, translate
 from xlm.compose.naming import checked_job_name
-from xlm.errors import BadTargetError, StorageError, TrainingInterrupted, XLMError, printable
+from xlm.errors import ConfigError, TrainingInterrupted, XLMError, printable
 from xlm.external_models import Discovery, activate, discover
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -36,13 +36,20 @@ def run_job(args: Sequence[str]) -> int:
     if (standalone := standalone_job(args, jobs)) is not None:
         activate(found.models, folders=found.folders)
         return run_standalone(standalone, args)
-    arguments = parse_arguments(args, jobs)
-    check_sweep_names(arguments)
+    arguments = with_sweep_names(parse_arguments(args, jobs))
     _print_warnings([*found.warnings, *warnings])
     task = Task(found, jobs, arguments.config_dirs, arguments.overrides, arguments.swept)
     task.prepare()
-    if not arguments.flags and (job := job_of_stored_config(arguments.overrides)):
-        return task.run_stored(job)
+    if job := job_of_stored_config(arguments.overrides):
+        if arguments.multirun or arguments.shows_only:
+            raise ConfigError(
+                f"xlm {job} uses the checkpoint's own configuration, which is in the config.yaml of its run, and runs "
+                "once. For -m and --cfg give experiment=… too.",
+                key="-m" if arguments.multirun else "--cfg",
+            )
+        flags = {flag.partition("=")[0] for flag in arguments.flags if flag.startswith("-")}
+        if flags <= {"--config-dir", "-cd"}:
+            return task.run_stored(job)
     argv = [*arguments.overrides, *arguments.flags]
     shown = late_values_as_text() if arguments.shows_only else nullcontext()
     try:
@@ -104,7 +111,7 @@ class Task:
         is_sweep = hydra.mode == RunMode.MULTIRUN
         try:
             with _environ(FULL_ERROR, self.full_error):
-                return self._run(cfg, choices)
+                return self._run(cfg, choices, [str(text) for text in hydra.overrides.task])
         except TrainingInterrupted as stop:
             self.error = stop
             if is_sweep:
@@ -112,16 +119,11 @@ class Task:
                 raise KeyboardInterrupt from stop
             return None
         except Exception as error:
-            of_disk = StorageError.of(error)
-            if of_disk is None and not isinstance(error, XLMError) and not is_foreign(error):
+            readable = readable_error(error, self.found, self.overrides, choices)
+            if readable is None:
                 if is_sweep:
                     traceback.print_exc()
                 raise
-            readable = of_disk or translate(error, self.found, self.overrides)
-            if isinstance(readable, BadTargetError):
-                readable = locate_target(readable, choices, self.overrides)
-            if readable is not error and readable.__cause__ is None:
-                readable.__cause__ = error
             if is_sweep:
                 print(f"{readable}\nThis run ends here: {cfg.job_name}.", file=sys.stderr, flush=True)
                 raise readable from readable.__cause__
@@ -141,11 +143,16 @@ class Task:
             readable = translate(error, self.found, self.overrides)
             raise readable from (None if readable is error else error)
 
-    def _run(self, cfg: DictConfig, choices: dict[str, Any]) -> Any:
+    def _run(self, cfg: DictConfig, choices: dict[str, Any], overrides: Sequence[str]) -> Any:
         cfg.job_name = checked_job_name(cfg.job_name)  # text from here on
         job = find_job(str(cfg.job_type), self.jobs)
         if job.name in BUILT_IN_JOBS and job.name != "name":
+            cfg = composed_again(cfg, overrides)
             check_config(cfg, choices)
+        if model := named_model(cfg, job.name):
+            from xlm.inference.folders import write_beside_path
+
+            write_beside_path(cfg, model, self.overrides)
         result = job.load()(cfg)
         self.code = self.code or exit_code(result)
         return result

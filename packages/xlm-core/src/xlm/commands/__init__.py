@@ -10,6 +10,8 @@ from xlm.errors import ConfigError, UnknownJobError
 from xlm.external_models import ModelPackage, load_commands
 from xlm.utils.imports import get_function, get_object
 
+# Names of the model in every command that loads one; a word without a key means the same.
+MODEL_KEYS = ("checkpoint", "checkpoint_path", "ckpt_path")
 _SAMPLER = "predictor.<option>=… sets an option of the model's sampler."
 _NO_OPTIONS = "This job has no options of its own; see xlm train --help."
 _TRACE_KEYS = (
@@ -41,7 +43,7 @@ class Job:
             reads them from its words.
         note: what else it accepts.
         is_standalone: whether it runs without a composed configuration.
-        other_names: other names for options of a standalone command.
+        other_names: other names for options of a standalone command, and what its flags stand for.
         takes_overrides: whether unknown `key=value` are left among the words.
     """
 
@@ -88,10 +90,10 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "generate",
             "xlm.commands.generate.run",
-            "generate text with a trained model, as a file of JSON lines",
-            usage="CHECKPOINT [overrides]",
+            "generate text with a trained model",
+            usage="CHECKPOINT [PROMPT …] [--prompt TEXT] [overrides]",
             options=("Generation",),
-            note=_SAMPLER,
+            note=f"Words after the model are prompts; --prompt takes any text. Lines of a pipe are prompts. {_SAMPLER}",
         ),
         Job(
             "extract_checkpoint",
@@ -110,7 +112,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "plan",
             "xlm.commands.plan.run",
-            "estimate what a run would need: parameters, memory, operations, time, disk",
+            "estimate the parameters, memory, FLOPs, time and disk of a run",
             usage="experiment=… [overrides]",
             options=("Plan",),
         ),
@@ -133,7 +135,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "train_tokenizer",
             "xlm.commands.train_tokenizer.run_train_tokenizer",
-            "train a tokenizer on texts: xlm train_tokenizer FILE … out=FOLDER",
+            "train a tokenizer on texts",
             usage="FILE … out=FOLDER [options]",
             options=("TrainTokenizer",),
             is_standalone=True,
@@ -141,8 +143,8 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "trace",
             "xlm.commands.trace.run_trace",
-            "show how trained models generate text, side by side: xlm trace runs/a runs/b",
-            usage="CHECKPOINT CHECKPOINT … [options]",
+            "show how trained models generate text, side by side",
+            usage="CHECKPOINT CHECKPOINT … [--prompt TEXT] [options]",
             options=("TraceRuns",),
             note=f"{_SAMPLER} NAME.predictor.<option>=… sets it for one run or family.",
             is_standalone=True,
@@ -152,9 +154,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
                 "generation.num_examples": "num_prompts",
                 "generation.checkpoint_path": "runs",
                 "generation.ckpt_path": "runs",
-                "checkpoint": "runs",
-                "checkpoint_path": "runs",
-                "ckpt_path": "runs",
+                **dict.fromkeys(MODEL_KEYS, "runs"),
             },
         ),
         Job(
@@ -165,11 +165,12 @@ BUILT_IN_JOBS: dict[str, Job] = {
             options=("LMEval",),
             note=_SAMPLER,
             is_standalone=True,
+            other_names=dict.fromkeys(MODEL_KEYS, "checkpoint"),
         ),
         Job(
             "check",
             "xlm.commands.check.run_check",
-            "check that a model package obeys the contract: xlm check NAME",
+            "check that a model package obeys the contract",
             usage="NAME [overrides]",
             options=("Check",),
             is_standalone=True,
@@ -178,7 +179,7 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "text_quality",
             "xlm.commands.text_quality.run_text_quality",
-            "measure generated texts: perplexity, entropy, lengths, repetition, copied text",
+            "measure perplexity, diversity and copied text of generated texts",
             usage="FILE … [options]",
             options=("TextQuality",),
             is_standalone=True,
@@ -186,26 +187,52 @@ BUILT_IN_JOBS: dict[str, Job] = {
         Job(
             "repeat",
             "xlm.commands.repeat.run_repeat",
-            "train again from a run's record, and compare to the last bit: xlm repeat runs/x",
+            "train again from a run's record, and compare to the last bit",
             usage="RUN [options]",
             options=("Repeat",),
             is_standalone=True,
+            other_names=dict.fromkeys(MODEL_KEYS, "run"),
         ),
         Job(
             "runs",
             "xlm.commands.report.print_runs",
             "list the runs in a folder, by default runs/",
-            usage="[folders or filters] [options]",
+            usage="[FOLDER …] [WORD …] [key=value …] [options]",
             options=("Runs",),
+            note="A WORD chooses the runs with it in their row, or a name that matches a pattern such as 'star_*'. "
+            "key=value chooses by a setting: model_type=mlm, task=star_easy, state=running, optimizer.lr=0.003.",
             is_standalone=True,
+            takes_overrides=True,
+        ),
+        Job(
+            "rm",
+            "xlm.commands.moving.remove_runs",
+            "remove runs, after a confirmation",
+            usage="RUN … [yes=true]",
+            options=("Remove",),
+            note="A RUN is the folder or the name of a run, or a pattern. A run that is in use is never removed.",
+            is_standalone=True,
+            other_names={"--yes": "yes=true", "-y": "yes=true"},
+            takes_overrides=True,  # runs have names such as seed=1
+        ),
+        Job(
+            "mv",
+            "xlm.commands.moving.move_run",
+            "rename a run, or move it to another folder",
+            usage="RUN NEW",
+            options=("Move",),
+            note="NEW is a name below runs/ or a path; NEW/ moves the run into that folder under its old name.",
+            is_standalone=True,
+            takes_overrides=True,
         ),
         Job(
             "report",
             "xlm.commands.report.write_report",
-            "compare runs on one page: xlm report runs=[a,b]",
+            "compare runs on one page",
             usage="RUN RUN … [options]",
             options=("Report",),
             is_standalone=True,
+            other_names=dict.fromkeys(MODEL_KEYS, "runs"),
         ),
         Job(
             "models",
@@ -213,6 +240,22 @@ BUILT_IN_JOBS: dict[str, Job] = {
             "list the models that were found, with any problems",
             usage="",
             options=("Models",),
+            is_standalone=True,
+        ),
+        Job(
+            "completion",
+            "xlm.commands.completion.print_completion",
+            "print a script that completes jobs, groups and keys: xlm completion bash",
+            usage="SHELL",
+            is_standalone=True,
+        ),
+        Job(
+            "experiments",
+            "xlm.commands.experiments.print_experiments",
+            "list the experiments, with their model and data",
+            usage="[WORD …] [options]",
+            options=("Experiments",),
+            note="A WORD chooses the experiments with it in their row, or a name that matches a pattern ('star_*').",
             is_standalone=True,
         ),
         Job(

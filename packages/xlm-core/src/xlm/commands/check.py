@@ -21,7 +21,6 @@ from xlm.testing.runner import Outcome, check_model, find_property
 from xlm.utils.consoles import PrintsPlainly
 
 _MARKS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "inapplicable": "[dim]–[/dim]"}
-_WORDS = {"passed": "hold", "failed": "fail", "inapplicable": "don't apply"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,10 @@ def run_check(words: Sequence[str], options: Check) -> int:
     for outcome in _quietly(outcomes):
         counts[outcome.status] += 1
         print_outcome(outcome, console)
-    parts = [f"{counts[status]} {word}" for status, word in _WORDS.items() if counts[status]]
-    console.print(f"{request.name}: {', '.join(parts)}.")
+    checked = counts["passed"] + counts["failed"]
+    words = f"{counts['passed']} of {checked} {'property' if checked == 1 else 'properties'} passed"
+    skipped = f", {counts['inapplicable']} not applicable" if counts["inapplicable"] else ""
+    console.print(f"{request.name}: {words}{skipped}.")
     return int(bool(counts["failed"]))
 
 

@@ -76,15 +76,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
         name: [text for part in all_gather_objects(written) for text in part] for name, written in collected.items()
     }
     if trainer.is_global_zero:
-        print_results(f"{display_path(checkpoint)} on {split}", metrics, estimates.counts, session.console, results)
-        print_likelihoods(measured, session.console)
-        if (asked := options.num_samples) and measured and all(m.likelihood.exact for m in measured.values()):
-            told = f"eval.num_samples={asked} has no effect: an exact likelihood needs no draws."
-            session.console.print(told, highlight=False, soft_wrap=True)
+        scores = dict(metrics)
         quality: dict[str, Any] | None = None
         if texts:
             qualities, quality = judges.measure(texts)
-            print_quality(qualities, "Unconditional samples", caption(quality), session.console)
             for name, estimate in named(split, qualities).items():
                 if estimate.value is not None:
                     results[name], metrics[name] = estimate.record(), estimate.value
@@ -105,6 +100,14 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 "n": estimates.counts,
             },
         )
+        # After writing: the reader of a pipe may be gone.
+        print_results(f"{display_path(checkpoint)} on {split}", scores, estimates.counts, session.console, results)
+        print_likelihoods(measured, session.console)
+        if (asked := options.num_samples) and measured and all(m.likelihood.exact for m in measured.values()):
+            told = f"eval.num_samples={asked} has no effect: an exact likelihood needs no draws."
+            session.console.print(told, highlight=False, soft_wrap=True)
+        if quality is not None:
+            print_quality(qualities, "Unconditional samples", caption(quality), session.console)
         session.console.print(f"Written to {display_path(written)}.", soft_wrap=True)
     for place, found in measured.items():
         metrics |= {f"{place}/{name}": value for name, (value, _) in found.values().items()}

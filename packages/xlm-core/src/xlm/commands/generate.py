@@ -10,39 +10,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from xlm.compose.checks import read_section
-from xlm.datamodule import STAGES_OF_SPLITS
+from xlm.datamodule import STAGES_OF_SPLITS, UnconditionalGenerationDatasetManager
 from xlm.errors import ConfigError, XLMError
 from xlm.evaluation.cost import calls_of_rows
 from xlm.harness import Harness
+from xlm.inference.prompts import Prompt, piped_prompts, read_prompts, standard_input
 from xlm.inference.session import Session, display_path, fewer_than_asked, start
 from xlm.inference.sources import chosen_weights, load_chosen
 from xlm.inference.tracing import tracing
-from xlm.inference.writer import Prompt, Sample, Writer, read_prompts, standard_input
+from xlm.inference.writer import Sample, Writer, drawing_options
 from xlm.protocols import call_at
 from xlm.schemas import Generation
 from xlm.training.rng import random_state_of
 from xlm.utils.consoles import plain_console
-from xlm.utils.files import output_file, output_folder, replace_text
+from xlm.utils.files import keep_earlier, output_file, output_folder, replace_text
 from xlm.utils.instantiate import current_components
 from xlm.utils.text_files import read_lines
 
+# Words that end a conversation.
+_ENDS = ("quit", "exit")
 _PROMPT = "[bold cyan]prompt>[/bold cyan] "
 
 
 def converse(write: Callable[[str, int], Sequence[Sample]], console: Console, title: str) -> int:
     """Read prompts and print the results of `write(prompt, number of the prompt)`; returns the number of prompts.
 
-    Ctrl-C, Ctrl-D or an empty line ends it. After an error the next prompt is read. With input from a pipe, each line
-    is a prompt and only texts are printed.
+    quit, exit, an empty line, Ctrl-D or Ctrl-C ends it. After an error the next prompt is read. With input from a pipe,
+    each line up to an empty one is a prompt, and only texts are printed.
     """
     at_terminal = sys.stdin.isatty()
     if at_terminal:
         _edit_lines()
-        console.print(f"{title}. Write ___ for a blank (___[3]: three tokens). An empty line ends it.", soft_wrap=True)
+        console.print(
+            f"{title}. Write ___ for a blank (___[3]: three tokens). quit, Ctrl-D or Ctrl-C ends it.",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
     count = 0
     try:
         for prompt in _prompts(console, at_terminal):
@@ -74,9 +82,12 @@ def _prompts(console: Console, at_terminal: bool) -> Iterator[str]:
 def _typed(console: Console) -> Iterator[str]:
     while True:
         try:
-            yield console.input(_PROMPT)
+            line = console.input(_PROMPT)
         except EOFError:
             return
+        if line.strip().lower() in _ENDS:
+            return
+        yield line
 
 
 def _edit_lines() -> None:
@@ -102,9 +113,10 @@ NUM_EXAMPLES = 8
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
-    """Generate for the prompts of `generation.prompts` or `.prompt_file`, without prompts, or for those of the data.
+    """Generate for given prompts, for those of a pipe, without prompts, or for those of the data.
 
-    Rows go to `generation.output` (default `<run>/generations.jsonl`; "-" is standard output) and to the screen.
+    Prompts are given by `generation.prompts` or `.prompt_file`. Rows go to `generation.output` (default
+    `<run>/generations.jsonl`; "-" is standard output) and to the screen.
 
     Raises:
         ConfigError: an unknown option, a bad value, conflicting options, or a model that cannot do it.
@@ -114,6 +126,8 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     options = read_section(cfg, Generation)
     prompts = None if options.interactive else read_prompts(options.prompts, options.prompt_file)
     _check(options, prompts)
+    if prompts is None and not (options.interactive or options.num_examples or options.split):
+        prompts = piped_prompts()
     output = _output(cfg, options)
     weights = chosen_weights(cfg, "generation")
     session = start(cfg, weights.tokenizer)
@@ -132,13 +146,16 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
                      f"{writer.name} from {display_path(checkpoint)}")  # fmt: skip
             return []
         if prompts is not None or options.num_samples:
+            if (options.num_samples or 1) > 1:
+                _draw(harness)
             rows = from_prompts(writer, prompts or [Prompt("")], cfg, options)
         else:
             rows = from_data(session, harness, options, _seed(cfg))
     for row in rows:
         row["checkpoint"] = display_path(checkpoint)
     session.write_record(trainer, "generate")
-    _deliver(rows, output, session.console, display_path(checkpoint))
+    is_default = options.output is None and options.output_path is None
+    _deliver(rows, output, session.console, display_path(checkpoint), is_default)
     return rows
 
 
@@ -159,6 +176,9 @@ def _output(cfg: DictConfig, options: Generation) -> str:
 
 def _check(options: Generation, prompts: list[Prompt] | None) -> None:
     """ConfigError for conflicting options."""
+    for name in ("prompts", "prompt_file"):
+        if options.interactive and getattr(options, name) is not None:
+            raise ConfigError(f"interactive=true asks for the prompts. Remove it, or generation.{name}.")
     of_data = [name for name in ("num_examples", "split") if getattr(options, name) is not None]
     of_prompts = [name for name in ("num_samples", "mode") if getattr(options, name) is not None]
     if of_data and (prompts is not None or of_prompts):
@@ -172,6 +192,14 @@ def _seed(cfg: DictConfig) -> int:
     """The seed of the sampler, if it has one, else of the run."""
     own = (cfg.get("predictor") or {}).get("seed")
     return int(cfg.seed if own is None else own)
+
+
+def _draw(harness: Harness) -> None:
+    """Let a greedy sampler draw; the configuration in the record has its temperature too."""
+    if options := drawing_options(harness.predictor):
+        with open_dict(harness.config):
+            harness.config.predictor.update(options)
+        harness.predictor = harness.predictor_with(options)
 
 
 def _samples(
@@ -216,6 +244,9 @@ def from_data(session: Session, harness: Harness, options: Generation, seed: int
         index, name = found
         # The split that only `generate` reads has as many examples as it should write.
         num_examples = options.num_examples or (None if split == "predict" else NUM_EXAMPLES)
+        manager = datamodule.dataset_managers[split][name]
+        if isinstance(manager, UnconditionalGenerationDatasetManager) and num_examples != 1:
+            _draw(harness)
         rows: list[dict[str, Any]] = []
         datamodule.setup(STAGES_OF_SPLITS[split])
         with random_state_of(seed):
@@ -242,18 +273,41 @@ def _predicted(harness: Harness, batch: Any, batch_idx: int, index: int, name: s
     return [{"network_calls": count, **row} for row, count in zip(rows, calls.tolist(), strict=True)]
 
 
-def _deliver(rows: Sequence[dict[str, Any]], output: str, console: Console, source: str) -> None:
-    """Write the rows as JSON lines, and show them unless they go to standard output."""
+def _deliver(rows: Sequence[dict[str, Any]], output: str, console: Console, source: str, is_default: bool) -> None:
+    """Write the rows as JSON lines, and show them unless they go to standard output.
+
+    An earlier file at the default place is kept under another name; one that `generation.output` names is replaced.
+    """
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if output == STDOUT:
         sys.stdout.write(lines)
         sys.stdout.flush()
         return
-    path = replace_text(Path(output), lines)
+    path, earlier = Path(output), ""
+    if is_default:
+        if (kept := keep_earlier(path, lines)) is not None:
+            earlier = f" The earlier file is now {kept.name}."
+    elif path.exists():
+        earlier = " It replaced an earlier file."
+    replace_text(path, lines)
     for row in rows:
-        # No markup in texts: rich would read [MASK] as a tag.
-        for key in (key for key in SHOWN if key in row):
-            console.print(f"{key} ", style="bold", end="")
-            console.print(f"{row[key]}  ", markup=False, highlight=False, soft_wrap=True, end="")
-        console.print()
-    console.print(f"{len(rows)} rows from {source}, written to {display_path(path)}.", soft_wrap=True)
+        _show(row, console)
+    count = f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}"
+    console.print(f"{count} from {source}, written to {display_path(path)}.{earlier}", highlight=False, soft_wrap=True)
+
+
+def _show(row: dict[str, Any], console: Console) -> None:
+    """Print one field per line; in a terminal, long texts are wrapped beside the names."""
+    shown = {key: str(row[key]) for key in SHOWN if key in row}
+    width = max(map(len, shown), default=0)
+    if console.is_terminal:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(width=width, style="bold")
+        table.add_column(overflow="fold")
+        for key, text in shown.items():
+            table.add_row(key, Text(text))
+        console.print(table)
+    else:
+        for key, text in shown.items():
+            console.print(f"{key:<{width}}  {text}", markup=False, highlight=False, soft_wrap=True)
+    console.print()

@@ -126,6 +126,6 @@ def _unknown(tasks: list[str], known: list[str]) -> list[str]:
 
 def _folder(checkpoint: str, weights: Path) -> Path:
     """The folder of the run or of the weights; the current folder for a model from the hub."""
-    from xlm.inference.sources import folder_of
+    from xlm.inference.sources import folder_of, local_path
 
-    return folder_of(weights) if Path(checkpoint).exists() else Path.cwd()
+    return folder_of(weights) if local_path(checkpoint).exists() else Path.cwd()

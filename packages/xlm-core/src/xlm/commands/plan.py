@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
 
+from xlm.commands.few_steps import duration, quiet
 from xlm.commands.train import resolve_length
 from xlm.compose.checks import read_section
 from xlm.errors import DataError
@@ -34,7 +34,8 @@ from xlm.training.flops import matmul_dtype, matmul_peak
 from xlm.training.optim import build_optimizer
 from xlm.training.progress import write_results
 from xlm.training.rng import capture, restore
-from xlm.utils.consoles import plain_console
+from xlm.utils.columns import Column
+from xlm.utils.consoles import plain_console, print_table
 from xlm.utils.files import output_file
 from xlm.utils.run_record import run_record
 
@@ -66,7 +67,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, Any], bool]:
     """The plan, and whether this is the process that prints it."""
-    session = start(_quiet(cfg, num_steps + num_warmup))
+    session = start(quiet(cfg, num_steps + num_warmup))
     for split in ("val", "test", "predict"):
         session.datamodule.dataset_managers[split] = {}
     # Without steps no weight needs a value, and a network of any size can be built anywhere.
@@ -105,17 +106,6 @@ def _make(cfg: DictConfig, num_steps: int, num_warmup: int) -> tuple[dict[str, A
 
 
 _NO_STEPS = "No step is taken (plan.num_steps=0)."
-
-
-def _quiet(cfg: DictConfig, num_steps: int) -> DictConfig:
-    """The configuration for a few training steps that write nothing."""
-    quiet = copy.deepcopy(cfg)
-    with open_dict(quiet):
-        quiet.trainer.max_steps = num_steps
-        quiet.trainer.enable_checkpointing = False
-        quiet.trainer.limit_val_batches = 0
-        quiet.log_predictions = None
-    return quiet
 
 
 def _why_no_steps(session: Session, harness: Harness) -> str | None:
@@ -201,17 +191,10 @@ def _disk(cfg: DictConfig, one: int) -> dict[str, int]:
 
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     """Print the plan as one table."""
-    table = Table(
-        title=f"Plan of {plan['run']} ({plan['device'].partition(',')[0]}, {plan['precision']})", title_justify="left"
-    )
-    table.add_column("what")
-    table.add_column("how much", justify="right")
-    table.add_column("", overflow="fold")
-    for section in _rows(plan):
-        for row in section:
-            table.add_row(*row)
-        table.add_section()
-    console.print(table)
+    title = f"Plan of {plan['run']} ({plan['device'].partition(',')[0]}, {plan['precision']})"
+    console.print(title, style="italic", highlight=False, soft_wrap=True)
+    columns = [Column("what"), Column("how much", is_figure=True), Column("")]
+    print_table(console, columns, [row for section in _rows(plan) for row in section])
     if "not_measured" in plan:
         console.print(
             f"{plan['not_measured']}\nOperations, activations, steps per epoch and time need a training batch.",
@@ -268,12 +251,12 @@ def _speed_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     flops, spent = plan["flops"], plan["time"]
     step, whole = spent["seconds_per_step"], spent["training_seconds"]
     rows = [
-        ("time per step", _duration(step["median"]), f"{_duration(step['least'])} to {_duration(step['most'])}, "
+        ("time per step", duration(step["median"]), f"{duration(step['least'])} to {duration(step['most'])}, "
          f"{spent['num_steps_measured']} steps measured"),
     ]  # fmt: skip
     if whole is not None:
-        between = f"{_duration(whole['least'])} to {_duration(whole['most'])}, no validation"
-        rows.append((f"{spent['max_steps']:,} steps", _duration(whole["median"]), between))
+        between = f"{duration(whole['least'])} to {duration(whole['most'])}, no validation"
+        rows.append((f"{spent['max_steps']:,} steps", duration(whole["median"]), between))
     if flops is None:
         rows.append(("operations", "unknown", "compiled, or no matrix products seen"))
     else:
@@ -286,13 +269,3 @@ def _speed_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _mib(count: float) -> str:
     return f"{count / 2**20:,.1f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    """`0.123 s`, `12 s`, `3.4 min`, `2.1 h`, `1.5 d`."""
-    if seconds < 10:
-        return f"{seconds:.3f} s"
-    for unit, size, below in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172800)):
-        if seconds < below:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 86400:.1f} d"

@@ -83,11 +83,12 @@ def run_repeat(words: Sequence[str], options: Repeat) -> int:
 
 def _named_run(names: Sequence[str]) -> Path:
     """The folder of the one run that is named."""
+    from xlm.commands.words import run_of_model
     from xlm.reports.run import named_runs
 
     if not names:
         raise ConfigError("Which run? xlm repeat runs/x. `xlm runs` lists them.", key="run")
-    runs = named_runs(names)
+    runs = named_runs([run_of_model(name) for name in names])
     if len(runs) > 1:
         found = ", ".join(str(run.folder) for run in runs[:3])
         raise ConfigError(f"xlm repeat takes one run, but {' '.join(names)} names {len(runs)}: {found}.", key="run")
@@ -130,14 +131,16 @@ def _configuration(original: Path, options: Repeat) -> DictConfig:
     from xlm.compose.checks import check_config
     from xlm.compose.messages import readable_errors
     from xlm.compose.naming import checked_job_name
+    from xlm.inference.folders import find_relative_paths, name_of_run
     from xlm.inference.sources import check_trusted, find_source
-    from xlm.inference.stored_config import add_newer_keys, name_of_run
+    from xlm.inference.stored_config import add_newer_keys
     from xlm.training.checkpoints import LAST
 
     register_resolvers()
     source = find_source(original / "checkpoints" / LAST, config=original / "config.yaml")
     cfg = check_trusted(source, options.trust, "trust=true", runs_judges=True).config
     add_newer_keys(cfg)
+    find_relative_paths(cfg, source.path)
     with open_dict(cfg), readable_errors():
         here = name_of_run(original / "checkpoints" / LAST, cfg.paths.log_dir)
         cfg.job_name = checked_job_name(options.job_name or f"{here or cfg.job_name}{_SUFFIX}")

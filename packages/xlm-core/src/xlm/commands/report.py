@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from xlm.errors import ConfigError, as_line
+from xlm.commands.words import run_of_model
+from xlm.errors import ConfigError
+from xlm.reports.filters import check_filters, matches
 from xlm.reports.listing import as_lines, as_object, sort_runs
-from xlm.reports.run import DEFAULT_FOLDER, Run, distinct_names, named_runs, read_run, run_folders
+from xlm.reports.run import DEFAULT_FOLDER, distinct_names, named_runs, names_below, read_run, run_folders
 from xlm.schemas import Report, Runs
+from xlm.utils.columns import output_width, print_sentence
+
+if TYPE_CHECKING:
+    from xlm.reports.document import Report as Content
 
 FOLDER = Path("reports")
 _MAX_NAME = 80
@@ -31,7 +35,7 @@ def write_report(words: Sequence[str], options: Report) -> int:
     names = [*options.runs, *words]
     if not names:
         raise ConfigError("Which runs? xlm report runs=[a,b], or xlm report a b. `xlm runs` lists them.", key="runs")
-    runs = named_runs(names)
+    runs = named_runs([run_of_model(name) for name in names])
     page = output_path(options.output, [run.name for run in runs])
     for path in (page, page.with_suffix(".md"), page.with_suffix(".csv"), page.with_name(f"{page.stem}_pairs.csv")):
         output_file(path, "output")
@@ -44,10 +48,20 @@ def write_report(words: Sequence[str], options: Report) -> int:
         replace_text(path, text)
     for run in runs:
         for problem in run.problems:
-            print(as_line(f"{run.name}: {problem}"))
-    print(as_line(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(report.pairs)} paired comparisons."))
-    print(as_line(f"Written to {page}; beside it {', '.join(p.name for p in texts if p != page)}."))
+            print_sentence(f"{run.name}: {problem}")
+    print_sentence(f"{_counted(len(runs), 'run')}, {_comparisons(report)}")
+    print_sentence(f"Written to {page}; beside it {', '.join(p.name for p in texts if p != page)}.")
     return 0
+
+
+def _comparisons(report: Content) -> str:
+    if report.pairs:
+        return f"{_counted(len(report.pairs), 'paired comparison')}."
+    return f"no paired comparison: {report.no_pairs or 'it needs two runs.'}"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def output_path(said: str, names: Sequence[str]) -> Path:
@@ -62,28 +76,26 @@ def output_path(said: str, names: Sequence[str]) -> Path:
 
 
 def print_runs(words: Sequence[str], options: Runs) -> int:
-    """Print the runs of a folder (by default runs/) that match all other words; returns 0."""
+    """Print the runs of a folder (by default runs/) that match all other words and settings; returns 0.
+
+    Raises:
+        ConfigError: an unknown order, or a setting that none of the runs has.
+    """
     folders = [Path(word) for word in words if Path(word).is_dir()]
     filters = [word for word in words if not Path(word).is_dir()]
-    found = [run for folder in folders or [DEFAULT_FOLDER] for run in run_folders(folder)]
-    names = distinct_names(found)
+    places = folders or [DEFAULT_FOLDER]
+    found = [run for folder in places for run in run_folders(folder)]
+    names = names_below(places[0], found) if len(places) == 1 else distinct_names(found)
     runs = [read_run(folder, name) for folder, name in zip(found, names, strict=True)]
-    runs = sort_runs([run for run in runs if all(_chosen(run, word) for word in filters)], options.sort)
+    if runs:
+        check_filters(runs, filters)
+    runs = sort_runs([run for run in runs if all(matches(run, word) for word in filters)], options.sort)
     if options.json:
         print(json.dumps([as_object(run) for run in runs], indent=2, ensure_ascii=False))
     elif runs:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print("\n".join(as_lines(runs, width, metric=options.sort)))
+        print("\n".join(as_lines(runs, output_width(), metric=options.sort)))
     else:
-        where = ", ".join(str(folder) for folder in folders or [DEFAULT_FOLDER])
+        where = ", ".join(map(str, places))
         matching = f" that matches '{' '.join(filters)}'" if filters else ""
-        print(as_line(f"There is no run{matching} in {where}."))
+        print_sentence(f"There is no run{matching} in {where}.")
     return 0
-
-
-def _chosen(run: Run, word: str) -> bool:
-    """Whether a word is part of an entry in the run's row, or a pattern that matches one."""
-    return any(
-        word in text or fnmatchcase(text, word)
-        for text in (run.name, str(run.folder), run.model, run.data, run.state())
-    )

@@ -177,5 +177,7 @@ def _cut(texts: Sequence[WrittenText], unit: Unit) -> list[WrittenText]:
 
 def _beside(samples: str) -> Path:
     """The path of the record, beside the first file."""
-    path = Path(samples)
+    from xlm.inference.sources import local_path
+
+    path = local_path(samples)
     return path / "text_quality.json" if path.is_dir() else path.with_suffix(".quality.json")

@@ -52,8 +52,8 @@ def read_request(words: Sequence[str], options: TraceRuns) -> Request:
 
 def run_trace(words: Sequence[str], options: TraceRuns) -> int:
     """Write the page and other requested files; returns 0, since errors are raised as XLMError."""
-    from xlm.inference.session import display_path, quiet_libraries
-    from xlm.inference.tracing import check_trace, write_trace
+    from xlm.inference.session import quiet_libraries
+    from xlm.inference.tracing import check_trace, write_trace, written_files
     from xlm.traces.terminal import replay_in_terminal
     from xlm.utils.consoles import plain_console
 
@@ -72,7 +72,8 @@ def run_trace(words: Sequence[str], options: TraceRuns) -> int:
         replay_in_terminal(doc, console)
     if writes:
         write_trace(page, doc, gif=request.gif, png=request.png)
-        console.print(f"Written to {display_path(page)}, a page for a browser.", soft_wrap=True)
+        where = written_files(page, gif=request.gif, png=request.png)
+        console.print(f"Written to {where}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -158,12 +159,12 @@ def _rank(owner: str, runs: dict[str, tuple[str, list[str]]]) -> int:
 def _asked(request: Request, lm: TrainedModel) -> tuple[list[str], list[str | None], Any]:
     """Prompts, their answers if the data has them, and the drawing function."""
 
+    from xlm.inference.prompts import read_prompts
     from xlm.inference.session import fewer_than_asked
-    from xlm.inference.writer import read_prompts
     from xlm.traces.document import find_view
 
     view = find_view(request.view or lm.config.get("trace_view"))
-    given = read_prompts("-" if request.prompts == ("-",) else request.prompts, request.prompt_file)
+    given = read_prompts(request.prompts, request.prompt_file)
     if given is not None:
         return [prompt.text for prompt in given], [None] * len(given), view
     prompts, truths = prompts_of_data(lm, request.split, request.num_prompts)
@@ -183,40 +184,23 @@ def _traced(
     truths: list[str | None],
     view: Any,
 ) -> Any:
-    from xlm.decoding.trace import record
-    from xlm.inference.session import display_path
-    from xlm.inference.tracing import sampler_of
-    from xlm.traces.document import describe_run
+    from xlm.inference.traced import traced_run
 
     own_seed = options.get("seed")
     seed = request.seed if own_seed is None else int(own_seed)
     options = {option: value for option, value in options.items() if option != "seed"}
-    with record() as recorder:
-        # One prompt at a time, so that traces are in the same order.
-        for number, prompt in enumerate(prompts):
-            lm.samples(prompt, request.num_samples, mode=request.mode, seed=seed + number, **options)
-    return describe_run(
-        short_name(name),
-        recorder.traces,
-        lm.tokenizer,
-        model=family(lm),
-        checkpoint=display_path(lm.source),
-        sampler={**sampler_of(lm.config), **options},
-        view=view,
-        prompts=[prompt for prompt in prompts for _ in range(request.num_samples)],
-        truths=[truth for truth in truths for _ in range(request.num_samples)],
-    )
+    run, _ = traced_run(
+        lm, prompts, request.num_samples, mode=request.mode, seed=seed, options=options, view=view, truths=truths,
+        name=short_name(name),
+    )  # fmt: skip
+    return run
 
 
 def short_name(run: str) -> str:
     """The name of a run on the page: the name of its folder."""
-    from xlm.inference.sources import folder_of
-    from xlm.utils.weight_files import is_weights_alone
+    from xlm.inference import traced
 
-    path = Path(run)
-    if path.suffix == ".ckpt" or is_weights_alone(path):
-        path = folder_of(path)
-    return path.name or str(run)
+    return traced.short_name(run)
 
 
 def prompts_of_data(lm: TrainedModel, split: str, num_prompts: int) -> tuple[list[str], list[str | None]]:
@@ -225,12 +209,15 @@ def prompts_of_data(lm: TrainedModel, split: str, num_prompts: int) -> tuple[lis
     ConfigError if it has none.
     """
     from xlm.datamodule import STAGES_OF_SPLITS
+    from xlm.inference.folders import find_relative_paths
     from xlm.utils.instantiate import components, instantiate
 
     prompts: list[str] = []
     truths: list[str | None] = []
+    config = lm.config.copy()
+    find_relative_paths(config, lm.source)
     with components(tokenizer=lm.tokenizer, noise_schedule=lm.harness.noise_schedule):
-        datamodule: Any = instantiate(lm.config.datamodule)
+        datamodule: Any = instantiate(config.datamodule)
         if (found := datamodule.first_loader(split, "prediction")) is not None:
             datamodule.setup(STAGES_OF_SPLITS[split])
             for batch in getattr(datamodule, f"{split}_dataloader")()[found[0]]:

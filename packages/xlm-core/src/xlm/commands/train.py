@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,23 @@ from rich.text import Text
 from torch import nn
 
 from xlm import flags
+from xlm.commands.few_steps import expected_time
+from xlm.commands.own_data_lines import own_data_lines, say_other_data
 from xlm.compose.devices import num_devices
+from xlm.compose.own_data import AUTOMATIC
 from xlm.datamodule import TextDataModule, TrainLoader
 from xlm.errors import CheckpointError, ConfigError, of_option
+from xlm.evaluation.likelihood import LikelihoodPass, Measured, print_likelihoods
 from xlm.evaluation.metrics import Estimates
 from xlm.harness import Harness
 from xlm.inference.session import Session, build_callbacks, build_loggers, display_path, start
+from xlm.inference.tracing import tracing
 from xlm.inference.warm_start import Origin, find_origin, tokenizer_for
 from xlm.reports.files import read_mapping
+from xlm.schemas import Trace
 from xlm.training.background import BackgroundCheckpointIO
-from xlm.training.checkpoints import BEST, LastCheckpoint, without_checkpoints
+from xlm.training.checkpoints import BEST, BestCheckpoint, LastCheckpoint, without_checkpoints
+from xlm.training.curves import draw_curves
 from xlm.training.disk_space import check_space
 from xlm.training.early_stopping import stopped_early
 from xlm.training.ema import ExponentialMovingAverage
@@ -33,25 +41,38 @@ from xlm.training.guards import FiniteLossGuard, GracefulSignals, MonitoredMetri
 from xlm.training.interval import LogInterval
 from xlm.training.lr_range import LearningRateRange
 from xlm.training.optim import num_parameters
+from xlm.training.overfit import verdict_of
 from xlm.training.parts import LOSS, shares_of_run
 from xlm.training.progress import ProgressDisplay, print_results, write_results
 from xlm.training.remote_loggers import forget_ids
 from xlm.training.requeue import requeueing
-from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
+from xlm.training.resume import (
+    config_differences,
+    data_differences,
+    differences_in_words,
+    find_resumable,
+    load_checkpoint,
+)
 from xlm.training.rng import RandomState, random_state_of
 from xlm.training.sharded_checkpoints import is_checkpoint
 from xlm.training.step_count import StepCount
-from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, draw_curves, num_tokens
+from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
+from xlm.utils.choices import choices_of, hydra_choices, typed_keys
+from xlm.utils.columns import sentence_lines
+from xlm.utils.consoles import width_of
 from xlm.utils.files import output_folder, remove_leftovers
 from xlm.utils.rank_zero import RankedLogger, is_first_process
 from xlm.utils.run_lock import RunLock
+from xlm.utils.text import duration
 
 log = RankedLogger(__name__, rank_zero_only=True)
 
 # Number of batches to count tokens in: with 64 texts each, the mean is known within about a percent.
 NUM_COUNTED = 32
+# Draws of the bound per example, as in `xlm eval`.
+NUM_DRAWS = 2
 
 
 @dataclass(frozen=True)
@@ -178,7 +199,9 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     session.datamodule.prepare_data()
     if resume is not None and not cfg.resume_checkpoint_path:
         refuse_other_data(resume[1], session)
+    say_other_data(cfg, session.datamodule)
     length = resolve_length(cfg, session.datamodule)
+    expected = expected_time(session) if is_automatic(cfg) and resume is None and not flags.DEBUG else ""
     harness = session.harness()
     harness.check_optimizer()
     if resume is not None:
@@ -195,7 +218,7 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         trainer = session.trainer(
             [cost, estimates, RunLockHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
         )
-        describe_run(session, harness, trainer, length, origin)
+        describe_run(session, harness, trainer, length, expected, origin)
         step_before = 0 if resume is None else resume[1]["global_step"]
         if 0 < trainer.max_steps <= step_before:
             session.console.print(
@@ -209,6 +232,9 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         path = None if resume is None else str(resume[0])
         del resume
         trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
+    overfit = verdict_of(trainer)
+    if overfit is not None and overfit.is_due(trainer):
+        trainer.validate(harness, datamodule=session.datamodule, verbose=False)
     if stopped := stopped_early(trainer):
         record["stopped_early"] = stopped
         if trainer.is_global_zero:
@@ -219,7 +245,10 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     if earlier.get("step") == trainer.global_step == step_before and "training" in earlier:
         # Nothing was trained: keep the cost that the first end wrote, with the time after the last checkpoint.
         record["training"] = earlier["training"]
-    return finish(session, harness, trainer, record, estimates)
+    metrics = finish(session, harness, trainer, record, estimates)
+    if overfit is not None:
+        session.console.print(overfit.conclude(session.run_dir))
+    return metrics
 
 
 def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
@@ -244,11 +273,15 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
             f"{directory} has the checkpoints of a run, and resume_from_checkpoint=false would overwrite them.\n"
             "Use another job_name, or remove that folder."
         )
-    differences = config_differences(OmegaConf.create(found[1].get("xlm_config") or "{}"), cfg)
+    old: Any = OmegaConf.create(found[1].get("xlm_config") or "{}")
+    differences = config_differences(old, cfg)
     if differences:
+        record = read_mapping(Path(cfg.paths.run_dir) / "record_train.json", [])
+        after = choices_of({"choices": hydra_choices()}, cfg)
+        typed = typed_keys([*(record.get("command") or []), *sys.argv])
         raise ConfigError(
             f"{cfg.paths.run_dir} holds a run with other settings; nothing was changed. They differ in:\n  "
-            + "\n  ".join(differences[:12])
+            + "\n  ".join(differences_in_words(differences, choices_of(record, old), after, typed))
             + "\nUse another job_name= for a new run, or the old settings to continue that one."
         )
     return found
@@ -318,10 +351,20 @@ def callbacks(cfg: DictConfig, signals: GracefulSignals, train_log: TrainLog) ->
     return [*own, *configured, ProgressDisplay(train_log), last]
 
 
+def is_automatic(cfg: DictConfig) -> bool:
+    """Whether the settings were chosen to fit a person's own data."""
+    return bool(OmegaConf.select(cfg, AUTOMATIC))
+
+
 def describe_run(
-    session: Session, harness: Harness, trainer: Trainer, length: Length | None = None, origin: Origin | None = None
+    session: Session,
+    harness: Harness,
+    trainer: Trainer,
+    length: Length | None = None,
+    expected: str = "",
+    origin: Origin | None = None,
 ) -> None:
-    """Print what is about to run: choices, sizes, device, folder."""
+    """Print what is about to run: choices, sizes, device, folder, and the expected time if it is known."""
     if not trainer.is_global_zero:
         return
     cfg = session.cfg
@@ -340,12 +383,15 @@ def describe_run(
         f"{short_name(cfg.lr_scheduler) if cfg.lr_scheduler else 'no schedule'}",
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
     }
+    lines |= own_data_lines(session, expected)
     if origin is not None:
         lines["from"] = "\n         ".join(origin.lines())
     for name, text in lines.items():
         if not text:
             continue
-        session.console.print(Text.assemble((f"{name:>7}", "bold"), f"  {text}"), highlight=False, soft_wrap=True)
+        start, *below = sentence_lines(f"{name:>7}  {text}", width_of(session.console), indent=" " * 9)
+        shown = Text("\n").join([Text.assemble((start[:7], "bold"), start[7:]), *map(Text, below)])
+        session.console.print(shown, highlight=False, soft_wrap=True)
 
 
 def vocabulary(tokenizer: Any) -> str:
@@ -374,9 +420,9 @@ def short_name(node: DictConfig) -> str:
 def cost_line(training: dict[str, Any]) -> str:
     """The cost of training, as a line."""
     speed = training["tokens_per_second"]
-    parts = [f"{training['wall_seconds'] / 60:.1f} minutes", f"{training['cpu_seconds'] / 60:.1f} of CPU time"]
+    parts = [f"Trained in {duration(training['wall_seconds'])} ({duration(training['cpu_seconds'])} CPU)"]
     parts += [] if speed is None else [f"{speed:,.0f} tokens/s"]
-    return f"Training took {', '.join(parts)}, and at most {training['peak_memory_mib']:,.0f} MiB."
+    return f"{', '.join(parts)}, at most {training['peak_memory_mib']:,.0f} MiB of memory."
 
 
 def loaders(session: Session) -> dict[str, list[str]]:
@@ -392,6 +438,13 @@ def load_averaged(harness: Harness, trainer: Trainer, path: Path) -> None:
             callback.forget()  # the average of the last step must not replace these
 
 
+def draw_curves_of(trainer: Trainer, run_dir: Path, title: str) -> Path | None:
+    """Draw the run's curves, with its best checkpoint if it keeps one."""
+    kept = next((c for c in trainer.callbacks if isinstance(c, BestCheckpoint)), None)  # type: ignore[attr-defined]
+    monitor, mode = (kept.monitor, kept.mode) if kept is not None else (None, "min")
+    return draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", title, monitor, mode)
+
+
 def finish(
     session: Session, harness: Harness, trainer: Trainer, record: dict[str, Any], estimates: Estimates
 ) -> dict[str, float]:
@@ -403,26 +456,33 @@ def finish(
     logged = next((c.latest for c in trainer.callbacks if isinstance(c, TrainLog)), {})  # type: ignore[attr-defined]
     parts = {name: value for name, value in logged.items() if name.endswith(f"/{LOSS}")}
     parts |= shares_of_run(trainer.train_dataloader, list(session.datamodule.dataloader_names["train"].values()))
-    if trainer.is_global_zero:
-        draw_curves(run_dir / "metrics.csv", run_dir / "curves.png", cfg.job_name)
+    curves = draw_curves_of(trainer, run_dir, cfg.job_name) if trainer.is_global_zero else None
+    measured: dict[str, Measured] = {}
     if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
         weights = Path(cfg.checkpointing_dir) / BEST
         if cfg.test_weights == "best" and is_checkpoint(weights) and not flags.DEBUG:
             load_averaged(harness, trainer, weights)
             record["weights"] = str(weights)
-        trainer.test(harness, datamodule=session.datamodule, verbose=False)
+        traced: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if is_automatic(cfg):
+            likelihood = LikelihoodPass(NUM_DRAWS)
+            measured = likelihood.measured
+            trainer.callbacks.append(likelihood)  # type: ignore[attr-defined]
+            traced = tracing(session, harness, weights, Trace())
+        with traced:
+            trainer.test(harness, datamodule=session.datamodule, verbose=False)
         metrics |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     metrics |= parts
     if trainer.is_global_zero and metrics:
         counts, results = estimates.counts, estimates.record(metrics)
-        print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console, results)
+        record |= {"likelihood": {place: found.record() for place, found in measured.items()}} if measured else {}
         write_results(
             run_dir / "results.json",
             {**record, "step": trainer.global_step, "results": results, "metrics": metrics, "n": counts},
         )
+        print_results(f"{cfg.job_name}, step {trainer.global_step}", metrics, counts, session.console, results)
+        print_likelihoods(measured, session.console)
         session.console.print(cost_line(record["training"]), highlight=False)
-        session.console.print(
-            f"All files are in {display_path(run_dir)}, the curves in {display_path(run_dir / 'curves.png')}.",
-            soft_wrap=True,
-        )
+        where = f", the curves in {display_path(curves)}" if curves else ""
+        session.console.print(f"All files are in {display_path(run_dir)}{where}.", soft_wrap=True)
     return metrics

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from xlm.commands import BUILT_IN_JOBS, Job, exit_code, named_job
+from xlm.commands import BUILT_IN_JOBS, MODEL_KEYS, Job, exit_code, named_job
+from xlm.commands.prompt_words import JOBS as JOBS_WITH_PROMPTS
+from xlm.commands.prompt_words import join_prompts, prompt_in
+from xlm.compose.overrides import literal, quote
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.schemas import CHECKPOINT_SECTIONS, PATH_KEYS, SECTIONS_OF_JOBS, Names, Prompts
 from xlm.utils.annotations import options_in, read_options, takes_text
@@ -41,19 +44,24 @@ def read_words(job: Job, args: Sequence[str]) -> tuple[list[str], Any]:
     Raises:
         ConfigError: a flag, an option that the command doesn't have, or a value outside its type.
     """
-    rest = list(args)
+    rest = join_prompts(args)
     rest.remove(job.name if job.name in rest else f"job_type={job.name}")
     schema = job.schemas[0] if job.schemas else NoOptions
     options = options_in(schema)
     given: dict[str, Any] = {}
     words = []
-    for text in rest:
+    for word in rest:
+        text = job.other_names.get(word, word) if word.startswith("-") else word
         key, equals, value = text.partition("=")
         name = job.other_names.get(key, key)
-        if text.startswith("-"):
+        if (prompt := prompt_in(text)) is not None and job.name in JOBS_WITH_PROMPTS:
+            given["prompts"] = (*given.get("prompts", ()), prompt)
+        elif text.startswith("-"):
             raise ConfigError(f"xlm {job.name} does not accept {text}. Options: {_listed(options)}.")
-        if equals and name in options:
-            if value:
+        elif equals and name in options:
+            if (name, value) == ("prompts", "-"):
+                given["prompt_file"] = value  # standard input; `--prompt -` is a text
+            elif value:
                 given[name] = _value(key, value, options[name].annotation, given.get(name, ()))
         elif equals and _is_misspelt(key, job):
             hint = did_you_mean(nearest_names(name.removeprefix(_OF_GENERATE), options, 1))
@@ -147,22 +155,56 @@ def job_of_stored_config(overrides: Sequence[str]) -> str | None:
 
 
 def with_checkpoint_key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Rewrite `eval runs/a` and `eval checkpoint=runs/a` with the key of the job, `eval.checkpoint_path=runs/a`.
+    """Rewrite the model and the prompts of a job as overrides: `eval runs/a` as `eval eval.checkpoint_path=runs/a`.
+
+    A word is everything that isn't an override. The first one names the model, unless a key does. In `generate`, the
+    others are prompts, and those of `--prompt` with them.
 
     Raises:
-        ConfigError: several checkpoints are named.
+        ConfigError: several models are named, or prompts are given as words and as `generation.prompts`.
     """
-    said = {key: value for key, _, value in (text.partition("=") for text in overrides)}
+    said = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     job = said.get("job_type", "")
     section = _checkpoint_section(job)
     if not section:
         return tuple(overrides)
-    named = [text for text in overrides if _names_one(text)]
-    if len(named) > 1:
-        paths = " and ".join(text.removeprefix(_CHECKPOINT) for text in named)
-        raise ConfigError(f"xlm {job} takes one checkpoint, but was given {paths}.", key="checkpoint")
     key = f"{section}.{PATH_KEYS[0]}"
-    return tuple(f"{key}={text.removeprefix(_CHECKPOINT)}" if text in named else text for text in overrides)
+    by_key = [value for path in PATH_KEYS if (value := said.get(f"{section}.{path}"))]
+    is_named = bool(by_key) or any(said.get(name) for name in MODEL_KEYS)
+    has_prompts = job in JOBS_WITH_PROMPTS
+    named, prompts, others = [], [], []
+    for text in overrides:
+        if (prompt := prompt_in(text)) is not None:
+            prompts.append(prompt)
+        elif text.partition("=")[0] in MODEL_KEYS and "=" in text:
+            named.append(text.partition("=")[2])
+            others.append(f"{key}={named[-1]}")
+        elif not _is_word(text):
+            others.append(text)
+        elif has_prompts and (is_named or named):
+            prompts.append(text)
+        else:
+            named.append(text)
+            others.append(f"{key}={text}")
+    if len(named) > 1 or (named and by_key):
+        given = " and ".join([*named, *by_key])
+        raise ConfigError(f"xlm {job} takes one checkpoint, but was given {given}.", key="checkpoint")
+    is_text = bool(named) and len(named[0].split()) > 1 and "/" not in named[0]
+    if has_prompts and is_text and not Path(named[0]).exists():
+        raise ConfigError(
+            f"There is no model {named[0]!r}. The first word names the model, the others are prompts: "
+            f"xlm {job} runs/mine {named[0]!r}. With experiment=…, give prompts by --prompt.",
+            key="checkpoint",
+        )
+    if not prompts:
+        return tuple(others)
+    if said.get(_PROMPTS) or said.get("generation.prompt_file"):
+        raise ConfigError(
+            f"The prompt {prompts[0]!r} is a word, and {_PROMPTS} or generation.prompt_file is given too. "
+            "Use only one of them.",
+            key=_PROMPTS,
+        )
+    return (*others, f"{_PROMPTS}=[{','.join(quote(literal(prompt)) for prompt in prompts)}]")
 
 
 def _checkpoint_section(job: str) -> str:
@@ -171,14 +213,26 @@ def _checkpoint_section(job: str) -> str:
     return schema.section if schema is not None and schema.section in CHECKPOINT_SECTIONS else ""
 
 
-_CHECKPOINT = "checkpoint="
-_OVERRIDE = re.compile(r"[~+]*[\w.@:/-]+=.*", re.DOTALL)
+def named_model(cfg: Any, job: str) -> str | None:
+    """The path or hub id of the model in the configuration of a job; None if the job finds it by the run's name."""
+    options = cfg.get(_checkpoint_section(job)) or {}
+    return next((str(options[key]) for key in PATH_KEYS if options.get(key)), None)
 
 
-def _names_one(text: str) -> bool:
-    """Whether a word is a checkpoint: not an override, or an existing path that looks like one (`runs/a,seed=1`)."""
-    if text.startswith((_CHECKPOINT, "~/")):
+_PROMPTS = "generation.prompts"
+_OVERRIDE = re.compile(r"(~|\+{0,2})[\w.@:/-]+=.*|~[\w.@:/-]+", re.DOTALL)
+
+
+def _is_word(text: str) -> bool:
+    """Whether an argument is not an override, or an existing path that looks like one (`runs/a,seed=1`)."""
+    if text.startswith("~/"):
         return True
-    if text.startswith("~"):  # an override that removes something
-        return False
     return _OVERRIDE.fullmatch(text) is None or ("/" in text.partition("=")[0] and Path(text).exists())
+
+
+def run_of_model(name: str) -> str:
+    """The folder of a run, also if the name is that of its weights file or of its folder of checkpoints."""
+    path = Path(name)
+    if path.suffix in (".ckpt", ".safetensors") and path.exists():
+        path = path.parent
+    return str(path.parent) if path.name == "checkpoints" and path.is_dir() else str(path) if path.exists() else name

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from xlm.compose.devices import check_divisible
+from xlm.compose.families import check_network
 from xlm.errors import ConfigError, MissingRoleError
 from xlm.schemas import SECTIONS_OF_JOBS, GlobalFlags, MixtureSection, Options, Root, Sweep, Trace, TrainerSection
 from xlm.utils.annotations import checked, display_value, options_in, read_options
@@ -123,6 +124,7 @@ def check_config(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
     model_type, datamodule = str(choices.get("model_type")), str(choices.get("datamodule"))
     leave_out_loaders(cfg, model_type)
     check_values(cfg)
+    check_network(cfg, choices)
     check_roles(cfg, model_type, datamodule)
     check_collators(cfg, model_type)
     check_batch_sizes(cfg)

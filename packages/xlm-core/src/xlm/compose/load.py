@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.resources
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.compose.checks import check_config
+from xlm.compose.fit_to_data import fitted_to_data
 from xlm.compose.messages import readable_errors
 from xlm.compose.naming import checked_job_name
 from xlm.compose.overrides import with_optional_sections
@@ -47,8 +49,24 @@ def load_config(
             del composed["hydra"]
         composed.job_name = job_name
         if check:
+            composed = fitted_to_data(composed, overrides, _composed)
             check_config(composed, choices)
     return composed
+
+
+def composed_again(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration with what is chosen to fit a person's own data; see `fitted_to_data`."""
+    return fitted_to_data(cfg, overrides, _composed)
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    # Within a job or a composition, Hydra is initialized already.
+    here = GlobalHydra.instance().is_initialized()
+    with nullcontext() if here else initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        return compose(CONFIG_NAME, overrides=list(overrides))
 
 
 def core_file(name: str) -> Any:

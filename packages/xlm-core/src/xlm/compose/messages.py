@@ -19,7 +19,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from xlm.compose.overrides import without_pluses
-from xlm.errors import BadTargetError, ConfigError, MissingConfigError, XLMError, did_you_mean, nearest_names
+from xlm.compose.own_data import AUTOMATIC
+from xlm.errors import (
+    BadTargetError,
+    ConfigError,
+    MissingConfigError,
+    OutOfMemoryError,
+    StorageError,
+    XLMError,
+    did_you_mean,
+    nearest_names,
+)
 from xlm.external_models import Discovery, active_config_dirs, active_models, core_config_dir
 from xlm.external_models.discovery import switched_off_error
 from xlm.utils.instantiate import explain
@@ -56,11 +66,14 @@ def searched_places() -> list[str]:
 def nearest_keys(key: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     """The part of the dotted `key` that is not in the configuration of `overrides`, and the nearest full keys.
 
-    If the configuration cannot be composed (`overrides` has other errors), only the names of groups are searched.
+    Keys that end in `key` come first: `lr` means `optimizer.lr`. If the configuration cannot be composed (`overrides`
+    has other errors), only the names of groups are searched.
     """
     composed = _compose_or_none(overrides)
     node: Any = OmegaConf.to_container(composed, resolve=False) if composed is not None else {}
     parts = key.split(".")
+    if ends := keys_ending_in(parts, node):
+        return key, ends[:_MOST_KEYS]
     for depth, part in enumerate(parts):
         prefix = ".".join(parts[:depth])
         known = [str(name) for name in node] if isinstance(node, dict) else []
@@ -71,6 +84,40 @@ def nearest_keys(key: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
             return ".".join(parts[: depth + 1]), dotted
         node = node.get(part) if isinstance(node, dict) else None
     return key, []
+
+
+# A key is only proposed if few share its end.
+_MOST_KEYS = 3
+# What Hydra and the loaders of data repeat; nobody sets it there.
+_NOT_PROPOSED = ("datamodule", "reported_metrics", "diagnostic_metrics", "collators", "callbacks", "loggers")
+
+
+def keys_ending_in(parts: Sequence[str], node: Any) -> list[str]:
+    """The dotted keys of a configuration that end in `parts`, the shortest first.
+
+    A key whose value only refers to another key, such as a data set's `batch_size`, stands for that one.
+    """
+    found: dict[str, None] = {}
+    for path, value in sorted(_paths(node), key=lambda item: len(item[0])):
+        if list(path[-len(parts) :]) != list(parts):
+            continue
+        reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if reference is not None:
+            found.setdefault(reference.group(1))
+        elif path[0] not in _NOT_PROPOSED:
+            found.setdefault(".".join(path))
+    return list(found)
+
+
+_REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([a-z_]\w*(?:\.\w+)*)(?:,null)?\}")
+
+
+def _paths(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path and the value of every key below `node`."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield (*path, str(name)), value
+            yield from _paths(value, (*path, str(name)))
 
 
 def _compose_or_none(overrides: Sequence[str]) -> DictConfig | None:
@@ -107,10 +154,10 @@ def readable_errors(found: Discovery | None = None, overrides: Sequence[str] = (
 
 
 def is_foreign(error: Exception) -> bool:
-    """Whether a library's error is about the configuration; does not import Lightning."""
+    """Whether a library's error is about the configuration, or a lack of memory; does not import Lightning."""
     kind = type(error)
     from_lightning = kind.__module__.startswith("lightning.") and kind.__name__ == "MisconfigurationException"
-    return from_lightning or isinstance(error, FOREIGN_ERRORS)
+    return from_lightning or isinstance(error, FOREIGN_ERRORS) or OutOfMemoryError.of(error) is not None
 
 
 def translate(error: Exception, found: Discovery | None = None, overrides: Sequence[str] = ()) -> Exception:
@@ -118,6 +165,8 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
     ours = _ours_in_chain(error)
     if ours:
         return ours
+    if lacking := OutOfMemoryError.of(error):
+        return lacking
     if isinstance(error, InstantiationException):
         return explain(error)
     if isinstance(error, MissingConfigException):
@@ -139,6 +188,25 @@ def translate(error: Exception, found: Discovery | None = None, overrides: Seque
         if match:
             return describe(match.group(1), overrides)
     return ConfigError(_short(text))
+
+
+def readable_error(
+    error: Exception, found: Discovery | None, overrides: Sequence[str], choices: Mapping[str, object]
+) -> Exception | None:
+    """The XLMError to show instead of what a job raised, with `error` as its cause; None for a bug.
+
+    Args:
+        choices: Hydra's, group → member.
+    """
+    of_disk = StorageError.of(error)
+    if of_disk is None and not isinstance(error, XLMError) and not is_foreign(error):
+        return None
+    readable = of_disk or translate(error, found, overrides)
+    if isinstance(readable, BadTargetError):
+        readable = locate_target(readable, choices, overrides)
+    if readable is not error and readable.__cause__ is None:
+        readable.__cause__ = error
+    return readable
 
 
 def locate_target(error: BadTargetError, choices: Mapping[str, object], overrides: Sequence[str]) -> BadTargetError:
@@ -229,6 +297,8 @@ def _unusable_reasons(name: str, found: Discovery | None) -> list[str]:
 
 
 def _not_chosen(group: str, overrides: Sequence[str]) -> ConfigError:
+    if f"{AUTOMATIC}=true" in overrides:
+        return ConfigError(f"No {group} is chosen. Add {group}=, one of: {_listed(group_members(group))}.", key=group)
     chosen = ", ".join(overrides) or "nothing"
     lines = [f"No {group} is chosen: give {group}=… or experiment=… (so far: {chosen})"]
     lines += [f"{name}: {_listed(group_members(name))}" for name in (group, "experiment")]

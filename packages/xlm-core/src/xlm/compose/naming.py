@@ -8,17 +8,24 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from xlm.compose.overrides import OPTIONAL_SECTIONS, SHORT_FORMS
+from xlm.compose.own_data import AUTOMATIC, name_of_data
 from xlm.errors import ConfigError, as_line
 
-MAX_LENGTH = 150
+# In bytes. Names longer than the first have short keys; longer than the second, they leave out settings.
+_READABLE, MAX_LENGTH = 100, 150
 _MOST_BYTES = 255
 # Characters of markup, shells and terminals, and those that cannot be seen; letters of all scripts are allowed.
 _UNUSABLE = re.compile(r"[^\w .+=,~@:%()\[\]{}/\-]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_AS_NAME = re.compile(r"[^A-Za-z0-9_.+=,~\-]+")
+_AS_NAME = re.compile(r"[^\w.+=,~\-]+")
 # These choices are in the name anyway, or only locate the run's folder.
 _NAMED_ANYWAY = ("experiment", "datamodule", "model", "model_type", "job_type", "debug")
+_CHOSEN = _NAMED_ANYWAY[:4]
+# Jobs of which each start makes a run; `name` prints what training would use.
+TRAINS = ("train", "name")
 # A change of these keys doesn't make another run: they only say how a run is executed, logged or used.
 _SAME_RUN = (
     "job_name", "paths", "hydra", "tags", "trace", "trace_view", "global_flags", "compile", "resume_from_checkpoint",
@@ -38,9 +45,12 @@ _SAME_RUN = (
 )  # fmt: skip
 # How batches are fetched, which doesn't change the batches.
 _FETCHING = (".num_workers", ".prefetch_factor", ".persistent_workers", ".pin_memory")
+# What the short form of own data stands for.
+_OF_OWN_DATA = ("data.", "data_files.train", "columns.", "model=", "datamodule=")
 # The training data, which evaluation may remove as a whole (`~…`).
 _DATASETS, _TRAIN = "datamodule.dataset_managers.", "datamodule.dataset_managers.train"
-_PER_DEVICE, _TOGETHER = "per_device_batch_size", "global_batch_size"
+_SPLITS = ("train", "val", "test", "predict")
+_PER_DEVICE = "per_device_batch_size"
 
 
 def default_job_name(
@@ -62,19 +72,46 @@ def default_job_name(
     # Hydra records a list of experiments only among the overrides.
     parts = _members(choices.get("experiment") or said.get("experiment"))
     has_experiment = bool(parts)
+    is_own = AUTOMATIC in said
+    if is_own:
+        parts = [name_of_data(said.get("data_files.train", "")), *parts]
     for group in ("datamodule", "model"):
+        if is_own and group == "datamodule":
+            continue
         if choices.get(group) and (not has_experiment or group in said):
             parts.append(str(choices[group]))
     model_type = choices.get("model_type")
     if model_type and not any(_has_word(part, str(model_type)) for part in parts):
         parts.append(str(model_type))
     name = "+".join(dict.fromkeys(parts)) or "run"
-    settings = _settings(overrides, set(swept), has_global_batch=global_batch_size is not None)
-    return _as_folder_name(",".join([name, *settings]))
+    if is_own:  # the name of the file is in the name already
+        overrides = [text for text in overrides if not text.lstrip("+~").startswith(_OF_OWN_DATA)]
+        swept = set(swept) - {"data_files.train"}
+    return _with_settings(name, _settings(overrides, set(swept), has_global_batch=global_batch_size is not None))
 
 
-def _settings(overrides: Sequence[str], swept: Collection[str], has_global_batch: bool) -> list[str]:
-    """The overrides that make another run or are swept, as `key=value`; the last one of each key."""
+def sweep_job_name(
+    choices: Mapping[str, Any], overrides: Sequence[str], swept: Collection[str], trains: bool = True
+) -> str:
+    """The name of one run of a sweep among the others: what the sweep varies, `star_easy_mlm+xtiny_mlm,seed=1`.
+
+    Args:
+        trains: whether the sweep trains; the runs of other jobs are named by what makes another run.
+    """
+    keys = named_by(swept, trains)
+    said = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
+    members = [name for group in _CHOSEN if group in keys for name in _members(choices.get(group) or said.get(group))]
+    varied = [text for text in overrides if text.partition("=")[0].lstrip("+") in keys]
+    return _with_settings("+".join(dict.fromkeys(members)), _settings(varied, keys, has_global_batch=False))
+
+
+def named_by(swept: Collection[str], trains: bool) -> set[str]:
+    """The keys of a sweep that tell its runs apart: all of them, or for other jobs those that make another run."""
+    return {key for key in swept if trains or key in _CHOSEN or _makes_another(key)}
+
+
+def _settings(overrides: Sequence[str], swept: Collection[str], has_global_batch: bool) -> dict[str, str]:
+    """The overrides that make another run or are swept, as key → value ("" if it has none); the last of each key."""
     said: dict[str, str] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -82,9 +119,53 @@ def _settings(overrides: Sequence[str], swept: Collection[str], has_global_batch
         makes_another = _makes_another(key) and not (has_global_batch and key == _PER_DEVICE)
         if not makes_another and (key not in swept or key in _NAMED_ANYWAY):
             continue
-        short = key.replace(_DATASETS, "")
-        said[key] = f"{short}={_shown(value)}" if equals else short
-    return sorted(said.values())
+        said[key.replace(_DATASETS, "")] = f"={_shown(value)}" if equals else ""
+    return dict(sorted(said.items()))
+
+
+def _with_settings(name: str, settings: Mapping[str, str]) -> str:
+    """`name,key=value,…`. In a long name, keys are shortened to their last part; a longer one leaves out settings.
+
+    The shortest settings stay, and a hash of the full name replaces the others.
+    """
+    full = _joined(name, [f"{key}{value}" for key, value in settings.items()])
+    if _length(full) <= _READABLE:
+        return full
+    ends = [_end(key) for key in settings]
+    texts = sorted(
+        f"{end if ends.count(end) == 1 and not key.startswith('~') else key}{value}"
+        for end, (key, value) in zip(ends, settings.items(), strict=True)
+    )
+    if _length(_joined(name, texts)) <= MAX_LENGTH:
+        return _joined(name, texts)
+    digest = _digest(full, 8)
+    kept: list[str] = []
+    for text in sorted(texts, key=_length):
+        if _length(_joined(name, [*kept, text, f"{len(texts)}-more-{digest}"])) <= MAX_LENGTH:
+            kept.append(text)
+    left_out = len(texts) - len(kept)
+    cut = _joined(
+        name, [*(text for text in texts if text in kept), *([f"{left_out}-more-{digest}"] if left_out else [])]
+    )
+    if _length(cut) <= MAX_LENGTH:
+        return cut
+    # The names of the experiments alone are too long.
+    start = name.encode()[: MAX_LENGTH - 9].decode(errors="ignore")
+    return f"{_AS_NAME.sub('-', start)}-{digest}"
+
+
+def _end(key: str) -> str:
+    """The last part of a key, which says what it is; with the part before, if it is only a split."""
+    above, _, last = key.rpartition(".")
+    return f"{above.rpartition('.')[2]}.{last}" if above and last in _SPLITS else last
+
+
+def _joined(name: str, settings: Sequence[str]) -> str:
+    return _AS_NAME.sub("-", ",".join([*([name] if name else []), *settings]))
+
+
+def _length(text: str) -> int:
+    return len(text.encode())
 
 
 def _makes_another(key: str) -> bool:
@@ -97,7 +178,10 @@ def _makes_another(key: str) -> bool:
 
 
 def _shown(value: str) -> str:
-    """A short form of a value: `1e-3` becomes 0.001, quotation marks and brackets are removed."""
+    """A short form of a value: `1e-3` becomes 0.001; of paths, the last part; quotation marks and brackets are removed.
+
+    Different texts may look the same then, so a hash follows where more than those was removed.
+    """
     text = value.strip()
     with suppress(ValueError):
         if any(c in text for c in ".eE"):
@@ -105,16 +189,38 @@ def _shown(value: str) -> str:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
     plain = re.sub(r"[\[\]'\" ]+", "", text) if text.startswith("[") else text
-    # Different texts may look the same in a folder name.
-    return plain if _AS_NAME.search(plain) is None else f"{plain}-{_digest(text, 6)}"
+    if text.startswith("{"):
+        plain = re.sub(r"[{}'\" ]+", "", text).replace(":", "=")
+    if _AS_NAME.search(plain) is None:
+        return plain
+    short = ",".join(part.rstrip("/").rpartition("/")[2] for part in plain.split(","))
+    return f"{_AS_NAME.sub('-', short).strip('-')}-{_digest(plain, 4)}".lstrip("-")
 
 
 def name_from_hydra(hydra: Any, global_batch_size: Any = None, swept: Collection[str] = ()) -> str:
     """The default name for a composed `hydra` node; `swept` and the sweeper's own parameters are in it."""
-    choices = {str(group): member for group, member in hydra.runtime.choices.items()}
+    return default_job_name(_choices(hydra), _overrides(hydra), _varied(hydra, swept), global_batch_size)
+
+
+def sweep_name_from_hydra(hydra: Any, swept: Collection[str], trains: bool) -> str:
+    """`sweep_job_name` for a composed `hydra` node."""
+    return sweep_job_name(_choices(hydra), _overrides(hydra), _varied(hydra, swept), trains)
+
+
+def _choices(hydra: Any) -> dict[str, Any]:
+    return {str(group): member for group, member in hydra.runtime.choices.items()}
+
+
+def _overrides(hydra: Any) -> list[str]:
+    """The overrides without that of the name, which may refer to the others."""
+    task = hydra.overrides.task
+    raw = [str(text) for text in OmegaConf.to_container(task, resolve=False)]  # type: ignore[union-attr]
+    return [str(task[i]) for i, text in enumerate(raw) if not text.startswith("job_name=")]
+
+
+def _varied(hydra: Any, swept: Collection[str]) -> set[str]:
     of_sweeper = (hydra.get("sweeper") or {}).get("params") or {}
-    keys = {str(key).lstrip("+") for key in (*swept, *of_sweeper)}
-    return default_job_name(choices, [str(text) for text in hydra.overrides.task], keys, global_batch_size)
+    return {str(key).lstrip("+") for key in (*swept, *of_sweeper)}
 
 
 def checked_job_name(name: Any) -> str:
@@ -151,11 +257,6 @@ def _members(choice: Any) -> list[str]:
     if choice is None or choice == "null":
         return []
     return [member.strip().strip("'\"") for member in str(choice).strip("[]").split(",") if member.strip()]
-
-
-def _as_folder_name(name: str) -> str:
-    name = _AS_NAME.sub("-", name)
-    return name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 9]}-{_digest(name, 8)}"
 
 
 def _digest(text: str, length: int) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from xlm.compose.own_data import with_own_data
 from xlm.errors import ConfigError
 from xlm.schemas import SECTIONS_OF_JOBS
 from xlm.utils.text import is_quoted, split
@@ -24,8 +25,11 @@ PATHS = frozenset(
 )  # fmt: skip
 # Options of models and data that name a file or a hub id, by the last part of their key.
 _PATH_NAMES = ("data_file", "full_name", "pretrained_model_name_or_path")
+# Keys of files, folders or hub ids that a stored configuration may name by a relative path.
+DATA_NAMES = ("data_files", *_PATH_NAMES)
 _MANY = frozenset(name for name in PATHS if name.startswith("data_files."))
-TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id", "reading.delimiter", "reading.encoding"})
+COLUMNS = ("columns.text", "columns.prompt", "columns.answer", "columns.messages")
+TEXTS = frozenset({"job_name", "hub.commit_message", "hub.repo_id", "reading.delimiter", "reading.encoding", *COLUMNS})
 _BRACKETS = (("[", "]"), ("{", "}"))
 TEXT_LISTS = frozenset({"generation.prompts"})
 _CALL = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*")  # choice(a,b), range(3), glob(*)
@@ -61,7 +65,7 @@ def quote(text: str) -> str:
     """A text quoted for Hydra."""
     # Hydra reads a backslash as an escape only before a quotation mark.
     inner = re.sub(r"(\\*)'", lambda match: match.group(1) * 2 + r"\'", text)
-    inner = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, inner)
+    inner = re.sub(r"(\\+)\Z", lambda match: match.group(1) * 2, inner)
     return f"'{inner}'"
 
 
@@ -75,7 +79,7 @@ def _texts(key: str, value: str) -> str:
     """A text, or a list of texts; ConfigError for a part that is not text."""
     text = value.strip()
     if not (text.startswith("[") and text.endswith("]")):
-        return value if text in NULL or is_quoted(text) else quote(_literal(value))
+        return value if text in NULL or is_quoted(text) else quote(literal(value))
     parts = [part.strip() for part in split(text[1:-1])]
     for part in parts:
         if part.startswith(("[", "{")):
@@ -85,13 +89,13 @@ def _texts(key: str, value: str) -> str:
     return (
         value
         if parts == [""]
-        else f"[{','.join(p if p in NULL or is_quoted(p) else quote(_literal(p)) for p in parts)}]"
+        else f"[{','.join(p if p in NULL or is_quoted(p) else quote(literal(p)) for p in parts)}]"
     )
 
 
-def _literal(text: str) -> str:
-    """A text with `${…}` escaped, so that it is not resolved."""
-    return text.replace("${", "\\${")
+def literal(text: str) -> str:
+    """A text with `${…}` escaped, so that it is not resolved; backslashes before it stay text too."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
 OPTIONAL_SECTIONS = (*(f"{schema.section}." for schema in SECTIONS_OF_JOBS.values()), "post_training.")
@@ -100,11 +104,11 @@ SHORT_FORMS = {"interactive": "generation.interactive"}
 
 
 def with_optional_sections(overrides: Sequence[str], multirun: bool = False) -> tuple[str, ...]:
-    """Rewrite `eval.split=val` as `++eval.split=val`, since these sections are absent from most configs.
+    """Rewrite `eval.split=val` as `++eval.split=val`, since these sections are absent from most configs, and `data.…`.
 
     Texts and paths are quoted to stay as typed; with `multirun`, a comma separates values.
     """
-    return tuple(_with_pluses(as_typed(text, multirun)) for text in overrides)
+    return tuple(_with_pluses(as_typed(text, multirun)) for text in with_own_data(overrides))
 
 
 def without_pluses(text: str) -> str:

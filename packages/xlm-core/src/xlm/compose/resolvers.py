@@ -14,7 +14,7 @@ from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.resolvers import oc
 
 from xlm.compose import devices
-from xlm.compose.naming import name_from_hydra
+from xlm.compose.naming import TRAINS, name_from_hydra, sweep_name_from_hydra
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.utils.annotations import display_value
 from xlm.utils.instantiate import get_component, has_component
@@ -100,7 +100,9 @@ def _binary(op: ast.operator, left: Any, right: Any) -> Any:
 
 def register_resolvers(swept: Collection[str] = ()) -> None:
     """Register all resolvers in OmegaConf, replacing any of the same name; `swept` are the keys that a sweep varies."""
-    resolvers: dict[str, Callable[..., Any]] = {**_RESOLVERS, "default_job_name": _DefaultJobName(swept)}
+    resolvers: dict[str, Callable[..., Any]] = {
+        **_RESOLVERS, "default_job_name": _DefaultJobName(swept), "swept_settings": _SweptSettings(swept)
+    }  # fmt: skip
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
@@ -172,15 +174,30 @@ class _DefaultJobName:
         self.swept = tuple(swept)
 
     def __call__(self, *, _root_: Container) -> str:
-        from hydra.core.hydra_config import HydraConfig
-
         together = OmegaConf.select(_root_, "global_batch_size", throw_on_missing=False)
-        composed = OmegaConf.select(_root_, "hydra", throw_on_missing=False)
-        if isinstance(composed, DictConfig):
-            return name_from_hydra(composed, together, self.swept)
-        if HydraConfig.initialized():
-            return name_from_hydra(HydraConfig.get(), together, self.swept)
-        raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
+        return name_from_hydra(_hydra_of(_root_), together, self.swept)
+
+
+class _SweptSettings:
+    """What a sweep varies, as the name of one of its runs."""
+
+    def __init__(self, swept: Collection[str]) -> None:
+        self.swept = tuple(swept)
+
+    def __call__(self, *, _root_: Container) -> str:
+        job = OmegaConf.select(_root_, "job_type", throw_on_missing=False)
+        return sweep_name_from_hydra(_hydra_of(_root_), self.swept, trains=job in TRAINS)
+
+
+def _hydra_of(root: Container) -> Any:
+    from hydra.core.hydra_config import HydraConfig
+
+    composed = OmegaConf.select(root, "hydra", throw_on_missing=False)
+    if isinstance(composed, DictConfig):
+        return composed
+    if HydraConfig.initialized():
+        return HydraConfig.get()
+    raise ConfigError("job_name has no default without Hydra's choices. Set job_name=…", key="job_name")
 
 
 def _level(name: str, *, _root_: Container) -> Any:

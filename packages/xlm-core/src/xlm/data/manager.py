@@ -257,6 +257,8 @@ class DatasetManager:
                 f"{self.source_options['num_examples']:,}. For all rows: "
                 f"datamodule.dataset_managers.{self.label or 'SPLIT.NAME'}.num_examples=null"
             )
+        if (self.label or "train").partition(".")[0] != "train":
+            removed.pop("empty", None)  # they are counted in the whole file, which is that of train
         if removed:
             counts = ", ".join(f"{reason}: {count:,}" for reason, count in removed.items())
             log.warning(f"{name}: rows of {place} that are left out: {counts}.")

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from xlm.data.rows import Chunk
 from xlm.utils.consoles import plain_console
+from xlm.utils.text import duration
 from xlm.utils.text_files import AmountRead
 
 
@@ -74,7 +75,7 @@ def shown(
                 rate = (chunk.num_read - start[1]) / (now - start[0])
                 share_since = 0.0 if done is None else done - start[2]
                 seconds = (now - start[0]) * (1 - done) / share_since if done is not None and share_since > 0 else None
-                left = "" if seconds is None else f"{_duration(seconds)} left"
+                left = "" if seconds is None else f"{duration(seconds)} left"
                 display.update(now, f"{chunk.num_read:,} rows prepared, {rate:,.0f} rows/s", done, left)
     finally:
         display.stop()
@@ -115,9 +116,3 @@ class _Bar:
     def stop(self) -> None:
         if self._started:
             self._progress.stop()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -36,6 +36,7 @@ class Reading:
         filter: dotted path of a function `row -> bool`; rows for which it is false are left out.
         dedup: leave out rows that are equal to an earlier one in the `columns`.
         columns: None: all columns.
+        skip_empty: leave out rows without text in any of the `columns`.
 
     Raises:
         DataError: an unknown encoding, a delimiter of several characters, or a value of another kind.
@@ -46,6 +47,7 @@ class Reading:
     filter: str | None = None
     dedup: bool = False
     columns: tuple[str, ...] | None = None
+    skip_empty: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Reading:
@@ -57,8 +59,9 @@ class Reading:
         for name in ("delimiter", "encoding", "filter"):
             if not isinstance(value := getattr(self, name), str | None):
                 raise DataError(f"reading.{name} is {value!r}, and must be a text or null.")
-        if not isinstance(self.dedup, bool):
-            raise DataError(f"reading.dedup is {self.dedup!r}, and must be true or false.")
+        for name in ("dedup", "skip_empty"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise DataError(f"reading.{name} is {value!r}, and must be true or false.")
         if self.delimiter in _TABS:
             object.__setattr__(self, "delimiter", "\t")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
@@ -82,6 +85,8 @@ class Reading:
         """The rows that are used."""
         if self.filter is not None:
             source = Filtered(source, self.filter)
+        if self.skip_empty:
+            source = WithText(source, self.columns)
         return Unique(source, self.columns) if self.dedup else source
 
 
@@ -171,6 +176,27 @@ class Filtered(Selection):
                 yield number, row
             else:
                 self.removed["filtered"] += 1
+
+
+@dataclass(frozen=True)
+class WithText(Selection):
+    """The rows in which a column (None: of all) holds more than blanks. Rows without the columns stay, for messages."""
+
+    columns: Sequence[str] | None
+
+    def identity(self) -> dict[str, Any]:
+        columns = None if self.columns is None else list(self.columns)
+        return {"with_text": columns, "of": self.source.identity()}
+
+    def _numbered_rows(self, tokenizer: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        self.removed.clear()
+        for number, row in enumerate(self.source.rows(tokenizer)):
+            columns = row if self.columns is None and isinstance(row, Mapping) else self.columns or ()
+            values = [nested_value(row, column) for column in columns] if isinstance(row, Mapping) else []
+            if values and all(isinstance(value, str) and not value.strip() for value in values):
+                self.removed["empty"] += 1
+            else:
+                yield number, row
 
 
 @dataclass(frozen=True)

@@ -103,13 +103,18 @@ class HeldOutPart(Selection):
         return self._part_of(row) == self.part
 
     def _part_of(self, row: Any) -> str:
-        text = json.dumps(row, sort_keys=True, default=str, ensure_ascii=True)
-        place = int.from_bytes(sha256(text.encode()).digest()[:8]) / 2**64
+        place = place_of(row)
         for part, share in self.shares:
             if place < share:
                 return part
             place -= share
         return "train"
+
+
+def place_of(row: Any) -> float:
+    """A number in [0, 1) from the content of a row, which decides the part that the row belongs to."""
+    text = json.dumps(row, sort_keys=True, default=str, ensure_ascii=True)
+    return int.from_bytes(sha256(text.encode()).digest()[:8]) / 2**64
 
 
 @dataclass(frozen=True)
@@ -294,14 +299,13 @@ class FolderSource(_Folder):
         return next(islice((row.where for row in self._rows()), number, None), str(self.folder))
 
     def files(self) -> list[Path] | None:
-        """The files of a whole split; None for a slice of splits."""
-        return self._splits().get(self.split or "")
+        """The files of a whole split, which need not be named if it is the only one; None for a slice of splits."""
+        splits = self._splits()
+        return splits["train"] if self.split is None and list(splits) == ["train"] else splits.get(self.split or "")
 
     def _rows(self) -> Iterator[Row]:
-        splits = self._splits()
-        if self.split in splits:
-            return rows_of_files(splits[self.split], self.reading)
-        return self._slices(splits)
+        files = self.files()
+        return self._slices(self._splits()) if files is None else rows_of_files(files, self.reading)
 
     def _slices(self, splits: Mapping[str, list[Path]]) -> Iterator[Row]:
         """The meaning of a split like `train[:10]` or `train+test`; it may need the number of rows."""
@@ -325,8 +329,12 @@ class FolderSource(_Folder):
 
     def num_bytes(self) -> int | None:
         """None for a part of a split."""
-        files = self._splits().get(self.split or "")
+        files = self.files()
         return None if files is None else sum(path.stat().st_size for path in files)
+
+    def splits(self) -> dict[str, list[Path]]:
+        """The files of each split, as `datasets` finds them by their names."""
+        return self._splits()
 
     def _splits(self) -> dict[str, list[Path]]:
         from datasets import load_dataset_builder

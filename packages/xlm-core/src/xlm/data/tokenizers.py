@@ -129,10 +129,18 @@ def check_mask_token(tokenizer: Any) -> None:
         )
 
 
+def is_standard(tokenizer: Any) -> bool:
+    """Whether its files say all about a tokenizer: a fast one of transformers or of xlm, not one with its own code."""
+    is_fast = getattr(tokenizer, "backend_tokenizer", None) is not None
+    return is_fast and type(tokenizer).__module__.partition(".")[0] in ("transformers", "xlm")
+
+
 def fingerprint(tokenizer: Any) -> str:
     """A hash of everything that determines the ids of a text; equal for equal tokenizers in any process."""
+    # A tokenizer that was saved in a run and read again may be of another class with the same behaviour.
+    name = f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"
     parts: dict[str, Any] = {
-        "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
+        "class": "standard" if is_standard(tokenizer) else name,
         "special": {
             name: getattr(tokenizer, f"{name}_token_id", None)
             for name in ("pad", "mask", "bos", "eos", "cls", "sep", "unk")

@@ -28,6 +28,7 @@ NUM_BYTES = 256
 UNKNOWN = "[UNK]"
 Kind = Literal["bpe", "unigram", "wordpiece", "word", "character", "byte"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_OTHER_NAMES = {"characters": "character", "words": "word", "bytes": "byte"}
 # Merges of more text than this would hardly differ.
 _MOST_CHARACTERS = 100_000_000
 _SHOWN = 200  # characters of the names of columns in a message
@@ -58,7 +59,8 @@ def tokenizer_of_files(
     """The pretrained tokenizer of that name or path, or one that is trained on the training texts.
 
     Args:
-        tokenizer: a folder, a file or a hub id for `load_auto_tokenizer`, or a kind for `train_tokenizer`; None: bpe.
+        tokenizer: a folder, a file or a hub id for `load_auto_tokenizer`, or a kind for `train_tokenizer`, also in the
+            plural (characters, words, bytes); None: bpe.
         data_files, held_out, reading: as for `xlm.data.locator.part_of_files`.
         columns: the columns of text, or of lists of messages.
         vocab_size: maximum size of a trained one, special tokens included; little text gives fewer tokens.
@@ -67,6 +69,7 @@ def tokenizer_of_files(
     Raises:
         DataError: there are no such data or columns, or `vocab_size` is too small for the kind.
     """
+    tokenizer = _OTHER_NAMES.get(tokenizer or "", tokenizer)
     if tokenizer is not None and tokenizer not in KINDS:
         try:
             loaded = load_auto_tokenizer(tokenizer)

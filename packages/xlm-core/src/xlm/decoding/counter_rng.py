@@ -17,6 +17,8 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FACTOR_1 = 0xBF58476D1CE4E5B9 - 2**64
 _FACTOR_2 = 0x94D049BB133111EB - 2**64
 _LOGITS_AT_ONCE = 2**22
+# Sizes of the sets of likeliest tokens among which a nucleus is looked for, before a vocabulary is sorted.
+_NUCLEUS = (128, 2048)
 # The upper bits of a float64 in [1, 2); its other 52 are the mantissa.
 _EXPONENT_OF_1 = np.uint64(1023 << 52)
 
@@ -89,17 +91,26 @@ def gumbel(
 
 
 def gumbel_argmax(
-    logits: Float[Tensor, "rows vocab"], seeds: Integer[Tensor, " rows"], counters: Integer[Tensor, " rows"]
+    logits: Float[Tensor, "rows kept"],
+    seeds: Integer[Tensor, " rows"],
+    counters: Integer[Tensor, " rows"],
+    ids: Integer[Tensor, "rows kept"] | None = None,
 ) -> Integer[Tensor, " rows"]:
-    """One draw from each row's softmax in float64, by chunks of rows; (seed, counter) says which draw it is."""
+    """One draw from each row's softmax in float64, by chunks of rows; (seed, counter) says which draw it is.
+
+    `ids` are the tokens of the columns, None for the whole vocabulary. A token's noise doesn't depend on which others
+    there are, so tokens with −inf may be left out.
+    """
     keys = derive(seeds, counters)
     vocabulary = torch.arange(logits.shape[-1], device=logits.device)
     drawn = []
     rows_at_once = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
-    for chunk, key in zip(logits.split(rows_at_once), keys.split(rows_at_once), strict=True):
-        noise = gumbel(key[:, None], Stream.TOKEN, vocabulary)
-        drawn.append(noise.add_(chunk).argmax(dim=-1))
-    return torch.cat(drawn) if drawn else seeds.new_zeros(0)
+    for start in range(0, len(logits), rows_at_once):
+        rows = slice(start, start + rows_at_once)
+        noise = gumbel(keys[rows, None], Stream.TOKEN, vocabulary if ids is None else ids[rows])
+        drawn.append(noise.add_(logits[rows]).argmax(dim=-1))
+    best = torch.cat(drawn) if drawn else seeds.new_zeros(0)
+    return best if ids is None else ids.gather(-1, best[:, None]).squeeze(-1)
 
 
 def draw_tokens(
@@ -111,7 +122,20 @@ def draw_tokens(
     """One token per row through a sampler's filters; a greedy one takes the argmax and draws nothing."""
     if sampler.greedy:
         return logits.argmax(dim=-1)
-    return gumbel_argmax(sampler.filter(logits), seeds, counters)
+    return _drawn(sampler, logits, seeds, counters, _NUCLEUS)
+
+
+def _drawn(sampler: LogitsSampler, logits: Tensor, seeds: Tensor, counters: Tensor, nucleus: tuple[int, ...]) -> Tensor:
+    """A draw among the likeliest tokens if the filters leave no others, else among more of them, else among all."""
+    found = sampler.candidates(logits, nucleus[0]) if nucleus else None
+    if found is None:
+        return gumbel_argmax(sampler.filter(logits), seeds, counters)
+    values, ids, complete = found
+    tokens = gumbel_argmax(values, seeds, counters, ids)
+    if not bool(complete.all()):
+        rest = (~complete).nonzero().squeeze(-1)
+        tokens[rest] = _drawn(sampler, logits[rest], seeds[rest], counters[rest], nucleus[1:])
+    return tokens
 
 
 def row_seeds(

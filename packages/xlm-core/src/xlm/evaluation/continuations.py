@@ -60,7 +60,7 @@ def score_whole(loss: object, batch: Any, tokenizer: Tokenizer, num_samples: int
 @torch.no_grad()
 def score_spans(
     loss: object, batch: Any, rows: Sequence[Sequence[int]], spans: Sequence[Span], tokenizer: Tokenizer,
-    num_samples: int = 1,
+    num_samples: int = 1, find_greedy: bool = True,
 ) -> Scored:  # fmt: skip
     """Score a part of each text of a batch of the role `lm`, given the tokens before it; later tokens are not seen.
 
@@ -73,6 +73,7 @@ def score_spans(
         batch: of whole texts, on the loss's device.
         rows: the texts' tokens, EOS included where a span reaches it.
         spans: the tokens that are scored.
+        find_greedy: set `is_greedy` too, which costs another call of the network.
 
     Raises:
         ConfigError: the loss is neither, the targets of its batches are not the scored tokens, or its network was
@@ -88,7 +89,7 @@ def score_spans(
         narrowed = _narrowed(batch, spans, tokenizer.mask_token_id)
         _check(coded_ids(loss, narrowed), rows, spans, loss)
         terms = Terms(loss.nll_bound(narrowed, num_samples=num_samples).double(), narrowed["num_tokens"], exact=False)
-        return Scored(terms, _is_greedy(loss, narrowed, terms, tokenizer))
+        return Scored(terms, _is_greedy(loss if find_greedy else None, narrowed, terms, tokenizer))
     if isinstance(loss, ExactLoss):
         targets = batch["target_ids"]
         is_target = targets != IGNORE
@@ -97,7 +98,7 @@ def score_spans(
         nll = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
         nll[is_target] = loss.token_nll(batch).double()
         terms = Terms((nll * wanted).sum(dim=1, keepdim=True), wanted.sum(dim=1), exact=True)
-        return Scored(terms, _is_greedy(loss, batch, terms, tokenizer, wanted))
+        return Scored(terms, _is_greedy(loss if find_greedy else None, batch, terms, tokenizer, wanted))
     raise ConfigError(
         f"{type(loss).__name__} gives no likelihood: it has no token_nll (exact) and no nll_bound (a bound)."
     )

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float, Integer, Shaped
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from xlm.data.functional import NUM_BYTES
 from xlm.data.loaders import EvalLoader
 from xlm.errors import ConfigError
+from xlm.utils.columns import Column
+from xlm.utils.consoles import print_table
 from xlm.utils.rank_zero import all_gather_objects
 
 IGNORE = -100
@@ -435,13 +436,14 @@ def print_likelihoods(measured: dict[str, Measured], console: Console) -> None:
         likelihood = found.likelihood
         kind = "exact" if likelihood.exact else "an upper bound on the"
         console.print(f"{place}: {kind} NLL of {found.description.of}", style="italic", soft_wrap=True, highlight=False)
-        table = Table()
-        for column in ("likelihood", "value", "± s.e."):
-            table.add_column(column, justify="left" if column == "likelihood" else "right", no_wrap=True)
-        for name, (value, error) in found.values().items():
-            table.add_row(name.replace("_", " "), f"{value:.4f}", "" if math.isnan(error) else f"{error:.4f}")
-        console.print(table)
-        draws = "" if likelihood.exact else f", {likelihood.num_samples} draws an example"
+        columns = [Column("likelihood"), Column("value", is_figure=True), Column("± s.e.", is_figure=True)]
+        rows = [
+            [name.replace("_", " "), f"{value:.4f}", "" if math.isnan(error) else f"{error:.4f}"]
+            for name, (value, error) in found.values().items()
+        ]
+        print_table(console, columns, rows)
+        draws = f", {likelihood.num_samples} {'draw' if likelihood.num_samples == 1 else 'draws'} per example"
+        draws = "" if likelihood.exact else draws
         counts = (
             f"{likelihood.num_examples:,} examples, {likelihood.num_tokens:,} tokens{draws}{_bytes_in_words(found)}"
         )

@@ -8,19 +8,41 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from annotated_types import Gt
 
+from xlm.reports.quantities import axis_title, is_fraction, metric_title
 from xlm.utils.annotations import Count, NonNegative, Number
+from xlm.utils.figures import (
+    WIDE,
+    add_caption,
+    add_legend,
+    label_points,
+    linear_axis,
+    log_axis,
+    new_figure,
+    powers_of_two,
+    save_figure,
+    share_axis,
+    style_axes,
+)
 from xlm.utils.files import replace_text
+from xlm.utils.palette import SERIES, SOFT
 from xlm.utils.text import csv_cell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Cost = Literal["network_calls", "seconds"]
 COSTS: tuple[Cost, ...] = ("network_calls", "seconds")
 # Lower is better; always shown with the entropy, since repetitive texts have a low perplexity and a low entropy.
 # The name of a perplexity may end with the judge's protocol.
 PERPLEXITY, ENTROPY = "judge_perplexity", "entropy"
+
+# Inches: the height of a panel.
+_PANEL = 3.4
 
 
 class StoredPoint(TypedDict):
@@ -132,43 +154,66 @@ def write_tables(folder: Path, points: Sequence[Point], quality: str) -> None:
 
 
 def draw(path: Path, points: Sequence[Point], quality: str, title: str) -> Path:
-    """A PNG: quality and its standard error against network calls and against seconds; the best points are marked.
+    """A PNG of `sweep_figure`."""
+    return save_figure(sweep_figure(points, quality, title), path)
 
-    A perplexity has the entropy below it. If the quality is one number, a line connects the best points.
+
+def sweep_figure(points: Sequence[Point], quality: str, title: str) -> Figure:
+    """Quality and its standard error against network calls, and below it against seconds; the best points are marked.
+
+    A perplexity is followed by the entropy. If the quality is one number, a line connects the best points. Each point
+    has the values of the swept options as its label, if there is room.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = qualities(quality)
-    figure = Figure(figsize=(11, 4.6 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    labels = {"network_calls": "network calls per sample", "seconds": f"seconds for {points[0].n:,} samples"}
-    for place, (name, cost) in enumerate(((name, cost) for name in names for cost in COSTS), 1):
-        axes = figure.add_subplot(len(names), 2, place)
-        _draw_points(axes, points, "o", "0.6", name, cost, None)
-        form = "o-" if len(names) == 1 else "o"
-        _draw_points(axes, front(points, quality, cost), form, "C0", name, cost, "best trade-offs")
-        for point in points:
-            if (spent := point.cost(cost)) is not None:
-                text = ", ".join(f"{option} {_shown(value)}" for option, value in point.options.items())
-                axes.annotate(text, (spent, point.metrics[name][0]), (5, -10), textcoords="offset points", fontsize=7)
-        axes.set_xscale("log")
-        axes.set_xlabel(labels[cost])
-        axes.set_ylabel(name.replace("_", " ") + (" (lower is better)" if name.startswith(PERPLEXITY) else ""))
-        axes.margins(x=0.25)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False, loc="upper left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    panels = [
+        (name, cost) for name in qualities(quality) for cost in COSTS if any(p.cost(cost) is not None for p in points)
+    ]
+    figure = new_figure(title, _PANEL * len(panels) + 0.9)
+    grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axes, (name, cost) in zip(grid, panels, strict=True):
+        _draw_panel(axes, points, quality, name, cost)
+    named = f"The labels are {', '.join(points[0].options)}; bars are standard errors. "
+    add_caption(figure, f"{named}sweep.md has all numbers.")
+    # Labels are placed in the final layout.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes, (name, cost) in zip(grid, panels, strict=True):
+        best, others = _best_and_others(points, quality, name, cost)
+        texts = [", ".join(map(_shown, point.options.values())) for point in (*best, *others)]
+        label_points(axes, [_place(point, name, cost) for point in (*best, *others)], texts)
+    return figure
 
 
-def _draw_points(
-    axes: Any, points: Sequence[Point], form: str, color: str, name: str, cost: Cost, label: str | None
-) -> None:
-    known = [(spent, *point.metrics[name]) for point in points if (spent := point.cost(cost)) is not None]
-    errors = [error or 0.0 for _, _, error in known]
-    axes.errorbar([x for x, _, _ in known], [y for _, y, _ in known], errors, fmt=form, color=color, capsize=2,
-                  label=label)  # fmt: skip
+def _draw_panel(axes: Axes, points: Sequence[Point], quality: str, name: str, cost: Cost) -> None:
+    best, others = _best_and_others(points, quality, name, cost)
+    x_titles = {"network_calls": "network calls per sample", "seconds": f"seconds for {points[0].n:,} samples"}
+    better = " (lower is better)" if name.startswith(PERPLEXITY) else ""
+    style_axes(axes, metric_title(name), x_titles[cost], f"{axis_title(name)}{better}")
+    form = "o-" if len(qualities(quality)) == 1 else "o"
+    handles = []
+    for chosen, its_form, color, label in (
+        (others, "o", SOFT, "other settings"), (best, form, SERIES[0], "best trade-offs"),
+    ):  # fmt: skip
+        if chosen:
+            x, y, error = zip(*(_place(point, name, cost) for point in chosen), strict=True)
+            handles += [axes.errorbar(x, y, error, None, its_form, color=color, label=label, capsize=3, markersize=7)]
+    spent = [value for point in (*best, *others) if (value := point.cost(cost))]
+    ticks = powers_of_two(min(spent, default=1.0), max(spent, default=1.0))
+    log_axis(axes.xaxis, ticks)
+    axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
+    linear_axis(axes.yaxis)
+    axes.margins(y=0.15)
+    if is_fraction(name):
+        share_axis(axes)
+    add_legend(axes, handles[::-1], WIDE)
+
+
+def _best_and_others(points: Sequence[Point], quality: str, name: str, cost: Cost) -> tuple[list[Point], list[Point]]:
+    """The points with a cost and a value: those on the front, cheapest first, and the others."""
+    known = [point for point in points if point.cost(cost) is not None and math.isfinite(point.metrics[name][0])]
+    best = front(known, quality, cost)
+    return best, [point for point in known if not any(point is other for other in best)]
+
+
+def _place(point: Point, name: str, cost: Cost) -> tuple[float, float, float]:
+    value, error = point.metrics[name]
+    return point.cost(cost) or 0.0, value, error or 0.0

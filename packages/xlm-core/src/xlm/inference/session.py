@@ -22,6 +22,7 @@ from rich.console import Console
 
 from xlm import flags
 from xlm.data.steps import plain
+from xlm.data.tokenizers import is_standard
 from xlm.datamodule import TextDataModule
 from xlm.errors import ConfigError
 from xlm.external_models import active_models
@@ -82,7 +83,7 @@ class Session:
         check_sharding(self.cfg)
         trainer = instantiate(
             self.cfg.trainer,
-            callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 60), self.cfg.get("step_timeout", 1500))],
+            callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 180), self.cfg.get("step_timeout", 1500))],
             logger=loggers or False,
             enable_progress_bar=False,
             plugins=[self._checkpoint_io(), *own_environment(os.environ)],
@@ -113,7 +114,9 @@ class Session:
             # config.yaml keeps the settings of training.
             name = "config.yaml" if job == "train" else f"config_{job}.yaml"
             replace_text(self.run_dir / name, self.config_yaml)
-            if job == "train" and getattr(self.tokenizer, "belongs_to_run", False):
+            # A moved run needs neither the data and the cache nor the hub to read and write text.
+            own, standard = getattr(self.tokenizer, "belongs_to_run", False), is_standard(self.tokenizer)
+            if job == "train" and (own or standard):
                 self.tokenizer.save_pretrained(str(self.run_dir / TOKENIZER))
             path = self.run_dir / f"record_{job}.json"
             if job == "train" and (others := other_starts(read_mapping(path, []), record)):

@@ -20,6 +20,7 @@ from xlm.compose.load import core_file
 from xlm.errors import CheckpointError, ConfigError, NotAllowedError, XLMError, as_line, of_option
 from xlm.harness import Harness
 from xlm.inference.allowed import check_stored, is_own, nodes_of
+from xlm.reports.run import DEFAULT_FOLDER
 from xlm.schemas import PATH_KEYS
 from xlm.training.checkpoints import BEST, LAST, best_or_last
 from xlm.training.ema import averaged_state_dict
@@ -63,7 +64,8 @@ def find_source(path_or_id: str | Path, config: str | Path | None = None, revisi
 
     Args:
         path_or_id: a `.ckpt`, a `.safetensors`, an index of shards or one of these, a run's folder (its best
-            checkpoint, else its last), or a folder with `model.safetensors` or its shards and `xlm_config.yaml`.
+            checkpoint, else its last) or its name below `runs/`, or a folder with `model.safetensors` or its shards
+            and `xlm_config.yaml`.
         config: file to read the configuration from, instead of the stored one.
         revision: branch, tag or commit on the hub.
 
@@ -117,13 +119,19 @@ def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights
     Raises:
         CheckpointError: there is none; the message lists the models beside it.
     """
-    path = Path(path_or_id)
+    path = local_path(path_or_id)
     if path.exists():
         is_folder = path.is_dir() and not is_sharded(path)
         return _weights(_weights_in(path) if is_folder else whole(path), is_remote=False)
     if path.suffix != ".ckpt" and not is_weights_alone(path) and _HUB_ID.fullmatch(str(path_or_id)):
         return _weights(_weights_in(_fetched(str(path_or_id), revision)), is_remote=True)
     raise CheckpointError(f"There is no file or folder {path}.{_what_is_there(path)}", path=path)
+
+
+def local_path(path_or_id: str | Path) -> Path:
+    """The path, or that of the run of this name below `runs/`."""
+    path, run = Path(path_or_id), Path(os.environ.get("XLM_ROOT_DIR") or ".") / DEFAULT_FOLDER / path_or_id
+    return run if not path.exists() and best_or_last(run / "checkpoints") is not None else path
 
 
 def _weights(path: Path, is_remote: bool) -> Weights:
@@ -143,7 +151,9 @@ def _unchanged(path: Path, is_remote: bool, state: tuple[int, ...]) -> Weights:
 
 
 def _what_is_there(path: Path) -> str:
-    """The models beside a path that doesn't exist, or in the first existing folder above it."""
+    """The models beside a path that doesn't exist, or in the first existing folder above it; the runs for a name."""
+    if path.parent == Path() and DEFAULT_FOLDER.is_dir():
+        path = DEFAULT_FOLDER / path
     folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
     names = [] if folder is None else sorted(entry.name for entry in folder.iterdir() if _may_be_model(entry))
     if folder is None or not names or folder == Path.cwd():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -13,13 +12,16 @@ from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, core_file
 from xlm.compose.naming import checked_job_name
 from xlm.errors import ConfigError, did_you_mean, nearest_names, of_option
-from xlm.inference.sources import check_trusted, find_source, folder_of
+from xlm.inference.folders import find_relative_paths, write_beside
+from xlm.inference.sources import check_trusted, find_source
 from xlm.schemas import CHECKPOINT_SECTIONS, PATH_KEYS, SECTIONS_OF_JOBS, Checkpoint
 from xlm.utils.annotations import read_options
 
 _STRATEGY = "trainer_strategy"
 # Jobs that score predictions with the configuration's judge.
 _JUDGE = ("eval", "sweep_sampler")
+# Jobs whose output contains the configuration, in which paths of this machine have no meaning.
+_EXPORTS = ("extract_checkpoint", "push_to_hub")
 
 
 def stored_config(overrides: Sequence[str], job: str, option: str | None = None) -> DictConfig:
@@ -56,6 +58,8 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
         cfg.merge_with(core_file(f"{_STRATEGY}/{strategy}.yaml"))
         for name in CHECKPOINT_SECTIONS:
             cfg.pop(name, None)
+    if job not in _EXPORTS and not source.is_remote:
+        find_relative_paths(cfg, source.path)
     values = [override for override in parsed if override.key_or_group != _STRATEGY]
     for override in values:
         if override.key_or_group.split("@")[0] in _groups():
@@ -68,7 +72,7 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
                 key=override.key_or_group,
             )
         if not (override.is_add() or override.is_force_add()):
-            _check_key(cfg, override.key_or_group)
+            _check_key(cfg, override.key_or_group, "A prompt with = needs --prompt." if job == "generate" else "")
     OmegaConf.set_struct(cfg, True)
     ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
     OmegaConf.set_struct(cfg, False)
@@ -76,8 +80,9 @@ def stored_config(overrides: Sequence[str], job: str, option: str | None = None)
     for key in PATH_KEYS:
         if cfg[section].get(key):
             cfg[section][key] = str(source.path)
-    here = name_of_run(source.path, cfg.paths.log_dir)
-    cfg.job_name = checked_job_name(here if here and "job_name" not in given else cfg.job_name)
+    hub_id = str(options.checkpoint_path or options.ckpt_path) if source.is_remote else None
+    write_beside(cfg, source.path, given, hub_id)
+    cfg.job_name = checked_job_name(cfg.job_name)
     check_config(cfg, {"model_type": cfg.get("model_name"), "datamodule": "of the checkpoint"})
     return cfg
 
@@ -89,21 +94,14 @@ def add_newer_keys(cfg: DictConfig) -> None:
             cfg[key] = core_file("config.yaml")._get_node(key)
 
 
-def name_of_run(weights: Path, log_dir: str | Path) -> str | None:
-    """The name of the run that a checkpoint's folder belongs to, so that a copy is another run; None elsewhere."""
-    folder, runs = folder_of(weights).resolve(), Path(log_dir).resolve()
-    is_run = weights.parent.name == "checkpoints" and folder.is_relative_to(runs) and folder != runs
-    return folder.relative_to(runs).as_posix() if is_run else None
-
-
-def _check_key(cfg: DictConfig, key: str) -> None:
-    """ConfigError, with the nearest name, for a key that doesn't exist."""
+def _check_key(cfg: DictConfig, key: str, otherwise: str) -> None:
+    """ConfigError, with the nearest name or another hint, for a key that doesn't exist."""
     above, _, name = key.rpartition(".")
     parent = OmegaConf.select(cfg, above) if above else cfg
     names = [str(known) for known in parent] if isinstance(parent, DictConfig) else []
     if name not in names and not OmegaConf.is_list(parent):
         hint = did_you_mean([f"{above}.{near}".lstrip(".") for near in nearest_names(name, names, 1)])
-        raise ConfigError(f"The checkpoint's configuration has no key '{key}'. {hint}".rstrip(), key=key)
+        raise ConfigError(f"The checkpoint's configuration has no key '{key}'. {hint or otherwise}".rstrip(), key=key)
 
 
 def _groups() -> set[str]:

@@ -28,6 +28,7 @@ from xlm.evaluation.text_quality.texts import (
     texts_of,
 )
 from xlm.inference.session import Session, fewer_than_asked
+from xlm.inference.sources import local_path
 from xlm.schemas import ScorerOptions
 from xlm.utils.text_files import Line, json_value, read_lines
 
@@ -55,7 +56,7 @@ def read_texts(name: str, key: str | None = None, tokenizer: Any = None) -> tupl
     Raises:
         DataError: the file doesn't exist or has no texts, or a row has no text.
     """
-    path = Path(name)
+    path = local_path(name)
     if path.is_dir() and (path / GENERATIONS).is_file():
         path = path / GENERATIONS
     if not path.is_file():

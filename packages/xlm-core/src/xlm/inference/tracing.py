@@ -14,6 +14,7 @@ from xlm.decoding.trace import Trace, record
 from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.inference.session import Session, display_path
+from xlm.schemas import Trace as Options
 from xlm.traces.document import Document, View, describe_run, document, find_view, write_document, write_page
 from xlm.utils.files import output_file
 from xlm.utils.rank_zero import all_gather_objects, get_rank
@@ -23,12 +24,15 @@ _NOT_OPTIONS = ("_target_", "tokenizer", "noise_schedule", "model")
 
 
 @contextmanager
-def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[None]:
+def tracing(session: Session, harness: Harness, checkpoint: Path, default: Options | None = None) -> Iterator[None]:
     """Record what the harness' predictor generates in a block, if `trace` is on, and write the files at the end.
+
+    With `default`, record also where `trace` is off, if anything is generated that can be recorded.
 
     Each process records its share, and the first one writes all of them.
     """
-    options = trace_options(session.cfg)
+    asked = trace_options(session.cfg)
+    options = asked or default
     if options is None:
         yield
         return
@@ -38,10 +42,11 @@ def tracing(session: Session, harness: Harness, checkpoint: Path) -> Iterator[No
         yield
     # Shares are consecutive, so joined they are in the order of the data.
     traces = [trace for share in all_gather_objects(recorder.traces) for trace in share][: options.num_samples]
-    if get_rank() == 0:
+    if get_rank() == 0 and (traces or asked):
         doc = _document(session.cfg, harness, checkpoint, traces, view)
         written = write_trace(page, doc, gif=options.gif, png=options.png)
-        session.console.print(f"The trace is in {display_path(written)}, a page for a browser.", soft_wrap=True)
+        where = written_files(written, options.gif, options.png)
+        session.console.print(f"The trace is in {where}", highlight=False, soft_wrap=True)
 
 
 def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, traces: list[Trace], view: View | None) -> Document:
@@ -71,6 +76,14 @@ def check_trace(page: Path, key: str, gif: bool = False, png: bool = False) -> P
     for suffix in (page.suffix, ".json", *([".gif"] if gif else []), *([".png"] if png else [])):
         output_file(page.with_suffix(suffix), key)
     return page
+
+
+def written_files(page: Path, gif: bool = False, png: bool = False) -> str:
+    """The paths of a page and its pictures, as the end of a sentence."""
+    parts = [f"{display_path(page)}, a page for a browser"]
+    parts += [f"the animation in {display_path(page.with_suffix('.gif'))}"] if gif else []
+    parts += [f"frames of it in {display_path(page.with_suffix('.png'))}"] if png else []
+    return f"{'; '.join(parts)}."
 
 
 def write_trace(page: Path, doc: Document, gif: bool = False, png: bool = False) -> Path:

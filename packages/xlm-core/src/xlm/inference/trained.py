@@ -1,10 +1,11 @@
-"""A trained model in three lines of Python: `lm = xlm.load("runs/x"); lm.generate(["…"])`."""
+"""A trained model in Python: `lm = xlm.load("runs/x")`, then `lm.generate`, `infill`, `score` and `trace`."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from xlm.external_models import activate, active_models, discover
 from xlm.harness import Harness
 from xlm.inference.session import build_components, build_harness
 from xlm.inference.sources import Source, check_trusted, find_source
+from xlm.inference.text_scores import Scores, score_texts
+from xlm.inference.traced import TracedGeneration, trace_texts
 from xlm.inference.writer import Sample, Writer
 from xlm.model import load_safetensors
+from xlm.training.card import Origin
+from xlm.training.ema import averaged_state_dict
 from xlm.training.rng import random_state_of
 from xlm.training.weights import load_weights, push_folder, save_folder, save_for_transformers, select_weights
 from xlm.utils.instantiate import components, instantiate
@@ -29,7 +34,7 @@ BUILT = ("global_components", "noise_schedule", "model", "loss", "predictor", "l
 
 
 class TrainedModel:
-    """A model with its tokenizer and predictor, ready to generate; made by `load`.
+    """A trained model with its tokenizer and sampler, made by `xlm.load`: generates, fills, scores and traces texts.
 
     Args:
         harness: in evaluation mode on its device; its loss, predictor, model and tokenizer are live.
@@ -41,6 +46,9 @@ class TrainedModel:
     def __init__(self, harness: Harness, source: Path, live: dict[str, Any], seed: int | None = None) -> None:
         self.harness = harness
         self.source = source
+        #: The file of the weights and what it says, for the card of an exported model.
+        self.origin = Origin(source)
+        self._versions = versions_of(harness.model)
         self._writer = Writer(harness, live)
         self._seeds = None if seed is None else torch.Generator().manual_seed(seed)
 
@@ -139,9 +147,77 @@ class TrainedModel:
 
         `mode` is "answer", "continue" or "infill"; "auto" depends on the model and the prompt.
         """
-        prompts = [""] if prompts is None else [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = [""] if prompts is None else _as_list(prompts, "prompts")
         seed = self._next_seed() if seed is None else seed
         return self._writer.write(prompts, num_samples, seed=seed, mode=mode, batch_size=batch_size, options=options)
+
+    def score(
+        self,
+        texts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
+        *,
+        num_samples: int = 8,
+        seed: int | None = None,
+        batch_size: int = 64,
+        with_end: bool = True,
+    ) -> Scores:
+        """−log p of texts in nats, each with its end: exact, or an upper bound with its standard error.
+
+        The values are those of `xlm eval` for the same rows. They don't depend on `batch_size`.
+
+        Args:
+            texts: one text or several, of any length; an empty one is scored too. A model of whole texts scores a text
+                that is longer than its block in windows, each given as many tokens before it as fit.
+            prompts: what is given before each text, or one prompt for all: −log p of a text given its prompt. A model
+                of answers needs them. A model of whole texts joins prompt and text as they stand, or with a blank if
+                its tokenizer splits at blanks, and cuts the start of a prompt that doesn't fit.
+            num_samples: draws of a bound for each text; each is the mean over four maskings or corruptions. No effect
+                if the likelihood is exact.
+            seed: of the draws of a bound; None for that of the run, which `xlm eval` uses too. The draws depend on the
+                position of a text in the list, as those of `xlm eval` on its position in the data.
+            batch_size: rows at once.
+            with_end: score the end of each text too, as one token. Only a model of whole texts can leave it out.
+
+        Returns:
+            A sequence of `TextScore` (`nll`, `standard_error`, `nll_per_token`, `bits_per_byte`, `kind`, …), one for
+            each text; `values()` has the figures of all of them together.
+
+        Raises:
+            ConfigError: the model has no likelihood, or cannot score such texts; the message says why.
+        """
+        texts = _as_list(texts, "texts")
+        if prompts is not None:
+            prompts = [prompts] * len(texts) if isinstance(prompts, str) else _as_list(prompts, "prompts")
+        seed = int(self.config.get("seed") or 0) if seed is None else seed
+        return score_texts(
+            self, texts, prompts, num_samples=num_samples, seed=seed, batch_size=batch_size, with_end=with_end
+        )
+
+    def trace(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        num_samples: int = 1,
+        *,
+        mode: str = "auto",
+        seed: int | None = None,
+        title: str | None = None,
+        **options: Any,
+    ) -> TracedGeneration:
+        """Generate texts and record how: every network call, and every token with its position and probability.
+
+        The result shows itself in a notebook; `.save("trace.html")` writes the same page, and `.texts` are the texts.
+        Recording doesn't change them.
+
+        Args:
+            prompts, num_samples, mode, options: as for `samples`; None: an unconditional sample.
+            seed: that of the first prompt; the others count up from it.
+            title: of the page; by default the name of the run's folder.
+
+        Raises:
+            ConfigError: as for `generate`, or the model's sampler does not support traces.
+        """
+        asked = [""] if prompts is None else _as_list(prompts, "prompts")
+        return trace_texts(self, asked, num_samples, mode=mode, seed=seed, title=title, **options)
 
     def _next_seed(self) -> int:
         if self._seeds is None:
@@ -154,7 +230,7 @@ class TrainedModel:
 
         `max_shard_size` (bytes, or "5GB"): larger weights become several files with an index.
         """
-        return save_folder(folder, self.model, self.config, self.tokenizer, max_shard_size)
+        return save_folder(folder, self.model, self.config, self.tokenizer, max_shard_size, self._origin())
 
     def save_for_transformers(self, folder: str | Path, max_shard_size: int | str | None = None) -> Path:
         """Write the network in the format of transformers, with the tokenizer; ConfigError if it has no such format."""
@@ -168,7 +244,12 @@ class TrainedModel:
         max_shard_size: int | str | None = None,
     ) -> str:
         """Upload that folder; `load(repo_id)` loads it again."""
-        return push_folder(repo_id, self.model, self.config, self.tokenizer, commit_message, private, max_shard_size)
+        settings = (commit_message, private, max_shard_size, self._origin())
+        return push_folder(repo_id, self.model, self.config, self.tokenizer, *settings)
+
+    def _origin(self) -> Origin:
+        """Where the current weights come from."""
+        return replace(self.origin, is_unchanged=versions_of(self.model) == self._versions)
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())
@@ -177,6 +258,15 @@ class TrainedModel:
 
 def _texts(samples: list[Sample]) -> list[str]:
     return [sample.text for sample in samples]
+
+
+def _as_list(texts: str | Sequence[str], name: str) -> list[str]:
+    """One text or several as a list; ConfigError for anything else."""
+    found = [texts] if isinstance(texts, str) else list(texts)
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ConfigError(f"{name}[{place}] is {text!r}, and must be a text.", key=name)
+    return found
 
 
 def load(
@@ -232,7 +322,22 @@ def load_source(
     else:
         load_weights(harness, select_weights(source.checkpoint, apply_ema), source.path)
     harness.to(usable_device(device)).eval()
-    return TrainedModel(harness, source.path, live, seed)
+    model = TrainedModel(harness, source.path, live, seed)
+    if source.checkpoint is not None:
+        has_averages = averaged_state_dict(source.checkpoint) is not None
+        model.origin = Origin(
+            source.path,
+            is_averaged=has_averages and apply_ema,
+            has_averages=has_averages,
+            step=source.checkpoint.get("global_step"),
+            data=source.checkpoint.get("xlm_data") or {},
+        )
+    return model
+
+
+def versions_of(model: Any) -> list[tuple[int, int]]:
+    """The place and the number of changes in place of every weight: equal as long as none has changed."""
+    return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()]
 
 
 def _built(source: Source) -> tuple[Harness, dict[str, Any]]:

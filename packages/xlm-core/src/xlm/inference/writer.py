@@ -1,14 +1,11 @@
-"""Reads prompts and generates text for them: answers, continuations, and filled blanks."""
+"""Generates text for prompts: answers, continuations, and filled blanks."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from io import BytesIO
-from pathlib import Path
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -22,76 +19,20 @@ from xlm.decoding.infill_syntax import (
     with_masks,
 )
 from xlm.decoding.trace import recording
-from xlm.errors import ConfigError, DataError, did_you_mean, nearest_names
+from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.cost import counting_calls
 from xlm.harness import Harness
+from xlm.inference.prompts import warn_of_unknown_words
 from xlm.training.rng import random_state_of
 from xlm.utils.imports import get_function
 from xlm.utils.instantiate import components
-from xlm.utils.text_files import Line, json_value, read_lines
+from xlm.utils.rank_zero import RankedLogger
 
-STDIN = "-"
-_JSON = (".jsonl", ".json")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt, and the other fields of its line, which are copied to the rows of its samples."""
-
-    text: str
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-def read_prompts(prompts: Any, prompt_file: Any) -> list[Prompt] | None:
-    """The prompts of `generation.prompts` or `generation.prompt_file`; None without either.
-
-    Raises:
-        ConfigError: both are given.
-        DataError: the file doesn't exist, has no prompt, or has a line that is not a prompt.
-    """
-    if prompts is not None and prompt_file is not None:
-        raise ConfigError("generation.prompts and generation.prompt_file are both given. Use only one of them.")
-    if prompt_file is not None:
-        return _from_file(str(prompt_file))
-    if prompts is None:
-        return None
-    if prompts == STDIN:
-        return _from_file(STDIN)
-    given = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
-    if not given:
-        raise ConfigError("generation.prompts is an empty list. For one unconditional sample give [''].")
-    return [Prompt(str(prompt)) for prompt in given]
-
-
-def _from_file(name: str) -> list[Prompt]:
-    if name != STDIN and not Path(name).is_file():
-        raise DataError(f"There is no file of prompts at {name}.")
-    source, shown = (standard_input(), "standard input") if name == STDIN else (name, name)
-    lines = [line for line in read_lines(source, shown) if line.text.strip()]
-    if not lines:
-        raise DataError(f"There is no prompt in {shown}. Write one prompt per line.")
-    if Path(name).suffix in _JSON or (name == STDIN and lines[0].text.lstrip().startswith("{")):
-        return [_of_json(line) for line in lines]
-    return [Prompt(line.text) for line in lines]
-
-
-def standard_input() -> IO[bytes]:
-    """Standard input as bytes, independent of its encoding; a text stream that replaces it, as UTF-8."""
-    buffer: IO[bytes] | None = getattr(sys.stdin, "buffer", None)
-    return BytesIO(sys.stdin.read().encode()) if buffer is None else buffer
-
-
-def _of_json(line: Line) -> Prompt:
-    """A JSON string, or an object with `prompt`."""
-    value = json_value(line.text, line.where, 'A line is "text" or {"prompt": "text", …}.')
-    if isinstance(value, str):
-        return Prompt(value)
-    if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
-        raise DataError(f'{line.where} has no text under "prompt".')
-    return Prompt(value.pop("prompt"), value)
-
+log = RankedLogger(__name__, rank_zero_only=True)
 
 MODES = ("auto", "answer", "continue", "infill")
+# The temperature of several samples if the sampler is greedy: the model's own distribution.
+DRAWN = 1.0
 _FROM_HARNESS = ("self", "tokenizer", "noise_schedule", "model")
 
 
@@ -183,7 +124,7 @@ class Writer:
 
         Args:
             prompts: texts of any length; an empty one gives an unconditional sample.
-            num_samples: samples per prompt.
+            num_samples: samples per prompt. Several are drawn with temperature 1 if the sampler is greedy.
             seed: random seed of all samples.
             mode: what to do with prompts. "auto": fill prompts with blanks or masks, else continue if the model was
                 trained on whole texts, else answer.
@@ -200,8 +141,11 @@ class Writer:
         options = dict(options or {})
         if self.options.get("seed") is not None:
             options = {"seed": None, **options}  # with the predictor's own seed, all batches would be the same
+        if num_samples > 1 and "temperature" not in options:
+            options |= drawing_options(self.harness.predictor)
         predictor = self._predictor(options)
         requests = [self._request(predictor, prompt, mode) for prompt in prompts]
+        warn_of_unknown_words(self.harness.tokenizer, (request.given for request in requests))
         rows = [(request, number) for request in requests for number in range(num_samples)]
         samples: list[Sample] = []
         with torch.inference_mode():
@@ -304,6 +248,17 @@ class Writer:
             return self.harness.predictor_with(options)
 
 
+def drawing_options(predictor: Any) -> dict[str, float]:
+    """The option that makes a greedy sampler draw several samples, with a message; empty if they differ anyway."""
+    if not getattr(predictor, "is_greedy", False):
+        return {}
+    log.warning(
+        "predictor.temperature=0 always generates the same text, so these samples are drawn with temperature "
+        f"{DRAWN:g}. Set predictor.temperature=… for another one."
+    )
+    return {"temperature": DRAWN}
+
+
 def prompt_mode(cfg: DictConfig) -> str:
     """What a model does with a prompt: "continue" it as the beginning of a text, or "answer" it as a question.
 
@@ -335,13 +290,13 @@ def _written(predictor: Any, requests: Sequence[_Request]) -> list[tuple[str, fl
         counts = calls if len(calls) == len(places) else [None] * len(places)
         asked += places
         for place, text, count in zip(places, texts, counts, strict=True):
-            found[place] = (_joined(requests[place].before, text, predictor.tokenizer), count)
+            found[place] = (joined(requests[place].before, text, predictor.tokenizer), count)
     if (trace := recording()) is not None:
         trace.reorder(asked)
     return found
 
 
-def _joined(before: str, text: str, tokenizer: Any) -> str:
+def joined(before: str, text: str, tokenizer: Any) -> str:
     """A beginning and its continuation, joined by a space if the tokens don't have their own."""
     if not before or not text:
         return before + text

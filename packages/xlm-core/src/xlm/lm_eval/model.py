@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 from rich.progress import Progress
 
 from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.inference.scorer import Pair, Precision, Score, Scorer, split_ids, windows
 from xlm.inference.trained import TrainedModel, load
-from xlm.lm_eval.requests import Pair, Precision, Score, Scorer, Wanted, wanted, windows, write
+from xlm.lm_eval.requests import Wanted, wanted, write
 from xlm.utils.consoles import plain_console
 from xlm.utils.run_record import config_hash, device_name, versions
 
@@ -201,19 +202,10 @@ class XLMForLMEval(LM):
             kept = given if limit is None else given[max(0, len(given) - limit) :]
             self.num_truncated += len(kept) < len(given)
             return [Pair(tuple(kept), tuple(self._ids(continuation)), ends=True)]
-        given, scored = self._split(context, continuation)
+        given, scored = split_ids(context, continuation, self.lm.tokenizer)
         pairs = list(windows(given, scored, scorer.max_length, self.score_end))
         self.num_truncated += bool(pairs) and len(pairs[0].context) < len(given)
         return pairs
-
-    def _split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of both together, split at the end of the context; spaces at its end belong to the continuation."""
-        stripped = context.rstrip()
-        continuation = context[len(stripped) :] + continuation
-        whole, given = self._ids(stripped + continuation), self._ids(stripped)
-        # A token across the border belongs to the continuation, which is only empty if its text is.
-        cut = min(len(given), len(whole) - bool(continuation.strip()))
-        return whole[:cut], whole[cut:]
 
     def _scored(self, parts: Sequence[Sequence[Pair]], name: str, disable_tqdm: bool) -> list[list[Score]]:
         """The scores of each request's pairs; pairs of similar length are batched, and equal pairs are scored once."""

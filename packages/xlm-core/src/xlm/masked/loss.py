@@ -13,6 +13,7 @@ from xlm.data.collate import IGNORE
 from xlm.masked.collate import MaskedLossDict
 from xlm.masked.elbo import Method, batch_bound, clean_ids, coded_ids
 from xlm.masked.text_length import length_nll, likelihood_of
+from xlm.modules.chosen import Chosen, features_at
 from xlm.modules.linear_cross_entropy import linear_cross_entropy
 from xlm.modules.packing import packed
 from xlm.protocols import LossFunction
@@ -80,8 +81,9 @@ class MaskedLoss(LossFunction[Any, MaskedLossDict]):
         reduction: Literal["mean", "none"] = "none",
     ) -> Tensor:
         """−log p of targets at flat positions of rows `ids`, whose attention mask is that of the batch."""
-        features = self.model.features(ids, batch["attention_mask"], **condition, **packed(batch))
-        rows = features.reshape(-1, features.shape[-1])[index]
+        given = {**condition, **packed(batch)}
+        chosen = Chosen.of(index, ids.shape[1])
+        rows = features_at(self.model.features, self.model, ids, batch["attention_mask"], chosen, **given)
         head = self.model.output_layer
         exclude = (self.tokenizer.mask_token_id,)
         return linear_cross_entropy(rows, head.weight, head.bias, targets, reduction=reduction, exclude_ids=exclude)
@@ -103,8 +105,10 @@ class MaskedLoss(LossFunction[Any, MaskedLossDict]):
         maskable = batch["maskable"]
         z = clean_ids(batch, self.tokenizer.pad_token_id).masked_fill(maskable, self.tokenizer.mask_token_id)
         all_masked = torch.ones(len(z), dtype=sampling_dtype(z.device), device=z.device)
-        features = self.model.features(z, batch["attention_mask"], **self.condition(all_masked), **packed(batch))
-        logits: Tensor = self.model.output_layer(features[maskable])
+        given = {**self.condition(all_masked), **packed(batch)}
+        chosen = Chosen.of(maskable.reshape(-1).nonzero().squeeze(-1), z.shape[1])
+        features = features_at(self.model.features, self.model, z, batch["attention_mask"], chosen, **given)
+        logits: Tensor = self.model.output_layer(features)
         logits[:, self.tokenizer.mask_token_id] = -torch.inf
         return logits.argmax(dim=-1)
 

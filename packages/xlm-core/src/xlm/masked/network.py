@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from xlm.modules.attention import drop_full_mask, positions_from_mask
+from xlm.modules.chosen import Chosen
 from xlm.modules.length_model import LengthModel
 from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
@@ -25,6 +26,7 @@ class RotaryMaskedNetwork(RotaryNetwork):
     """
 
     packs: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -56,14 +58,16 @@ class RotaryMaskedNetwork(RotaryNetwork):
         attention_mask: Bool[Tensor, "batch length"] | None = None,
         positions: Integer[Tensor, "batch length"] | None = None,
         token_index: Integer[Tensor, " tokens"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        """What the output layer reads.
+        chosen: Chosen | None = None,
+    ) -> Float[Tensor, "*output d_model"]:
+        """What the output layer reads, (B, L, D).
 
         Args:
             input_ids: (B, L), masks where tokens are to be predicted.
             attention_mask: (B, L), True where a token is real; padding is seen by nobody and moves no position.
             positions: (B, L); None counts the real tokens of each row from 0.
             token_index: real tokens in the flattened batch, which saves computing the padding; see `Packing`.
+            chosen: the positions whose features are wanted; the result is (N, D) then.
         """
         packing = Packing.of(attention_mask, token_index)
         attention_mask = drop_full_mask(attention_mask)
@@ -72,7 +76,10 @@ class RotaryMaskedNetwork(RotaryNetwork):
         elif positions is None and attention_mask is not None:
             positions = positions_from_mask(attention_mask)
         x = self.embed_tokens(input_ids)
-        features: Tensor = self.final_layer.norm_final(self.layers(x, attention_mask, positions, packing=packing))
+        hidden = self.layers(x, attention_mask, positions, packing=packing, chosen=chosen)
+        features: Tensor = self.final_layer.norm_final(hidden)
+        if chosen is not None:
+            return features.squeeze(0)
         return features if packing is None else packing.unpack(features)
 
     def forward(

@@ -18,6 +18,7 @@ from xlm.errors import ConfigError
 from xlm.masked.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
 from xlm.masked.text_length import FILLED, TextLength, with_drawn_lengths
 from xlm.masked.unmasking import Filled, MaskedNetwork, Slots, TokenDraw
+from xlm.modules.chosen import Chosen, features_at
 from xlm.protocols import Predictor, Tokenizer
 from xlm.sampling import LogitsSampler
 from xlm.utils.annotations import AnySeed, Count, NonNegative, Probability, Share
@@ -135,7 +136,14 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
         if not may_end:
             slots = slots._replace(before_given_token=slots.masked)
         network = MaskedNetwork(
-            lambda ids, rows, mask_prob: self.model.features(ids, mask[rows], **self.condition(mask_prob)),
+            lambda ids, rows, mask_prob, index: features_at(
+                self.model.features,
+                self.model,
+                ids,
+                mask[rows],
+                Chosen.of(index, ids.shape[1]),
+                **self.condition(mask_prob),
+            ),
             self.model.output_layer,
         )
         never = suppressed_ids(self.tokenizer, self.suppressed_tokens, self.model.output_layer.out_features)

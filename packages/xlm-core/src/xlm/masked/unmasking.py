@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xlm.decoding.counter_rng import Stream, derive, draw_tokens, uniform
 from xlm.decoding.trace import recording
+from xlm.errors import ConfigError
 from xlm.modules.attention import positions_from_mask
 from xlm.sampling import Confidence, LogitsSampler, confidence_bound, confidence_scores, sampling_dtype
 
@@ -115,12 +116,13 @@ def ancestral(
 class MaskedNetwork(NamedTuple):
     """A network that predicts what stands under the masks, cut before its output layer.
 
-    features: (ids (R, L), rows (R,), mask_prob (R,)) → (R, L, D). `rows` says which rows of the batch these are,
-        `mask_prob` is 1 − α at their time, for networks that are conditioned on it.
+    features: (ids (R, L), rows (R,), mask_prob (R,), index (N,)) → (N, D), at these flat positions (R · L), ascending.
+        `rows` says which rows of the batch these are, `mask_prob` is 1 − α at their time, for networks that are
+        conditioned on it.
     logits: (N, D) → (N, V).
     """
 
-    features: Callable[[Tensor, Tensor, Tensor], Tensor]
+    features: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     logits: Callable[[Tensor], Tensor]
 
 
@@ -209,13 +211,13 @@ def fill_by_order(
     num_calls = step_index.amax(dim=1) + 1 if step_index.shape[1] else step_index.new_zeros(len(step_index))
     for call in range(order.mask_prob.shape[1]):
         rows = (num_calls > call).nonzero().squeeze(1)
-        features = network.features(ids[rows], rows, order.mask_prob[rows, call])
+        row, column = (step_index[rows] == call).nonzero(as_tuple=True)
+        features = network.features(ids[rows], rows, order.mask_prob[rows, call], row * ids.shape[1] + column)
         if trace is not None:
             trace.step(rows)
-        row, column = (step_index[rows] == call).nonzero(as_tuple=True)
         if len(row):  # textbook ancestral sampling also runs steps that fill nothing
             at = rows[row]
-            allowed = draw.allowed(network.logits(features[row, column]), slots.before_given_token[at, column])
+            allowed = draw.allowed(network.logits(features), slots.before_given_token[at, column])
             ids[at, column] = draw(allowed, seeds[at], slots.counters[at, column])
             if trace is not None:
                 trace.wrote(at, column, ids[at, column], allowed)
@@ -224,28 +226,33 @@ def fill_by_order(
 
 @dataclass(frozen=True)
 class ConfidenceOrder:
-    """The surest positions first: ⌈masked / steps left⌉ of them per call, or all that are sure enough.
+    """The surest positions first: ⌈masked / steps left⌉ of them per call, or as many as a bound allows.
 
     Args:
         kind: "top_prob", "prob_diff" (margin between the best two) or "entropy" (low is sure).
         max_steps: most calls per row; the last one fills what remains.
         threshold: fill every position with at least this confidence (at most this entropy, in nats), and always the
-            surest one; None for a fixed number per call.
+            surest one; None for another rule.
+        entropy_bound: γ, in nats: fill the longest sequence of surest positions with Σ H − max H ≤ γ, H being the
+            entropies of their predictions. The sum bounds what is lost by drawing them independently, their total
+            correlation (EB-Sampler, arXiv 2505.24857, eq. 11). None for another rule.
     """
 
     kind: Confidence
     max_steps: int
     threshold: float | None = None
+    entropy_bound: float | None = None
 
     def choose(
         self,
         scores: Float[Tensor, "rows length"],
         masked: Bool[Tensor, "rows length"],
         steps_left: int,
+        entropies: Float[Tensor, "rows length"] | None = None,
     ) -> Bool[Tensor, "rows length"]:
         """Which masked positions to fill now, by `confidence_scores`; those of other positions don't matter.
 
-        Of positions that are equally sure the leftmost comes first.
+        Of positions that are equally sure the leftmost comes first. `entropies` (nats) are for `entropy_bound`.
         """
         if steps_left == 1:
             return masked
@@ -254,10 +261,26 @@ class ConfidenceOrder:
         by_rank = scores.argsort(dim=-1, descending=True, stable=True)
         places = torch.arange(scores.shape[1], device=scores.device).expand_as(by_rank)
         rank = torch.empty_like(by_rank).scatter_(-1, by_rank, places)
+        if self.entropy_bound is not None:
+            assert entropies is not None
+            by_place = entropies.masked_fill(~masked, torch.inf).gather(-1, by_rank)
+            lost = by_place.cumsum(dim=-1) - by_place.cummax(dim=-1).values
+            # It never falls from one place to the next, so those within the bound are the first ones. The very first
+            # loses nothing; said apart, because its entropy may be infinite in arithmetic.
+            within = (lost <= self.entropy_bound) | (places == 0)
+            return masked & torch.empty_like(within).scatter_(-1, by_rank, within)
         if self.threshold is None:
             count = masked.sum(dim=1, keepdim=True)
             return masked & (rank < (count + steps_left - 1) // steps_left)
         return masked & ((scores >= confidence_bound(self.threshold, self.kind)) | (rank == 0))
+
+
+def check_one_rule(threshold: float | None, entropy_bound: float | None) -> None:
+    """ConfigError if both say how many positions a call fills."""
+    if threshold is not None and entropy_bound is not None:
+        raise ConfigError(
+            "predictor.threshold and predictor.entropy_bound are two rules for how many masks a call fills: give one."
+        )
 
 
 def fill_by_confidence(
@@ -279,13 +302,18 @@ def fill_by_confidence(
             break
         open_ = masked[rows]
         mask_prob = open_.sum(dim=1).to(sampling_dtype(ids.device)) / total[rows]
-        features = network.features(ids[rows], rows, mask_prob)
         # Found once: every indexing by a mask waits for the device.
         place = open_.nonzero(as_tuple=True)
-        allowed = draw.allowed(network.logits(features[place]), slots.before_given_token[rows][place])
+        features = network.features(ids[rows], rows, mask_prob, place[0] * ids.shape[1] + place[1])
+        allowed = draw.allowed(network.logits(features), slots.before_given_token[rows][place])
         scores = torch.full(open_.shape, -torch.inf, dtype=torch.float32, device=ids.device)
         scores[place] = confidence_scores(allowed, order.kind)
-        picked = order.choose(scores, open_, order.max_steps - call)[place].nonzero().squeeze(1)
+        entropies = None
+        if order.entropy_bound is not None:
+            of_entropy = scores[place] if order.kind == "entropy" else confidence_scores(allowed, "entropy")
+            entropies = torch.zeros_like(scores)
+            entropies[place] = of_entropy.neg().exp()
+        picked = order.choose(scores, open_, order.max_steps - call, entropies)[place].nonzero().squeeze(1)
         at, column = rows[place[0][picked]], place[1][picked]
         ids[at, column] = draw(allowed[picked], seeds[at], slots.counters[at, column])
         if trace is not None:
@@ -335,10 +363,10 @@ def fill_with_remasking(
         chosen = masked & (u < fill) if step < len(grid) - 2 else masked.clone()
         rows = chosen.any(dim=1).nonzero().squeeze(1)
         if len(rows):
-            features = network.features(ids[rows], rows, mask_prob.expand(len(rows)))
             row, column = chosen[rows].nonzero(as_tuple=True)
             at = rows[row]
-            allowed = draw.allowed(network.logits(features[row, column]), slots.before_given_token[at, column])
+            features = network.features(ids[rows], rows, mask_prob.expand(len(rows)), row * ids.shape[1] + column)
+            allowed = draw.allowed(network.logits(features), slots.before_given_token[at, column])
             ids[at, column] = draw(allowed, step_seeds[at], slots.counters[at, column])
             filled_by[at, column] = calls[at]
             if trace is not None:

@@ -23,6 +23,7 @@ from xlm.modules.layers import (
 from xlm.modules.position import RotaryEmbedding
 
 if TYPE_CHECKING:
+    from xlm.modules.chosen import Chosen
     from xlm.modules.packing import Packing
 
 __all__ = ["DDiTLayer", "DDiTLayerList", "DDitFinalLayer", "RotaryEmbedding", "TimestepEmbedder"]
@@ -58,8 +59,10 @@ def modulate(
     return torch.addcmul(shift, x, 1 + scale)
 
 
-def _at_positions(per_row: Tensor, packing: Packing | None) -> Tensor:
-    """(B, width) as (B, 1, width), or for packed rows as (1, T, width)."""
+def _at_positions(per_row: Tensor, packing: Packing | None, chosen: Chosen | None = None) -> Tensor:
+    """(B, width) as (B, 1, width), for packed rows as (1, T, width), for chosen positions as (1, N, width)."""
+    if chosen is not None:
+        return chosen.spread(per_row)
     return per_row.unsqueeze(1) if packing is None else packing.spread(per_row)
 
 
@@ -114,24 +117,36 @@ class DDiTLayer(nn.Module):
         attention_mask: Bool[Tensor, "*mask"] | None,
         positions: Integer[Tensor, "*batch length"] | None = None,
         packing: Packing | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
+        chosen: Chosen | None = None,
+    ) -> Float[Tensor, "*output d_model"]:
         """attention_mask None, (B, L) or (B, Q, K), True = attend; positions None = 0..L−1.
 
-        With a packing, x and positions are packed, and the mask is that of the padded rows.
+        With a packing, x and positions are packed, and the mask is that of the padded rows. With `chosen`, the output
+        has one row with these positions only.
         """
         if self.short_conv is not None:
             x = self.short_conv(x, attention_mask, packing)
-        modulation = _at_positions(self.adaln_modulation(c), packing)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        attended = rotary_self_attention(
-            self.attn_qkv(modulate(self.norm1(x), shift1, scale1)),
-            self.nhead,
-            self.rotary_emb,
-            attention_mask,
-            positions,
-            force_flash_attn=self.force_flash_attn,
-            packing=packing,
-        )
+        modulation, attention_width = self.adaln_modulation(c), 2 * x.shape[-1]
+        shift1, scale1 = _at_positions(modulation[:, :attention_width], packing).chunk(2, dim=-1)
+        normed = modulate(self.norm1(x), shift1, scale1)
+        if chosen is not None and packing is None and chosen.has_few_queries(attention_mask):
+            heads = (self.attn_qkv, self.nhead, self.rotary_emb)
+            attended = chosen.attention(normed, *heads, attention_mask, positions)
+            x = chosen.pick(x)
+        else:
+            attended = rotary_self_attention(
+                self.attn_qkv(normed),
+                self.nhead,
+                self.rotary_emb,
+                attention_mask,
+                positions,
+                force_flash_attn=self.force_flash_attn,
+                packing=packing,
+            )
+            if chosen is not None:
+                attended, x = chosen.pick(attended, packing), chosen.pick(x, packing)
+        rest = _at_positions(modulation[:, attention_width:], packing, chosen)
+        gate1, shift2, scale2, gate2 = rest.chunk(4, dim=-1)
         x = torch.addcmul(x, gate1, self.dropout(self.o_proj(attended)))
         fed = self.dropout(self.mlp(modulate(self.norm2(x), shift2, scale2)))
         return torch.addcmul(x, gate2, fed)
@@ -157,10 +172,12 @@ class DDiTLayerList(nn.ModuleList):
         attention_mask: Bool[Tensor, "*mask"] | None,
         positions: Integer[Tensor, "*batch length"] | None = None,
         packing: Packing | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
+        chosen: Chosen | None = None,
+    ) -> Float[Tensor, "*output d_model"]:
         """All layers in turn; arguments as for one layer."""
-        for layer in self:
-            x = layer(x, c, attention_mask, positions, packing)
+        for i, layer in enumerate(self):
+            last = {} if chosen is None or i < len(self) - 1 else {"chosen": chosen}
+            x = layer(x, c, attention_mask, positions, packing, **last)
         return x
 
 
@@ -182,9 +199,13 @@ class DDitFinalLayer(nn.Module):
         x: Float[Tensor, "batch length d_model"],
         c: Float[Tensor, "batch d_cond"],
         packing: Packing | None = None,
+        chosen: Chosen | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
-        """What the linear map reads, for a loss that runs it on some rows only. With a packing, x is packed."""
-        shift, scale = _at_positions(self.adaln_modulation(c), packing).chunk(2, dim=-1)
+        """What the linear map reads, for a loss that runs it on some rows only.
+
+        With a packing, x is packed; with `chosen`, x is that of these positions.
+        """
+        shift, scale = _at_positions(self.adaln_modulation(c), packing, chosen).chunk(2, dim=-1)
         return modulate(self.norm_final(x), shift, scale)
 
     def forward(

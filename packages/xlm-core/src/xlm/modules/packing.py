@@ -47,6 +47,12 @@ class _Put(torch.autograd.Function):
         return _Take.apply(grad, ctx.dim, index), None, None, None
 
 
+def take(x: Shaped[Tensor, "*shape"], dim: int, index: Integer[Tensor, " taken"]) -> Shaped[Tensor, "*taken"]:
+    """Entries of a dimension, each at most once; the gradient is put back instead of added up."""
+    found: Tensor = _Take.apply(x, dim, index)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Packing:
     """Where the T real tokens of a padded batch (B, L) are, in reading order.
@@ -72,8 +78,7 @@ class Packing:
 
     def pack(self, x: Shaped[Tensor, "batch length *rest"]) -> Shaped[Tensor, "1 tokens *rest"]:
         """The real tokens of every row."""
-        found: Tensor = _Take.apply(x.flatten(0, 1), 0, self.index)
-        return found.unsqueeze(0)
+        return take(x.flatten(0, 1), 0, self.index).unsqueeze(0)
 
     def unpack(self, x: Float[Tensor, "1 *heads tokens width"]) -> Float[Tensor, "batch *heads length width"]:
         """The padded batch, zeros for padding; tokens are the second last dimension."""

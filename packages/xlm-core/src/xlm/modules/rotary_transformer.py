@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
     from xlm.modules.attention import KVCache, LayerKVCache
+    from xlm.modules.chosen import Chosen
     from xlm.modules.packing import Packing
 
 __all__ = [
@@ -82,11 +83,13 @@ class RotaryTransformerLayer(nn.Module):
         is_causal: bool = False,
         cache: LayerKVCache | None = None,
         packing: Packing | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
+        chosen: Chosen | None = None,
+    ) -> Float[Tensor, "*output d_model"]:
         """attention_mask None, (B, L) or (B, Q, K), True = attend; positions None = 0..L−1.
 
         is_causal forbids later tokens on top of the mask. With a cache, the mask covers all cached keys too. With a
-        packing, input and positions are packed, and the mask is that of the padded rows.
+        packing, input and positions are packed, and the mask is that of the padded rows. With `chosen`, the output has
+        one row with these positions only, and the input is that of all positions.
 
         Raises:
             ValueError: with a short convolution, is_causal, a cache or a block mask: it would see what they hide.
@@ -95,18 +98,27 @@ class RotaryTransformerLayer(nn.Module):
             if is_causal or cache is not None or block_mask is not None:
                 raise ValueError("A layer with short_conv looks at both neighbours: no is_causal, cache or block mask.")
             inp = self.short_conv(inp, attention_mask, packing)
-        attended = rotary_self_attention(
-            self.attn_qkv(self.norm1(inp)),
-            self.nhead,
-            self.rotary_emb,
-            attention_mask,
-            positions,
-            block_mask=block_mask,
-            is_causal=is_causal,
-            cache=cache,
-            force_flash_attn=self.force_flash_attn,
-            packing=packing,
-        )
+        normed = self.norm1(inp)
+        is_plain = not is_causal and cache is None and block_mask is None and packing is None
+        if chosen is not None and is_plain and chosen.has_few_queries(attention_mask):
+            heads = (self.attn_qkv, self.nhead, self.rotary_emb)
+            attended = chosen.attention(normed, *heads, attention_mask, positions)
+            inp = chosen.pick(inp)
+        else:
+            attended = rotary_self_attention(
+                self.attn_qkv(normed),
+                self.nhead,
+                self.rotary_emb,
+                attention_mask,
+                positions,
+                block_mask=block_mask,
+                is_causal=is_causal,
+                cache=cache,
+                force_flash_attn=self.force_flash_attn,
+                packing=packing,
+            )
+            if chosen is not None:
+                attended, inp = chosen.pick(attended, packing), chosen.pick(inp, packing)
         x = inp + self.dropout(self.o_proj(attended))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
@@ -138,12 +150,24 @@ class RotaryTransformerLayerList(nn.ModuleList):
         is_causal: bool = False,
         cache: KVCache | None = None,
         packing: Packing | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
+        chosen: Chosen | None = None,
+    ) -> Float[Tensor, "*output d_model"]:
         """All layers in turn; arguments as for one layer, but the cache is that of the whole stack."""
         x = inp
         for i, layer in enumerate(self):
             layer_cache = None if cache is None else cache[i]
-            x = layer(x, attention_mask, positions, block_mask, is_causal=is_causal, cache=layer_cache, packing=packing)
+            # Other layers are not asked: a layer of somebody's own may not know the argument.
+            last = {} if chosen is None or i < len(self) - 1 else {"chosen": chosen}
+            x = layer(
+                x,
+                attention_mask,
+                positions,
+                block_mask,
+                is_causal=is_causal,
+                cache=layer_cache,
+                packing=packing,
+                **last,
+            )
         return x
 
 

@@ -14,15 +14,26 @@ from typing import Any, TypeVar
 
 from xlm.reports.files import Point, number
 from xlm.reports.listing import main_loss, main_match
-from xlm.reports.pairs import Paired, Row, all_pairs, same_examples, side_by_side
-from xlm.reports.quantities import HIGHER, LOWER, Kind, is_loss, kinds_in_words, loss_kind, remarks, wilson_interval
+from xlm.reports.pairs import Paired, Row, all_pairs, same_examples, side_by_side, why_no_pairs
+from xlm.reports.quantities import (
+    HIGHER,
+    LOWER,
+    Kind,
+    is_loss,
+    kinds_in_words,
+    loss_kind,
+    metric_title,
+    remarks,
+    wilson_interval,
+)
 from xlm.reports.run import Measured, Run, is_share
+from xlm.utils.choices import GROUPS, choices_of, chosen_first, typed_keys
 
 T = TypeVar("T")
 MAX_POINTS = 240
 # A pause this many times longer than usual means that the run was stopped, so it does not count as training time.
 _LONG_PAUSE = 20.0
-_LAST = ("lr", "tokens_per_second", "examples_per_second")
+_LAST = ("lr", "tokens_per_second", "examples_per_second", "padding", "mfu")
 _LEFT_OUT = ("samples_per_second", "network_calls", "examples_per_second")
 
 
@@ -48,9 +59,29 @@ class Panel:
     averaged: bool
     kind: str = ""
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether the metric changes in at least one run."""
+        return any(len(set(curve.values)) > 1 for curve in self.curves)
+
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """A panel for each logged metric: those of most runs first, losses first, learning rate and speed last."""
+    """A panel for each metric that changes: those of most runs first, losses first, learning rate and speed last."""
+    return [panel for panel in _all_panels(runs) if panel.is_moving]
+
+
+def constants(found: Sequence[Panel]) -> dict[str, str]:
+    """Name (and kind) → value of the metrics that have one value in each run, in which case a curve shows nothing."""
+    return {
+        f"{panel.name}{', ' if panel.kind else ''}{panel.kind}": " to ".join(dict.fromkeys(map(decimals, ends)))
+        for panel in found
+        if not panel.is_moving
+        for lasts in [[curve.values[-1] for curve in panel.curves]]
+        for ends in [(min(lasts), max(lasts))]
+    }
+
+
+def _all_panels(runs: Sequence[Run]) -> list[Panel]:
     found: dict[str, list[tuple[int, list[tuple[float, float, float]]]]] = defaultdict(list)
     for index, run in enumerate(runs):
         for name, points in by_name(run.points).items():
@@ -59,8 +90,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
     for name in sorted(found, key=lambda name: (_order(name)[0], -len(found[name]), *_order(name))):
         for kind, series in _by_kind(runs, name, found[name]).items():
             averaged = any(len(points) > MAX_POINTS for _, points in series)
-            if any(len(points) > 1 for _, points in series):
-                result.append(Panel(name, [_curve(index, thinned(points)) for index, points in series], averaged, kind))
+            result.append(Panel(name, [_curve(index, thinned(points)) for index, points in series], averaged, kind))
     return result
 
 
@@ -133,11 +163,20 @@ _MAX_DEPTH = 40
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Key → its value in each run, for keys that differ; runs without a configuration are ignored.
 
-    Values are as written: interpolations are kept, since the keys that they refer to are compared too.
+    What a person chose comes first: `experiment=`, `model_type=` and other groups where they are recorded, then
+    the keys of the commands. Values are as written: interpolations are kept, since the keys that they refer to are
+    compared too.
     """
-    settings = [dict(leaves(run.config)) for run in runs]
-    read = [found for found in settings if found]
-    keys = sorted({key for found in read for key in found})
+    recorded = [choices_of(run.started, {}) for run in runs]
+    settings = [
+        {**{f"{group}=": member for group, member in choices.items()}, **dict(leaves(run.config))}
+        for run, choices in zip(runs, recorded, strict=True)
+    ]
+    read = [found for found, run in zip(settings, runs, strict=True) if run.config]
+    groups = [f"{group}=" for group in GROUPS]
+    typed = [*groups, "model_name", *(key for run in runs for key in typed_keys(run.command))]
+    keys = [key for key in groups if any(key in found for found in read)]
+    keys += [key for key in chosen_first({key for found in read for key in found}, typed) if key not in groups]
     return {
         key: [found.get(key, MISSING) for found in settings]
         for key in keys
@@ -163,6 +202,8 @@ def _as_text(value: Any) -> str:
 
 
 NUM_EXAMPLES = 12
+# Level of the tests of paired comparisons.
+_LEVEL = 0.05
 # More runs than this are all in the tables of results; the other parts show the best of them.
 MAX_COMPARED = 24
 
@@ -179,8 +220,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Values:
-    """The measured values of one split, a row for each run; `best` has (row, column) of the best value on each dataset.
+    """The measured values of one split, a row for each run.
 
+    `best` has (row, column) of the values that are better than all others on the same dataset by more than the error.
     `remarks` are sentences about numbers that are not compared.
     """
 
@@ -206,6 +248,7 @@ class Report:
     """The content of a report; `made` is the time when it was made, `state` the runs' states then.
 
     `compared` are the runs of `costs`, `panels`, `pairs`, `differences` and `samples`: all, or the best of many.
+    `constants` are the logged metrics without a panel. `no_pairs` is the reason if several runs have no `pairs`.
     """
 
     title: str
@@ -219,6 +262,8 @@ class Report:
     differences: dict[str, list[str]]
     samples: list[Samples]
     compared: list[Run]
+    constants: dict[str, str] = field(default_factory=dict)
+    no_pairs: str = ""
 
 
 def compared_runs(runs: Sequence[Run]) -> list[Run]:
@@ -250,19 +295,23 @@ def build_report(runs: Sequence[Run], title: str | None = None, split: str | Non
         samples.append(
             Samples(group.place, list(group.predictions), side_by_side(rows, NUM_EXAMPLES), min(map(len, rows)))
         )
-    found = (_values(runs, name) for name in ("test", "val"))
+    pairs = all_pairs(groups)
+    values = [_values(runs, name, pairs) for name in ("test", "val")]
+    logged = _all_panels(compared)
     return Report(
         title or _title(runs),
         time.strftime("%Y-%m-%d %H:%M"),
         list(runs),
         [run.state() for run in runs],
-        [values for values in found if values.columns],
+        [one for one in values if one.columns],
         costs(compared),
-        panels(compared),
-        all_pairs(groups),
+        [panel for panel in logged if panel.is_moving],
+        pairs,
         differing_settings(compared),
         samples,
         compared,
+        constants(logged),
+        "" if pairs else why_no_pairs(compared, groups, split),
     )
 
 
@@ -305,12 +354,10 @@ def decimals(value: float) -> str:
     return f"{value:,.{max(0, 4 - len(str(int(abs(value)))))}f}"
 
 
-def metric_label(name: str) -> str:
-    """`exact_match` as `exact match`; the loss by its short name."""
-    return {"accumulated_loss": "loss"}.get(name, name.replace("_", " "))
+metric_label = metric_title
 
 
-def _values(runs: Sequence[Run], split: str) -> Values:
+def _values(runs: Sequence[Run], split: str, pairs: Sequence[Paired]) -> Values:
     names = {name for run in runs for name in run.measured if name.startswith(f"{split}/")}
     metrics = [name.rpartition("/")[2] for name in names]
     columns = []
@@ -324,7 +371,7 @@ def _values(runs: Sequence[Run], split: str) -> Values:
         else:
             columns.append(Column(name, label, better))
     rows = [[_value(run, column) for column in columns] for run in runs]
-    return Values(split, columns, rows, _best(runs, columns, rows), remarks(runs, split))
+    return Values(split, columns, rows, _best(runs, columns, rows, pairs), remarks(runs, split))
 
 
 def _value(run: Run, column: Column) -> Measured | None:
@@ -348,24 +395,49 @@ def _rank(name: str) -> int:
 
 
 def _best(
-    runs: Sequence[Run], columns: Sequence[Column], rows: Sequence[Sequence[Measured | None]]
+    runs: Sequence[Run],
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Measured | None]],
+    pairs: Sequence[Paired],
 ) -> set[tuple[int, int]]:
-    """Best values among the runs of each dataset, if there are several runs with different values.
+    """Values that are better than those of all other runs of the dataset, by more than the error.
 
     Losses and bounds of different families measure different things, so they are compared within one family only.
     """
+    tested = {(pair.place, *order): pair for pair in pairs for order in _orders(pair)}
     best = set()
     for j, column in enumerate(columns):
-        kin: dict[tuple[str, ...], list[int]] = {}
+        kin: dict[tuple[str, ...], list[tuple[int, Measured]]] = {}
         for i, run in enumerate(runs):
-            if column.better and rows[i][j] is not None:
+            if column.better and (measured := rows[i][j]) is not None:
                 family = () if column.better > 0 or column.name.endswith("network_calls") else (run.model,)
-                kin.setdefault((run.data, *family), []).append(i)
+                kin.setdefault((run.data, *family), []).append((i, measured))
         for group in kin.values():
-            signed = {i: column.better * measured.value for i in group if (measured := rows[i][j])}
-            if len(set(signed.values())) > 1:
-                best |= {(i, j) for i in group if signed[i] == max(signed.values())}
+            first, *others = sorted(group, key=lambda entry: -column.better * entry[1].value)
+            place = column.name.rpartition("/")[0] if column.name.endswith("/exact_match") else ""
+            tests = [tested.get((place, runs[first[0]].name, runs[i].name)) for i, _ in others]
+            if others and all(
+                first[1].value != other.value and (pair.p_holm < _LEVEL if pair else _differ(column, first[1], other))
+                for pair, (_, other) in zip(tests, others, strict=True)
+            ):
+                best.add((first[0], j))
     return best
+
+
+def _orders(pair: Paired) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (pair.first, pair.second), (pair.second, pair.first)
+
+
+def _differ(column: Column, better: Measured, worse: Measured) -> bool:
+    """Whether the 95 % interval of the difference of two independent values excludes 0.
+
+    From the intervals of both: Newcombe, Interval estimation for the difference between independent proportions
+    (method 10), Statist. Med. 17 (1998). A value without a known error counts as exact.
+    """
+    high, low = (better, worse) if column.better > 0 else (worse, better)
+    down = high.value - (interval(column.name, high) or (high.value, high.value))[0]
+    up = (interval(column.name, low) or (low.value, low.value))[1] - low.value
+    return high.value - low.value > math.hypot(down, up)
 
 
 def _title(runs: Sequence[Run]) -> str:

@@ -1,8 +1,9 @@
-"""Runs as a table with one line each, for a terminal, and as objects for programs."""
+"""Runs as a table for a terminal, and as objects for programs."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from xlm.errors import ConfigError, as_line, did_you_mean, nearest_names
 from xlm.reports.quantities import HIGHER, Kind, loss_kind, losses_remark
 from xlm.reports.run import Measured, Run
+from xlm.utils.columns import Column, table_lines
 
 SORTS: dict[str, Callable[[Run], Any]] = {
     "age": lambda run: -run.written,
+    "date": lambda run: run.written,
     "name": lambda run: run.name,
     "model": lambda run: (run.model, run.name),
     "data": lambda run: (run.data, run.name),
@@ -21,7 +24,11 @@ SORTS: dict[str, Callable[[Run], Any]] = {
     "loss": lambda run: _by_kind(run, main_loss(run)),
     "state": lambda run: (run.state(), run.name),
 }
-_MIN_NAME = 12
+_NEEDS: dict[str, Callable[[Run], Any]] = {
+    "step": lambda run: run.step,
+    "match": lambda run: main_match(run),
+    "loss": lambda run: main_loss(run),
+}
 _SORTED_APART = "sort=loss sorts each of them separately"
 
 
@@ -36,47 +43,61 @@ def main_loss(run: Run) -> tuple[str, Measured] | None:
 
 
 def sort_runs(runs: Sequence[Run], by: str) -> list[Run]:
-    """The runs, best or newest first, also by any metric; those without it last. ConfigError for an unknown order."""
-    if by in SORTS:
-        return sorted(runs, key=SORTS[by])
-    metrics = sorted({name for run in runs for name in run.measured})
-    if by not in metrics:
-        hint = did_you_mean(nearest_names(by, [*SORTS, *metrics], 1))
+    """The runs in an order of `SORTS`, or the best first by any metric; `-` reverses it. Runs without it are last.
+
+    Raises:
+        ConfigError: an unknown order.
+    """
+    reverse, name = by.startswith("-"), by.removeprefix("-")
+    if name in SORTS:
+        without = [run for run in runs if name in _NEEDS and _NEEDS[name](run) is None]
+        having = [run for run in runs if all(run is not other for other in without)]
+        return [*sorted(having, key=SORTS[name], reverse=reverse), *without]
+    metric = metric_of(runs, by)
+    if metric is None:
+        metrics = sorted({metric for run in runs for metric in run.measured})
+        hint = did_you_mean(nearest_names(name, [*SORTS, *metrics], 1))
         raise ConfigError(
-            f"Runs cannot be sorted by '{by}'. Choose one of: {', '.join(SORTS)}, or a metric of these runs: "
+            f"Runs cannot be sorted by '{name}'. Choose one of: {', '.join(SORTS)}, or a metric of these runs: "
             f"{', '.join(metrics) or 'none'}. {hint}".rstrip(),
             key="sort",
         )
-    sign = -1 if by.rpartition("/")[2] in HIGHER else 1
-    return sorted(runs, key=lambda run: sign * run.measured[by].value if by in run.measured else math.inf)
+    sign = (-1 if metric.rpartition("/")[2] in HIGHER else 1) * (-1 if reverse else 1)
+    return sorted(runs, key=lambda run: sign * run.measured[metric].value if metric in run.measured else math.inf)
+
+
+def metric_of(runs: Sequence[Run], by: str) -> str | None:
+    """The metric that an order names, in full or by its end (`valid`, `prediction/valid`), on test data if possible."""
+    name = by.removeprefix("-")
+    metrics = sorted({metric for run in runs for metric in run.measured if f"/{metric}".endswith(f"/{name}")})
+    known = [metric for split in ("test/", "val/", "") for metric in metrics if metric.startswith(split)]
+    return None if name in SORTS or not known else name if name in metrics else known[0]
 
 
 def as_lines(
     runs: Sequence[Run], width: int | None = None, now: float | None = None, metric: str | None = None
 ) -> list[str]:
-    """A header and a line for each run, at most `width` wide; None doesn't shorten names. `metric` adds a column."""
+    """A header and the runs, at most `width` wide; None: one line each. `metric`, an order, may add a column."""
     now = time.time() if now is None else now
-    rows = [["name", "model", "data", "step", "match", "loss", "state", "age"]]
-    rows += [_row(run, now) for run in runs]
-    if metric is not None and metric not in SORTS:
-        for row, cell in zip(rows, [metric, *(_cell(run, metric) for run in runs)], strict=True):
-            row.insert(-2, cell)
+    titles = ["name", "model", "data", "step", "match", "loss", "state", "age"]
+    rows = [_row(run, now) for run in runs]
+    metric = None if metric is None else metric_of(runs, metric)
+    if metric is not None:
+        titles.insert(-2, metric)
+        for row, run in zip(rows, runs, strict=True):
+            row.insert(-2, _cell(run, metric))
     # Empty columns are left out.
-    rows = [list(row) for row in zip(*(c for c in zip(*rows, strict=True) if set(c[1:]) != {"-"}), strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if width is not None:
-        widths[0] = max(_MIN_NAME, min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1)))
-    numbers = [rows[0].index(title) for title in ("step", "match", "loss", metric, "age") if title in rows[0]]
-    lines = []
-    for row in rows:
-        cells = [_shortened(row[0], widths[0]), *row[1:]]
-        parts = [
-            f"{c:>{w}}" if i in numbers else f"{c:{w}}" for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        lines.append("  ".join(parts).rstrip())
-    if any(cell.endswith("*") for row in rows[1:] for cell in row[1:]):
-        lines += ["", "* on validation data; other values are on test data"]
-    return lines + losses_remark([(run, found[0]) for run in runs if (found := main_loss(run))], _SORTED_APART)
+    used = [i for i in range(len(titles)) if any(row[i] != "-" for row in rows)]
+    columns = [Column(titles[i], is_figure=titles[i] in ("step", "match", "loss", metric, "age")) for i in used]
+    lines = table_lines(columns, [[row[i] for i in used] for row in rows], width)
+    if any(cell.endswith("*") for row in rows for cell in row[3:]):
+        lines += ["", *_sentence("* on validation data; other values are on test data", width)]
+    remarks = losses_remark([(run, found[0]) for run in runs if (found := main_loss(run))], _SORTED_APART)
+    return lines + [line for remark in remarks for line in _sentence(remark, width)]
+
+
+def _sentence(text: str, width: int | None) -> list[str]:
+    return [text] if width is None else textwrap.wrap(text, width)
 
 
 def _cell(run: Run, metric: str) -> str:
@@ -143,11 +164,3 @@ def _shown(found: tuple[str, Measured] | None) -> str:
 
 def _value(found: tuple[str, Measured] | None, otherwise: float) -> float:
     return otherwise if found is None else found[1].value
-
-
-def _shortened(text: str, width: int) -> str:
-    """`text` without its middle if it is longer than `width`: names differ most at their ends."""
-    if len(text) <= width:
-        return text
-    end = (width - 1) // 2
-    return f"{text[: width - 1 - end]}…{text[-end:]}"

@@ -21,7 +21,9 @@ from markupsafe import Markup
 from xlm.errors import printable
 from xlm.reports.document import Report, Samples, Values, decimals, interval, metric_label
 from xlm.reports.pairs import Paired
+from xlm.reports.quantities import LOSS_SPAN, axis_title, is_fraction
 from xlm.reports.run import Measured, is_share
+from xlm.utils import palette
 from xlm.utils.text import csv_cell
 
 VALUE_FIELDS = ("run", "model", "data", "metric", "value", "standard_error", "n", "source")
@@ -30,6 +32,11 @@ PAIR_FIELDS = (
     "difference", "low", "high", "p_mcnemar", "p_holm",
 )  # fmt: skip
 _MAX_CELL = 300
+BOLD = (
+    "Bold values are better than those of all other runs on the same dataset by more than the error: Holm's p < 0.05 "
+    "in the paired test of exact match, or else the 95 % interval of the difference excludes 0. Values without ± are "
+    "compared as they are."
+)
 
 
 def as_markdown(report: Report) -> str:
@@ -44,6 +51,8 @@ def as_markdown(report: Report) -> str:
         parts += [f"## Results on {values.split}", "", *_results(report, values), ""]
     if report.pairs:
         parts += ["## Paired comparison", "", *_pairs(report), ""]
+    elif report.no_pairs:
+        parts += ["## Paired comparison", "", f"None: {_escaped(report.no_pairs)}", ""]
     names = [run.name for run in report.compared]
     parts += [few_of_many(report), ""] if few_of_many(report) else []
     parts += ["## Cost", "", *_table(["", *names], [[key, *row] for key, row in report.costs.items()]), ""]
@@ -108,7 +117,7 @@ def _results(report: Report, values: Values) -> list[str]:
     return [
         *_table(["run", *(column.label for column in values.columns)], rows),
         "",
-        "± is the standard error.",
+        f"± is the standard error. {BOLD}",
         *(_escaped(remark) for remark in values.remarks),
     ]
 
@@ -165,7 +174,7 @@ def _csv(fields: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 FOLDER = Path(__file__).parent / "page_files"
-NUM_COLOURS = 8
+NUM_COLOURS = len(palette.SERIES)
 _MAX_TEXT = 700
 _FEW_KEYS = 4
 
@@ -173,7 +182,7 @@ _FEW_KEYS = 4
 def render_page(report: Report) -> str:
     """The whole page; its hashes allow the script and styles, everything else is blocked."""
     script = f'"use strict";\n(() => {{\n{(FOLDER / "report.js").read_text(encoding="utf-8")}\n}})();\n'
-    style = (FOLDER / "report.css").read_text(encoding="utf-8")
+    style = palette.css() + (FOLDER / "report.css").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -186,8 +195,11 @@ def render_page(report: Report) -> str:
     names = [run.name for run in report.compared]
     others = [run.name for run in report.runs if run.name not in names]
     reach = max((abs(bound) for pair in report.pairs for bound in pair.interval), default=1.0)
+    curves = _curves(report)
     return environment.get_template("report.html.jinja").render(
         report=report,
+        bold=BOLD,
+        log=any(panel["log"] for panel in curves["panels"]),
         colour={name: index % NUM_COLOURS for index, name in enumerate([*names, *others])},
         names=names,
         few_of_many=few_of_many(report),
@@ -196,7 +208,7 @@ def render_page(report: Report) -> str:
         sections=sections(report),
         marked=marked,
         clipped=clipped,
-        data=Markup(_embedded(_curves(report))),
+        data=Markup(_embedded(curves)),
         script=Markup(script),
         style=Markup(style),
         policy=f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; base-uri 'none'; "
@@ -262,7 +274,13 @@ def _curves(report: Report) -> dict[str, Any]:
         loader, _, metric = rest.rpartition("/")
         label = f"{metric_label(metric)}, {split}" + (f" ({loader})" if loader else "")
         label += f", {panel.kind}" if panel.kind else ""
-        panels.append({**asdict(panel), "label": label, "log": "loss" in metric})
+        values = [value for curve in panel.curves for value in curve.values]
+        is_share = is_fraction(metric) and min(values) >= 0 and max(values) <= 1
+        spans_decades = min(values) > 0 and max(values) >= LOSS_SPAN * min(values)
+        panels.append({
+            **asdict(panel), "label": label, "unit": axis_title(metric), "share": is_share, "loss": "loss" in metric,
+            "log": "loss" in metric and spans_decades,
+        })  # fmt: skip
     return {"runs": [run.name for run in report.compared], "colours": NUM_COLOURS, "panels": panels}
 
 

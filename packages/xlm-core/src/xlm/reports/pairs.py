@@ -177,6 +177,35 @@ def same_examples(runs: Sequence[Run], split: str | None = None) -> list[Togethe
     return [together for together in found if any(together.predictions.values())]
 
 
+def why_no_pairs(runs: Sequence[Run], groups: Sequence[Together], split: str | None = None) -> str:
+    """The reason if several runs have no paired comparison, as a sentence; "" for a single run.
+
+    Args:
+        runs: the runs of the report.
+        groups: of `same_examples` for these runs.
+        split: as there.
+    """
+    if len(runs) < 2:
+        return ""
+    places = {
+        run.name: [place for place in predicted_places(run.folder) if split is None or place.startswith(f"{split}/")]
+        for run in runs
+    }
+    having = [name for name, its in places.items() if its]
+    of_split = f" for {split} data" if split else ""
+    if len(having) < 2:
+        who = f"only {having[0]} has" if having else "none of the runs has"
+        return f"{who} predictions{of_split}. `xlm eval` writes them to the run's folder."
+    counts = Counter(place for its in places.values() for place in its)
+    if max(counts.values()) < 2:
+        where = ", ".join(f"{name} in {' and '.join(its)}" for name, its in places.items() if its)
+        return f"the runs have predictions in different places: {where}."
+    if not any(len(group.predictions) > 1 for group in groups):
+        shared = ", ".join(place for place, count in counts.items() if count > 1)
+        return f"the predictions in {shared} are for different examples, with different prompts and answers."
+    return "the predictions have no correct answers to compare them with (neither truth nor exact_match)."
+
+
 def compare(first: Mapping[Key, Row], second: Mapping[Key, Row], place: str, names: tuple[str, str]) -> Paired | None:
     """Compare two runs' rows; None if they share no example with a truth."""
     counts = {(a, b): 0 for a in (True, False) for b in (True, False)}

@@ -20,6 +20,20 @@ _PER_TOKEN = "_per_token"
 # The last parts of the names of metrics of which more, or less, is better.
 HIGHER = ("exact_match", "token_accuracy", "accuracy", "valid", "success", "samples_per_second")
 LOWER = ("accumulated_loss", "nll_per_token", "nll_per_sequence", "perplexity", "bits_per_byte", "network_calls")
+# The last parts of the names of shares: their axes run from 0 to 1.
+_SHARES = ("exact_match", "valid", "success", "accuracy", "padding", "mfu")
+# Losses with a larger quotient of the largest and the smallest value are drawn on a logarithmic axis.
+LOSS_SPAN = 10.0
+_TITLES = {"accumulated_loss": "loss", "lr": "learning rate"}
+# Units of metrics; the losses of all families here are mean negative log-probabilities.
+_UNITS = {
+    "loss": "nats", "accumulated_loss": "nats", "nll_per_token": "nats per token", "token_ce": "nats per token",
+    "nll_per_sequence": "nats per sequence", "bits_per_byte": "bits per byte", "entropy": "nats",
+    "exact_match": "share of examples", "valid": "share of examples", "success": "share of examples",
+    "token_accuracy": "share of tokens", "accuracy": "share", "padding": "share of positions", "mfu": "share of peak",
+    "lr": "learning rate", "tokens_per_second": "tokens/s", "examples_per_second": "examples/s",
+    "samples_per_second": "samples/s", "network_calls": "calls per sample",
+}  # fmt: skip
 _REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,([\w.]+))?\}")
 _MAX_REFERENCES, _MAX_KINDS = 10, 6
 # The loader of a loss, and how it is computed, don't change what it measures.
@@ -57,6 +71,24 @@ def text_length(config: Mapping[str, Any], place: str) -> str | None:
 def is_loss(name: str) -> bool:
     """Whether a metric is a loss, which measures something different for each family and choice of options."""
     return "loss" in name.rpartition("/")[2]
+
+
+def is_fraction(name: str) -> bool:
+    """Whether a metric is a share of something, from 0 to 1: of examples, tokens, positions."""
+    last = name.rpartition("/")[2]
+    return last in _SHARES or last.endswith(("_accuracy", "_share"))
+
+
+def metric_title(name: str) -> str:
+    """`exact_match` as `exact match`; the loss and the learning rate by their usual names."""
+    last = name.rpartition("/")[2]
+    return _TITLES.get(last, last.replace("_", " "))
+
+
+def axis_title(name: str) -> str:
+    """The unit of a metric for the title of its axis; its own name if the unit is unknown."""
+    last = name.rpartition("/")[2]
+    return _UNITS.get(last, "share" if is_fraction(last) else last.replace("_", " "))
 
 
 def loss_kind(run: Run, name: str) -> Kind:

@@ -319,6 +319,11 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(p[-length:] if repeated.count(p[-1]) > 1 else p[-1:]).lstrip("/") for p in parts]
 
 
+def names_below(base: Path, folders: Sequence[Path]) -> list[str]:
+    """The path of each folder below `base`, as `job_name` has it; the name of `base` itself."""
+    return [folder.resolve().name if folder == base else folder.relative_to(base).as_posix() for folder in folders]
+
+
 def _folders(name: str, base: Path) -> list[Path]:
     if any(c in name for c in "*?") or ("[" in name and not Path(name).exists()):
         found = [Path(p) for pattern in (name, str(base / name)) for p in sorted(glob.glob(pattern)) if is_run(Path(p))]

@@ -15,6 +15,7 @@ from annotated_types import Ge
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.tensor import DTensor
 
 from xlm.errors import NonFiniteLossError, RunInUseError, StorageError, TrainingInterrupted, XLMError
@@ -108,6 +109,9 @@ def _verify(path: Path, num_bytes: int) -> None:
         raise OSError(errno.EIO, "the file on the disk is incomplete")
 
 
+_PATHS_OF_BEST = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+
 class BestCheckpoint(ModelCheckpoint):
     """`best.ckpt`: the weights with the best `monitor` so far, updated after every validation."""
 
@@ -123,6 +127,20 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             **kwargs,
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state. If the run was renamed, its paths are those of the new folder, so that the best one counts."""
+        here = Path(str(self.dirpath))
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        best = str(state_dict.get("best_model_path") or "")
+        if best and Path(best).parent != here and is_checkpoint(here / Path(best).name):
+            paths = {key: moved(str(state_dict.get(key) or "")) for key in _PATHS_OF_BEST}
+            scores = {moved(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+            state_dict = {**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
 
 
 class PeriodicCheckpoint(Checkpoint):
@@ -183,7 +201,8 @@ class PeriodicCheckpoint(Checkpoint):
 class LastCheckpoint(Checkpoint):
     """`last.ckpt` when training ends, is interrupted or fails, so that the same command continues from there.
 
-    A first Ctrl-C or SIGTERM lets the step in progress finish, saves, and ends the run with `TrainingInterrupted`.
+    A first Ctrl-C, SIGTERM, closed terminal or closed pipe lets the step in progress finish, saves, and ends the run
+    with `TrainingInterrupted`.
     With `keep` off (debugging runs) nothing is saved, but a signal still ends the run in order.
     """
 
@@ -248,6 +267,8 @@ class LastCheckpoint(Checkpoint):
             return
         if not isinstance(exception, Exception):
             return  # a second Ctrl-C, perhaps during an update
+        if trainer.state.fn is not TrainerFn.FITTING:
+            return  # a test: the run is saved, and the weights may be its best ones
         if (
             not self.keep or trainer.global_step == 0 or trainer.world_size > 1
         ):  # other ranks may hang if one has failed

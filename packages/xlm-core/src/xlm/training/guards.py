@@ -1,4 +1,4 @@
-"""Reasons to stop a run: a loss that is not finite, Ctrl-C and SIGTERM, a monitored metric that is never logged."""
+"""Reasons to stop a run: a loss that is not finite, signals, closed output, a monitored metric that is never logged."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xlm.errors import ConfigError, NonFiniteLossError, did_you_mean, nearest_names
 from xlm.metrics import MetricWrapper
+from xlm.utils.closed_output import watching_output
 from xlm.utils.rank_zero import RankedLogger, is_first_process
 from xlm.utils.slurm import warning_signals
 
@@ -61,11 +62,17 @@ class FiniteLossGuard(Callback):
             raise NonFiniteLossError(step)
 
 
+# A closed terminal; Windows has no such signal.
+_HANGUP: int | None = getattr(signal, "SIGHUP", None)
+_CLOSED = (_HANGUP, getattr(signal, "SIGPIPE", None))
+
+
 class GracefulSignals:
     """While entered, a first SIGINT or SIGTERM only sets `received`; a second one ends the process at once.
 
-    So do SIGUSR1 and SIGUSR2 in a SLURM batch job, which announce its end; `received` then stays that signal, whatever
-    follows. The training loop reads `received` after each step (see `LastCheckpoint`).
+    A closed terminal (SIGHUP) and a closed pipe (as SIGPIPE) set it too, any number of times. So do SIGUSR1 and SIGUSR2
+    in a SLURM batch job, which announce its end; `received` then stays that signal, whatever follows. The training loop
+    reads `received` after each step (see `LastCheckpoint`).
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -74,6 +81,7 @@ class GracefulSignals:
         self.received: int | None = None
         self._warnings: tuple[int, ...] = ()
         self._before: dict[int, Any] = {}
+        self._watch: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum in self._warnings or self.received in self._warnings:
@@ -81,17 +89,31 @@ class GracefulSignals:
                 self.received = signum
                 print(f"{signal.Signals(signum).name}: stopping after this step.", file=sys.stderr, flush=True)
             return
-        if self.received is not None:
+        if signum == _HANGUP and self.received is not None:
+            return  # the system and the shell both send it
+        if self.received not in (None, *_CLOSED):
             self._release()
             raise KeyboardInterrupt
         self.received = signum
         if is_first_process():
-            print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
+            advice = "" if signum == _HANGUP else " Press Ctrl-C again to stop at once."
+            with contextlib.suppress(OSError, RuntimeError):  # the terminal is gone, or was being written to
+                print(f"\nStopping after this step.{advice}", file=sys.stderr, flush=True)
+
+    def _note_closed_output(self) -> None:
+        if self.received is None:
+            self.received = signal.SIGPIPE
 
     def __enter__(self) -> GracefulSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python handles signals in the main thread only
         self._warnings = warning_signals(os.environ)
-        for signum in (*self.SIGNALS, *self._warnings):
+        # nohup ignores it, so that a run outlives its terminal.
+        hangup = () if _HANGUP is None or signal.getsignal(_HANGUP) is signal.SIG_IGN else (_HANGUP,)
+        for signum in (*self.SIGNALS, *hangup, *self._warnings):
             self._before[signum] = signal.signal(signum, self._note)
+        self._watch = watching_output(self._note_closed_output)
+        self._watch.__enter__()
         return self
 
     def hold(self) -> None:
@@ -106,6 +128,7 @@ class GracefulSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._watch.__exit__(kind, error, trace)
         self._release()
 
     def _release(self) -> None:
@@ -116,16 +139,17 @@ class GracefulSignals:
 
 @contextlib.contextmanager
 def raising_on_sigterm() -> Iterator[None]:
-    """While entered, SIGTERM raises an exception that ends the process, so that resources are released."""
+    """While entered, SIGTERM and SIGHUP raise an exception that ends the process, so that resources are released."""
     is_ours = threading.current_thread() is threading.main_thread()
-    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _end)
+    signums = [signum for signum in (signal.SIGTERM, _HANGUP) if signum is not None]
+    taken = [signum for signum in signums if is_ours and signal.getsignal(signum) is signal.SIG_DFL]
+    for signum in taken:
+        signal.signal(signum, _end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for signum in taken:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 def _end(signum: int, frame: FrameType | None) -> NoReturn:

@@ -32,6 +32,8 @@ from xlm.utils.run_lock import Holder
 _OF_GROUP = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|process ?group|socket", re.IGNORECASE)
 _OBSERVER = "_ChildProcessObserver"
 _LOST = "lost"
+# Seconds in which a process that knows of a lost one may save and end by itself.
+_GRACE = 60.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class RankMonitor(Callback):
         stall: seconds without a batch in any process, after which the one that is furthest behind counts as stuck.
     """
 
-    def __init__(self, silence: float = 60.0, stall: float = 1500.0) -> None:
+    def __init__(self, silence: float = 180.0, stall: float = 1500.0) -> None:
         self.silence, self.stall = silence, stall
         self.tick = min(1.0, silence / 10)
         self.lost: Lost | None = None
@@ -202,7 +204,7 @@ class RankMonitor(Callback):
         threading.Thread(target=self._end_if_hanging, daemon=True).start()
 
     def _end_if_hanging(self) -> None:
-        if not self._ended.wait(self.silence):
+        if not self._ended.wait(min(self.silence, _GRACE)):
             print(f"Error: {RankLostError(*self._described(), None)}", file=sys.stderr, flush=True)
             os._exit(1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xlm.errors import CheckpointCorruptError, CheckpointError
 from xlm.training.sharded_checkpoints import is_sharded, read_shards
+from xlm.utils.choices import GROUPS, chosen_first
 from xlm.utils.instantiate import first_sentence
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.secrets import without_secrets
@@ -41,6 +42,8 @@ IDENTITY = (
     "init_tokenizer",
 )
 _MOST_NAMES = 8
+# Lines about differences: in all, and of those that follow from other choices.
+MOST_LINES, MOST_FOLLOWING = 12, 3
 # How batches are loaded, which does not change them.
 IGNORED = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory")
 
@@ -156,6 +159,29 @@ def config_differences(old: Any, cfg: DictConfig) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
+
+
+def differences_in_words(
+    lines: Sequence[str], before: Mapping[str, str], after: Mapping[str, str], typed: Sequence[str]
+) -> list[str]:
+    """At most MOST_LINES of the lines of `config_differences`, after those for groups with different choices.
+
+    Args:
+        before, after: the choices of both runs (see `xlm.utils.choices`).
+        typed: keys that a command named; their lines come before those that follow from a choice.
+    """
+    chosen = [
+        f"{group}: {before[group]} → {after[group]}"
+        for group in GROUPS
+        if group in before and group in after and before[group] != after[group]
+    ]
+    by_key = {line.partition(": ")[0]: line for line in lines}
+    named = [key for key in by_key if any(key == name or key.startswith(f"{name}.") for name in typed)]
+    shown = [by_key[key] for key in chosen_first(by_key, typed)]
+    room = max(len(named), MOST_FOLLOWING) if chosen else MOST_LINES
+    rest = len(shown) - room
+    more = [f"and {rest} more{', which follow from these choices' if chosen else ''}"] if rest > 0 else []
+    return [*chosen, *shown[:room], *more]
 
 
 def _stored(key: str, value: Any) -> Any:

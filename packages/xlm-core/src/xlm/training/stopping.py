@@ -12,7 +12,9 @@ from xlm.training.guards import GracefulSignals
 
 # Later ones win: a warning before the time limit also requeues the job.
 _BY_PRIORITY = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGPIPE", "SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
 )
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from xlm.errors import CheckpointError, CheckpointMismatchError, ConfigError, StorageError
 from xlm.model import Model, load_safetensors
 from xlm.protocols import StandaloneModel, TransformersModel
+from xlm.training.card import Origin, model_card
 from xlm.training.ema import averaged_state_dict
 from xlm.training.resume import load_checkpoint
 from xlm.training.sharding import load_full
@@ -101,6 +102,7 @@ def save_weights(model: nn.Module, path: str | Path, overwrite: bool = False) ->
 
 CONFIG = "xlm_config.yaml"
 TOKENIZER = "tokenizer"
+CARD = "README.md"
 
 
 @runtime_checkable
@@ -119,7 +121,12 @@ def check_new(folder: str | Path) -> Path:
 
 
 def save_folder(
-    folder: str | Path, model: Any, config: DictConfig, tokenizer: Any, max_shard_size: int | str | None = None
+    folder: str | Path,
+    model: Any,
+    config: DictConfig,
+    tokenizer: Any,
+    max_shard_size: int | str | None = None,
+    origin: Origin | None = None,
 ) -> Path:
     """Write everything that `xlm.load` needs to a new or empty folder.
 
@@ -131,6 +138,7 @@ def save_folder(
         folder: the target.
         model, config, tokenizer: the objects of a run.
         max_shard_size: bytes, or "5GB": larger weights are written as several files with an index; None for one file.
+        origin: where the weights come from, for README.md.
 
     Raises:
         CheckpointError: the folder is not empty; ConfigError: the size is invalid.
@@ -153,6 +161,8 @@ def save_folder(
     (folder / CONFIG).write_text(without_secrets(OmegaConf.to_yaml(config, resolve=False)), encoding="utf-8")
     if isinstance(tokenizer, SavedTokenizer):
         tokenizer.save_pretrained(str(folder / TOKENIZER))
+    # Instead of the generic text of the hub's mixin.
+    (folder / CARD).write_text(model_card(config, model, tokenizer, origin or Origin()), encoding="utf-8")
     return folder
 
 
@@ -191,13 +201,14 @@ def push_folder(
     commit_message: str,
     private: bool | None = None,
     max_shard_size: int | str | None = None,
+    origin: Origin | None = None,
 ) -> str:
     """Upload such a folder to a model repository of the hub, created if needed; returns the hub's answer.
 
     CheckpointError if the hub cannot be reached or rejects the upload.
     """
     with TemporaryDirectory() as temporary:
-        folder = save_folder(Path(temporary) / "model", model, config, tokenizer, max_shard_size)
+        folder = save_folder(Path(temporary) / "model", model, config, tokenizer, max_shard_size, origin)
         api = HfApi()
         try:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -62,6 +63,25 @@ def replace_text(path: Path, text: str) -> Path:
                 temporary.unlink(missing_ok=True)
             raise
     return path
+
+
+def keep_earlier(path: Path, text: str) -> Path | None:
+    """Give the file at `path` a second name with the next free number, so that replacing it by `text` loses nothing.
+
+    `rows.jsonl` becomes `rows-1.jsonl`, the next one `rows-2.jsonl`. None if there is no file, or if it has that text.
+    """
+    if not path.is_file() or path.read_bytes() == text.encode():
+        return None
+    numbers = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(1))
+    kept = next(other for other in numbers if not os.path.lexists(other))
+    with writing(kept):
+        try:
+            os.link(os.path.realpath(path), kept)
+        except FileExistsError:  # another process was faster
+            return keep_earlier(path, text)
+        except OSError:  # a file system without hard links
+            shutil.copy2(path, kept)
+    return kept
 
 
 def temporary_beside(path: Path) -> Path:

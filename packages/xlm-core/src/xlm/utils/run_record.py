@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from xlm.utils.choices import hydra_choices
 from xlm.utils.secrets import without_secrets
 
 PACKAGES = ("xlm-core", "torch", "lightning", "transformers", "datasets", "hydra-core", "torchmetrics", "numpy")
@@ -107,6 +108,7 @@ def run_record(config_yaml: str, seed: int, device_type: str, work_dir: Path) ->
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": ["xlm", *map(without_secrets, sys.argv[1:])],
+        "choices": hydra_choices(),
         "seed": seed,
         "device": device_name(device_type),
         "hardware": hardware(),

@@ -23,6 +23,13 @@ def remove_trailing_pads(text: str, tokenizer: Any, tokens_to_remove: Sequence[s
     return text
 
 
+def duration(seconds: float) -> str:
+    """A time such as `6 s`, `3 min 20 s` or `2 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 # Spreadsheets run a cell that begins with one of these as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

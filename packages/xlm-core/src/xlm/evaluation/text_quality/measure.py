@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from xlm.evaluation.text_quality.diversity import Overlap, diversity
 from xlm.evaluation.text_quality.scorer import BATCH_SIZE, Scorer
 from xlm.evaluation.text_quality.texts import Estimate, Tokens, ratio_of
+from xlm.utils.columns import Column
+from xlm.utils.consoles import print_table
 
 # The rows of a table, if known: label, name of the number, format.
 TOLD = (
@@ -98,14 +99,14 @@ def _cell(estimate: Estimate | None, form: str) -> str:
 
 def print_quality(qualities: Mapping[str, Quality], title: str, caption: str, console: Console) -> None:
     """A table on the screen, with a column for each list of texts."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in qualities:
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_row("texts", *(f"{found.n:,}" for found in qualities.values()))
-    for head, key, form in _known(qualities):
-        table.add_row(head, *(_cell(found.numbers.get(key), form) for found in qualities.values()))
-    console.print(table)
+    columns = [Column(""), *(Column(name, is_figure=True) for name in qualities)]
+    rows = [["texts", *(f"{found.n:,}" for found in qualities.values())]]
+    rows += [
+        [head, *(_cell(found.numbers.get(key), form) for found in qualities.values())]
+        for head, key, form in _known(qualities)
+    ]
+    console.print(title, style="italic", highlight=False, soft_wrap=True)
+    print_table(console, columns, rows)
     console.print(caption, soft_wrap=True, highlight=False, markup=False)
 
 

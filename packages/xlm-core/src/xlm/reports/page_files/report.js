@@ -2,9 +2,10 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const holder = document.getElementById("panels");
 const NS = "http://www.w3.org/2000/svg";
-const HEIGHT = 210, LEFT = 46, RIGHT = 10, TOP = 10, BOTTOM = 24, KEYBOARD_STOPS = 50, FEW = 40;
+const HEIGHT = 236, LEFT = 50, RIGHT = 10, TOP = 24, BOTTOM = 42, KEYBOARD_STOPS = 50, FEW = 40;
 const hidden = new Set();
-let axis = "steps", logarithmic = false;
+const NAMES = { steps: "optimizer steps", minutes: "minutes of training" };
+let axis = "steps", logarithmic = document.getElementById("log")?.checked ?? false;
 
 function svg(parent, name, attributes, text) {
   const node = document.createElementNS(NS, name);
@@ -43,16 +44,17 @@ function short(value) {
   const size = Math.abs(value);
   if (size >= 1e6) return +(value / 1e6).toPrecision(3) + "M";
   if (size >= 1e4) return +(value / 1e3).toPrecision(3) + "k";
-  if (size > 0 && size < 1e-3) return value.toExponential(1).replace(".0e", "e");
+  if (size > 0 && size < 1e-4) return value.toExponential(1).replace(".0e", "e");
   return String(+value.toPrecision(4));
 }
 
 // A scale from values to pixels, and its ticks.
-function scale(values, from, to, asLog, zero) {
-  let low = Math.min(...values), high = Math.max(...values);
+function scale(values, from, to, { asLog = false, zero = false, share = false }) {
+  let low = share ? 0 : Math.min(...values), high = share ? 1 : Math.max(...values);
   const log = asLog && low > 0 && high > low;
   if (!log && zero && low > 0 && low < 0.4 * high) low = 0;
-  if (low === high) { low -= Math.abs(low) / 10 || 1; high += Math.abs(high) / 10 || 1; }
+  // A single value has its own size as the axis.
+  if (low === high) { low = Math.min(low, 0); high = Math.max(high, 0) || 1; }
   const f = log ? Math.log : (v) => v;
   const at = (v) => from + ((f(v) - f(low)) / (f(high) - f(low))) * (to - from);
   return { at, ticks: log ? logTicks(low, high) : ticks(low, high, 5), low, high };
@@ -85,14 +87,17 @@ class Panel {
     const names = curves.map((curve) => `${data.runs[curve.run]} ends at ${short(curve.values.at(-1))}`);
     this.svg.setAttribute("aria-label", `${this.panel.label} against ${axis}: ${names.join(", ")}`);
     if (!curves.length || width < 100) return;
-    const x = (this.x = scale(curves.flatMap((curve) => curve[axis]), LEFT, width - RIGHT, false, true));
-    const y = scale(curves.flatMap((curve) => curve.values), HEIGHT - BOTTOM, TOP, logarithmic && this.panel.log, true);
+    const x = (this.x = scale(curves.flatMap((curve) => curve[axis]), LEFT, width - RIGHT, { zero: true }));
+    const { share, loss, unit } = this.panel;
+    const y = scale(curves.flatMap((curve) => curve.values), HEIGHT - BOTTOM, TOP, { asLog: logarithmic && loss, zero: true, share });
+    svg(this.svg, "text", { class: "axis", x: 0, y: 12 }, unit);
+    svg(this.svg, "text", { class: "axis", x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, NAMES[axis]);
     for (const value of y.ticks) {
       svg(this.svg, "line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y.at(value), y2: y.at(value) });
       svg(this.svg, "text", { x: LEFT - 6, y: y.at(value) + 4, "text-anchor": "end" }, short(value));
     }
     for (const value of x.ticks)
-      svg(this.svg, "text", { x: Math.min(x.at(value), width - 16), y: HEIGHT - 6, "text-anchor": "middle" }, short(value));
+      svg(this.svg, "text", { x: Math.min(x.at(value), width - 16), y: HEIGHT - 25, "text-anchor": "middle" }, short(value));
     for (const curve of curves) {
       const colour = `c${curve.run % data.colours}`;
       const points = curve.values.map((value, i) => `${x.at(curve[axis][i]).toFixed(1)},${y.at(value).toFixed(1)}`);
@@ -146,6 +151,17 @@ class Panel {
     this.pixel = Math.min(Math.max(target, first), last);
     this.showAt(this.pixel);
   }
+}
+
+// Says where a table has columns that are not visible.
+for (const box of document.querySelectorAll(".scroll")) {
+  const update = () => {
+    const rest = box.scrollWidth - box.clientWidth;
+    box.previousElementSibling.hidden = rest < 2;
+    box.classList.toggle("cut", rest - box.scrollLeft > 2);
+  };
+  new ResizeObserver(update).observe(box);
+  box.addEventListener("scroll", update, { passive: true });
 }
 
 if (holder) {

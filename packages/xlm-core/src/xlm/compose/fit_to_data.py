@@ -1,0 +1,248 @@
+"""Chooses the settings of a run on a person's own data from these data and the device: sizes, lengths, steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from xlm.compose.messages import group_members
+from xlm.compose.own_data import AUTOMATIC
+from xlm.errors import ConfigError
+from xlm.utils.stored_yaml import check_stored_yaml
+
+# The share of texts that must fit into a block, and the longest block by kind of device.
+_FITTING = 0.99
+_LONGEST = {"cpu": 128, "gpu": 1024}
+_LONGEST_PAIR = {"cpu": 256, "gpu": 1024}
+# Special tokens of a block; blocks are a multiple of a number that GPUs like.
+_NUM_SPECIAL, _MULTIPLE = 2, 8
+_LEAST_PROMPT = 32
+_COLUMNS = {"block_size": "input_ids", "input_block_size": "prompt_ids"}
+_SPECIAL = {"block_size": _NUM_SPECIAL, "input_block_size": 0}
+# Small data are read so often; more data as often as these positions and steps allow.
+_EPOCHS = 100
+_FEWEST_STEPS = 500
+_MOST_STEPS = {"cpu": 2_000, "gpu": 20_000}
+_MOST_POSITIONS = {"cpu": 6e6, "gpu": 2e9}
+_LARGEST_BATCH = 64
+_VALIDATIONS = 10
+# Rows that are answered in each validation, and in the test.
+_ANSWERED = {"val": 64, "test": {"cpu": 500, "gpu": 5_000}}
+# Below so many bytes a small network has seen everything a larger one could.
+_BYTES_FOR_MEDIUM, _BYTES_FOR_SMALL = 2**20, 10**8
+_MEDIUM = {"d_model": 384, "num_layers": 6, "nhead": 6}
+_SIZES = {"cpu": ("tiny_{}", "{}", "xtiny_{}"), "gpu": ("tiny_{}", "{}", "xtiny_{}"), "large": ("small_{}", "{}")}
+_OF_NETWORK = "model"
+# Keys that a debugging preset sets itself.
+_OF_TRAINING = ("trainer.", "lr_scheduler", "optimizer.", "ema_decay", "datamodule.")
+
+
+def fitted_to_data(
+    cfg: DictConfig, overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]
+) -> DictConfig:
+    """The configuration with everything that `data.text=` leaves open; any other configuration as it is.
+
+    A run that exists keeps what was chosen when it started. What the overrides set is never changed; with
+    `experiment=`, training and network are those of the experiment.
+
+    Args:
+        overrides: those that `cfg` was composed from.
+        compose: composes a configuration from overrides.
+
+    Raises:
+        DataError: the data cannot be read, are too few or lack a column.
+        ConfigError: no network belongs to the model type.
+    """
+    if not OmegaConf.select(cfg, AUTOMATIC) or cfg.data.get("chosen"):
+        return cfg
+    given = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
+    chosen = _of_run(cfg) or _chosen(cfg, given)
+    applied = {key: value for key, value in chosen.items() if not _is_given(key, given)}
+    # In a sweep, Hydra writes ~model=null.
+    rest = [text for text in overrides if text.partition("=")[0] != f"~{_OF_NETWORK}"]
+    network = [f"{_OF_NETWORK}={applied[_OF_NETWORK]}"] if _OF_NETWORK in applied else []
+    groups = [f"{key}={applied[key]}" for key in ("lr_scheduler",) if key in applied]
+    fitted = compose([*(rest if network else overrides), *network, *groups])
+    with open_dict(fitted):
+        fitted.job_name = cfg.job_name
+        for key, value in applied.items():
+            if key not in (_OF_NETWORK, "lr_scheduler"):
+                OmegaConf.update(fitted, key, value, force_add=True)
+        # Also what an override replaced: without that override, the run continues as it was chosen.
+        fitted.data.chosen = chosen
+        fitted.data.overridden = [key for key in chosen if key not in applied]
+    return fitted
+
+
+def _is_given(key: str, given: Mapping[str, str]) -> bool:
+    """Whether an override sets the key, or a part of it that contains it; the data are renamed, not chosen."""
+    if key.startswith("data_files."):
+        return False
+    parts = key.split(".")
+    is_group = key == "lr_scheduler"
+    return any(".".join(parts[:n]) in given for n in range(1, len(parts) + 1)) or (
+        is_group and any(name.startswith(f"{key}.") for name in given)
+    )
+
+
+def _of_run(cfg: DictConfig) -> dict[str, Any] | None:
+    """What was chosen when the run of this name started; None for a new run."""
+    path = Path(cfg.paths.run_dir) / "config.yaml"
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    check_stored_yaml(text)
+    found = OmegaConf.select(OmegaConf.create(text), "data.chosen")
+    return dict(OmegaConf.to_container(found)) if isinstance(found, DictConfig) else None  # type: ignore[arg-type]
+
+
+def _chosen(cfg: DictConfig, given: Mapping[str, str]) -> dict[str, Any]:
+    """Dotted key → value of every choice, `model` and `lr_scheduler` being members of their groups."""
+    from xlm.data.own_facts import files_of_splits, measure, shares
+    from xlm.data.selection import Reading
+
+    chosen: dict[str, Any] = {"reading.skip_empty": True}
+    files = {part: OmegaConf.select(cfg, f"data_files.{part}") for part in ("train", "val", "test")}
+    named = files_of_splits(files["train"])
+    files |= {part: name for part, name in named.items() if part == "train" or not files[part]}
+    chosen |= {f"data_files.{part}": files[part] for part in named}
+    columns = [str(column) for column in cfg.tokenizer_columns]
+    reading = Reading.of({**_plain(cfg, "reading"), "skip_empty": True})
+    facts = measure(_container(files["train"]), columns, reading)
+    own = {key: value for key, value in _plain(cfg, "held_out").items() if f"held_out.{key}" in given}
+    held_out = shares(facts, [part for part in ("val", "test") if not files[part] and part not in own]) | own
+    chosen |= {f"held_out.{part}": share for part, share in held_out.items()}
+    chosen["vocab_size"] = vocabulary_size(facts.num_bytes)
+    found = _lengths(cfg, {key: value for key, value in chosen.items() if not _is_given(key, given)}, facts)
+    device = _device(cfg)
+    is_pair = "prompt_ids" in found
+    blocks = _blocks(found, device)
+    chosen |= blocks
+    limits = {key: int(given[key]) if given.get(key, "").isdigit() else size for key, size in blocks.items()}
+    if any(found[_COLUMNS[key]][-1] > limit - _SPECIAL[key] for key, limit in limits.items()):
+        chosen["too_long"] = "drop" if is_pair else "split"
+    if "experiment" in given:
+        return chosen
+    chosen |= _training(cfg, facts, held_out, sum(limits.values()), device)
+    if is_pair and "datamodule.dataset_managers.val.prediction" not in given:
+        chosen["datamodule.dataset_managers.val.prediction.num_examples"] = _ANSWERED["val"]
+        chosen["datamodule.dataset_managers.test.prediction.num_examples"] = _ANSWERED["test"][device]  # type: ignore[index]
+    if not is_pair:
+        chosen |= _plain(cfg, "for_texts")  # what the model type sets for plain texts
+    if _OF_NETWORK not in given:
+        chosen |= network_for(str(cfg.get("model_name")), facts.num_bytes, device)
+        chosen = {_OF_NETWORK: chosen.pop(_OF_NETWORK), **chosen}
+    if "debug" in given:
+        chosen = {key: value for key, value in chosen.items() if not key.startswith(_OF_TRAINING)}
+    return chosen
+
+
+def vocabulary_size(num_bytes: int) -> int:
+    """Entries of a tokenizer for an amount of text: 512 for 30 kB, 2,048 for 4 MB, 32,768 for 30 GB."""
+    return int(2 ** min(15, max(9, round(9 + 0.3 * math.log2(max(num_bytes, 1) / 2**15)))))
+
+
+def _lengths(cfg: DictConfig, chosen: Mapping[str, Any], facts: Any) -> dict[str, list[int]]:
+    """Sorted lengths in tokens, by column, with the tokenizer of the run, which is trained here if it is new."""
+    from xlm.data.own_facts import lengths
+    from xlm.utils.imports import get_function
+    from xlm.utils.instantiate import instantiate
+
+    trial = cfg.copy()
+    with open_dict(trial):
+        for key, value in chosen.items():
+            OmegaConf.update(trial, key, value, force_add=True)
+    tokenizer = instantiate(trial.global_components.tokenizer)
+    manager = trial.datamodule.dataset_managers.train.lm
+    function = get_function(str(manager.preprocess_function))
+    options = _container(manager.get("preprocess_function_kwargs") or {})
+    return lengths(facts, lambda row: function(dict(row), tokenizer=tokenizer, **options))
+
+
+def _blocks(found: Mapping[str, list[int]], device: str) -> dict[str, int]:
+    """`block_size` and, for prompts, `input_block_size`: texts nearly all fit, prompts and answers all if possible."""
+    if "prompt_ids" not in found:
+        return {"block_size": _block(_quantile(found["input_ids"], _FITTING) + _NUM_SPECIAL, _LONGEST[device])}
+    longest = _LONGEST_PAIR[device]
+    return {
+        "block_size": _block(found["input_ids"][-1] + _NUM_SPECIAL, longest),
+        # Prompts are padded to the longest of a batch only, so room for longer ones costs nothing.
+        "input_block_size": _block(max(_LEAST_PROMPT, 2 * found["prompt_ids"][-1]), longest),
+    }
+
+
+def _quantile(lengths: Sequence[int], share: float) -> int:
+    return lengths[min(len(lengths) - 1, math.ceil(share * len(lengths)) - 1)]
+
+
+def _block(length: int, longest: int) -> int:
+    return min(longest, max(_MULTIPLE, -(-length // _MULTIPLE) * _MULTIPLE))
+
+
+def _device(cfg: DictConfig) -> str:
+    """`gpu` or `cpu`, as the trainer would choose."""
+    accelerator = str(cfg.trainer.get("accelerator"))
+    if accelerator in ("cpu", "gpu", "cuda"):
+        return "cpu" if accelerator == "cpu" else "gpu"
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def _training(cfg: DictConfig, facts: Any, held_out: Mapping[str, float], block: int, device: str) -> dict[str, Any]:
+    """Batch, steps, validations, learning rate and average."""
+    num_rows = max(1, round(facts.num_rows * (1 - sum(held_out.values()))))
+    batch = min(_LARGEST_BATCH, 2 ** max(2, int(math.log2(max(num_rows / 8, 2)))), num_rows)
+    possible = min(_MOST_STEPS[device], int(_MOST_POSITIONS[device] / (batch * block)))
+    steps = max(_FEWEST_STEPS, min(possible, _EPOCHS * num_rows // batch))
+    steps = round(steps, -2)
+    chosen: dict[str, Any] = {
+        "per_device_batch_size": batch,
+        "trainer.max_steps": steps,
+        "trainer.val_check_interval": max(1, steps // _VALIDATIONS),
+        "optimizer.lr": 1e-3,
+        "lr_scheduler": "cosine",
+    }
+    if cfg.get("ema_decay"):
+        # An average over more than a tenth of a short run would hold too much of its start.
+        chosen["ema_decay"] = min(float(cfg.ema_decay), round(1 - 10 / steps, 4))
+    return chosen
+
+
+def network_for(model_type: str, num_bytes: int, device: str) -> dict[str, Any]:
+    """The network of a model type that fits the data and the device, as choices.
+
+    Raises:
+        ConfigError: no network is named after the model type.
+    """
+    known = group_members("model")
+    is_large = device == "gpu" and num_bytes >= _BYTES_FOR_SMALL
+    patterns = (*(_SIZES["large"] if is_large else ()), *_SIZES[device])
+    name = next((each for pattern in patterns if (each := pattern.format(model_type)) in known), None)
+    if name is None:
+        raise ConfigError(
+            f"No network is named after model_type={model_type} (tiny_{model_type}, {model_type}). "
+            f"Choose one with model=…: {', '.join(known)}.",
+            key="model",
+        )
+    chosen: dict[str, Any] = {_OF_NETWORK: name}
+    if device == "gpu" and num_bytes >= _BYTES_FOR_MEDIUM and name == f"tiny_{model_type}":
+        chosen |= {f"{_OF_NETWORK}.{key}": value for key, value in _MEDIUM.items()}
+        chosen["optimizer.lr"] = 5e-4
+    elif is_large:
+        chosen["optimizer.lr"] = 3e-4
+    return chosen
+
+
+def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:
+    found = _container(cfg.get(key) or {})
+    assert isinstance(found, dict)
+    return found
+
+
+def _container(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
