@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.datamodule import load_auto_tokenizer
 from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, NotAllowedError, XLMError, of_option
@@ -154,6 +154,22 @@ def find_origin(cfg: DictConfig) -> Origin:
     else:
         origin.tokenizer, origin.reason = _built(source)
     return origin
+
+
+def use_network_of(origin: Origin, cfg: DictConfig) -> None:
+    """Give a run whose network was chosen for its data (`data.text=…`) the sizes of its source, if the class agrees."""
+    data = cfg.get("data") or {}
+    chosen = data.get("chosen") or {}
+    if "model" not in chosen or "model" in (data.get("overridden") or []) or origin.config is None:
+        return
+    there = OmegaConf.to_container(origin.config.model)
+    if not isinstance(there, dict) or there.get("_target_") != cfg.model.get("_target_"):
+        return
+    with open_dict(cfg):
+        for name, value in there.items():
+            # Only numbers: anything else in a stored configuration may come from somebody else.
+            if name in cfg.model and isinstance(value, bool | int | float) and cfg.model[name] != value:
+                cfg.model[name] = chosen[f"model.{name}"] = value
 
 
 def tokenizer_for(cfg: DictConfig, origin: Origin | None) -> Any:
