@@ -156,11 +156,22 @@ def _lengths(cfg: DictConfig, chosen: Mapping[str, Any], facts: Any) -> dict[str
     with open_dict(trial):
         for key, value in chosen.items():
             OmegaConf.update(trial, key, value, force_add=True)
+    if trial.tokenizer is None and (folder := _tokenizer_of_source(cfg)) is not None:
+        trial.tokenizer = str(folder)
     tokenizer = instantiate(trial.global_components.tokenizer)
     manager = trial.datamodule.dataset_managers.train.lm
     function = get_function(str(manager.preprocess_function))
     options = _container(manager.get("preprocess_function_kwargs") or {})
     return lengths(facts, lambda row: function(dict(row), tokenizer=tokenizer, **options))
+
+
+def _tokenizer_of_source(cfg: DictConfig) -> Path | None:
+    """The tokenizer that a run takes from the model at `init_from`, if that has the files."""
+    if not cfg.get("init_from") or cfg.get("init_tokenizer") == "own":
+        return None
+    path = Path(str(cfg.init_from))
+    found = (folder / "tokenizer" for folder in (path, path.parent, path.parent.parent))
+    return next((folder for folder in found if folder.is_dir()), None)
 
 
 def _blocks(found: Mapping[str, list[int]], device: str) -> dict[str, int]:
