@@ -24,7 +24,7 @@ _LEAST_PROMPT = 32
 _COLUMNS = {"block_size": "input_ids", "input_block_size": "prompt_ids"}
 _SPECIAL = {"block_size": _NUM_SPECIAL, "input_block_size": 0}
 # Small data are read so often; more data as often as these positions and steps allow.
-_EPOCHS = 100
+_EPOCHS = 60
 _FEWEST_STEPS = 500
 _MOST_STEPS = {"cpu": 2_000, "gpu": 20_000}
 _MOST_POSITIONS = {"cpu": 6e6, "gpu": 2e9}
