@@ -23,8 +23,8 @@ from rich.progress import (
 
 from xlm.training.notebook_progress import NotebookBar
 from xlm.training.train_log import TrainLog
-from xlm.utils.columns import Column
-from xlm.utils.consoles import is_notebook, plain_console, print_table
+from xlm.utils.columns import Column, lines_of_parts
+from xlm.utils.consoles import is_notebook, plain_console, print_table, width_of
 from xlm.utils.files import replace_text
 
 
@@ -78,8 +78,9 @@ class ProgressDisplay(Callback):
             return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if metrics:
-            shown = "  ".join(f"{k} {v:.4g}" for k, v in sorted(metrics.items()))
-            self.console.print(f"step {trainer.global_step}  {shown}", highlight=False)
+            parts = [f"step {trainer.global_step}", *(f"{k} {v:.4g}" for k, v in sorted(metrics.items()))]
+            lines = lines_of_parts(parts, width_of(self.console), gap="  ")
+            self.console.print("\n".join(lines), highlight=False)
 
     def _stop(self) -> None:
         if self._bar is not None:
