@@ -205,7 +205,8 @@ def _written(record: Writing) -> Text:
 
 def _titled(done: _Pass) -> Group:
     tables = [_table(row) for row in done.shown]
-    return Group(Text(f"{done.split}/{done.name}, step {done.step}: {len(tables)} of {done.num_rows}"), *tables)
+    at = f", step {done.step}" if done.step else ""  # an evaluation takes no steps
+    return Group(Text(f"{done.split}/{done.name}{at}: {len(tables)} of {done.num_rows}"), *tables)
 
 
 class PostHocEvaluator(Protocol):

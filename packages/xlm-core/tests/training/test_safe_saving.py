@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from xlm.errors import StorageError
 from xlm.training import checkpoints, disk_space
 from xlm.training.background import BackgroundCheckpointIO, Snapshot
-from xlm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint, PeriodicCheckpoint
+from xlm.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, PeriodicCheckpoint
 from xlm.training.disk_space import check_space, state_bytes
 from xlm.training.resume import find_resumable, load_checkpoint
 
@@ -117,6 +118,7 @@ class Gate(AtomicCheckpointIO):
 def trainer_of(plugin: Any, step: int) -> Any:
     strategy = SimpleNamespace(checkpoint_io=plugin, barrier=lambda *_: None)
     return SimpleNamespace(
+        state=SimpleNamespace(fn=TrainerFn.FITTING),
         global_step=step, is_global_zero=True, strategy=strategy, world_size=1,
         save_checkpoint=lambda path: plugin.save_checkpoint(state(step), path),
     )  # fmt: skip
@@ -224,3 +226,27 @@ def test_only_errors_of_the_file_system_are_sentences() -> None:
     for error in (ConnectionResetError(errno.ECONNRESET, "reset"), ValueError("x"), OSError("unknown")):
         assert StorageError.of(error) is None
     assert disk_space.size(3 * 2**30) == "3.0 GiB"
+
+
+def test_the_best_checkpoint_of_a_renamed_run_stays_the_best(tmp_path: Path) -> None:
+    def checkpoint(folder: Path) -> BestCheckpoint:
+        return BestCheckpoint(str(folder / "checkpoints"), monitor="val/loss")
+
+    old, new = checkpoint(tmp_path / "old"), checkpoint(tmp_path / "new")
+    best = tmp_path / "old" / "checkpoints" / "best.ckpt"
+    best.parent.mkdir(parents=True)
+    torch.save({"state_dict": {}}, best)
+    old.best_model_path, old.best_model_score, old.kth_value = str(best), torch.tensor(0.5), torch.tensor(0.5)
+    old.best_k_models, old.kth_best_model_path = {str(best): torch.tensor(0.5)}, str(best)
+    saved = old.state_dict()
+    # Another run that starts from this checkpoint has no best one yet.
+    with pytest.warns(UserWarning, match="The dirpath has changed"):
+        new.load_state_dict(saved)
+    assert new.best_model_score is None
+    (tmp_path / "old").rename(tmp_path / "new")
+    renamed = checkpoint(tmp_path / "new")
+    renamed.load_state_dict(saved)
+    here = str(tmp_path / "new" / "checkpoints" / "best.ckpt")
+    assert (renamed.best_model_path, renamed.kth_best_model_path) == (here, here)
+    assert renamed.best_model_score == torch.tensor(0.5)
+    assert renamed.best_k_models == {here: torch.tensor(0.5)}

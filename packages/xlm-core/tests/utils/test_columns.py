@@ -8,8 +8,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from xlm.training.progress import print_results
-from xlm.utils.columns import Column, output_width, table_lines, wrapped
+from xlm.training.progress import describe, print_results
+from xlm.utils.columns import Column, lines_of_parts, output_width, sentence_lines, table_lines, wrapped
+from xlm.utils.consoles import plain_console
 
 COLUMNS = (Column("name"), Column("model"), Column("step", is_figure=True), Column("loss", is_figure=True))
 ROWS = (
@@ -68,6 +69,36 @@ def test_the_width_of_a_file_is_not_that_of_a_terminal(monkeypatch: pytest.Monke
     assert output_width(io.StringIO()) == 57
 
 
+def test_sentences_break_at_blanks_and_not_in_paths() -> None:
+    path = "runs/" + "x" * 60
+    text = f"All files are in {path}, the curves in {path}/curves.png."
+    assert sentence_lines(text, None) == [text]
+    lines = sentence_lines(text, 40)
+    assert lines == ["All files are in", f"{path},", "the curves in", f"{path}/curves.png."]
+    assert sentence_lines("  model  Net, 3 parameters (a 1, b 2)", 24, indent=" " * 9) == [
+        "  model  Net, 3",
+        "         parameters (a",
+        "         1, b 2)",
+    ]
+    assert sentence_lines("one\n  two  three", 12) == ["one", "  two  three"]
+
+
+def test_a_console_wraps_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for is_terminal, expected in ((True, "one path/of/a/run\nthree\n"), (False, "one path/of/a/run three\n")):
+        console = plain_console(width=20, force_terminal=is_terminal, color_system=None, file=io.StringIO())
+        console.print("one path/of/a/run three", soft_wrap=True)
+        assert isinstance(console.file, io.StringIO)
+        assert console.file.getvalue() == expected
+
+
+def test_parts_stay_whole() -> None:
+    parts = ["step 10", "val/lm/loss 2.5", "val/match 0"]
+    assert lines_of_parts(parts, None, gap="  ") == ["step 10  val/lm/loss 2.5  val/match 0"]
+    assert lines_of_parts(parts, 28, gap="  ") == ["step 10  val/lm/loss 2.5", "  val/match 0"]
+    assert lines_of_parts(parts, 5, gap="  ") == ["step 10", "  val/lm/loss 2.5", "  val/match 0"]
+
+
 METRICS = {
     "val/lm/accumulated_loss": 2.5,
     "test/prediction/samples_per_second": 1234567.891,
@@ -93,3 +124,10 @@ def test_results_on_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> N
             assert all(cell_len(line) <= width for line in text.splitlines())
         else:
             assert len(text.splitlines()) == 2 + len(METRICS)
+
+
+def test_the_line_of_progress_fits() -> None:
+    values = {"train/lm/accumulated_loss": 2.5, "train/lr": 1e-3, "train/tokens_per_second": 1e6, "train/padding": 0.25}
+    assert describe(values) == "loss 2.5000  lr 1.00e-03  1,000,000 tokens/s  25% padding"
+    assert describe(values, 50) == "loss 2.5000  lr 1.00e-03  1,000,000 tokens/s"
+    assert describe(values, 5) == ""

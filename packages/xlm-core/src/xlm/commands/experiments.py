@@ -16,7 +16,7 @@ from xlm.errors import as_line
 from xlm.external_models import Discovery, core_config_dir, discover
 from xlm.external_models.package import config_dirs_of
 from xlm.schemas import Experiments
-from xlm.utils.columns import Column, output_width, table_lines
+from xlm.utils.columns import Column, output_width, print_sentence, table_lines
 
 _GROUP = "experiment"
 _OVERRIDE = "override "
@@ -43,12 +43,13 @@ def print_experiments(words: Sequence[str], options: Experiments) -> int:
     if options.json:
         print(json.dumps([asdict(each) for each in chosen], indent=2, ensure_ascii=False))
     elif not chosen:
-        print(as_line(f"There is no experiment that matches '{' '.join(words)}'. There are {len(every)} without it."))
+        print_sentence(f"There is no experiment that matches '{' '.join(words)}'. There are {len(every)} without it.")
     else:
         columns = [Column("name"), Column("model"), Column("data"), Column("about")]
         rows = [[as_line(text) or "-" for text in (e.name, e.model, e.data, e.about)] for e in chosen]
         print("\n".join(table_lines(columns, rows, output_width())))
-        print("\nxlm train experiment=NAME trains one. Where no model is shown, add model_type=\nand model=.")
+        print()
+        print_sentence("xlm train experiment=NAME trains one. Where no model is shown, add model_type= and model=.")
     return 0
 
 

@@ -16,6 +16,7 @@ from xlm.compose.naming import checked_job_name
 from xlm.errors import ConfigError, RunInUseError, StorageError, as_line
 from xlm.reports.run import DEFAULT_FOLDER, MARKS, is_run, named_runs, run_folders
 from xlm.schemas import Move, Remove
+from xlm.utils.columns import print_sentence
 from xlm.utils.files import reason_of, sync_folder
 from xlm.utils.run_lock import LOCK, RunLock, find_holder
 
@@ -44,7 +45,7 @@ def remove_runs(words: Sequence[str], options: Remove) -> int:
     for folder in folders:
         _refuse_in_use(folder, "was not removed")
     for folder, content in contents.items():
-        print(as_line(f"{folder}  {content.describe()}"), flush=True)
+        print_sentence(f"{folder}  {content.describe()}")
     total = _size(sum(content.num_bytes for content in contents.values()))
     runs = "1 run" if len(folders) == 1 else f"{len(folders)} runs"
     if not options.yes and not _confirmed(f"Remove {runs}, {total}? [y/N] "):
@@ -55,7 +56,7 @@ def remove_runs(words: Sequence[str], options: Remove) -> int:
             stack.enter_context(RunLock(folder))
         for folder in folders:
             _remove(folder)
-    print(f"Removed {runs}, {total}.")
+    print_sentence(f"Removed {runs}, {total}.")
     return 0
 
 
@@ -87,10 +88,10 @@ def move_run(words: Sequence[str], options: Move) -> int:
         (target / LOCK).unlink(missing_ok=True)
     sync_folder(target.parent)
     _remove_empty(source.parent)
-    print(as_line(f"{source} is now {target}."))
+    print_sentence(f"{source} is now {target}.")
     with suppress(ValueError):
         name = target.resolve().relative_to(DEFAULT_FOLDER.resolve()).as_posix()
-        print(as_line(f"The command that trained it continues it with job_name={_quoted(name)}."))
+        print_sentence(f"The command that trained it continues it with job_name={_quoted(name)}.")
     return 0
 
 

@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
 
 from xlm.commands.few_steps import duration, quiet
 from xlm.commands.train import resolve_length
@@ -35,7 +34,8 @@ from xlm.training.flops import matmul_dtype, matmul_peak
 from xlm.training.optim import build_optimizer
 from xlm.training.progress import write_results
 from xlm.training.rng import capture, restore
-from xlm.utils.consoles import plain_console
+from xlm.utils.columns import Column
+from xlm.utils.consoles import plain_console, print_table
 from xlm.utils.files import output_file
 from xlm.utils.run_record import run_record
 
@@ -191,17 +191,10 @@ def _disk(cfg: DictConfig, one: int) -> dict[str, int]:
 
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     """Print the plan as one table."""
-    table = Table(
-        title=f"Plan of {plan['run']} ({plan['device'].partition(',')[0]}, {plan['precision']})", title_justify="left"
-    )
-    table.add_column("what")
-    table.add_column("how much", justify="right")
-    table.add_column("", overflow="fold")
-    for section in _rows(plan):
-        for row in section:
-            table.add_row(*row)
-        table.add_section()
-    console.print(table)
+    title = f"Plan of {plan['run']} ({plan['device'].partition(',')[0]}, {plan['precision']})"
+    console.print(title, style="italic", highlight=False, soft_wrap=True)
+    columns = [Column("what"), Column("how much", is_figure=True), Column("")]
+    print_table(console, columns, [row for section in _rows(plan) for row in section])
     if "not_measured" in plan:
         console.print(
             f"{plan['not_measured']}\nOperations, activations, steps per epoch and time need a training batch.",

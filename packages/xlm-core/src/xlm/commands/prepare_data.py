@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
 
 from xlm.data.cache import PARTIAL, CacheEntry, DataCache, Stored
 from xlm.data.fitting import PROMPT, TEXT
@@ -17,6 +16,8 @@ from xlm.data.manager import DatasetManager
 from xlm.data.sources import AFTER_NUM_EXAMPLES
 from xlm.datamodule import TextDataModule
 from xlm.inference.session import start
+from xlm.utils import consoles
+from xlm.utils.columns import Column
 
 _DONE = {"drop": "dropped", "split": "split", "truncate": "cut", "error": "refused", None: "cut"}
 # Of the other data in the cache, the largest are listed.
@@ -94,21 +95,18 @@ def _described(split: str, name: str, manager: DatasetManager, entry: CacheEntry
 
 def print_table(prepared: Sequence[Prepared], cache_dir: Path, console: Console) -> None:
     """Print a line per data set: rows, tokens, the longest, what was changed, size, seconds; then the folders."""
-    table = Table(title="Prepared data", title_justify="left")
-    table.add_column("set", overflow="fold")
-    for column in ("rows", "tokens", "longest"):
-        table.add_column(column, justify="right")
-    table.add_column("changed")
-    for column in ("MB", "seconds"):
-        table.add_column(column, justify="right")
+    numbers_of = ("rows", "tokens", "longest", "MB", "seconds")
+    titles = ("set", "rows", "tokens", "longest", "changed", "MB", "seconds")
+    rows = []
     folders: dict[Path, list[Prepared]] = {}
     for one in prepared:
         tokens = [f"{one.num_tokens:,}", " / ".join(f"{length:,}" for length in one.longest if length is not None)]
         numbers = ["", "", "", ""] if one.path is None else [*tokens, one.changed, _megabytes(one.num_bytes)]
-        table.add_row(f"{one.split}.{one.name}", f"{one.num_rows:,}", *numbers, f"{one.seconds:.2f}")
+        rows.append([f"{one.split}.{one.name}", f"{one.num_rows:,}", *numbers, f"{one.seconds:.2f}"])
         if one.path is not None:
             folders.setdefault(one.path, []).append(one)
-    console.print(table)
+    console.print("Prepared data", style="italic")
+    consoles.print_table(console, [Column(title, is_figure=title in numbers_of) for title in titles], rows)
     console.print(f"In {cache_dir.absolute()}:", soft_wrap=True, highlight=False)
     for path, sets in folders.items():
         names = ", ".join(f"{one.split}.{one.name}" for one in sets)

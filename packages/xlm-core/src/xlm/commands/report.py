@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm.commands.words import run_of_model
-from xlm.errors import ConfigError, as_line
+from xlm.errors import ConfigError
 from xlm.reports.filters import check_filters, matches
 from xlm.reports.listing import as_lines, as_object, sort_runs
 from xlm.reports.run import DEFAULT_FOLDER, distinct_names, named_runs, names_below, read_run, run_folders
 from xlm.schemas import Report, Runs
-from xlm.utils.columns import output_width
+from xlm.utils.columns import output_width, print_sentence
 
 if TYPE_CHECKING:
     from xlm.reports.document import Report as Content
@@ -48,9 +48,9 @@ def write_report(words: Sequence[str], options: Report) -> int:
         replace_text(path, text)
     for run in runs:
         for problem in run.problems:
-            print(as_line(f"{run.name}: {problem}"))
-    print(as_line(f"{_counted(len(runs), 'run')}, {_comparisons(report)}"))
-    print(as_line(f"Written to {page}; beside it {', '.join(p.name for p in texts if p != page)}."))
+            print_sentence(f"{run.name}: {problem}")
+    print_sentence(f"{_counted(len(runs), 'run')}, {_comparisons(report)}")
+    print_sentence(f"Written to {page}; beside it {', '.join(p.name for p in texts if p != page)}.")
     return 0
 
 
@@ -97,5 +97,5 @@ def print_runs(words: Sequence[str], options: Runs) -> int:
     else:
         where = ", ".join(map(str, places))
         matching = f" that matches '{' '.join(filters)}'" if filters else ""
-        print(as_line(f"There is no run{matching} in {where}."))
+        print_sentence(f"There is no run{matching} in {where}.")
     return 0

@@ -13,7 +13,6 @@ from typing import Any, Protocol, TypedDict
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from xlm.compose.checks import read_part
 from xlm.data.rows import SubsetRows
@@ -33,6 +32,8 @@ from xlm.training.parts import num_rows
 from xlm.training.progress import write_results
 from xlm.training.rng import random_state_of
 from xlm.utils.annotations import options_in
+from xlm.utils.columns import Column
+from xlm.utils.consoles import print_table
 from xlm.utils.files import output_file, output_folder
 from xlm.utils.imports import get_function
 from xlm.utils.json_shapes import misfit
@@ -358,22 +359,22 @@ def _write(
     write_results(folder / "sweep.json", {**record, "points": [point.as_dict() for point in points]})
     title = f"{session.cfg.job_name}, {record['split']}, n = {points[0].n:,}"
     draw(folder / "sweep.png", points, quality, title)
-    session.console.print(_screen(points, quality, title))
+    session.console.print(title, style="italic", highlight=False, soft_wrap=True)
+    print_table(session.console, *_screen(points, quality))
     session.console.print(f"The table and the picture are in {display_path(folder)}.", soft_wrap=True)
 
 
-def _screen(points: list[Point], quality: str, title: str) -> Table:
+def _screen(points: list[Point], quality: str) -> tuple[list[Column], list[list[str]]]:
     """The table for the terminal: quality and cost only; the files have the other metrics."""
     header, rows = table(points, quality)
-    screen = Table(title=title, title_justify="left")
     options = list(points[0].options)
     names = qualities(quality)
-    for name in (*options, *(metric.replace("_", " ") for metric in names), "calls", "seconds", "samples/s"):
-        screen.add_column(name, justify="right")
-    screen.add_column("best")
+    titles = [*options, *(metric.replace("_", " ") for metric in names), "calls", "seconds", "samples/s"]
+    shown = []
     for point, row in zip(points, rows, strict=True):
         values = dict(zip(header, row, strict=True))
         told = [values[name] for name in (*options, "network_calls", "seconds", "samples_per_second")]
         best = {"network_calls seconds": "both", "network_calls": "calls"}.get(values["best"], values["best"])
-        screen.add_row(*told[: len(options)], *(_value(point, name) for name in names), *told[len(options) :], best)
-    return screen
+        numbers = [*told[: len(options)], *(_value(point, name) for name in names), *told[len(options) :]]
+        shown.append([*map(str, numbers), best])
+    return [*(Column(name, is_figure=True) for name in titles), Column("best")], shown

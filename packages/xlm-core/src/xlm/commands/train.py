@@ -60,6 +60,8 @@ from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, num_to
 from xlm.training.weights import check_fits, load_weights, select_weights
 from xlm.utils.annotations import LARGEST
 from xlm.utils.choices import choices_of, hydra_choices, typed_keys
+from xlm.utils.columns import sentence_lines
+from xlm.utils.consoles import width_of
 from xlm.utils.files import output_folder, remove_leftovers
 from xlm.utils.rank_zero import RankedLogger, is_first_process
 from xlm.utils.run_lock import RunLock
@@ -386,7 +388,9 @@ def describe_run(
     for name, text in lines.items():
         if not text:
             continue
-        session.console.print(Text.assemble((f"{name:>7}", "bold"), f"  {text}"), highlight=False, soft_wrap=True)
+        start, *below = sentence_lines(f"{name:>7}  {text}", width_of(session.console), indent=" " * 9)
+        shown = Text("\n").join([Text.assemble((start[:7], "bold"), start[7:]), *map(Text, below)])
+        session.console.print(shown, highlight=False, soft_wrap=True)
 
 
 def vocabulary(tokenizer: Any) -> str:

@@ -442,7 +442,8 @@ def print_likelihoods(measured: dict[str, Measured], console: Console) -> None:
             for name, (value, error) in found.values().items()
         ]
         print_table(console, columns, rows)
-        draws = "" if likelihood.exact else f", {likelihood.num_samples} draws an example"
+        draws = f", {likelihood.num_samples} {'draw' if likelihood.num_samples == 1 else 'draws'} per example"
+        draws = "" if likelihood.exact else draws
         counts = (
             f"{likelihood.num_examples:,} examples, {likelihood.num_tokens:,} tokens{draws}{_bytes_in_words(found)}"
         )

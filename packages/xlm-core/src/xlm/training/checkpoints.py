@@ -109,6 +109,9 @@ def _verify(path: Path, num_bytes: int) -> None:
         raise OSError(errno.EIO, "the file on the disk is incomplete")
 
 
+_PATHS_OF_BEST = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+
 class BestCheckpoint(ModelCheckpoint):
     """`best.ckpt`: the weights with the best `monitor` so far, updated after every validation."""
 
@@ -124,6 +127,20 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             **kwargs,
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state. If the run was renamed, its paths are those of the new folder, so that the best one counts."""
+        here = Path(str(self.dirpath))
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        best = str(state_dict.get("best_model_path") or "")
+        if best and Path(best).parent != here and is_checkpoint(here / Path(best).name):
+            paths = {key: moved(str(state_dict.get(key) or "")) for key in _PATHS_OF_BEST}
+            scores = {moved(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+            state_dict = {**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
 
 
 class PeriodicCheckpoint(Checkpoint):

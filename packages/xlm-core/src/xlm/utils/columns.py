@@ -13,6 +13,8 @@ from typing import TextIO
 
 from rich.cells import cell_len
 
+from xlm.errors import as_line
+
 _GAP = "  "
 _INDENT = "  "
 # A column of texts may be made as narrow as this.
@@ -109,21 +111,52 @@ def _row_lines(columns: Sequence[Column], row: Sequence[str], widths: Sequence[i
 
 
 def _block(columns: Sequence[Column], row: Sequence[str], width: int) -> list[str]:
-    # A blank within an item becomes one that doesn't break, so that lines break only between items.
     items = [
-        f"{column.title} {text}".strip().replace(" ", "\u00a0")
+        f"{column.title} {text}".strip()
         for column, text in zip(columns[1:], row[1:], strict=True)
         if text not in ("", "-")
     ]
-    below = textwrap.wrap(
-        ", ".join(items),
-        max(width, 2 * len(_INDENT) + 1),
-        initial_indent=_INDENT,
-        subsequent_indent=_INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [*wrapped(row[0], width), *(line.replace("\u00a0", " ") for line in below)]
+    below = [f"{item}," for item in items[:-1]] + items[-1:]
+    return [*wrapped(row[0], width), *(lines_of_parts(below, width, first=_INDENT) if below else [])]
+
+
+def lines_of_parts(parts: Sequence[str], width: int | None, gap: str = " ", first: str = "") -> list[str]:
+    """Parts side by side that are never broken, on as many lines as they need; later lines are indented.
+
+    Args:
+        gap: between two parts on one line.
+        first: the indentation of the first line.
+    """
+    lines = [first]
+    for i, part in enumerate(parts):
+        joint = gap if i and lines[-1].strip() else ""
+        if joint and width is not None and cell_len(lines[-1] + joint + part) > width:
+            lines.append(_INDENT)
+            joint = ""
+        lines[-1] += joint + part
+    return lines
+
+
+def sentence_lines(text: str, width: int | None, indent: str = "") -> list[str]:
+    """A text as lines that break only at blanks, so that paths stay in one piece; later lines start with `indent`."""
+    if width is None or cell_len(text) <= width:
+        return [text]
+    lines = []
+    for line in text.split("\n"):
+        if cell_len(line) <= width:
+            lines.append(line)
+            continue
+        start = line[: len(line) - len(line.lstrip(" "))]
+        lines += textwrap.wrap(
+            line.lstrip(" "), max(width, 20), initial_indent=start, subsequent_indent=indent or start,
+            break_long_words=False, break_on_hyphens=False,
+        ) or [""]  # fmt: skip
+    return lines
+
+
+def print_sentence(text: str) -> None:
+    """Print one line of text, with unprintable characters as escapes; in a terminal, as many lines as it needs."""
+    print("\n".join(sentence_lines(as_line(text), output_width())), flush=True)
 
 
 def _break(text: str, room: int) -> int:
