@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xlm.errors import ConfigError
 from xlm.inference.trained import TrainedModel
 
 # Sampling options in lm-eval's tasks that a sampler may have too.

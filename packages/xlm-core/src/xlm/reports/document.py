@@ -27,6 +27,7 @@ from xlm.reports.quantities import (
     wilson_interval,
 )
 from xlm.reports.run import Measured, Run, is_share
+from xlm.utils.choices import GROUPS, choices_of, chosen_first, typed_keys
 
 T = TypeVar("T")
 MAX_POINTS = 240
