@@ -60,6 +60,13 @@ def test_links_of_pages_name_files() -> None:
     assert broken == []
 
 
+def test_links_of_readmes_name_files() -> None:
+    for readme in [ROOT / "README.md", *ROOT.glob("packages/*/README.md")]:
+        targets = [link.partition("#")[0] for link in LINK.findall(readme.read_text(encoding="utf-8"))]
+        local = [target for target in targets if target and "://" not in target]
+        assert [target for target in local if not (readme.parent / target).exists()] == []
+
+
 def test_the_nav_has_every_page_once() -> None:
     # mkdocs.yml has a tag for the icons of mkdocs-material elsewhere; only the nav is read here.
     _, _, nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")

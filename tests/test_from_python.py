@@ -21,14 +21,13 @@ from xlm.errors import ConfigError, NonFiniteLossError, XLMError
 from xlm.reports.files import read_mapping
 from xlm.training.progress import ProgressDisplay
 from xlm.training.train_log import TrainLog
-from xlm.utils.consoles import plain_console
 from xlm.utils.instantiate import has_component
 
 DATA = "datamodule.dataset_managers"
 SMALL = (
     "trainer_strategy=cpu", "loggers=debug", "per_device_batch_size=16", f"{DATA}.train.lm.num_examples=64",
     f"{DATA}.val.lm.num_examples=8", f"{DATA}.val.prediction.num_examples=4", f"{DATA}.test.lm.num_examples=8",
-    f"{DATA}.test.prediction.num_examples=4", "trainer.val_check_interval=4",
+    f"{DATA}.test.prediction.num_examples=4", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1",
 )  # fmt: skip
 
 
@@ -94,10 +93,10 @@ def test_ctrl_c_saves_and_returns_and_the_same_call_continues(
     assert (stopped.interrupted, stopped.metrics, stopped.results) == (True, {}, {})
     assert repr(stopped) == "TrainingRun(runs/stopped, interrupted; the same call of xlm.train continues it)"
     assert "interrupted" in stopped._repr_html_()
-    assert stopped.load().source.name == "last.ckpt"
+    assert stopped.load().source.parent == stopped.folder / "checkpoints"
     assert "Stopping after this step." in capsys.readouterr().err
     finished = xlm.train(*asked)
-    assert "Continuing from step 3." in capsys.readouterr().out
+    assert "Resuming from step 3." in capsys.readouterr().out
     assert not finished.interrupted
     assert read_mapping(finished.folder / "results.json", [])["step"] == 6
 
@@ -169,10 +168,12 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]
     InteractiveShell.clear_instance()
 
 
-def test_the_bar_of_a_notebook_replaces_itself(published: list[tuple[str, bool]]) -> None:
-    console = plain_console(force_jupyter=True)
+def test_the_bar_of_a_notebook_replaces_itself(
+    published: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlm.training.progress.is_notebook", lambda: True)
     log = TrainLog()
-    display = ProgressDisplay(log, console=console)
+    display = ProgressDisplay(log)
     trainer: Any = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=40, callback_metrics={})
     display.on_train_start(trainer, None)  # type: ignore[arg-type]
     for step in range(1, 41):

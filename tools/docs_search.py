@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import docs_notebooks
 import docs_site
 import docs_tables
 
@@ -30,8 +31,8 @@ HEADING = re.compile(r"^#{1,4} (.+)$", re.MULTILINE)
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 _NOT_TEXT = re.compile(r"<!--.*?-->|\]\([^)]*\)|[*`|#\[\]]", re.DOTALL)
 
-# What people type → the page that must be among the first FIRST that they find.
-FIRST = 3
+# What people type → the page that must be among the first FIRST that they find: those that a screen shows.
+FIRST = 5
 TERMS = {
     "install": "quickstart.md",
     "getting started": "quickstart.md",
@@ -56,10 +57,22 @@ TERMS = {
     "out of memory": "guide/out-of-memory.md",
     "oom": "guide/out-of-memory.md",
     "batch size": "guide/configuration.md",
-    "learning rate": "guide/training.md",
+    "learning rate": "guide/optimizers.md",
+    "optimizer": "guide/optimizers.md",
+    "adamw": "guide/optimizers.md",
+    "learning rate range test": "guide/optimizers.md",
+    "fine-tuning": "guide/fine-tuning.md",
+    "finetune": "guide/fine-tuning.md",
+    "pretrained weights": "guide/fine-tuning.md",
+    "early stopping": "guide/callbacks.md",
+    "callbacks": "guide/callbacks.md",
+    "profiling": "guide/profiling.md",
+    "profiler": "guide/profiling.md",
+    "slow training": "guide/profiling.md",
     "resume": "guide/training.md",
     "checkpoint": "guide/training.md",
     "wandb": "guide/training.md",
+    "mlflow": "guide/training.md",
     "tensorboard": "guide/training.md",
     "metric": "guide/metrics.md",
     "custom metric": "guide/metrics.md",
@@ -68,9 +81,11 @@ TERMS = {
     "hyperparameter": "guide/sweeps.md",
     "reproduce": "guide/repeat.md",
     "generate text": "guide/generate.md",
-    "infilling": "guide/choosing.md",
+    "infilling": "models/mdlm.md",
     "sampling": "guide/generate.md",
-    "python": "guide/trained-models.md",
+    "python": "guide/python.md",
+    "notebook": "notebooks/first.md",
+    "jupyter": "guide/python.md",
     "hugging face": "guide/exchange.md",
     "transformers": "guide/exchange.md",
     "trace": "guide/trace.md",
@@ -106,12 +121,14 @@ class Section:
 
 def pages(docs: Path = DOCS) -> dict[str, str]:
     """Every page by its path below docs/, as the site's hooks complete it."""
-    return {
-        path.relative_to(docs).as_posix(): docs_site.on_page_markdown(
-            docs_tables.on_page_markdown(path.read_text(encoding="utf-8"))
-        )
-        for path in sorted(docs.rglob("*.md"))
-    }
+    hooks = (docs_tables.on_page_markdown, docs_notebooks.on_page_markdown, docs_site.on_page_markdown)
+    found = {}
+    for path in sorted(docs.rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        for hook in hooks:
+            text = hook(text)
+        found[path.relative_to(docs).as_posix()] = text
+    return found
 
 
 def sections(markdown: dict[str, str]) -> Iterator[Section]:

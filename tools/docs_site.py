@@ -20,6 +20,8 @@ _BOOSTS = {
     "guide/training": 2.0,
     "guide/many-processes": 2.0,
     "guide/gpu": 2.0,
+    "guide/fine-tuning": 2.0,
+    "guide/profiling": 2.0,
     "guide/report": 2.0,
     "glossary": 0.5,
     "changelog": 0.3,

@@ -171,9 +171,13 @@ def test_errors_of_memory_are_known_by_their_kind() -> None:
     cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
     with pytest.raises(RuntimeError) as cpu:
         torch.empty(2**55)
-    for error, start in ((cuda, "CUDA out of memory"), (cpu.value, "Can't allocate memory"), (MemoryError(), "")):
+    for error, start in (
+        (cuda, "CUDA out of memory"),
+        (cpu.value, "Out of memory. Can't allocate"),
+        (MemoryError(), "Out of memory.\n"),
+    ):
         found = errors.OutOfMemoryError.of(error)
-        assert str(found).startswith(f"Out of memory. {start}".rstrip())
+        assert str(found).startswith(start)
         assert len(str(found).splitlines()) == 2
     assert errors.OutOfMemoryError.of(RuntimeError("shapes differ")) is None
     assert errors.OutOfMemoryError.of(ValueError("not enough memory")) is None

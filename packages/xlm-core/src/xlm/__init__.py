@@ -38,9 +38,13 @@ _LATER = {
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
+        import warnings
         from importlib import import_module
 
-        return getattr(import_module(_LATER[name]), name)
+        with warnings.catch_warnings():
+            # Libraries ask for widgets in a notebook; progress is shown there without them.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -378,8 +378,9 @@ class OutOfMemoryError(XLMError):
         is_one = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         if not is_one and not (isinstance(error, RuntimeError) and any(text in message for text in _OF_THE_MEMORY)):
             return None
+        is_said = "out of memory" in message
         return cls(
-            f"Out of memory. {message[:1].upper()}{message[1:]}".rstrip() + "\n"
+            (message if is_said else f"Out of memory. {message[:1].upper()}{message[1:]}").rstrip() + "\n"
             "Smaller batches need less: per_device_batch_size=… with the same global_batch_size=… in training, "
             "per_device_val_batch_size=… in evaluation, generation.batch_size=… in generation. "
             "activation_checkpointing=true and other ways: docs/guide/out-of-memory.md"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,39 @@ def test_options_for_files_of_traces_alone() -> None:
 def test_a_missing_trace_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["trace", str(tmp_path / "t.json")]) != 0
     assert capsys.readouterr().err.startswith("Error: There is no trace ")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "Written to t.html, a page for a browser."),
+        (["out=new/x.html", "gif=true"], "Written to new/x.html, a page for a browser; the animation in new/x.gif."),
+        (
+            ["gif=true", "png=true"],
+            "Written to t.html, a page for a browser; the animation in t.gif; frames of it in t.png.",
+        ),
+    ],
+)
+def test_the_output_names_every_file(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    change = {"do": "insert", "at": 1, "token": 7, "p": 0.5, "others": []}
+    sample = {
+        "prompt": "a", "given": [5], "answer_start": 1, "steps": [{"call": 1, "changes": [change]}], "ids": [5, 7],
+        "calls": 1, "text": "b", "truth": None, "drawing": None,
+    }  # fmt: skip
+    run = {
+        "name": "x", "model": "", "checkpoint": "", "sampler": {}, "tokens": {"5": "a", "7": " b"}, "special": {},
+        "samples": [sample],
+    }  # fmt: skip
+    Path("t.json").write_text(json.dumps({"format": "xlm-trace/1", "title": "t", "runs": [run]}))
+    assert main(["trace", "t.json", *options]) == 0
+    out = capsys.readouterr().out
+    assert out == f"{said}\n"
+    for word in said.replace(";", " ").replace(",", " ").split():
+        if "." in word[:-1]:
+            assert Path(word.removesuffix(".")).is_file()
 
 
 @pytest.mark.parametrize(

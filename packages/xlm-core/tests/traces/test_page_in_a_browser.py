@@ -128,8 +128,23 @@ def test_edges_appear_right_or_wrong(page: Page) -> None:
     assert graphs.nth(2).locator(".written.wrong").count() == 2
     assert graphs.nth(2).locator(".written.invented").count() == 1
     assert graphs.nth(2).get_attribute("aria-label") == "Graph from 0 to 2: 0 right, 2 wrong edges of the answer"
+    assert graphs.nth(0).locator(".cross").count() == 0
+    assert graphs.nth(2).locator(".written.wrong .cross").count() == 2, "wrong without colors too"
     page.keyboard.press("Home")
     assert page.locator(".written").count() == 0
+
+
+def test_the_legend_has_the_marks_of_the_page(page: Page, remasked: Document, boards: Document, file: Path) -> None:
+    def marks() -> set[str]:
+        return {text.removeprefix("a\n") for text in page.locator(".legend li:visible").all_inner_texts()}
+
+    both = {"first call\nlast call", "new in this call", "mask, to be filled"}
+    assert marks() == {*both, "given", "start\ngoal\nright\nwrong\nnot in the graph"}
+    assert page.locator(".scale").evaluate("scale => getComputedStyle(scale).backgroundImage").count("rgb") == 5
+    for doc, others in ((remasked, {"masked again", "given"}), (boards, {"given\nright\nwrong"})):
+        write_page(file, doc)
+        page.reload()
+        assert marks() == both | others
 
 
 def board(page: Page, number: int) -> list[str]:
@@ -150,6 +165,7 @@ def test_boards_are_filled_right_or_wrong(page: Page, boards: Document, file: Pa
     assert page.locator(".board").nth(1).get_attribute("aria-label") == (
         "Board of 2 × 2: 2 right, 2 wrong cells of the answer"
     )
+    assert [page.locator(".board").nth(n).locator(".cross:visible").count() for n in range(3)] == [0, 2, 0]
     assert page.locator("#grid-marks").is_visible()
     assert page.locator("#graph-marks").is_hidden()
     assert page.locator(".board").nth(0).locator(".box").count() == 3 + 2
@@ -170,11 +186,11 @@ def test_what_is_taken_back_is_a_moment_of_its_own(page: Page, remasked: Documen
     page.keyboard.press("ArrowLeft")
     assert (moment(page), answers(page)) == ("2½ / 3", ["_ _", "5 6 7"])
     assert page.locator(".count").all_inner_texts() == ["2½ / 3", "1 / 1"]
-    assert page.locator(".token.mask.back").count() == 2
+    assert page.locator(".row .token.mask.back").count() == 2
     assert page.locator("#time").get_attribute("aria-valuetext") == "network call 2 of 3, tokens taken back"
     page.keyboard.press("ArrowLeft")
     assert (moment(page), answers(page)) == ("2 / 3", ["6 8", "5 6 7"])
-    assert page.locator(".token.mask.back").count() == 0
+    assert page.locator(".row .token.mask.back").count() == 0
     page.goto(f"{file.as_uri()}#call=3")
     page.reload()
     assert moment(page) == "3 / 3", "a call is found by its number, whatever lies before it"

@@ -86,7 +86,7 @@ def script_for_bash() -> str:
 def _case(job: Job) -> str:
     """What a job completes: its own options, and the configuration if it composes one."""
     own = _joined([*(_SHELLS if job.name == "completion" else ()), "--help", *keys_of(job)])
-    if job.is_standalone and not job.takes_overrides:
+    if job.is_standalone and "[overrides]" not in job.usage:
         return f"    {job.name}) echo '{own}' ;;"
     return f"    {job.name}) echo \"$_xlm_composed\" '{own}' ;;"
 

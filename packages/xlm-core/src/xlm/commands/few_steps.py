@@ -14,6 +14,7 @@ from xlm.training.estimate import Measured, MeasureSteps
 from xlm.training.rng import capture, restore
 
 _NUM_WARMUP, _NUM_STEPS = 2, 5
+_FEW = 10  # seconds
 
 
 def quiet(cfg: DictConfig, num_steps: int) -> DictConfig:
@@ -47,12 +48,14 @@ def expected_time(session: Session) -> str:
 def _measured(session: Session) -> Measured:
     cfg = quiet(session.cfg, _NUM_WARMUP + _NUM_STEPS)
     trial = Session(cfg, session.tokenizer, session.datamodule, session.console)
-    before = capture()
+    before, shown = capture(), session.datamodule.print_batch_fn
+    session.datamodule.print_batch_fn = None
     try:
         measure = MeasureSteps(_NUM_WARMUP, counts_flops=False)
         averages: list[Callback] = [ExponentialMovingAverage(cfg.ema_decay)] if cfg.ema_decay else []
         trial.trainer([*averages, measure], []).fit(trial.harness(), datamodule=session.datamodule)
     finally:
+        session.datamodule.print_batch_fn = shown
         restore(before)
     return measure.measured
 

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
+from PIL import Image
 
 from xlm import flags
 from xlm.commands import train as job
@@ -25,7 +27,8 @@ from xlm.errors import ConfigError, TrainingInterrupted
 from xlm.inference.session import display_path
 from xlm.reports.files import read_mapping
 from xlm.training.rng import random_state_of
-from xlm.utils.consoles import plain_console
+from xlm.utils.closed_output import lasting_streams
+from xlm.utils.consoles import is_notebook
 from xlm.utils.instantiate import clear_components
 
 if TYPE_CHECKING:
@@ -79,11 +82,17 @@ class TrainingRun:
         )
         table = f"<table>{rows}</table>" if rows else ""
         curves = self.folder / "curves.png"
-        picture = ""
-        if curves.is_file():
-            data = base64.b64encode(curves.read_bytes()).decode()
-            picture = f'<img alt="curves" style="max-width:100%" src="data:image/png;base64,{data}">'
+        picture = f'<img alt="curves" style="max-width:100%" src="{_small(curves)}">' if curves.is_file() else ""
         return f"<p>Run <code>{escape(display_path(self.folder))}</code>{state}</p>{table}{picture}"
+
+
+def _small(picture: Path) -> str:
+    """A picture as the source of an image, at the size of a notebook's page."""
+    with Image.open(picture) as image:
+        image.thumbnail((900, 900))
+        file = BytesIO()
+        image.convert("RGB").quantize(64).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def train(*overrides: str) -> TrainingRun:
@@ -105,12 +114,12 @@ def train(*overrides: str) -> TrainingRun:
             notebook.
         XLMError: its other subclasses, in `xlm.errors`, for whatever else `xlm train` would report. Nothing of a run
             that was saved is lost.
-        TrainingInterrupted: SIGTERM ended the run, which was saved.
+        TrainingInterrupted: SIGTERM, a closed terminal or a closed pipe ended the run, which was saved.
     """
     words = _checked(overrides)
     cfg = _composed(words)
     folder = Path(cfg.paths.run_dir).absolute()
-    with _as_a_command(words), _leaving_no_trace(int(cfg.seed)):
+    with _as_a_command(words), lasting_streams(), _leaving_no_trace(int(cfg.seed)):
         try:
             metrics = job.run(cfg)
         except TrainingInterrupted as stop:
@@ -165,7 +174,7 @@ def _composed(words: list[str]) -> DictConfig:
 
 def _is_interactive() -> bool:
     """Whether this is a notebook or an interactive Python, whose `__main__` other processes cannot run."""
-    return hasattr(sys, "ps1") or plain_console().is_jupyter
+    return hasattr(sys, "ps1") or is_notebook()
 
 
 @contextmanager

@@ -52,8 +52,8 @@ def read_request(words: Sequence[str], options: TraceRuns) -> Request:
 
 def run_trace(words: Sequence[str], options: TraceRuns) -> int:
     """Write the page and other requested files; returns 0, since errors are raised as XLMError."""
-    from xlm.inference.session import display_path, quiet_libraries
-    from xlm.inference.tracing import check_trace, write_trace
+    from xlm.inference.session import quiet_libraries
+    from xlm.inference.tracing import check_trace, write_trace, written_files
     from xlm.traces.terminal import replay_in_terminal
     from xlm.utils.consoles import plain_console
 
@@ -72,7 +72,8 @@ def run_trace(words: Sequence[str], options: TraceRuns) -> int:
         replay_in_terminal(doc, console)
     if writes:
         write_trace(page, doc, gif=request.gif, png=request.png)
-        console.print(f"Written to {display_path(page)}, a page for a browser.", soft_wrap=True)
+        where = written_files(page, gif=request.gif, png=request.png)
+        console.print(f"Written to {where}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -62,7 +62,8 @@ def fitted_to_data(
     given = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     chosen = _of_run(cfg) or _chosen(cfg, given)
     applied = {key: value for key, value in chosen.items() if not _is_given(key, given)}
-    rest = [text for text in overrides if text != f"~{_OF_NETWORK}"]
+    # In a sweep, Hydra writes ~model=null.
+    rest = [text for text in overrides if text.partition("=")[0] != f"~{_OF_NETWORK}"]
     network = [f"{_OF_NETWORK}={applied[_OF_NETWORK]}"] if _OF_NETWORK in applied else []
     groups = [f"{key}={applied[key]}" for key in ("lr_scheduler",) if key in applied]
     fitted = compose([*(rest if network else overrides), *network, *groups])
@@ -130,6 +131,8 @@ def _chosen(cfg: DictConfig, given: Mapping[str, str]) -> dict[str, Any]:
     if is_pair and "datamodule.dataset_managers.val.prediction" not in given:
         chosen["datamodule.dataset_managers.val.prediction.num_examples"] = _ANSWERED["val"]
         chosen["datamodule.dataset_managers.test.prediction.num_examples"] = _ANSWERED["test"][device]  # type: ignore[index]
+    if not is_pair:
+        chosen |= _plain(cfg, "for_texts")  # what the model type sets for plain texts
     if _OF_NETWORK not in given:
         chosen |= network_for(str(cfg.get("model_name")), facts.num_bytes, device)
         chosen = {_OF_NETWORK: chosen.pop(_OF_NETWORK), **chosen}
@@ -193,7 +196,7 @@ def _device(cfg: DictConfig) -> str:
 def _training(cfg: DictConfig, facts: Any, held_out: Mapping[str, float], block: int, device: str) -> dict[str, Any]:
     """Batch, steps, validations, learning rate and average."""
     num_rows = max(1, round(facts.num_rows * (1 - sum(held_out.values()))))
-    batch = min(_LARGEST_BATCH, 2 ** max(1, int(math.log2(max(num_rows / 8, 2)))), num_rows)
+    batch = min(_LARGEST_BATCH, 2 ** max(2, int(math.log2(max(num_rows / 8, 2)))), num_rows)
     possible = min(_MOST_STEPS[device], int(_MOST_POSITIONS[device] / (batch * block)))
     steps = max(_FEWEST_STEPS, min(possible, _EPOCHS * num_rows // batch))
     steps = round(steps, -2)

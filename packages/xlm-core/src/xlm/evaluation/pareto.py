@@ -189,13 +189,13 @@ def _draw_panel(axes: Axes, points: Sequence[Point], quality: str, name: str, co
     better = " (lower is better)" if name.startswith(PERPLEXITY) else ""
     style_axes(axes, metric_title(name), x_titles[cost], f"{axis_title(name)}{better}")
     form = "o-" if len(qualities(quality)) == 1 else "o"
-    handles = [
-        axes.errorbar(*_columns(chosen, name, cost), fmt=its_form, color=color, label=label, capsize=3, markersize=7)
-        for chosen, its_form, color, label in (
-            (others, "o", SOFT, "other settings"), (best, form, SERIES[0], "best trade-offs"),
-        )
-        if chosen
-    ]  # fmt: skip
+    handles = []
+    for chosen, its_form, color, label in (
+        (others, "o", SOFT, "other settings"), (best, form, SERIES[0], "best trade-offs"),
+    ):  # fmt: skip
+        if chosen:
+            x, y, error = zip(*(_place(point, name, cost) for point in chosen), strict=True)
+            handles += [axes.errorbar(x, y, error, None, its_form, color=color, label=label, capsize=3, markersize=7)]
     spent = [value for point in (*best, *others) if (value := point.cost(cost))]
     ticks = powers_of_two(min(spent, default=1.0), max(spent, default=1.0))
     log_axis(axes.xaxis, ticks)
@@ -217,8 +217,3 @@ def _best_and_others(points: Sequence[Point], quality: str, name: str, cost: Cos
 def _place(point: Point, name: str, cost: Cost) -> tuple[float, float, float]:
     value, error = point.metrics[name]
     return point.cost(cost) or 0.0, value, error or 0.0
-
-
-def _columns(points: Sequence[Point], name: str, cost: Cost) -> list[tuple[float, ...]]:
-    """Costs, values and errors of points, for errorbar."""
-    return list(zip(*(_place(point, name, cost) for point in points), strict=True))

@@ -26,6 +26,7 @@ from xlm.evaluation.likelihood import (
     likelihood_terms,
     num_bytes,
 )
+from xlm.inference.prompts import warn_of_unknown_words
 from xlm.inference.scorer import Pair, Scorer, split_ids, windows
 from xlm.inference.writer import joined
 
@@ -136,28 +137,29 @@ class Scores(Sequence[TextScore]):
         return ", ".join([*parts, self.total.kind])
 
     def _repr_html_(self) -> str:
-        has_prompts = any(score.prompt for score in self)
-        has_bytes = any(score.num_bytes for score in self)
-        columns = [*(["prompt"] if has_prompts else []), "text", "nats", "±", "tokens", "nats per token"]
-        columns += ["bits per byte"] if has_bytes else []
-        rows = [columns]
-        for score in self[:_SHOWN]:
-            error = "" if score.exact or math.isnan(score.standard_error) else f"{score.standard_error:.2f}"
-            bits = score.bits_per_byte
-            cells = [*([shortened(score.prompt or "")] if has_prompts else []), shortened(score.text)]
-            cells += [f"{score.nll:.2f}", error, str(score.num_tokens), f"{score.nll_per_token:.3f}"]
-            rows.append(cells + (["" if bits is None else f"{bits:.3f}"] if has_bytes else []))
-        num_words = 1 + has_prompts
-        lines = [
-            "".join(
-                f'<{tag} style="text-align:{"left" if place < num_words else "right"}">{escape(cell)}</{tag}>'
-                for place, cell in enumerate(row)
-            )
-            for tag, row in zip(["th", *["td"] * len(self)], rows, strict=False)
-        ]
+        shown = self[:_SHOWN]
+        columns = {
+            "prompt": [shortened(score.prompt or "") for score in shown],
+            "text": [shortened(score.text) for score in shown],
+            "nats": [f"{score.nll:.2f}" for score in shown],
+            "±": ["" if score.exact or math.isnan(score.standard_error) else f"{score.standard_error:.2f}"
+                  for score in shown],
+            "tokens": [str(score.num_tokens) for score in shown],
+            "nats per token": [f"{score.nll_per_token:.3f}" for score in shown],
+            "bits per byte": ["" if score.bits_per_byte is None else f"{score.bits_per_byte:.3f}" for score in shown],
+        }  # fmt: skip
+        columns = {name: cells for name, cells in columns.items() if name == "text" or any(cells)}
+        rows = [list(columns), *map(list, zip(*columns.values(), strict=True))]
+        lines = ["".join(map(_cell, row, columns, [number == 0] * len(row))) for number, row in enumerate(rows)]
         more = f"<p>… and {len(self) - _SHOWN:,} more</p>" if len(self) > _SHOWN else ""
         body = "".join(f"<tr>{line}</tr>" for line in lines)
         return f"<table>{body}</table>{more}<p>{escape(self._caption())}</p>"
+
+
+def _cell(text: str, column: str, is_head: bool) -> str:
+    """A cell of a table: words on the left, figures on the right."""
+    tag, side = "th" if is_head else "td", "left" if column in ("prompt", "text") else "right"
+    return f'<{tag} style="text-align:{side}">{escape(text)}</{tag}>'
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def score_texts(
             f"There are {len(prompts)} prompts for {len(texts)} texts. Give one prompt for each text, or one for all.",
             key="prompts",
         )
+    warn_of_unknown_words(lm.tokenizer, [*texts, *(prompts or [])])
     start = time.monotonic()
     scorer = Scorer(lm, num_samples, seed)
     rows = _rows(scorer, texts, prompts, with_end)

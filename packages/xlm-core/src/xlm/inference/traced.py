@@ -19,7 +19,8 @@ from xlm.utils.weight_files import is_weights_alone
 if TYPE_CHECKING:
     from xlm.inference.trained import TrainedModel
 
-HEIGHT = 640  # pixels of a page in a notebook
+# Pixels of a page in a notebook: of one text, and of more than that.
+_LOW, _HIGH = 360, 640
 
 
 class TracedGeneration:
@@ -60,7 +61,9 @@ class TracedGeneration:
     def _repr_html_(self) -> str:
         # In a frame of its own: the page's scripts and styles must not meet those of the notebook.
         page = escape(render_page(self.document), quote=True)
-        style = f"width:100%;height:{HEIGHT}px;border:1px solid #8884"
+        samples = [sample for run in self.document["runs"] for sample in run["samples"]]
+        height = _LOW if len(samples) == 1 and samples[0]["drawing"] is None else _HIGH
+        style = f"width:100%;height:{height}px;border:1px solid #8884"
         return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="{style}" title="trace"></iframe>'
 
 

@@ -45,7 +45,8 @@ def tracing(session: Session, harness: Harness, checkpoint: Path, default: Optio
     if get_rank() == 0 and (traces or asked):
         doc = _document(session.cfg, harness, checkpoint, traces, view)
         written = write_trace(page, doc, gif=options.gif, png=options.png)
-        session.console.print(f"The trace is in {display_path(written)}, a page for a browser.", soft_wrap=True)
+        where = written_files(written, options.gif, options.png)
+        session.console.print(f"The trace is in {where}", highlight=False, soft_wrap=True)
 
 
 def _document(cfg: DictConfig, harness: Harness, checkpoint: Path, traces: list[Trace], view: View | None) -> Document:
@@ -75,6 +76,14 @@ def check_trace(page: Path, key: str, gif: bool = False, png: bool = False) -> P
     for suffix in (page.suffix, ".json", *([".gif"] if gif else []), *([".png"] if png else [])):
         output_file(page.with_suffix(suffix), key)
     return page
+
+
+def written_files(page: Path, gif: bool = False, png: bool = False) -> str:
+    """The paths of a page and its pictures, as the end of a sentence."""
+    parts = [f"{display_path(page)}, a page for a browser"]
+    parts += [f"the animation in {display_path(page.with_suffix('.gif'))}"] if gif else []
+    parts += [f"frames of it in {display_path(page.with_suffix('.png'))}"] if png else []
+    return f"{'; '.join(parts)}."
 
 
 def write_trace(page: Path, doc: Document, gif: bool = False, png: bool = False) -> Path:

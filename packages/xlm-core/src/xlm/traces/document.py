@@ -16,6 +16,7 @@ from markupsafe import Markup
 from xlm.decoding.trace import Step, Trace, replay
 from xlm.errors import ConfigError, DataError, as_line
 from xlm.protocols import Tokenizer
+from xlm.utils import palette
 from xlm.utils.files import replace_text
 from xlm.utils.imports import get_function
 from xlm.utils.json_shapes import misfit
@@ -284,7 +285,7 @@ def render_page(doc: Document) -> str:
     """The whole page; its hashes allow the scripts and styles, everything else is blocked."""
     script = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
-    style = (FOLDER / "page.css").read_text(encoding="utf-8")
+    style = palette.css() + (FOLDER / "page.css").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -1,8 +1,9 @@
-"""A trace as an animated GIF, and as a PNG that shows a few moments; both are small enough for a README."""
+"""A trace as an animated GIF, and as a PNG that shows a few moments; both can be read on a phone and have a legend."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 from xlm.traces.document import Document
 from xlm.traces.terminal import Colour, Film, colour_at, films, timeline
+from xlm.utils import palette
+
+Place = tuple[float, float]
 
 SCALE = 2  # everything is drawn larger by this factor, for antialiasing
 WIDTH, MARGIN, GAP = 300, 14, 10
-UNIT, RADIUS = 44, 14
-PAPER, CARD, INK, SOFT, EDGE = (246, 246, 249), (255, 255, 255), (28, 29, 38), (106, 108, 123), (201, 203, 214)
-RIGHT, WRONG = (22, 145, 90), (211, 55, 47)
+UNIT, RADIUS = 46, 15
+# Sizes of letters: names, counts and the legend, tokens, nodes. On a phone the picture has two thirds of its size.
+NAME, SMALL, TOKEN, NODE = 16, 14, 15, 14
+LINE = 30
+PAPER, CARD, INK, SOFT, EDGE, RIGHT, WRONG = map(
+    palette.rgb, (palette.PAPER, palette.CARD, palette.INK, palette.SOFT, palette.EDGE, palette.RIGHT, palette.WRONG)
+)
 FRAME_MS, LAST_MS = 550, 2500
 MAX_CARDS = 8
+COLUMNS = 2
 COLOURS = 192
 MAX_FRAMES = 32
 
@@ -29,7 +38,7 @@ def write_gif(path: Path, doc: Document) -> Path:
     shown = films(doc)[:MAX_CARDS]
     *earlier, last = timeline(shown)
     moments = [*earlier[:: -(-len(earlier) // MAX_FRAMES) or 1], last]
-    frames = [_grid([[_card(film, t) for film in row] for row in _rows(shown)]) for t in moments]
+    frames = [_grid([[_card(film, t) for film in row] for row in _rows(shown)], shown) for t in moments]
     # One palette for all frames, so that nothing flickers.
     palette = _stacked(frames).quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
@@ -40,28 +49,33 @@ def write_gif(path: Path, doc: Document) -> Path:
 
 
 def write_strip(path: Path, doc: Document, num_moments: int = 4) -> Path:
-    """A row for each sample of the first prompt at a few moments, from the first call to the end."""
+    """Each sample of the first prompt at a few moments, from the first call to the end, two in a row."""
     shown = films(doc)[:MAX_CARDS]
     rows = []
     for film in shown:
         chosen = sorted({max(1, round(film.calls * (n + 1) / num_moments)) for n in range(num_moments)})
-        rows.append([_card(film, t if t < film.calls else max(film.rows)) for t in chosen])
+        cards = [_card(film, t if t < film.calls else max(film.rows)) for t in chosen]
+        rows += [cards[n : n + COLUMNS] for n in range(0, len(cards), COLUMNS)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    _grid(rows).quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
+    _grid(rows, shown).quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
     return path
 
 
 def _rows(shown: Sequence[Film]) -> list[Sequence[Film]]:
-    columns = 1 if len(shown) == 1 else 2
+    columns = min(len(shown), COLUMNS)
     return [shown[n : n + columns] for n in range(0, len(shown), columns)]
 
 
-def _grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Cards on a background, with their final size."""
+def _grid(rows: Sequence[Sequence[Image.Image]], shown: Sequence[Film]) -> Image.Image:
+    """Cards on a background with the legend below them, in the final size."""
     heights = [max(card.height for card in row) for row in rows]
     gap = GAP * SCALE
     width = max(len(row) for row in rows) * (WIDTH * SCALE + gap) + gap
-    page = Image.new("RGB", (width, sum(heights) + gap * (len(rows) + 1)), PAPER)
+    marks = legend(shown)
+    lines = _legend_lines(marks, width / SCALE - 2 * MARGIN)
+    page = Image.new("RGB", (width, sum(heights) + gap * (len(rows) + 1) + LINE * SCALE * len(lines)), PAPER)
     pen = ImageDraw.Draw(page)
     top = gap
     for row, height in zip(rows, heights, strict=True):
@@ -70,7 +84,63 @@ def _grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
             pen.rounded_rectangle((left, top, left + card.width - 1, top + height - 1), 12 * SCALE, CARD)
             page.paste(card, (left, top), _corners(card.size))
         top += height + gap
+    for n, line in enumerate(lines):
+        _draw_legend(pen, line, top / SCALE + n * LINE)
     return page.resize((page.width // SCALE, page.height // SCALE), Image.Resampling.LANCZOS)
+
+
+def legend(shown: Sequence[Film]) -> dict[str, str]:
+    """The marks that appear in these films, and their meaning."""
+    cells = [(film, cell) for film in shown for row in film.rows.values() for cell in row if not cell.is_prompt]
+    roles = {film.role(cell.token) for film, cell in cells}
+    found = {"scale": "first to last call", "new": "new in this call"} if any(cell.born for _, cell in cells) else {}
+    found |= {"mask": "mask"} if "mask" in roles else {}
+    found |= {"back": "masked again"} if any(moment % 1 for film in shown for moment in film.rows) else {}
+    if any(film.graph for film in shown):
+        found |= {"start": "start", "goal": "goal", "right": "right", "wrong": "wrong", "invented": "not in the graph"}
+    return found
+
+
+# The width of each mark of the legend.
+_MARKS = {
+    "scale": 60, "new": 22, "mask": 20, "back": 20, "start": 16, "goal": 20, "right": 24, "wrong": 34, "invented": 40,
+}  # fmt: skip
+
+
+def _legend_lines(marks: Mapping[str, str], width: float) -> list[dict[str, tuple[float, str]]]:
+    """The entries of each line with their places from the left."""
+    lines: list[dict[str, tuple[float, str]]] = []
+    x = width
+    for name, text in marks.items():
+        size = _MARKS[name] + 6 + _font(SMALL).getlength(text) / SCALE
+        if x + size > width:
+            lines.append({})
+            x = 0.0
+        lines[-1][name] = MARGIN + x, text
+        x += size + 18
+    return lines
+
+
+def _draw_legend(pen: ImageDraw.ImageDraw, line: Mapping[str, tuple[float, str]], top: float) -> None:
+    middle = top + LINE / 2 - 4
+    for name, (x, text) in line.items():
+        width = _MARKS[name]
+        end = (x + width, middle)
+        if name == "scale":
+            for n in range(width):
+                box = _scaled(x + n, middle - 4, x + n + 1, middle + 4)
+                pen.rectangle(box, colour_at(1 + n, width))
+        elif name == "new":
+            _token(pen, x, middle - 11, width, "a", None, colour_at(1, 2), 1, 1)
+        elif name in ("mask", "back"):
+            _token(pen, x, middle - 11, width, "", "mask", EDGE, 0.5 if name == "back" else 0, 0.5)
+        elif name in ("start", "goal"):
+            _node(pen, x + width / 2, middle, 7, name == "start", name == "goal", None)
+        else:
+            _line(pen, (x, middle), end, RIGHT if name == "right" else WRONG, is_dashed=name == "invented")
+            if name != "right":
+                _cross(pen, x + width / 2, middle)
+        _text(pen, (x + width + 6, middle), text, SMALL, SOFT, anchor="lm")
 
 
 def _stacked(frames: Sequence[Image.Image]) -> Image.Image:
@@ -91,12 +161,12 @@ def _corners(size: tuple[int, int]) -> Image.Image:
 def _card(film: Film, moment: float) -> Image.Image:
     """One sample at one moment; its height is the same at every moment."""
     graph = film.graph
-    height = 44 + (_graph_height(graph) if graph else 0) + _tokens(None, film, 0, 0)[1] + MARGIN
+    height = 46 + (_graph_height(graph) if graph else 0) + _tokens(None, film, 0, 0)[1] + MARGIN
     card = Image.new("RGB", (WIDTH * SCALE, int(height * SCALE)), CARD)
     pen = ImageDraw.Draw(card)
-    _text(pen, (MARGIN, MARGIN), film.run["name"], 14, INK, bold=True)
-    _text(pen, (WIDTH - MARGIN, MARGIN), film.count(moment), 12, SOFT, anchor="ra")
-    top = 40.0
+    _text(pen, (MARGIN, MARGIN), film.run["name"], NAME, INK, bold=True)
+    _text(pen, (WIDTH - MARGIN, MARGIN), film.count(moment), SMALL, SOFT, anchor="ra")
+    top = 42.0
     if graph:
         _graph(pen, film, graph, moment, top)
         top += _graph_height(graph)
@@ -115,14 +185,14 @@ def _tokens(pen: ImageDraw.ImageDraw | None, film: Film, moment: float, top: flo
             role = film.role(cell.token)
             is_wide = text.startswith(" ") or film.graph is not None
             word = text.strip()
-            width = 20.0 if role == "mask" else _font(13).getlength(word) / SCALE + 8
+            width = 20.0 if role == "mask" else _font(TOKEN).getlength(word) / SCALE + 8
             x += 4 if is_wide and x > MARGIN else 0
             if x + width > WIDTH - MARGIN:
-                x, y = float(MARGIN), y + 28
+                x, y = float(MARGIN), y + LINE
             if pen is not None:
                 _token(pen, x, y, width, word, role, colour_at(cell.born, film.calls), cell.born, t)
             x += width
-        tallest = max(tallest, y + 28 - top)
+        tallest = max(tallest, y + LINE - top)
     return top + tallest, tallest
 
 
@@ -130,18 +200,20 @@ def _token(
     pen: ImageDraw.ImageDraw, x: float, y: float, width: float, word: str, role: str | None, colour: Colour,
     born: float, moment: float,
 ) -> None:  # fmt: skip
-    box = _scaled(x, y, x + width, y + 22)
+    box = _scaled(x, y, x + width, y + 24)
     if role == "mask":
         if born % 1 and born == moment:
-            pen.rounded_rectangle(box, 5 * SCALE, _mixed(WRONG, CARD, 0.2), WRONG, 2 * SCALE)
+            for n in range(1, 4):
+                pen.line(_scaled(x + 2, y + 6 * n + 4, x + width - 2, y + 6 * n - 6), SOFT, SCALE)
+            pen.rounded_rectangle(box, 5 * SCALE, None, INK, 2 * SCALE)
         else:
             pen.rounded_rectangle(box, 5 * SCALE, None, EDGE, SCALE)
         return
     if born:
         is_new = born == moment
-        fill = _mixed(colour, CARD, 0.45 if is_new else 0.2)
+        fill = _mixed(colour, CARD, 0.5 if is_new else 0.28)
         pen.rounded_rectangle(box, 5 * SCALE, fill, colour if is_new else None, SCALE)
-    _text(pen, (x + width / 2, y + 11), word, 13, SOFT if role else INK, anchor="mm")
+    _text(pen, (x + width / 2, y + 12), word, TOKEN, SOFT if role else INK, anchor="mm")
 
 
 def _graph_height(graph: Mapping[str, Any]) -> float:
@@ -165,25 +237,46 @@ def _graph(pen: ImageDraw.ImageDraw, film: Film, graph: Mapping[str, Any], momen
     good = {tuple(edge) for edge in graph["good"]}
     for tail, head in graph["edges"]:
         pen.line(_scaled(*places[tail], *places[head]), EDGE, SCALE * 2)
+    crosses = []
     for tail, head in film.edges(moment):
         if tail in places and head in places:
             colour = RIGHT if (tail, head) in good else WRONG
             _line(pen, places[tail], places[head], colour, is_dashed=(tail, head) not in known)
+            if colour == WRONG:
+                crosses.append(_free_point(places[tail], places[head], list(places.values())))
     born = {film.text(cell).strip(): cell.born for cell in film.at(moment) if cell.born}
     for name, (x, y) in places.items():
-        r = RADIUS * size
         is_source, is_goal = name == graph["source"], name == graph["goal"]
-        mark = colour_at(born[name], film.calls) if name in born else None
-        if is_goal:
-            pen.ellipse(_scaled(x - r - 4, y - r - 4, x + r + 4, y + r + 4), CARD, INK, SCALE)
-        fill = INK if is_source else _mixed(mark, CARD, 0.35) if mark else CARD
-        pen.ellipse(_scaled(x - r, y - r, x + r, y + r), fill, INK if is_source or is_goal else mark or EDGE, SCALE)
-        _text(pen, (x, y), name, max(8, round(12 * size)), CARD if is_source else INK, anchor="mm")
+        _node(pen, x, y, RADIUS * size, is_source, is_goal, colour_at(born[name], film.calls) if name in born else None)
+        _text(pen, (x, y), name, max(9, round(NODE * size)), CARD if is_source else INK, anchor="mm")
+    for x, y in crosses:
+        _cross(pen, x, y)
 
 
-def _line(
-    pen: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], colour: Colour, is_dashed: bool
+def _node(
+    pen: ImageDraw.ImageDraw, x: float, y: float, r: float, is_source: bool, is_goal: bool, mark: Colour | None
 ) -> None:
+    if is_goal:
+        pen.ellipse(_scaled(x - r - 4, y - r - 4, x + r + 4, y + r + 4), CARD, INK, SCALE)
+    fill = INK if is_source else _mixed(mark, CARD, 0.35) if mark else CARD
+    pen.ellipse(_scaled(x - r, y - r, x + r, y + r), fill, INK if is_source or is_goal else mark or EDGE, SCALE)
+
+
+def _free_point(start: Place, end: Place, nodes: Sequence[Place]) -> Place:
+    """The point of a line that is farthest from all nodes, for its mark."""
+    shares = (0.5, 0.4, 0.6, 0.3, 0.7)
+    points = [(start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share) for share in shares]
+    return max(points, key=lambda point: round(min(math.dist(point, node) for node in nodes)))
+
+
+def _cross(pen: ImageDraw.ImageDraw, x: float, y: float) -> None:
+    """The mark of a wrong edge, which can be seen without colors."""
+    pen.ellipse(_scaled(x - 7, y - 7, x + 7, y + 7), CARD, WRONG, SCALE)
+    pen.line(_scaled(x - 3.2, y - 3.2, x + 3.2, y + 3.2), WRONG, 2 * SCALE)
+    pen.line(_scaled(x - 3.2, y + 3.2, x + 3.2, y - 3.2), WRONG, 2 * SCALE)
+
+
+def _line(pen: ImageDraw.ImageDraw, start: Place, end: Place, colour: Colour, is_dashed: bool) -> None:
     pieces = 9 if is_dashed else 1
     for n in range(0, pieces, 2):
         a, b = n / pieces, (n + 1) / pieces

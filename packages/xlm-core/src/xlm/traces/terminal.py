@@ -13,10 +13,11 @@ from rich.text import Text
 
 from xlm.decoding.trace import takes_back
 from xlm.traces.document import Document, Run, Sample
+from xlm.utils.palette import ORDER, Rgb, rgb
 
-# Early tokens are indigo, late ones yellow, as on the page.
-STOPS = ((79, 86, 214), (148, 66, 196), (220, 62, 120), (240, 110, 50), (245, 186, 50))
-Colour = tuple[int, int, int]
+# Early tokens are blue, late ones yellow, as on the page.
+STOPS = tuple(rgb(color) for color in ORDER)
+Colour = Rgb
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def row(film: Film, moment: float) -> Text:
         text.append(lead)
         is_new = bool(cell.born) and cell.born == film.reached(moment)
         if role is not None or not cell.born:
-            text.append(word.lstrip(), style="bold reverse red" if is_new and cell.born % 1 else "dim")
+            text.append(word.lstrip(), style="bold reverse" if is_new and cell.born % 1 else "dim")
         else:
             r, g, b = colour_at(cell.born, film.calls)
             new = "bold reverse " if is_new else ""

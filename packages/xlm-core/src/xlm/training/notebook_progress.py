@@ -28,7 +28,7 @@ class NotebookBar:
         self._first = self._completed = completed
         self._values = ""
         self._started = self._shown = time.monotonic()
-        self._output = self._display.display(self._content(), display_id=True)
+        self._output = self._display.display(self._content(), raw=True, display_id=True)
 
     def update(self, completed: int, values: str) -> None:
         """Show another step and its values, at most a few times a second."""
@@ -42,18 +42,22 @@ class NotebookBar:
 
     def _show(self) -> None:
         self._shown = time.monotonic()
-        self._output.update(self._content())
+        self._output.update(self._content(), raw=True)
 
-    def _content(self) -> Any:
+    def _content(self) -> dict[str, str]:
+        """The same as HTML and as text, for whatever shows notebooks."""
         seconds = time.monotonic() - self._started
         steps = self._completed - self._first
         of = "" if self._total is None else f"/{self._total:,}"
-        parts = [f"step {self._completed:,}{of}", clock(seconds)]
+        times = clock(seconds)
         if self._total is not None and steps > 0 and self._completed < self._total:
-            parts[1] += f" &lt; {clock(seconds / steps * (self._total - self._completed))}"
-        parts += [escape(self._values)] if self._values else []
+            times += f" < {clock(seconds / steps * (self._total - self._completed))}"
+        text = " · ".join([f"step {self._completed:,}{of}", times, *([self._values] if self._values else [])])
         bar = "" if self._total is None else f'<progress value="{self._completed}" max="{self._total}"></progress> '
-        return self._display.HTML(f'<div style="font-variant-numeric:tabular-nums">{bar}{" · ".join(parts)}</div>')
+        return {
+            "text/plain": text,
+            "text/html": f'<div style="font-variant-numeric:tabular-nums">{bar}{escape(text)}</div>',
+        }
 
 
 def clock(seconds: float) -> str:

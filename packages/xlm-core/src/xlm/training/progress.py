@@ -24,7 +24,7 @@ from rich.progress import (
 from xlm.training.notebook_progress import NotebookBar
 from xlm.training.train_log import TrainLog
 from xlm.utils.columns import Column, lines_of_parts
-from xlm.utils.consoles import plain_console, print_table, width_of
+from xlm.utils.consoles import is_notebook, plain_console, print_table, width_of
 from xlm.utils.files import replace_text
 
 
@@ -53,7 +53,7 @@ class ProgressDisplay(Callback):
         if trainer.global_step:
             self.console.print(f"Resuming from step {trainer.global_step}.")
         total = trainer.max_steps if trainer.max_steps > 0 else None
-        if self.console.is_jupyter:
+        if is_notebook():
             self._bar = NotebookBar(total, trainer.global_step)
         elif self.console.is_terminal:
             self._bar = _TerminalBar(self.console, total, trainer.global_step)

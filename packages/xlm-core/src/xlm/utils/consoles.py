@@ -53,8 +53,11 @@ class _Console(Console):
 def plain_console(**options: Any) -> Console:
     """A console that prints text unchanged: `[x]` in a path or a message is not markup, `:x:` not an emoji.
 
-    Control characters in names, configurations and generated texts are shown as escapes.
+    Control characters in names, configurations and generated texts are shown as escapes. A notebook gets plain text,
+    whose lines stay together: as rich HTML, each would be an output of its own.
     """
+    if is_notebook():
+        options = {"force_jupyter": False, "force_terminal": False, **options}
     console = _Console(markup=False, emoji=False, **options)
     console.push_render_hook(PrintsPlainly())
     return console
@@ -70,3 +73,8 @@ def print_table(console: Console, columns: Sequence[Column], rows: Sequence[Sequ
     """Print a table in the width of the terminal; in a file or a pipe, a line for each row, however long."""
     for line in table_lines(columns, rows, width_of(console)):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    return Console().is_jupyter

@@ -26,7 +26,8 @@ NARROW, WIDE = 195.0, 440.0
 _CAPTION_CHARACTERS = 84
 # Points from an axis to below its tick labels and its title.
 _BELOW_TITLE_OF_X = 3.4 * TEXT
-_Across, _Along = Literal["left", "center", "right"], Literal["bottom", "center", "top"]
+_Across = Literal["left", "center", "right"]
+_Along = Literal["bottom", "center", "top"]
 # The share of a text's width, or height, that is left of, or below, its place.
 _BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}
 # Where a label may be, in the order of preference: points to the right and up, and the side of the text at that place.

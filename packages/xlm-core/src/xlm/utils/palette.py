@@ -11,7 +11,7 @@ Rgb = tuple[int, int, int]
 SERIES = ("#2c649a", "#d17800", "#640353", "#2d9f85", "#aa71e5", "#a32d0a", "#232706", "#2d01a9")
 SERIES_ON_DARK = ("#2987ff", "#f1ce33", "#ff78b2", "#0af4a6", "#adb1ff", "#ee480e", "#d9f3fd", "#96707b")
 # The order of tokens, from the first network call to the last: from blue to yellow, without red and green.
-ORDER = ("#2b45c4", "#5d62d0", "#9186c0", "#c9a48c", "#f2c230")
+ORDER = ("#2b45c4", "#5d62d0", "#8f90b8", "#c6b277", "#f2c230")
 # Verdicts always have a second mark: ✓ and ✗, solid and dashed.
 RIGHT, WRONG = "#00805a", "#d0021b"
 RIGHT_ON_DARK, WRONG_ON_DARK = "#4fd6a0", "#ff5c50"

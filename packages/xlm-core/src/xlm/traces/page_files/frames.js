@@ -29,8 +29,9 @@ function framesOf(sample) {
 // `3`, or `3½` for what was taken back after the third call.
 const momentName = (time) => `${Math.floor(time)}${Number.isInteger(time) ? "" : "½"}`;
 
-// Early tokens are indigo, late ones yellow.
-const STOPS = [[79, 86, 214], [148, 66, 196], [220, 62, 120], [240, 110, 50], [245, 186, 50]];
+// Early tokens are blue, late ones yellow: the colors of --order.
+const STOPS = getComputedStyle(document.documentElement).getPropertyValue("--order").split(",")
+  .map((color) => [1, 3, 5].map((at) => parseInt(color.trim().slice(at, at + 2), 16)));
 
 function colourAt(share) {
   const at = Math.min(Math.max(share, 0), 1) * (STOPS.length - 1);

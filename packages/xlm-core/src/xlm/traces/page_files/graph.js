@@ -59,6 +59,18 @@ class GraphDrawing {
     return group;
   }
 
+  // A cross on a wrong edge, so that it can be told from a right one without colors; where no node hides it.
+  cross(path) {
+    const length = path.getTotalLength ? path.getTotalLength() : 0;
+    const nodes = [...this.places.keys()].map((id) => this.at(id));
+    const room = ({ x, y }) => Math.min(...nodes.map(([a, b]) => Math.hypot(x - a, y - b)));
+    const points = [0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8].map((share) => (length ? path.getPointAtLength(share * length) : { x: 0, y: 0 }));
+    const place = points.reduce((best, point) => (room(point) > room(best) + 1 ? point : best));
+    const mark = svg("g", { class: "cross", transform: `translate(${place.x} ${place.y})` });
+    mark.append(svg("circle", { r: 7.5 }), svg("path", { d: "M-3.6 -3.6L3.6 3.6M-3.6 3.6L3.6 -3.6" }));
+    return mark;
+  }
+
   node({ id, label }) {
     const [x, y] = this.at(id);
     const kinds = ["node"];
@@ -97,7 +109,9 @@ class GraphDrawing {
       if (!from || !to || !this.places.has(from.label) || !this.places.has(to.label)) continue;
       const kind = this.kind(from.label, to.label);
       const fresh = Math.max(from.born, to.born) === frame && !calm.matches ? " fresh" : "";
-      this.answer.append(this.line(from.label, to.label, `written ${kind}${fresh}`));
+      const line = this.line(from.label, to.label, `written ${kind}${fresh}`);
+      if (kind !== "right") line.append(this.cross(line.querySelector("path")));
+      this.answer.append(line);
       counts[kind.split(" ")[0]] += 1;
     }
     const said = `${counts.right} right, ${counts.wrong} wrong`;

@@ -26,7 +26,9 @@ class GridDrawing {
       group.classList.add("given");
       text.textContent = label;
     }
-    group.append(svg("rect", { width: CELL, height: CELL }), text);
+    // A cross that is shown in a wrong cell.
+    const cross = svg("path", { class: "cross", d: `M${CELL - 9} 4l5 5m0 -5l-5 5` });
+    group.append(svg("rect", { width: CELL, height: CELL }), text, cross);
     this.root.append(group);
     return group;
   }

@@ -78,9 +78,16 @@ const times = [...new Set(cards.flatMap((card) => card.frames.map((frame) => fra
 const last = times.length - 1;
 let now = last, timer = 0, speed = 1;
 $("time").max = last;
-for (const [id, kind] of [["graph-marks", "graph"], ["grid-marks", "grid"]]) {
-  $(id).hidden = !cards.some((card) => card.drawing && card.sample.drawing.kind === kind);
-}
+// The legend has the marks that this page uses.
+const cells = (card) => card.frames.flatMap((frame) => frame.cells);
+const used = {
+  "mask-mark": (card) => cells(card).some((cell) => card.role(cell.token) === "mask"),
+  "back-mark": (card) => card.frames.some(({ time }) => !Number.isInteger(time)),
+  "prompt-mark": (card) => !card.drawing && card.frames[0].cells.some((cell) => card.isWord(cell.token)),
+  "graph-marks": (card) => card.drawing && card.sample.drawing.kind === "graph",
+  "grid-marks": (card) => card.drawing && card.sample.drawing.kind === "grid",
+};
+for (const [id, test] of Object.entries(used)) $(id).hidden = !cards.some(test);
 
 function show(moment) {
   now = Math.min(Math.max(moment, 0), last);
