@@ -41,6 +41,7 @@ EXAMPLES = [
     errors.RankLostError(1, " (process 4 on host a)", "has ended", "last.ckpt"),
     errors.SweepError({"lr=1": "the loss is not finite"}, 3),
     errors.NonFiniteLossError(7, float("nan")),
+    errors.NotLearntError("The batch was not learnt."),
     errors.TrainingInterrupted(signal.SIGTERM, "last.ckpt"),
 ]
 
