@@ -16,7 +16,8 @@ from xlm.training.remote_loggers import MLflowMetrics, WandbMetrics, forget_ids,
 TRAIN = (
     "train", "experiment=star_mini", "model_type=mlm", "model=xtiny_mlm", "trainer_strategy=cpu", "job_name=x",
     "per_device_batch_size=8", "trainer.val_check_interval=2", "trainer.log_every_n_steps=2",
-    "trainer.limit_val_batches=1", "datamodule.dataset_managers.train.lm.num_examples=200", "~datamodule.dataset_managers.val.prediction", "test_after_training=false",
+    "trainer.limit_val_batches=1", "datamodule.dataset_managers.train.lm.num_examples=200",
+    "~datamodule.dataset_managers.val.prediction", "test_after_training=false",
 )  # fmt: skip
 
 
