@@ -15,14 +15,28 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from xlm.errors import ConfigError
+from xlm.reports.quantities import axis_title
 from xlm.utils.consoles import plain_console
+from xlm.utils.figures import (
+    WIDE,
+    add_legend,
+    linear_axis,
+    log_axis,
+    log_ticks,
+    new_figure,
+    save_figure,
+    style_axes,
+)
 from xlm.utils.files import replace_text
+from xlm.utils.palette import EDGE, SERIES
 
 Rate = Annotated[float, Gt(0)]
 # Weight of the earlier losses in the running average that ends the test.
 _MEMORY = 0.9
 # Steps on both sides over which the loss is smoothed: a running average would shift it to larger rates.
 _NEIGHBOURS = 7
+# Inches.
+_HEIGHT = 3.9
 
 
 @dataclass(frozen=True)
@@ -178,27 +192,18 @@ def describe(result: RangeResult, folder: Path) -> list[str]:
 
 def draw(result: RangeResult, path: Path) -> Path:
     """Write the picture: loss against learning rate."""
-    # matplotlib takes a second to import, and only pictures need it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure("Learning-rate range test", _HEIGHT)
     axes = figure.add_subplot()
-    axes.plot(result.rates, result.losses, color="0.75", linewidth=1, label="loss of a step")
-    axes.plot(result.rates, result.smoothed, color="C0", linewidth=1.8, label="smoothed loss")
+    handles = axes.plot(result.rates, result.losses, color=EDGE, linewidth=1.2, label="each step")
+    handles += axes.plot(result.rates, result.smoothed, color=SERIES[0], linewidth=2, label="smoothed")
     if result.suggested is not None:
-        axes.axvline(result.suggested, color="C1", linestyle="--", label=f"suggested: {result.suggested:g}")
-    axes.set_xscale("log")
+        suggested = f"suggested: {result.suggested:g}"
+        handles.append(axes.axvline(result.suggested, color=SERIES[1], linestyle="--", linewidth=2, label=suggested))
+    style_axes(axes, "training loss", "learning rate", axis_title("loss"))
+    log_axis(axes.xaxis, log_ticks(min(result.rates), max(result.rates)))
+    linear_axis(axes.yaxis)
     # What diverges at the end would make everything else flat.
     low, high = min(result.losses), max(result.losses[: max(1, len(result.losses) // 2)])
     axes.set_ylim(low - 0.05 * (high - low or 1), high + 0.4 * (high - low or 1))
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("training loss")
-    axes.set_title("Learning-rate range test", fontsize=11)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    add_legend(axes, handles, WIDE)
+    return save_figure(figure, path)
