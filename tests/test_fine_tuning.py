@@ -187,4 +187,4 @@ def test_a_configuration_of_others_is_data(configure: Callable[..., DictConfig])
 
 def test_the_name_of_a_run_has_its_source() -> None:
     cfg = load_config(["experiment=star_easy_mlm", "init_from=runs/a"])
-    assert cfg.job_name.startswith("star_easy_mlm,init_from=runs-a")
+    assert cfg.job_name.startswith("star_easy_mlm,init_from=a")

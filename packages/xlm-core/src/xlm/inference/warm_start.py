@@ -166,7 +166,7 @@ def use_network_of(origin: Origin, cfg: DictConfig) -> None:
     if not isinstance(there, dict) or there.get("_target_") != cfg.model.get("_target_"):
         return
     with open_dict(cfg):
-        for name, value in there.items():
+        for name, value in ((str(key), value) for key, value in there.items()):
             # Only numbers: anything else in a stored configuration may come from somebody else.
             if name in cfg.model and isinstance(value, bool | int | float) and cfg.model[name] != value:
                 cfg.model[name] = chosen[f"model.{name}"] = value
