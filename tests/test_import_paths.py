@@ -16,7 +16,6 @@ from xlm.moved import MODULES
 BEFORE = Path(__file__).parent / "import_paths.txt"
 # Helpers that became methods, and functions that nothing called and no page named.
 GONE = [
-    "xlm.cli.arguments.check_sweep_names",
     "xlm.decoding.output.continue_text",
     "xlm.decoding.output.generate",
     "xlm.modules.linear_cross_entropy.loss_rows",

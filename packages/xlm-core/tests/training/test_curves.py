@@ -159,7 +159,7 @@ def test_without_a_curve_there_is_no_picture(tmp_path: Path) -> None:
     one = write(tmp_path / "one.csv", rows)
     assert draw_curves(one, tmp_path / "one.png", "title") is None
     two = write(tmp_path / "two.csv", [*rows, (2, "train/lm/accumulated_loss", 0.9)])
-    picture = draw_curves(two, tmp_path / "new/two.png", "title", "val/lm/accumulated_loss")
+    picture = draw_curves(two, tmp_path / "new/two.png", "größe 模型", "val/lm/accumulated_loss")
     assert picture is not None
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -199,5 +200,8 @@ def powers_of_two(low: float, high: float) -> list[float]:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG; its folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    with warnings.catch_warnings():
+        # Names of runs may have letters that the font lacks; they are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(path, dpi=DPI)
     return path
