@@ -257,12 +257,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(tmp_pa
     assert "Traceback" not in done.stderr
 
 
-def test_overfitting_one_batch_reaches_exact_match_one(tmp_path: Path) -> None:
-    small = ("model=xtiny_arlm", "global_batch_size=8", "per_device_batch_size=8")
-    xlm(tmp_path, "train", "job_name=t", "experiment=star_easy_arlm", "debug=overfit", *small)
-    metrics = results(tmp_path / "runs/debug/t", "results.json")["metrics"]
-    assert metrics["test/prediction/exact_match"] == 1.0
-    assert metrics["val/prediction/exact_match"] == 1.0
+def test_overfitting_one_batch_ends_when_it_is_learnt(tmp_path: Path) -> None:
+    small = ("model=xtiny_arlm", "per_device_batch_size=8")
+    done = xlm(tmp_path, "train", "job_name=t", "experiment=star_easy_arlm", "debug=overfit", *small)
+    found = results(tmp_path / "runs/debug/t", "results.json")
+    assert found["metrics"]["val/prediction/exact_match"] == 1.0
+    assert found["step"] < 1000
+    last = done.stdout.splitlines()[-1]
+    assert last == f"Learnt by heart: exact match 1.00 on the one batch after {found['step']} steps."
+
+
+def test_overfitting_without_learning_fails(tmp_path: Path) -> None:
+    still = ("model=xtiny_arlm", "optimizer.lr=0", "callbacks.overfit_verdict.patience=2", "per_device_batch_size=4")
+    done = xlm(
+        tmp_path, "train", "job_name=t", "experiment=star_easy_arlm", "debug=overfit", *still,
+        "trainer.val_check_interval=2", ok=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Not learnt: exact match 0.00 on the one batch, loss stands at " in done.stderr
+    assert " after 4 steps (first step: " in done.stderr
+    assert "the loss, which hardly fell" in done.stderr
 
 
 # A minute of compiling. That the compiled form takes the place of loss_fn is a test of the harness.

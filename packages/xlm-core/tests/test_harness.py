@@ -18,7 +18,7 @@ from xlm.commands import eval as evaluation
 from xlm.commands import train
 from xlm.commands.train import resolve_length
 from xlm.compose import load_config
-from xlm.errors import CheckpointMismatchError, ConfigError
+from xlm.errors import CheckpointMismatchError, ConfigError, NotLearntError
 from xlm.harness import Harness
 from xlm.inference import session, sources
 from xlm.reports.run import read_run
@@ -252,10 +252,11 @@ def test_a_model_without_loss_or_predictor_says_so_when_one_is_needed(configure:
 
 
 def test_overfitting_sees_one_batch_and_keeps_no_checkpoint(configure: Configure, work_dir: Path) -> None:
-    train.run(configure("debug=overfit", "trainer.max_steps=4", "trainer.val_check_interval=4"))
+    with pytest.raises(NotLearntError, match=r"Not learnt: exact match 0\.00 on the one batch, .* after 4 steps"):
+        train.run(configure("debug=overfit", "trainer.max_steps=4"))  # checked at its end, before step 50
     run = work_dir / "runs/debug/t"
     assert not (run / "checkpoints").exists()
-    assert json.loads((run / "results.json").read_text())["n"]["test/lm"] == 16
+    assert json.loads((run / "results.json").read_text())["n"]["val/lm"] == 16
 
 
 def test_the_first_batches_are_shown_while_debugging(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xlm.compose import load_config
-from xlm.compose.messages import readable_errors, translate
+from xlm.compose.messages import keys_ending_in, readable_errors, translate
 from xlm.errors import BadTargetError, ConfigError, MissingConfigError
 
 if TYPE_CHECKING:
@@ -95,6 +95,27 @@ def test_misspelt_keys(override: str, key: str, nearest: str) -> None:
     assert text.splitlines()[0] == f"Key '{key}' is not in the configuration (override '{override}')."
     assert f"Did you mean '{nearest}'" in text
     assert ("To add a new key, write +" in text) != override.startswith("~")
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lr", "'optimizer.lr'"),
+        ("max_steps", "'trainer.max_steps'"),
+        ("batch_size", "'per_device_batch_size' or 'per_device_val_batch_size'"),
+        ("paths.lr", None),
+    ],
+)
+def test_the_end_of_a_key_is_completed(key: str, meant: str | None) -> None:
+    text = message("experiment=toy", f"{key}=3")
+    assert (f"Did you mean {meant}" in text) == (meant is not None)
+
+
+def test_keys_ending_in() -> None:
+    node = {"a": {"lr": 1, "x": {"lr": 2}}, "lr_of": "${a.lr}", "datamodule": {"lr": "${rate}", "x": {"lr": 5}}}
+    assert keys_ending_in(["lr"], node) == ["a.lr", "rate", "a.x.lr"]
+    assert keys_ending_in(["x", "lr"], node) == ["a.x.lr"]
+    assert keys_ending_in(["of"], node) == []
 
 
 def test_a_misspelt_key_among_other_mistakes_is_still_answered() -> None:

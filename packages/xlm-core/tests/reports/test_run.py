@@ -141,6 +141,25 @@ def test_only_differing_settings(write_run: WriteRun) -> None:
     assert differing_settings([runs[0], read_run(runs[1].folder)]) == {}
 
 
+def test_what_a_person_chose_comes_first(write_run: WriteRun) -> None:
+    """The groups, then the family and the keys of the commands, then what follows from these."""
+    runs = []
+    for name, family, lr in (("a", "toy", 0.1), ("b", "mlm", 0.2)):
+        folder = write_run(name, model=family, lr=lr)
+        record = json.loads((folder / "record_train.json").read_text())
+        record |= {
+            "choices": {"model_type": family, "model": "tiny"},
+            "command": ["xlm", "train", f"optimizer.lr={lr}"],
+        }
+        (folder / "record_train.json").write_text(json.dumps(record))
+        config = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(f"{config}\naaa: {lr}\n")
+        runs.append(read_run(folder))
+    found = differing_settings(runs)
+    assert list(found) == ["model_type=", "model_name", "optimizer.lr", "aaa"]
+    assert found["model_type="] == ["toy", "mlm"]
+
+
 def test_names(write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     a, _, deep = write_run("star_a"), write_run("star_b"), write_run("group/deep")
     monkeypatch.chdir(tmp_path)

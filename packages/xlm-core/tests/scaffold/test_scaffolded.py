@@ -50,10 +50,39 @@ def test_the_quick_start(work_dir: Path) -> None:
     """As the guide has it, word for word, in an empty directory."""
     run(work_dir, "xlm-scaffold", "my_awesome_model")
     quick = ["job_type=train", "job_name=my_model_test", "experiment=star_easy_my_awesome_model", "debug=overfit"]
-    printed = run(work_dir, "xlm", *quick)
-    for step in (100, 200):
-        assert re.search(rf"step {step}  .*val/prediction/exact_match 1 ", printed)
-    assert re.search(r"test +│ prediction +│ exact_match +│ +1\.0000", printed)
+    last = run(work_dir, "xlm", *quick).splitlines()[-1]
+    learnt = re.fullmatch(r"Learnt by heart: exact match 1\.00 on the one batch after (\d+) steps\.", last)
+    assert learnt is not None
+    assert int(learnt[1]) <= 300
+
+
+# A mistake in loss_fn of the scaffolded model: what is replaced, what by, and what the verdict says.
+MISTAKES = {
+    "detached": ("cross_entropy(logits", "cross_entropy(logits.detach()", "does not depend on any weight"),
+    "shifted": ("targets.flatten(), ignore", "targets.roll(1, dims=1).flatten(), ignore", "the predictor, as the loss"),
+    "random": (
+        "targets.flatten(), ignore",
+        "targets.where(targets == -100, torch.randint_like(targets, 27)).flatten(), ignore",
+        "which hardly fell",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_broken_model_is_not_learnt(work_dir: Path, mistake: str) -> None:
+    run(work_dir, "xlm-scaffold", "my_model")
+    right, wrong, says = MISTAKES[mistake]
+    path = work_dir / "my_model/loss_my_model.py"
+    text = path.read_text()
+    assert right in text
+    path.write_text(text.replace(right, wrong).replace("from torch", "import torch\nfrom torch", 1))
+    command = ["train", "job_name=t", "experiment=star_easy_my_model", "debug=overfit", *CPU]
+    patience = "callbacks.overfit_verdict.patience=300"
+    done = subprocess.run([*warm_xlm(), *command, patience], cwd=work_dir, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 1
+    assert "\nNot learnt: " in f"\n{done.stderr}"
+    assert says in done.stderr
 
 
 @pytest.mark.slow

@@ -61,8 +61,8 @@ BROKEN: dict[str, Broken] = {
     "discovered": Broken("No module named 'absent'", change=written("tidy/__init__.py", "import absent\n")),
     "composes": Broken("model/absent", change=experiment("  - override /model: absent\n")),
     "composes-overfit": Broken(
-        "global_batch_size",
-        change=experiment("global_batch_size: ${if_else:${global_flags.DEBUG_OVERFIT},7,${per_device_batch_size}}\n"),
+        "max_tokens_per_batch",
+        change=experiment("max_tokens_per_batch: ${if_else:${global_flags.DEBUG_OVERFIT},7,null}\n"),
     ),
     "targets": Broken("tidy.absent.f", change=experiment("metric_inputs:\n  token_accuracy: tidy.absent.f\n")),
     "wheel": Broken(

@@ -14,7 +14,13 @@ from torch import nn
 
 from xlm.errors import CheckpointCorruptError, CheckpointError
 from xlm.training.checkpoints import AtomicCheckpointIO, PeriodicCheckpoint
-from xlm.training.resume import config_differences, data_differences, find_resumable, load_checkpoint
+from xlm.training.resume import (
+    config_differences,
+    data_differences,
+    differences_in_words,
+    find_resumable,
+    load_checkpoint,
+)
 
 
 def save(path: Path, step: int) -> Path:
@@ -150,6 +156,20 @@ def test_differences_name_key_and_values() -> None:
     cfg = OmegaConf.create({"model": {"d": 1, "n": 3, "w": "${eval:1+1}"}, "seed": "${s}", "s": 1, "trainer": {}})
     assert config_differences(old, cfg) == ["model.n: 2 → 3"]
     assert config_differences(cfg, OmegaConf.create(OmegaConf.to_yaml(cfg))) == []
+
+
+def test_differences_start_with_what_was_chosen() -> None:
+    lines = [*(f"loss.{letter}: 1 → 2" for letter in "abcde"), "optimizer.lr: 1 → 2"]
+    before, after = {"model_type": "mlm", "model": "tiny"}, {"model_type": "arlm", "model": "tiny", "optimizer": "muon"}
+    assert differences_in_words(lines, before, after, ["optimizer.lr"]) == [
+        "model_type: mlm → arlm", "optimizer.lr: 1 → 2", "loss.a: 1 → 2", "loss.b: 1 → 2",
+        "and 3 more, which follow from these choices",
+    ]  # fmt: skip
+    # All typed keys are shown. Without another choice, nothing follows from one.
+    assert differences_in_words(lines, before, after, ["loss"])[1:6] == lines[:5]
+    assert differences_in_words(lines, before, before, ["optimizer"]) == [lines[-1], *lines[:-1]]
+    many = [f"k{number:02}: 1 → 2" for number in range(14)]
+    assert differences_in_words(many, {}, {}, []) == [*many[:12], "and 2 more"]
 
 
 def test_other_training_data_are_named() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xlm.errors import NotLearntError, as_line
 from xlm.metrics import ExactMatch
+from xlm.sampling import LogitsSampler
 from xlm.training.rng import random_state_of
 from xlm.training.sharding import gather_weights, release_weights
 from xlm.utils.annotations import Count
@@ -84,6 +85,17 @@ class OverfitVerdict(Callback):
     def _fallen(self, loss: float) -> float:
         """A loss as a share of that at the first step; 1 for losses that may be below 0."""
         return loss / self.first_loss if self.first_loss is not None and self.first_loss > 0 else 1.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the predictor take the most likely token: a draw is wrong now and then although the text is known.
+
+        Only with core's sampler, which is greedy at temperature 0; another one might divide by it.
+        """
+        config: Any = getattr(pl_module, "config", {})
+        parts = getattr(getattr(pl_module, "predictor", None), "__dict__", {})
+        ours = any(isinstance(part, LogitsSampler) for part in parts.values())
+        if ours and (config.get("predictor") or {}).get("temperature"):
+            pl_module.predictor = pl_module.predictor_with({"temperature": 0.0})  # type: ignore[operator]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not loss.requires_grad:
