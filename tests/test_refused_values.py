@@ -117,3 +117,20 @@ def test_wrong_values_are_refused_or_taken_but_never_a_crash(family: str) -> Non
             assert str(error)  # noqa: PT017
         except Exception as error:
             raise AssertionError(f"{key}={value!r}: {error!r}") from error
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["model=xtiny_arlm"], r"model=xtiny_arlm is a network of 'arlm', and model_type 'mlm' cannot use it"),
+        (
+            ["model=xtiny_arlm"],
+            r"Did you mean 'xtiny_mlm'\?\nNetworks of 'mlm': hf_mlm, mlm, small_mlm, tiny_mlm, xtiny",
+        ),
+        (["batch_size=3"], r"Did you mean 'per_device_batch_size' or 'per_device_val_batch_size'\?"),
+        (["lr=3"], r"Did you mean 'optimizer.lr'\?"),
+    ],
+)
+def test_what_does_not_fit_the_family_or_has_a_short_name(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(["experiment=star_mini_mlm", *overrides])

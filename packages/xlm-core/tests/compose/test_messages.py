@@ -102,7 +102,6 @@ def test_misspelt_keys(override: str, key: str, nearest: str) -> None:
     [
         ("lr", "'optimizer.lr'"),
         ("max_steps", "'trainer.max_steps'"),
-        ("batch_size", "'per_device_batch_size' or 'per_device_val_batch_size'"),
         ("paths.lr", None),
     ],
 )

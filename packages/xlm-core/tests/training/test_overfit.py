@@ -49,6 +49,7 @@ def test_a_run_ends_when_nothing_improves() -> None:
     assert not stands_still((50, 1.0, 0.5), (100, 1.0, 0.6), (150, 1.0, 0.5))  # a better prediction
     assert not stands_still((50, 1.0, 0.5), (100, 0.9, 0.5), (150, 1.0, 0.5))  # a lower loss
     assert stands_still((50, 1.0, 0.5), (100, 0.995, 0.5), (150, 0.995, 0.5))  # by less than a percent
+    assert stands_still((50, 0.1, 0.0), (100, 0.05, 0.0), (150, 0.01, 0.0))  # below what a learnt batch has
 
 
 def causes(found: OverfitVerdict, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,10 @@ class OverfitVerdict(Callback):
         return bool(trainer.limit_val_batches) and (self.last is None or self.last.step != trainer.global_step)
 
     def _stands_still(self) -> bool:
-        """Whether the last `patience` steps brought no better prediction and no lower loss."""
+        """Whether the last `patience` steps brought no better prediction and no lower loss.
+
+        A loss that is low enough to be learnt may fall on and on; then only predictions count.
+        """
         now = self.checks[-1]
         before = [check for check in self.checks if check.step <= now.step - self.patience]
         since = [check for check in self.checks if check.step > now.step - self.patience]
@@ -165,7 +169,8 @@ class OverfitVerdict(Callback):
             return False
         best_exact = max(check.exact or 0.0 for check in before)
         lowest = min(check.loss for check in before)
-        return all((check.exact or 0.0) <= best_exact and check.loss >= lowest * _PROGRESS for check in since)
+        reach = lowest * _PROGRESS if self._fallen(lowest) > LOSS_LEARNT else -math.inf
+        return all((check.exact or 0.0) <= best_exact and check.loss >= reach for check in since)
 
     def conclude(self, run_dir: Path) -> str:
         """The verdict on a learnt batch, as a sentence.
