@@ -23,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in the random order of this seed")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Forget the width of a terminal, which xdist sets: the output of tests goes into files."""
+    os.environ.pop("COLUMNS", None)
+
+
 def pytest_report_header(config: pytest.Config) -> str | None:
     """The seed, so that an order can be repeated."""
     seed = config.getoption("--shuffle")

@@ -161,6 +161,30 @@ def test_weights_alone_do_not_tell_their_tokens(configure: Callable[..., DictCon
         train.run(configure(init_from="alone.safetensors"))
 
 
+def test_your_own_text_in_one_line(folder: Path) -> None:
+    """The network is that of the source, not one that fits the data, and so are its tokens; also when it continues."""
+    words = ("data.text=new.txt", "model_type=mdlm", "init_from=runs/base", "job_name=new", "trainer_strategy=cpu",
+             "trainer.limit_val_batches=1", "test_after_training=false", "loggers=debug")  # fmt: skip
+    for steps in (1, 2):
+        train.run(load_config([*words, f"trainer.max_steps={steps}"]))
+        clear_components()
+    config = OmegaConf.load("runs/new/config.yaml")
+    assert config.data.chosen["model.d_model"] == config.model.d_model == 64
+    assert json.loads(Path("runs/new/record_train.json").read_text())["init_from"]["share"] == 1.0
+    assert xlm.load("runs/new").tokenizer.get_vocab() == xlm.load("runs/base").tokenizer.get_vocab()
+
+
+def test_a_configuration_of_others_is_data(configure: Callable[..., DictConfig]) -> None:
+    """What it names is not called, and the run doesn't start."""
+    config = OmegaConf.load("exported/xlm_config.yaml")
+    config.global_components.tokenizer = {"_target_": "os.mkdir", "path": "made"}
+    OmegaConf.save(config, "exported/xlm_config.yaml")
+    shutil.rmtree("exported/tokenizer")
+    with pytest.raises(ConfigError, match=r"is not known: its configuration would call 'os.mkdir'"):
+        train.run(configure(init_from="exported"))
+    assert not Path("made").exists()
+
+
 def test_the_name_of_a_run_has_its_source() -> None:
     cfg = load_config(["experiment=star_easy_mlm", "init_from=runs/a"])
-    assert cfg.job_name.startswith("star_easy_mlm,init_from=runs-a")
+    assert cfg.job_name.startswith("star_easy_mlm,init_from=a")

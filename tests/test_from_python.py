@@ -17,7 +17,7 @@ import torch
 
 import xlm
 from xlm import flags
-from xlm.errors import ConfigError, NonFiniteLossError, XLMError
+from xlm.errors import ConfigError
 from xlm.reports.files import read_mapping
 from xlm.training.progress import ProgressDisplay
 from xlm.training.train_log import TrainLog
@@ -77,7 +77,7 @@ def test_runs_of_two_families_one_after_the_other(home: Path) -> None:
 def test_ctrl_c_saves_and_returns_and_the_same_call_continues(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = words("mlm", "stopped", "trainer.max_steps=6")
+    asked = words("mlm", "stopped", "trainer.max_steps=6", "trainer.val_check_interval=6", "test_after_training=false")
     after_batch = TrainLog.on_train_batch_end
 
     def interrupting(log: TrainLog, trainer: Any, *rest: Any) -> None:
@@ -114,11 +114,8 @@ def test_a_mistake_is_an_exception_with_its_message(home: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             xlm.train(*asked)  # type: ignore[arg-type]
-    with pytest.raises(NonFiniteLossError, match="not finite at step"):
-        xlm.train(*words("mlm", "x", "optimizer.lr=1e30", "trainer.max_steps=4"))
     assert state() == before
-    assert issubclass(NonFiniteLossError, xlm.XLMError)
-    assert xlm.XLMError is XLMError
+    assert issubclass(ConfigError, xlm.XLMError)
 
 
 def test_a_notebook_trains_on_one_device(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

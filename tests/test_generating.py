@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def lm(request: pytest.FixtureRequest, folder: Path) -> Iterator[xlm.TrainedMode
         yield xlm.load(Path("runs", request.param), seed=1)
 
 
-def test_blanks_inside_a_text(lm: xlm.TrainedModel) -> None:
+def test_blanks_inside_a_text(lm: xlm.TrainedModel, caplog: pytest.LogCaptureFixture) -> None:
     family = str(lm.config.model_name)
     text, known = "And God ___ the light.", "And God ___[2] the light."
     if family == "arlm":
@@ -64,6 +65,9 @@ def test_blanks_inside_a_text(lm: xlm.TrainedModel) -> None:
     assert lm.generate(filled, seed=3) == lm.infill(filled, seed=3) == [sample.text]
     with pytest.raises(ConfigError, match="known length only" if family in KNOWN else "chooses the length"):
         lm.infill(refused)
+    if family in KNOWN:
+        assert lm.generate(text, seed=3) == lm.infill("And God ___[3] the light.", seed=3)
+        assert "so ___ is read as ___[3] here" in caplog.text
 
 
 def test_a_blank_at_the_end_goes_on_with_the_text(lm: xlm.TrainedModel) -> None:
@@ -101,6 +105,17 @@ def test_a_run_contains_its_tokenizer(lm: xlm.TrainedModel, folder: Path) -> Non
     trained = king_james_tokenizer(400, folder / "cache")
     # Prepared data belong to both.
     assert fingerprint(lm.tokenizer) == fingerprint(stored) == fingerprint(trained)
+
+
+def test_a_moved_run_is_whole(lm: xlm.TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded without the cache and without the package that has the data."""
+    text = lm.generate("In the", seed=4)
+    moved = shutil.copytree(Path("runs", str(lm.config.model_name)), tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XLM_CACHE_DIR")
+    monkeypatch.setattr("xlm.tasks.text.tokenizer.king_james_tokenizer", None)
+    assert xlm.load(moved).generate("In the", seed=4) == text
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 
 def test_a_text_longer_than_the_block(lm: xlm.TrainedModel) -> None:

@@ -162,8 +162,13 @@ def test_padding_is_counted_from_attention_masks(configure: Configure, tmp_path:
     ],
 )
 def test_without_training_data_the_rest_is_told(
-    overrides: tuple[str, ...], reason: str, configure: Configure, capsys: pytest.CaptureFixture[str]
+    overrides: tuple[str, ...],
+    reason: str,
+    configure: Configure,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     without = ("datamodule.dataset_managers.train.lm.num_examples=64",) if "~" not in overrides[0] else ()
     cfg = configure("mlm", *without)
     found = plan.run(load_config(["experiment=star_medium_mlm", "model=xtiny_mlm", "trainer_strategy=cpu", *overrides]))

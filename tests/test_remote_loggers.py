@@ -16,7 +16,8 @@ from xlm.training.remote_loggers import MLflowMetrics, WandbMetrics, forget_ids,
 TRAIN = (
     "train", "experiment=star_mini", "model_type=mlm", "model=xtiny_mlm", "trainer_strategy=cpu", "job_name=x",
     "per_device_batch_size=8", "trainer.val_check_interval=2", "trainer.log_every_n_steps=2",
-    "trainer.limit_val_batches=1", "~datamodule.dataset_managers.val.prediction", "test_after_training=false",
+    "trainer.limit_val_batches=1", "datamodule.dataset_managers.train.lm.num_examples=200",
+    "~datamodule.dataset_managers.val.prediction", "test_after_training=false",
 )  # fmt: skip
 
 
@@ -43,7 +44,8 @@ def test_ids_stay_until_a_run_starts_from_scratch(tmp_path: Path) -> None:
 
 # Installs the package: hundreds of megabytes, which no other test needs.
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb>=0.19"), ("mlflow", "mlflow-skinny[databases]>=3")])
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb>=0.19"), ("mlflow", "mlflow-skinny>=3")])
 def test_a_resumed_run_continues_there(tmp_path: Path, name: str, package: str) -> None:
     target = tmp_path / "site"
     subprocess.run(

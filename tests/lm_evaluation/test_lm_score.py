@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,9 @@ def test_what_is_shown(of: Callable[[str], TrainedModel]) -> None:
     scores = of("mlm").score(["1 2", "<3>"], ["", "4"])
     assert repr(scores).startswith("Scores(2 texts, 5 tokens, nll per token ")
     assert repr(scores).endswith("upper bound)")
+    one = of("mlm").score("1 2")
+    assert repr(one) == f"Scores(1 text: {one[0]})"
+    assert re.fullmatch(r"\d+\.\d+ ± \d\S* nats, \d+\.\d+ per token, upper bound", str(one[0]))
     shown = scores._repr_html_()
     assert "&lt;3&gt;" in shown
     assert shown.count("<tr>") == 3

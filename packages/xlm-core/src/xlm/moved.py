@@ -145,7 +145,6 @@ MODULES = {
 }
 # Names that have another one now, or went elsewhere.
 NAMES = {
-    "xlm.cli.arguments.check_sweep_names": "xlm.cli.arguments.with_sweep_names",
     "xlm.compose.values.SECTIONS_OF_JOBS": "xlm.schemas.SECTIONS_OF_JOBS",
     "xlm.compose.values.plain": "xlm.compose.checks.plain",
     "xlm.data.hashing.noise_levels": "xlm.data.hashing.time_quantiles",

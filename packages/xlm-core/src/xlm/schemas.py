@@ -269,7 +269,7 @@ class Repeat:
     """Options, as key=value:"""
 
     run: Text = option("", "folder or name of the run to repeat")
-    job_name: Text = option("", "name of the new run; by default that of the first with _repeat")
+    job_name: Text = option("", "name of the new run; by default the old name with _repeat")
     trust: bool = option(False, "allow the run's configuration to name any function")
 
 
@@ -290,7 +290,7 @@ class TrainTokenizer:
     files: Names = option((), "files, patterns, folders or hub names of texts")
     out: Text = option("", "folder to write the tokenizer to")
     kind: Literal["bpe", "unigram", "wordpiece", "word", "character", "byte"] = option(
-        "bpe", "subwords of bytes or characters, words, characters or bytes"
+        "bpe", "kind of tokens: subwords, words, characters or bytes"
     )
     vocab_size: Count = option(4096, "maximum number of tokens, special tokens included")
     columns: Names = option(("text",), "columns of the texts")

@@ -173,6 +173,13 @@ def test_one_name_for_a_sweep_is_its_folder(args: list[str]) -> None:
     assert "job_name='x/${swept_settings:}'" in with_sweep_names(parse_arguments(args)).overrides
 
 
+@pytest.mark.parametrize("name", ["lr/seed=1", "neu 名", "sweep 1/optimizer.lr=0.1,seed=1"])
+def test_runs_are_named_without_their_folder(name: str, work_dir: Path) -> None:
+    (work_dir / "runs" / name).mkdir(parents=True)
+    for job, key in (("eval", "eval"), ("generate", "generation")):
+        assert f"++{key}.checkpoint_path='{name}'" in parse_arguments([job, name]).overrides
+
+
 def test_sections_that_a_config_may_lack_need_no_plus() -> None:
     parsed = parse_arguments(["eval", "eval.split=val", "+generation.num_examples=2", "evaluate.x=1"])
     assert parsed.overrides == ("job_type=eval", "++eval.split=val", "+generation.num_examples=2", "evaluate.x=1")

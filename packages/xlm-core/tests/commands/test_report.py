@@ -88,6 +88,20 @@ def test_neither_needs_torch(runs: Path, args: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+def test_the_folder_of_runs_may_be_elsewhere(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XLM_ROOT_DIR", str(runs.parent))
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert main(["runs", "sort=name"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", "one", "two"]
+    assert main(["mv", "one", "three"]) == 0
+    assert (runs / "three").is_dir()
+    assert main(["rm", "three", "--yes"]) == 0
+    assert not (runs / "three").exists()
+
+
 def test_no_run_is_one_sentence(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs"]) == 0
     assert capsys.readouterr().out == "There is no run in runs.\n"

@@ -140,6 +140,14 @@ def test_a_share_beyond_one_keeps_its_own_axis() -> None:
     assert axes_of(laid_out(panels))["accuracy"].get_ylim()[1] > 2.9
 
 
+def test_losses_come_first_then_shares_and_speed_last() -> None:
+    points = [(1, 0.5), (2, 0.25)]
+    names = ("tokens_per_second", "insertion_ce", "lr", "network_calls", "exact_match", "accumulated_loss")
+    panels = axes_of(laid_out({name: {"val/a": points} for name in names}))
+    assert [*panels] == ["loss", "exact match", "insertion ce", "network calls", "learning rate", "tokens per second"]
+    assert [panels[name].get_ylabel() for name in ("insertion ce", "network calls")] == ["nats", "calls per sample"]
+
+
 def test_loaders_are_named_where_a_split_has_several() -> None:
     assert series_names(["train/lm", "val/lm"]) == {"train/lm": "train", "val/lm": "val"}
     assert series_names(["train", "val/a", "val/b"]) == {"train": "train", "val/a": "val/a", "val/b": "val/b"}
@@ -151,7 +159,7 @@ def test_without_a_curve_there_is_no_picture(tmp_path: Path) -> None:
     one = write(tmp_path / "one.csv", rows)
     assert draw_curves(one, tmp_path / "one.png", "title") is None
     two = write(tmp_path / "two.csv", [*rows, (2, "train/lm/accumulated_loss", 0.9)])
-    picture = draw_curves(two, tmp_path / "new/two.png", "title", "val/lm/accumulated_loss")
+    picture = draw_curves(two, tmp_path / "new/two.png", "größe 模型", "val/lm/accumulated_loss")
     assert picture is not None
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -86,7 +86,9 @@ _OTHERS = "xlm train --help lists the top-level options of a configuration; xlm 
 
 
 def _explained(purpose: str, allowed: str, default: str) -> str:
-    return f"{purpose} ({allowed})" if default in ("", "null") else f"{purpose} ({allowed}) [{default}]"
+    # Most options take any text, which the example or the purpose shows.
+    kind = "" if allowed in ("a text", "a text or null") else f" ({allowed})"
+    return f"{purpose}{kind}" if default in ("", "null") else f"{purpose}{kind} [{default}]"
 
 
 def _column(entries: Sequence[tuple[str, str]]) -> int:

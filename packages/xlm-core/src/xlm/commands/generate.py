@@ -28,7 +28,7 @@ from xlm.inference.writer import Sample, Writer, drawing_options
 from xlm.protocols import call_at
 from xlm.schemas import Generation
 from xlm.training.rng import random_state_of
-from xlm.utils.consoles import plain_console
+from xlm.utils.consoles import plain_console, width_of
 from xlm.utils.files import keep_earlier, output_file, output_folder, replace_text
 from xlm.utils.instantiate import current_components
 from xlm.utils.text_files import read_lines
@@ -300,7 +300,7 @@ def _show(row: dict[str, Any], console: Console) -> None:
     """Print one field per line; in a terminal, long texts are wrapped beside the names."""
     shown = {key: str(row[key]) for key in SHOWN if key in row}
     width = max(map(len, shown), default=0)
-    if console.is_terminal:
+    if width_of(console):
         table = Table.grid(padding=(0, 2))
         table.add_column(width=width, style="bold")
         table.add_column(overflow="fold")

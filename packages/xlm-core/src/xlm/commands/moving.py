@@ -14,7 +14,7 @@ from pathlib import Path
 
 from xlm.compose.naming import checked_job_name
 from xlm.errors import ConfigError, RunInUseError, StorageError, as_line
-from xlm.reports.run import DEFAULT_FOLDER, MARKS, is_run, named_runs, run_folders
+from xlm.reports.run import DEFAULT_FOLDER, MARKS, is_run, named_runs, run_folders, runs_folder
 from xlm.schemas import Move, Remove
 from xlm.utils.columns import print_sentence
 from xlm.utils.files import reason_of, sync_folder
@@ -90,7 +90,7 @@ def move_run(words: Sequence[str], options: Move) -> int:
     _remove_empty(source.parent)
     print_sentence(f"{source} is now {target}.")
     with suppress(ValueError):
-        name = target.resolve().relative_to(DEFAULT_FOLDER.resolve()).as_posix()
+        name = target.resolve().relative_to(runs_folder().resolve()).as_posix()
         print_sentence(f"The command that trained it continues it with job_name={_quoted(name)}.")
     return 0
 
@@ -147,7 +147,7 @@ def _folders(word: str) -> list[Path]:
     Raises:
         ConfigError: it is not a run.
     """
-    for path in (Path(word), DEFAULT_FOLDER / word):
+    for path in (Path(word), runs_folder() / word):
         if not path.is_dir():
             continue
         if path.is_symlink():
@@ -197,7 +197,7 @@ def _remove(folder: Path) -> None:
 
 def _remove_empty(folder: Path) -> None:
     """Remove folders of runs that are empty now, but not the folder of all runs itself."""
-    runs = DEFAULT_FOLDER.resolve()
+    runs = runs_folder().resolve()
     while folder.resolve() != runs and folder.resolve().is_relative_to(runs):
         try:
             folder.rmdir()
@@ -214,7 +214,7 @@ def _target(source: Path, new: str) -> Path:
     said = Path(new).expanduser()
     is_path = said.is_absolute() or said.parts[:1] in ((".",), ("..",), (DEFAULT_FOLDER.name,)) or said.is_dir()
     is_path = is_path or new.startswith("./")
-    base = DEFAULT_FOLDER if source.resolve().is_relative_to(DEFAULT_FOLDER.resolve()) else source.parent
+    base = runs_folder() if source.resolve().is_relative_to(runs_folder().resolve()) else source.parent
     target = said if is_path else base / said
     if not new.strip():
         raise ConfigError("The new name is empty (an unset shell variable?).", key="job_name")
@@ -230,7 +230,7 @@ def _target(source: Path, new: str) -> Path:
         raise ConfigError(
             as_line(f"{over} is a run, and cannot contain another one. Nothing was moved."), key="job_name"
         )
-    runs = DEFAULT_FOLDER.resolve()
+    runs = runs_folder().resolve()
     checked_job_name(below.relative_to(runs).as_posix() if below.is_relative_to(runs) else target.name)
     return target
 

@@ -11,7 +11,7 @@ from xlm.commands.words import run_of_model
 from xlm.errors import ConfigError
 from xlm.reports.filters import check_filters, matches
 from xlm.reports.listing import as_lines, as_object, sort_runs
-from xlm.reports.run import DEFAULT_FOLDER, distinct_names, named_runs, names_below, read_run, run_folders
+from xlm.reports.run import distinct_names, named_runs, names_below, read_run, run_folders, runs_folder
 from xlm.schemas import Report, Runs
 from xlm.utils.columns import output_width, print_sentence
 
@@ -83,7 +83,7 @@ def print_runs(words: Sequence[str], options: Runs) -> int:
     """
     folders = [Path(word) for word in words if Path(word).is_dir()]
     filters = [word for word in words if not Path(word).is_dir()]
-    places = folders or [DEFAULT_FOLDER]
+    places = folders or [runs_folder()]
     found = [run for folder in places for run in run_folders(folder)]
     names = names_below(places[0], found) if len(places) == 1 else distinct_names(found)
     runs = [read_run(folder, name) for folder, name in zip(found, names, strict=True)]

@@ -27,7 +27,7 @@ from xlm.evaluation.metrics import Estimates
 from xlm.harness import Harness
 from xlm.inference.session import Session, build_callbacks, build_loggers, display_path, start
 from xlm.inference.tracing import tracing
-from xlm.inference.warm_start import Origin, find_origin, tokenizer_for
+from xlm.inference.warm_start import Origin, find_origin, tokenizer_for, use_network_of
 from xlm.reports.files import read_mapping
 from xlm.schemas import Trace
 from xlm.training.background import BackgroundCheckpointIO
@@ -194,6 +194,8 @@ def written_folders(cfg: DictConfig) -> list[Path]:
 def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     resume = resume_point(cfg)
     origin = find_origin(cfg) if cfg.get("init_from") and resume is None else None
+    if origin is not None:
+        use_network_of(origin, cfg)
     session = start(cfg, tokenizer=tokenizer_for(cfg, origin))
     # Before anything is written, so that a source that cannot be read leaves no files behind.
     session.datamodule.prepare_data()
@@ -237,7 +239,8 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         trainer.validate(harness, datamodule=session.datamodule, verbose=False)
     if stopped := stopped_early(trainer):
         record["stopped_early"] = stopped
-        session.console.print("\n".join(stopped), highlight=False, soft_wrap=True)
+        if trainer.is_global_zero:
+            session.console.print("\n".join(stopped), highlight=False, soft_wrap=True)
     record["parameters"] = num_parameters(harness)
     record["training"] = cost.as_dict(trainer.strategy.root_device)
     earlier = read_mapping(session.run_dir / "results.json", [])

@@ -14,6 +14,7 @@ from xlm.commands.prompt_words import JOBS as JOBS_WITH_PROMPTS
 from xlm.commands.prompt_words import join_prompts, prompt_in
 from xlm.compose.overrides import literal, quote
 from xlm.errors import ConfigError, did_you_mean, nearest_names
+from xlm.reports.run import runs_folder
 from xlm.schemas import CHECKPOINT_SECTIONS, PATH_KEYS, SECTIONS_OF_JOBS, Names, Prompts
 from xlm.utils.annotations import options_in, read_options, takes_text
 from xlm.utils.text import is_quoted, split
@@ -190,7 +191,7 @@ def with_checkpoint_key(overrides: Sequence[str]) -> tuple[str, ...]:
         given = " and ".join([*named, *by_key])
         raise ConfigError(f"xlm {job} takes one checkpoint, but was given {given}.", key="checkpoint")
     is_text = bool(named) and len(named[0].split()) > 1 and "/" not in named[0]
-    if has_prompts and is_text and not Path(named[0]).exists():
+    if has_prompts and is_text and not _is_there(named[0]):
         raise ConfigError(
             f"There is no model {named[0]!r}. The first word names the model, the others are prompts: "
             f"xlm {job} runs/mine {named[0]!r}. With experiment=…, give prompts by --prompt.",
@@ -227,7 +228,12 @@ def _is_word(text: str) -> bool:
     """Whether an argument is not an override, or an existing path that looks like one (`runs/a,seed=1`)."""
     if text.startswith("~/"):
         return True
-    return _OVERRIDE.fullmatch(text) is None or ("/" in text.partition("=")[0] and Path(text).exists())
+    return _OVERRIDE.fullmatch(text) is None or ("/" in text.partition("=")[0] and _is_there(text))
+
+
+def _is_there(name: str) -> bool:
+    """Whether a name is an existing path, or that of a run below `runs/`."""
+    return Path(name).exists() or (runs_folder() / name).exists()
 
 
 def run_of_model(name: str) -> str:

@@ -24,7 +24,7 @@ _LEAST_PROMPT = 32
 _COLUMNS = {"block_size": "input_ids", "input_block_size": "prompt_ids"}
 _SPECIAL = {"block_size": _NUM_SPECIAL, "input_block_size": 0}
 # Small data are read so often; more data as often as these positions and steps allow.
-_EPOCHS = 100
+_EPOCHS = 60
 _FEWEST_STEPS = 500
 _MOST_STEPS = {"cpu": 2_000, "gpu": 20_000}
 _MOST_POSITIONS = {"cpu": 6e6, "gpu": 2e9}
@@ -37,8 +37,9 @@ _BYTES_FOR_MEDIUM, _BYTES_FOR_SMALL = 2**20, 10**8
 _MEDIUM = {"d_model": 384, "num_layers": 6, "nhead": 6}
 _SIZES = {"cpu": ("tiny_{}", "{}", "xtiny_{}"), "gpu": ("tiny_{}", "{}", "xtiny_{}"), "large": ("small_{}", "{}")}
 _OF_NETWORK = "model"
+_GROUPS = (_OF_NETWORK, "optimizer", "lr_scheduler")
 # Keys that a debugging preset sets itself.
-_OF_TRAINING = ("trainer.", "lr_scheduler", "optimizer.", "ema_decay", "datamodule.")
+_OF_TRAINING = ("trainer.", "lr_scheduler", "optimizer", "ema_decay", "datamodule.")
 
 
 def fitted_to_data(
@@ -65,12 +66,12 @@ def fitted_to_data(
     # In a sweep, Hydra writes ~model=null.
     rest = [text for text in overrides if text.partition("=")[0] != f"~{_OF_NETWORK}"]
     network = [f"{_OF_NETWORK}={applied[_OF_NETWORK]}"] if _OF_NETWORK in applied else []
-    groups = [f"{key}={applied[key]}" for key in ("lr_scheduler",) if key in applied]
+    groups = [f"{key}={applied[key]}" for key in _GROUPS[1:] if key in applied]
     fitted = compose([*(rest if network else overrides), *network, *groups])
     with open_dict(fitted):
         fitted.job_name = cfg.job_name
         for key, value in applied.items():
-            if key not in (_OF_NETWORK, "lr_scheduler"):
+            if key not in _GROUPS:
                 OmegaConf.update(fitted, key, value, force_add=True)
         # Also what an override replaced: without that override, the run continues as it was chosen.
         fitted.data.chosen = chosen
@@ -83,7 +84,7 @@ def _is_given(key: str, given: Mapping[str, str]) -> bool:
     if key.startswith("data_files."):
         return False
     parts = key.split(".")
-    is_group = key == "lr_scheduler"
+    is_group = key == "lr_scheduler"  # the options of one schedule don't fit another
     return any(".".join(parts[:n]) in given for n in range(1, len(parts) + 1)) or (
         is_group and any(name.startswith(f"{key}.") for name in given)
     )
@@ -101,7 +102,7 @@ def _of_run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _chosen(cfg: DictConfig, given: Mapping[str, str]) -> dict[str, Any]:
-    """Dotted key → value of every choice, `model` and `lr_scheduler` being members of their groups."""
+    """Dotted key → value of every choice; `model`, `optimizer` and `lr_scheduler` are members of their groups."""
     from xlm.data.own_facts import files_of_splits, measure, shares
     from xlm.data.selection import Reading
 
@@ -127,15 +128,18 @@ def _chosen(cfg: DictConfig, given: Mapping[str, str]) -> dict[str, Any]:
         chosen["too_long"] = "drop" if is_pair else "split"
     if "experiment" in given:
         return chosen
-    chosen |= _training(cfg, facts, held_out, sum(limits.values()), device)
+    chosen |= _training(cfg, given, facts, held_out, sum(limits.values()), device)
     if is_pair and "datamodule.dataset_managers.val.prediction" not in given:
         chosen["datamodule.dataset_managers.val.prediction.num_examples"] = _ANSWERED["val"]
         chosen["datamodule.dataset_managers.test.prediction.num_examples"] = _ANSWERED["test"][device]  # type: ignore[index]
     if not is_pair:
         chosen |= _plain(cfg, "for_texts")  # what the model type sets for plain texts
-    if _OF_NETWORK not in given:
+    network = given.get(_OF_NETWORK)
+    if network is None:
         chosen |= network_for(str(cfg.get("model_name")), facts.num_bytes, device)
-        chosen = {_OF_NETWORK: chosen.pop(_OF_NETWORK), **chosen}
+        network = chosen.pop(_OF_NETWORK)
+        chosen = {_OF_NETWORK: network, **chosen}
+    chosen |= _optimizer(network, is_changed=f"{_OF_NETWORK}.d_model" in chosen)
     if "debug" in given:
         chosen = {key: value for key, value in chosen.items() if not key.startswith(_OF_TRAINING)}
     return chosen
@@ -156,11 +160,22 @@ def _lengths(cfg: DictConfig, chosen: Mapping[str, Any], facts: Any) -> dict[str
     with open_dict(trial):
         for key, value in chosen.items():
             OmegaConf.update(trial, key, value, force_add=True)
+    if trial.tokenizer is None and (folder := _tokenizer_of_source(cfg)) is not None:
+        trial.tokenizer = str(folder)
     tokenizer = instantiate(trial.global_components.tokenizer)
     manager = trial.datamodule.dataset_managers.train.lm
     function = get_function(str(manager.preprocess_function))
     options = _container(manager.get("preprocess_function_kwargs") or {})
     return lengths(facts, lambda row: function(dict(row), tokenizer=tokenizer, **options))
+
+
+def _tokenizer_of_source(cfg: DictConfig) -> Path | None:
+    """The tokenizer that a run takes from the model at `init_from`, if that has the files."""
+    if not cfg.get("init_from") or cfg.get("init_tokenizer") == "own":
+        return None
+    path = Path(str(cfg.init_from))
+    found = (folder / "tokenizer" for folder in (path, path.parent, path.parent.parent))
+    return next((folder for folder in found if folder.is_dir()), None)
 
 
 def _blocks(found: Mapping[str, list[int]], device: str) -> dict[str, int]:
@@ -193,23 +208,26 @@ def _device(cfg: DictConfig) -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
-def _training(cfg: DictConfig, facts: Any, held_out: Mapping[str, float], block: int, device: str) -> dict[str, Any]:
-    """Batch, steps, validations, learning rate and average."""
+def _training(
+    cfg: DictConfig, given: Mapping[str, str], facts: Any, held_out: Mapping[str, float], block: int, device: str
+) -> dict[str, Any]:
+    """Batch, steps, validations, schedule and average; the number of steps may be given."""
     num_rows = max(1, round(facts.num_rows * (1 - sum(held_out.values()))))
     batch = min(_LARGEST_BATCH, 2 ** max(2, int(math.log2(max(num_rows / 8, 2)))), num_rows)
     possible = min(_MOST_STEPS[device], int(_MOST_POSITIONS[device] / (batch * block)))
     steps = max(_FEWEST_STEPS, min(possible, _EPOCHS * num_rows // batch))
     steps = round(steps, -2)
+    if (asked := given.get("trainer.max_steps", "")).isdigit() and int(asked) > 0:
+        steps = int(asked)
     chosen: dict[str, Any] = {
         "per_device_batch_size": batch,
         "trainer.max_steps": steps,
         "trainer.val_check_interval": max(1, steps // _VALIDATIONS),
-        "optimizer.lr": 1e-3,
         "lr_scheduler": "cosine",
     }
     if cfg.get("ema_decay"):
         # An average over more than a tenth of a short run would hold too much of its start.
-        chosen["ema_decay"] = min(float(cfg.ema_decay), round(1 - 10 / steps, 4))
+        chosen["ema_decay"] = min(float(cfg.ema_decay), round(1 - 10 / max(steps, 20), 4))
     return chosen
 
 
@@ -232,10 +250,17 @@ def network_for(model_type: str, num_bytes: int, device: str) -> dict[str, Any]:
     chosen: dict[str, Any] = {_OF_NETWORK: name}
     if device == "gpu" and num_bytes >= _BYTES_FOR_MEDIUM and name == f"tiny_{model_type}":
         chosen |= {f"{_OF_NETWORK}.{key}": value for key, value in _MEDIUM.items()}
-        chosen["optimizer.lr"] = 5e-4
-    elif is_large:
-        chosen["optimizer.lr"] = 3e-4
     return chosen
+
+
+def _optimizer(network: str, is_changed: bool) -> dict[str, Any]:
+    """Muon, with its own learning rate, for the small networks that it was tried with; AdamW for others."""
+    if network.startswith(("tiny_", "xtiny_")) and not is_changed:
+        return {"optimizer": "muon"}
+    return {
+        "optimizer": "adamw",
+        "optimizer.lr": 3e-4 if network.startswith("small_") else 5e-4 if is_changed else 1e-3,
+    }
 
 
 def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:

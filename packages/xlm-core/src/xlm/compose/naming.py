@@ -41,7 +41,7 @@ _SAME_RUN = (
     "trainer.enable_model_summary", "trainer.logger", "trainer.profiler", "trainer.detect_anomaly", "trainer.barebones",
     "datamodule.print_batch_fn", "datamodule.dataset_managers.val", "datamodule.dataset_managers.test",
     "datamodule.dataset_managers.predict", "data_files.val", "data_files.test", "data_files.predict",
-    "task.num_examples.val", "task.num_examples.test", "task.judge", "task.judge_options",
+    "task.num_examples.val", "task.num_examples.test", "task.judge", "task.judge_options", "checkpoints",
 )  # fmt: skip
 # How batches are fetched, which doesn't change the batches.
 _FETCHING = (".num_workers", ".prefetch_factor", ".persistent_workers", ".pin_memory")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xlm.errors import ConfigError, DataError
+from xlm.utils.columns import output_width, sentence_lines
 from xlm.utils.rank_zero import RankedLogger
 from xlm.utils.text_files import Line, json_value, read_lines
 
@@ -81,7 +82,7 @@ def _has_piped_text() -> bool:
             return True
     except (AttributeError, OSError, ValueError):
         return False
-    log.warning(
+    warn(
         f"Standard input is a pipe, but had no data for {PIPE_SECONDS:g} seconds, so no prompts are read from it. "
         "To wait for them, give generation.prompts=-."
     )
@@ -122,6 +123,11 @@ def _of_json(line: Line) -> Prompt:
     return Prompt(value.pop("prompt"), value)
 
 
+def warn(text: str) -> None:
+    """Log a warning on the first rank, in a terminal in as many lines as it needs."""
+    log.warning("\n".join(sentence_lines(text, None if sys.stderr is None else output_width(sys.stderr))))
+
+
 def unknown_words(tokenizer: Any, text: str) -> list[str]:
     """The parts of a text that the tokenizer replaces by its unknown token, in order and each once."""
     unknown = getattr(tokenizer, "unk_token_id", None)
@@ -144,7 +150,7 @@ def warn_of_unknown_words(tokenizer: Any, texts: Iterable[str]) -> None:
         return
     named = ", ".join(map(repr, found[:_MOST_WORDS]))
     more = f" and {len(found) - _MOST_WORDS} more" if len(found) > _MOST_WORDS else ""
-    log.warning(
+    warn(
         f"Not in the model's vocabulary: {named}{more}. The model sees {tokenizer.unk_token} "
         f"{'in its place' if len(found) == 1 else 'in their place'}."
     )

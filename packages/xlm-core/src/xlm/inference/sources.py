@@ -20,7 +20,7 @@ from xlm.compose.load import core_file
 from xlm.errors import CheckpointError, ConfigError, NotAllowedError, XLMError, as_line, of_option
 from xlm.harness import Harness
 from xlm.inference.allowed import check_stored, is_own, nodes_of
-from xlm.reports.run import DEFAULT_FOLDER
+from xlm.reports.run import runs_folder
 from xlm.schemas import PATH_KEYS
 from xlm.training.checkpoints import BEST, LAST, best_or_last
 from xlm.training.ema import averaged_state_dict
@@ -130,7 +130,7 @@ def find_weights(path_or_id: str | Path, revision: str | None = None) -> Weights
 
 def local_path(path_or_id: str | Path) -> Path:
     """The path, or that of the run of this name below `runs/`."""
-    path, run = Path(path_or_id), Path(os.environ.get("XLM_ROOT_DIR") or ".") / DEFAULT_FOLDER / path_or_id
+    path, run = Path(path_or_id), runs_folder() / path_or_id
     return run if not path.exists() and best_or_last(run / "checkpoints") is not None else path
 
 
@@ -152,8 +152,8 @@ def _unchanged(path: Path, is_remote: bool, state: tuple[int, ...]) -> Weights:
 
 def _what_is_there(path: Path) -> str:
     """The models beside a path that doesn't exist, or in the first existing folder above it; the runs for a name."""
-    if path.parent == Path() and DEFAULT_FOLDER.is_dir():
-        path = DEFAULT_FOLDER / path
+    if path.parent == Path() and runs_folder().is_dir():
+        path = runs_folder() / path
     folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
     names = [] if folder is None else sorted(entry.name for entry in folder.iterdir() if _may_be_model(entry))
     if folder is None or not names or folder == Path.cwd():

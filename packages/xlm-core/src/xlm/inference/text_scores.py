@@ -78,6 +78,12 @@ class TextScore:
         """`exact` or `upper bound`."""
         return "exact" if self.exact else "upper bound"
 
+    def __str__(self) -> str:
+        within = f" ± {self.standard_error:.2g}" if self.standard_error > 0 else ""
+        parts = [f"{self.nll:.4g}{within} nats", f"{self.nll_per_token:.4g} per token"]
+        parts += [] if self.bits_per_byte is None else [f"{self.bits_per_byte:.4g} bits per byte"]
+        return ", ".join([*parts, self.kind])
+
 
 class Scores(Sequence[TextScore]):
     """The score of each text, in order, and the likelihood of all of them together.
@@ -129,8 +135,9 @@ class Scores(Sequence[TextScore]):
     def _caption(self) -> str:
         if self.total is None:
             return "0 texts"
-        texts = "1 text" if len(self) == 1 else f"{len(self):,} texts"
-        parts = [texts, f"{self.total.likelihood.num_tokens:,} tokens"]
+        if len(self) == 1:
+            return f"1 text: {self[0]}"
+        parts = [f"{len(self):,} texts", f"{self.total.likelihood.num_tokens:,} tokens"]
         for name, (value, error) in self.values().items():
             within = "" if math.isnan(error) else f" ± {error:.2g}"
             parts.append(f"{name.replace('_', ' ')} {value:.4g}{within}")

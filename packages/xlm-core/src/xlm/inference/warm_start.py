@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlm.datamodule import load_auto_tokenizer
-from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, XLMError, of_option
+from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, NotAllowedError, XLMError, of_option
 from xlm.harness import Harness
 from xlm.inference.session import display_path
 from xlm.inference.sources import Source, Weights, check_trusted, find_source, find_weights
@@ -156,6 +156,22 @@ def find_origin(cfg: DictConfig) -> Origin:
     return origin
 
 
+def use_network_of(origin: Origin, cfg: DictConfig) -> None:
+    """Give a run whose network was chosen for its data (`data.text=…`) the sizes of its source, if the class agrees."""
+    data = cfg.get("data") or {}
+    chosen = data.get("chosen") or {}
+    if "model" not in chosen or "model" in (data.get("overridden") or []) or origin.config is None:
+        return
+    there = OmegaConf.to_container(origin.config.model)
+    if not isinstance(there, dict) or there.get("_target_") != cfg.model.get("_target_"):
+        return
+    with open_dict(cfg):
+        for name, value in ((str(key), value) for key, value in there.items()):
+            # Only numbers: anything else in a stored configuration may come from somebody else.
+            if name in cfg.model and isinstance(value, bool | int | float) and cfg.model[name] != value:
+                cfg.model[name] = chosen[f"model.{name}"] = value
+
+
 def tokenizer_for(cfg: DictConfig, origin: Origin | None) -> Any:
     """The tokenizer that a run takes from elsewhere: its own files if it continues, the source's if it starts there.
 
@@ -215,6 +231,8 @@ def _built(source: Source) -> tuple[Any, str]:
         config = check_trusted(source, trust=False, option="init_tokenizer=own").config
         with components():
             return instantiate(config.global_components.tokenizer), ""
+    except NotAllowedError as error:
+        return None, f"its configuration {error.reason}"
     except XLMError as error:
         return None, str(error).splitlines()[0].rstrip(".")
 

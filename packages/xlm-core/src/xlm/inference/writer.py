@@ -22,15 +22,14 @@ from xlm.decoding.trace import recording
 from xlm.errors import ConfigError, did_you_mean, nearest_names
 from xlm.evaluation.cost import counting_calls
 from xlm.harness import Harness
-from xlm.inference.prompts import warn_of_unknown_words
+from xlm.inference.prompts import warn, warn_of_unknown_words
 from xlm.training.rng import random_state_of
 from xlm.utils.imports import get_function
 from xlm.utils.instantiate import components
-from xlm.utils.rank_zero import RankedLogger
-
-log = RankedLogger(__name__, rank_zero_only=True)
 
 MODES = ("auto", "answer", "continue", "infill")
+# The tokens of a blank without a number, for a model that needs one.
+BLANK_TOKENS = 3
 # The temperature of several samples if the sampler is greedy: the model's own distribution.
 DRAWN = 1.0
 _FROM_HARNESS = ("self", "tokenizer", "noise_schedule", "model")
@@ -59,12 +58,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Request:
-    """A prompt as the predictor gets it; `before` is put in front of the output."""
+    """A prompt as the predictor gets it; `before` is put in front of the output.
+
+    `length_is_chosen`: a blank of any length became one of `BLANK_TOKENS` tokens.
+    """
 
     prompt: str
     given: str
     mode: str
     before: str = ""
+    length_is_chosen: bool = False
 
 
 class Writer:
@@ -145,6 +148,11 @@ class Writer:
             options |= drawing_options(self.harness.predictor)
         predictor = self._predictor(options)
         requests = [self._request(predictor, prompt, mode) for prompt in prompts]
+        if any(request.length_is_chosen for request in requests):
+            warn(
+                f"{self.name} fills blanks of a known length, so ___ is read as ___[{BLANK_TOKENS}] here. Write the "
+                "number of tokens: ___[5]."
+            )
         warn_of_unknown_words(self.harness.tokenizer, (request.given for request in requests))
         rows = [(request, number) for request in requests for number in range(num_samples)]
         samples: list[Sample] = []
@@ -163,10 +171,11 @@ class Writer:
         """The request to the predictor; ConfigError if the model cannot do it."""
         mask = getattr(self.harness.tokenizer, "mask_token", None)
         has_masks = bool(mask) and str(mask) in prompt
+        is_auto = mode == "auto"
         if mode == "auto":
             mode = "infill" if has_masks or has_blanks(prompt) else "continue" if self.continues else "answer"
         if mode == "infill":
-            request = self._infilling(predictor, prompt, has_masks)
+            request = self._infilling(predictor, prompt, has_masks, is_auto)
         else:
             if mode == "continue" and not self.continues:
                 raise ConfigError(
@@ -179,8 +188,9 @@ class Writer:
         self._check_length(request)
         return request
 
-    def _infilling(self, predictor: Any, prompt: str, has_masks: bool) -> _Request:
-        blanks = [part for part in split_blanks(prompt) if isinstance(part, Blank)]
+    def _infilling(self, predictor: Any, prompt: str, has_masks: bool, is_auto: bool) -> _Request:
+        parts = split_blanks(prompt)
+        blanks = [part for part in parts if isinstance(part, Blank)]
         if not blanks and not has_masks:
             raise ConfigError(f"The text {shortened(prompt)!r} has no blank to fill: write ___ where one is.")
         any_length = self.fills and getattr(predictor, "fills_any_length", False)
@@ -197,12 +207,14 @@ class Writer:
         for blank in blanks:
             if any_length and blank.num_tokens is not None:
                 raise ConfigError(f"{self.name} chooses the length of a blank: write ___ instead of {blank}.")
-            if not any_length and blank.num_tokens is None:
+            if not any_length and blank.num_tokens is None and not is_auto:
                 raise ConfigError(
                     f"{self.name} fills blanks of a known length only: write ___[3] for three tokens, in "
                     f"{shortened(prompt)!r}."
                 )
-        return _Request(prompt, with_masks(split_blanks(prompt), self.harness.tokenizer), "infill")
+        chosen = Blank() in blanks and not any_length
+        parts = [Blank(BLANK_TOKENS) if chosen and part == Blank() else part for part in parts]
+        return _Request(prompt, with_masks(parts, self.harness.tokenizer), "infill", length_is_chosen=chosen)
 
     def _check_length(self, request: _Request) -> None:
         """ConfigError for a prompt that is longer than anything in the model's training."""
@@ -252,7 +264,7 @@ def drawing_options(predictor: Any) -> dict[str, float]:
     """The option that makes a greedy sampler draw several samples, with a message; empty if they differ anyway."""
     if not getattr(predictor, "is_greedy", False):
         return {}
-    log.warning(
+    warn(
         "predictor.temperature=0 always generates the same text, so these samples are drawn with temperature "
         f"{DRAWN:g}. Set predictor.temperature=… for another one."
     )

@@ -88,7 +88,11 @@ def metric_title(name: str) -> str:
 def axis_title(name: str) -> str:
     """The unit of a metric for the title of its axis; its own name if the unit is unknown."""
     last = name.rpartition("/")[2]
-    return _UNITS.get(last, "share" if is_fraction(last) else last.replace("_", " "))
+    if last in _UNITS:
+        return _UNITS[last]
+    if last.endswith("_ce") or "nll" in last:
+        return "nats"
+    return "share" if is_fraction(last) else last.replace("_", " ")
 
 
 def loss_kind(run: Run, name: str) -> Kind:

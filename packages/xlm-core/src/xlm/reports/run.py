@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -270,6 +271,13 @@ def _text(value: Any) -> str:
 
 
 DEFAULT_FOLDER = Path("runs")
+
+
+def runs_folder() -> Path:
+    """The folder of all runs: `runs` in XLM_ROOT_DIR, by default in the current directory."""
+    return Path(os.environ.get("XLM_ROOT_DIR") or "") / DEFAULT_FOLDER
+
+
 MARKS = ("record_*.json", "results.json", "metrics.csv", "eval_*.json")
 _MAX_DEPTH = 3
 # Subfolders of a run's folder; they are not runs.
@@ -295,14 +303,15 @@ def run_folders(folder: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
                 yield from run_folders(path, depth - 1)
 
 
-def named_runs(names: Sequence[str], base: Path = DEFAULT_FOLDER) -> list[Run]:
+def named_runs(names: Sequence[str], base: Path | None = None) -> list[Run]:
     """The runs given by these names: a folder, a folder of runs, the name of a run below `base` (or the last part of
-    its path, if that is unique), or a pattern.
+    its path, if that is unique), or a pattern. The default of `base` is `runs_folder()`.
 
     Raises:
         ConfigError: a name matches no run.
     """
     folders: list[Path] = []
+    base = runs_folder() if base is None else base
     for name in names:
         folders += [found for found in _folders(name, base) if found not in folders]
     labels = distinct_names(folders)

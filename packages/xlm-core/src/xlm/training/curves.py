@@ -103,7 +103,7 @@ def curves_figure(panels: Mapping[str, Series], title: str, best: Best | None = 
     drawn, constant = without_constants(panels)
     if not drawn:
         return None
-    order = sorted(drawn, key=lambda metric: (metric in _LAST, "loss" not in metric, metric))
+    order = sorted(drawn, key=lambda metric: (metric in _LAST, "loss" not in metric, not is_fraction(metric), metric))
     # With an odd number of panels, the first one is as wide as two.
     wide = len(order) % 2
     last = max(step for series in drawn.values() for points in series.values() for step, _ in points)

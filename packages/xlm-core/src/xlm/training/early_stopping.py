@@ -58,7 +58,7 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
     def _message(self, current: Tensor) -> str:
         if self.wait_count < self.patience:
             return f"{self.monitor} is {float(current):.4g}, which is outside the limits of the callback"
-        counted = "validation" if self.wait_count == 1 else f"{self.wait_count} validations"
+        counted = "1 validation" if self.wait_count == 1 else f"{self.wait_count} validations"
         best = f"{float(self.best_score):.4g} at step {self.best_step}"
         return f"{self.monitor} has not improved for {counted} (best: {best})"
 

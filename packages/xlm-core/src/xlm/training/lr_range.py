@@ -15,16 +15,28 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from xlm.errors import ConfigError
+from xlm.reports.quantities import axis_title
 from xlm.utils.consoles import plain_console
+from xlm.utils.figures import (
+    WIDE,
+    add_legend,
+    linear_axis,
+    log_axis,
+    log_ticks,
+    new_figure,
+    save_figure,
+    style_axes,
+)
 from xlm.utils.files import replace_text
+from xlm.utils.palette import EDGE, SERIES
 
 Rate = Annotated[float, Gt(0)]
-# Weight of the earlier losses in the smoothed one.
-_SMOOTHING = 0.9
-# The test ends when the smoothed loss is this far above its minimum, as a share of the fall from the start.
-_DIVERGED = 1.0
-# The suggested rate is this far below the one with the lowest loss.
-_MARGIN = 10.0
+# Weight of the earlier losses in the running average that ends the test.
+_MEMORY = 0.9
+# Steps on both sides over which the loss is smoothed: a running average would shift it to larger rates.
+_NEIGHBOURS = 7
+# Inches.
+_HEIGHT = 3.9
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class RangeResult:
     """What the test found.
 
     Args:
-        suggested: a tenth of the rate at which the smoothed loss was lowest; None if it never fell.
+        suggested: the rate at which the smoothed loss had done half of its fall; None if it never fell.
         lowest: the rate at which it was lowest.
         diverged: the rate at which the test ended because the loss rose; None if it did not.
         rates, losses, smoothed: of each step.
@@ -46,7 +58,7 @@ class RangeResult:
     smoothed: list[float]
 
 
-def smooth(losses: Sequence[float], weight: float = _SMOOTHING) -> list[float]:
+def running_average(losses: Sequence[float], weight: float = _MEMORY) -> list[float]:
     """Exponential moving averages, corrected for the start."""
     averages, average = [], 0.0
     for number, loss in enumerate(losses, start=1):
@@ -55,14 +67,35 @@ def smooth(losses: Sequence[float], weight: float = _SMOOTHING) -> list[float]:
     return averages
 
 
+def smooth(losses: Sequence[float], width: int = _NEIGHBOURS) -> list[float]:
+    """Each loss averaged with its neighbours on both sides, with the weights of a cosine window."""
+    found = []
+    for place in range(len(losses)):
+        near = range(max(0, place - width), min(len(losses), place + width + 1))
+        weights = [1 + math.cos(math.pi * (other - place) / (width + 1)) for other in near]
+        found.append(sum(w * losses[other] for w, other in zip(weights, near, strict=True)) / sum(weights))
+    return found
+
+
+def rise_at_the_end(losses: Sequence[float]) -> float:
+    """How far above its minimum a loss has diverged: by more than it has fallen, and by more than noise."""
+    return max(losses[0] - min(losses), abs(losses[0]) / 2)
+
+
 def evaluate(rates: Sequence[float], losses: Sequence[float], diverged: bool) -> RangeResult:
     """The suggestion for losses measured at increasing rates (Smith 2017, arXiv 1506.01186, section 3.3)."""
-    smoothed = smooth(losses)
+    # What diverges at the end must not reach the steps before it.
+    highest = losses[0] + rise_at_the_end(losses) if losses else 0.0
+    smoothed = smooth([min(loss, highest) for loss in losses])
     best = min(range(len(smoothed)), key=smoothed.__getitem__) if smoothed else 0
-    has_fallen = best > 0 and smoothed[best] < smoothed[0]
+    suggested = None
+    if best:
+        middle = (smoothed[0] + smoothed[best]) / 2
+        # The last step above it, since noise may have crossed it before.
+        suggested = rates[max(step for step in range(best) if smoothed[step] > middle) + 1]
     return RangeResult(
-        suggested=float(f"{rates[best] / _MARGIN:.1e}") if has_fallen else None,
-        lowest=rates[best] if has_fallen else None,
+        suggested=None if suggested is None else float(f"{suggested:.1e}"),
+        lowest=rates[best] if best else None,
         diverged=rates[-1] if diverged and rates else None,
         rates=list(rates),
         losses=list(losses),
@@ -123,9 +156,8 @@ class LearningRateRange(Callback):
             self._ended = trainer.should_stop = True
             return
         self._losses.append(value)
-        smoothed = smooth(self._losses)
-        lowest = min(smoothed)
-        if lowest < smoothed[0] and smoothed[-1] - lowest > _DIVERGED * (smoothed[0] - lowest) and len(smoothed) > 10:
+        averages = running_average(self._losses)
+        if len(averages) > 10 and averages[-1] - min(averages) > rise_at_the_end(averages):
             self._ended = trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -149,10 +181,10 @@ def describe(result: RangeResult, folder: Path) -> list[str]:
             "(trainer.max_steps=…) or larger batches.",
             picture,
         ]
-    rises = f", and it rises from {result.diverged:.1e}" if result.diverged is not None else ""
+    rises = f" and diverges at {result.diverged:.1e}" if result.diverged is not None else ""
     return [
-        f"Suggested learning rate: {result.suggested:g}. The loss is lowest at {result.lowest:.1e}{rises}; a tenth of "
-        "that is safe for a whole run.",
+        f"Suggested learning rate: {result.suggested:g}. The loss has done half of its fall there; it is lowest at "
+        f"{result.lowest:.1e}{rises}.",
         f"To use it, replace debug=lr_range by optimizer.lr={result.suggested:g}.",
         picture,
     ]
@@ -160,26 +192,18 @@ def describe(result: RangeResult, folder: Path) -> list[str]:
 
 def draw(result: RangeResult, path: Path) -> Path:
     """Write the picture: loss against learning rate."""
-    # matplotlib takes a second to import, and only pictures need it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure("Learning-rate range test", _HEIGHT)
     axes = figure.add_subplot()
-    axes.plot(result.rates, result.losses, color="0.75", linewidth=1, label="loss of a step")
-    axes.plot(result.rates, result.smoothed, color="C0", linewidth=1.8, label="smoothed loss")
+    handles = axes.plot(result.rates, result.losses, color=EDGE, linewidth=1.2, label="each step")
+    handles += axes.plot(result.rates, result.smoothed, color=SERIES[0], linewidth=2, label="smoothed")
     if result.suggested is not None:
-        axes.axvline(result.suggested, color="C1", linestyle="--", label=f"suggested: {result.suggested:g}")
-    axes.set_xscale("log")
-    low, high = min(result.smoothed), max(result.smoothed[:1] + result.losses[:10])
-    axes.set_ylim(low - 0.1 * (high - low or 1), high + 0.5 * (high - low or 1))
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("training loss")
-    axes.set_title("Learning-rate range test", fontsize=11)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+        suggested = f"suggested: {result.suggested:g}"
+        handles.append(axes.axvline(result.suggested, color=SERIES[1], linestyle="--", linewidth=2, label=suggested))
+    style_axes(axes, "training loss", "learning rate", axis_title("loss"))
+    log_axis(axes.xaxis, log_ticks(min(result.rates), max(result.rates)))
+    linear_axis(axes.yaxis)
+    # What diverges at the end would make everything else flat.
+    low, high = min(result.losses), max(result.losses[: max(1, len(result.losses) // 2)])
+    axes.set_ylim(low - 0.05 * (high - low or 1), high + 0.4 * (high - low or 1))
+    add_legend(axes, handles, WIDE)
+    return save_figure(figure, path)

@@ -146,7 +146,7 @@ class OverfitVerdict(Callback):
             return min(found)
         texts = list(_halves(trainer, pl_module))
         predictor: Any = getattr(pl_module, "predictor", None)
-        write = getattr(predictor, "continue_text", None)
+        write: Any = getattr(predictor, "continue_text", None)
         self.can_compare = bool(texts) and callable(write)
         if not self.can_compare or self._fallen(loss) > LOSS_WORTH_GENERATING:
             return None
@@ -246,7 +246,8 @@ class _Text:
 
 def _halves(trainer: Trainer, pl_module: LightningModule) -> Iterator[_Text]:
     """The texts of this rank's batch, each divided where its beginning is unlike all others and survives decoding."""
-    datamodule, tokenizer = trainer.datamodule, pl_module.tokenizer  # type: ignore[attr-defined]
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    tokenizer: Any = pl_module.tokenizer
     found = datamodule.first_loader("val", "loss")
     if found is None or not trainer.val_dataloaders:
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,14 +32,11 @@ _Along = Literal["bottom", "center", "top"]
 # The share of a text's width, or height, that is left of, or below, its place.
 _BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}
 # Where a label may be, in the order of preference: points to the right and up, and the side of the text at that place.
-_OFFSETS: tuple[tuple[float, float, _Across, _Along], ...] = tuple(
-    (dx * reach, dy * reach, across, along)
-    for reach in (1.0, 1.8, 3.0)
-    for dx, dy, across, along in (
-        (6, -5, "left", "top"), (-6, 5, "right", "bottom"), (6, 5, "left", "bottom"), (-6, -5, "right", "top"),
-        (9, 0, "left", "center"), (-9, 0, "right", "center"), (0, 9, "center", "bottom"), (0, -9, "center", "top"),
-    )
+_SIDES: tuple[tuple[float, float, _Across, _Along], ...] = (
+    (6, -5, "left", "top"), (-6, 5, "right", "bottom"), (6, 5, "left", "bottom"), (-6, -5, "right", "top"),
+    (9, 0, "left", "center"), (-9, 0, "right", "center"), (0, 9, "center", "bottom"), (0, -9, "center", "top"),
 )  # fmt: skip
+_OFFSETS = [(dx * far, dy * far, across, along) for far in (1.0, 1.8, 3.0) for dx, dy, across, along in _SIDES]
 
 
 def new_figure(title: str, height: float) -> Figure:
@@ -202,5 +200,8 @@ def powers_of_two(low: float, high: float) -> list[float]:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG; its folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    with warnings.catch_warnings():
+        # Names of runs may have letters that the font lacks; they are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(path, dpi=DPI)
     return path
