@@ -19,6 +19,7 @@ from xlm.evaluation.likelihood import (
     Terms,
     coded_ids,
     description,
+    draws_for,
     gives_likelihood,
     likelihood_terms,
     num_bytes,
@@ -175,3 +176,7 @@ def test_processes_together_count_what_one_would(tmp_path: Path) -> None:
     alone = estimate(nll[:, None], tokens, num_bytes=tokens).as_dict()
     for rank in range(2):
         assert torch.load(f"{path}.{rank}") == pytest.approx(alone, rel=1e-12, nan_ok=True)
+
+
+def test_few_examples_are_drawn_more_often() -> None:
+    assert [draws_for(n) for n in (0, 1, 31, 27 * 2, 500, 1000, 5000, float("inf"))] == [64, 64, 64, 37, 4, 2, 2, 2]

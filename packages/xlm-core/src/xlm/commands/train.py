@@ -71,8 +71,6 @@ log = RankedLogger(__name__, rank_zero_only=True)
 
 # Number of batches to count tokens in: with 64 texts each, the mean is known within about a percent.
 NUM_COUNTED = 32
-# Draws of the bound per example, as in `xlm eval`.
-NUM_DRAWS = 2
 
 
 @dataclass(frozen=True)
@@ -467,7 +465,7 @@ def finish(
             record["weights"] = str(weights)
         traced: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if is_automatic(cfg):
-            likelihood = LikelihoodPass(NUM_DRAWS)
+            likelihood = LikelihoodPass(None)
             measured = likelihood.measured
             trainer.callbacks.append(likelihood)  # type: ignore[attr-defined]
             traced = tracing(session, harness, weights, Trace())

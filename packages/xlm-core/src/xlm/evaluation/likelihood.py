@@ -317,19 +317,31 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def draws_for(num_examples: float) -> int:
+    """Draws of each example that make 2,000 in all: 2 to 64.
+
+    The distribution of a draw has a long tail, so a standard error from a few dozen draws is too small.
+    """
+    return int(max(2, min(64, 2000 // max(num_examples, 1))))
+
+
 class LikelihoodPass(Callback):
-    """Draws `num_samples` times from each example's likelihood, in addition to the usual metrics of the same batches.
+    """Draws from each example's likelihood, in addition to the usual metrics of the same batches.
 
     The global random state is not used. The harness must be one of xlm's: its datamodule gives the roles of the
     loaders. A loss without likelihood is skipped.
+
+    Args:
+        num_samples: draws of each example; None for 2, or more if there are few examples (`draws_for`).
     """
 
-    def __init__(self, num_samples: int) -> None:
+    def __init__(self, num_samples: int | None) -> None:
         self.num_samples = num_samples
         self.measured: dict[str, Measured] = {}
         self._estimators: dict[str, LikelihoodEstimator] = {}
         self._descriptions: dict[str, Description] = {}
         self._seconds: dict[str, float] = {}
+        self._draws: dict[str, int] = {}
         self._decoded: dict[str, int | None] = {}
 
     def on_validation_batch_end(
@@ -358,10 +370,14 @@ class LikelihoodPass(Callback):
         if datamodule.role(split, name) != "loss" or not gives_likelihood(loss):
             return
         start, place = time.monotonic(), f"{split}/{name}"
-        with trainer.precision_plugin.forward_context():
-            terms = likelihood_terms(loss, batch, self.num_samples)
-        self._descriptions[place] = description(loss, batch)
         rows = _rows_of_batch(trainer, split, dataloader_idx, batch_idx)
+        if place not in self._draws:
+            batches = (trainer.num_test_batches if split == "test" else trainer.num_val_batches)[dataloader_idx]
+            num_examples = batches * len(batch["input_ids"]) * trainer.world_size
+            self._draws[place] = draws_for(num_examples) if self.num_samples is None else self.num_samples
+        with trainer.precision_plugin.forward_context():
+            terms = likelihood_terms(loss, batch, self._draws[place])
+        self._descriptions[place] = description(loss, batch)
         counted = text_bytes(coded_ids(loss, batch), pl_module.tokenizer, rows)
         self._estimators.setdefault(place, LikelihoodEstimator()).update(terms, counted and counted.num_bytes)
         self._decoded[place] = None if counted is None else (self._decoded.get(place) or 0) + counted.num_decoded
