@@ -12,7 +12,7 @@ xlm train data.text=qa.csv data.prompt=question data.answer=answer model_type=il
 
 # What came out.
 xlm runs
-xlm report
+xlm report texts+arlm texts+mlm texts+mdlm texts+ilm
 xlm eval runs/texts+mdlm
 
 # Texts: free ones, gaps, answers; prompts as words and from a pipe.
