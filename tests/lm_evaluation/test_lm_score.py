@@ -63,7 +63,9 @@ def test_batches_change_nothing_and_draws_bring_an_error(family: str, of: Callab
     assert [s.nll for s in lm.score(texts, batch_size=1)] == pytest.approx([s.nll for s in scores], rel=1e-5)
     assert [score.text for score in scores] == texts
     assert {score.kind for score in scores} == {"exact" if family == "arlm" else "upper bound"}
-    assert all(math.isfinite(score.nll) and score.nll > 0 for score in scores)
+    assert all(math.isfinite(score.nll) for score in scores)
+    # A few draws of ILM's bound may be below 0: they contain −log N!, and this network's scores vary a lot.
+    assert family == "ilm" or all(score.nll > 0 for score in scores)
     if family == "arlm":
         return
     errors = [score.standard_error for score in scores]
