@@ -21,7 +21,8 @@ from xlm.errors import ConfigError
 from xlm.harness import Harness
 from xlm.inference.session import Session
 from xlm.training.checkpoints import AtomicCheckpointIO
-from xlm.training.train_log import collect, read_metrics
+from xlm.training.curves import collect
+from xlm.training.train_log import read_metrics
 from xlm.utils.instantiate import clear_components
 
 SIZES = {"train.lm": 40, "val.lm": 6, "val.prediction": 6, "test.lm": 6, "test.prediction": 6}

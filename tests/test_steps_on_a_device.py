@@ -213,9 +213,9 @@ class MethodReads(TorchFunctionMode):
 
 
 # Functions that read only tensors of the host: they look at the device first, or their tensors are made there.
-ON_HOST = ("RotaryEmbedding._lookup", "drop_full_mask", "_unsigned", "RescaledSchedule.__init__")
+ON_HOST = ("RotaryEmbedding._lookup", "drop_full_mask", "_unsigned", "Chosen.of", "RescaledSchedule.__init__")
 # Reads per network call: which rows are left, which positions or gaps are open, what was chosen, the new width.
-ALLOWED = {"arlm": 1, "mlm": 3, "mdlm": 3, "ilm": 6}
+ALLOWED = {"arlm": 1, "mlm": 3, "mdlm": 3, "ilm": 7}
 ONCE = 15  # before the first call, and to build the texts at the end
 
 

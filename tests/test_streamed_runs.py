@@ -69,7 +69,7 @@ def test_a_stopped_run_on_a_streamed_mixture_continues_exactly(
 ) -> None:
     choice = (*MIXTURE, "streaming=true", "mixture.schedule=[{from_step: 9, weights: {words: 3}}]")
     trained("whole", 16, *choice)
-    assert "│ train │ lm.sums  │ part_loss" in capsys.readouterr().out
+    assert "train/lm.sums/part_loss " in capsys.readouterr().out
     trained("stopped", 8, *choice)
     trained("stopped", 16, *choice)
     assert "Resuming from step 8." in capsys.readouterr().out

@@ -50,11 +50,11 @@ trap 'pwd > {state}/cwd; export -p > {state}/env' EXIT
 """
 
 # Overrides go to commands that have overrides already, so `xlm models` and `xlm --help` stay as they are; training a
-# tokenizer composes nothing.
+# tokenizer composes nothing. `debug=overfit` ends by itself within seconds, and fails if it is ended before.
 XLM = """\
 #!/bin/sh
 case "$*" in
-  train_tokenizer*) exec {xlm} "$@" ;;
+  train_tokenizer*|*debug=overfit*) exec {xlm} "$@" ;;
   *=*) exec {xlm} "$@" $XLM_DOCS_OVERRIDES ;;
   *) exec {bin}/xlm "$@" ;;
 esac

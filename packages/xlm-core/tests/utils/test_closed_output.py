@@ -18,6 +18,14 @@ from xlm.utils.closed_output import _Output, lasting_streams, watching_output
 from xlm.utils.consoles import plain_console
 
 
+@pytest.fixture(autouse=True)
+def hangup() -> Iterator[None]:
+    """The signal as a terminal has it, even if the tests were started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def closed() -> Iterator[int]:
     """The end of a pipe that nobody reads."""

@@ -34,6 +34,8 @@ def write_beside(cfg: DictConfig, weights: Path, given: Collection[str], hub_id:
     """
     if any(key in given for key in _CHOOSES):
         return
+    if cfg.get("job_name") is not None:
+        checked_job_name(cfg.job_name)  # a stored one may be anybody's
     with open_dict(cfg):
         if hub_id is not None:
             cfg.job_name = _name(hub_id, cfg)

@@ -308,12 +308,12 @@ def fill_by_confidence(
         allowed = draw.allowed(network.logits(features), slots.before_given_token[rows][place])
         scores = torch.full(open_.shape, -torch.inf, dtype=torch.float32, device=ids.device)
         scores[place] = confidence_scores(allowed, order.kind)
-        entropies = None
+        entropies = {}
         if order.entropy_bound is not None:
             of_entropy = scores[place] if order.kind == "entropy" else confidence_scores(allowed, "entropy")
-            entropies = torch.zeros_like(scores)
-            entropies[place] = of_entropy.neg().exp()
-        picked = order.choose(scores, open_, order.max_steps - call, entropies)[place].nonzero().squeeze(1)
+            entropies["entropies"] = torch.zeros_like(scores)
+            entropies["entropies"][place] = of_entropy.neg().exp()
+        picked = order.choose(scores, open_, order.max_steps - call, **entropies)[place].nonzero().squeeze(1)
         at, column = rows[place[0][picked]], place[1][picked]
         ids[at, column] = draw(allowed[picked], seeds[at], slots.counters[at, column])
         if trace is not None:
