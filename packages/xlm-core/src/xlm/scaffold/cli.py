@@ -86,7 +86,9 @@ def next_text(plan: Plan, cwd: Path) -> str:
 
 def _is_searched(folder: Path, cwd: Path) -> bool:
     """Whether `xlm`, run in `cwd`, searches the folder's xlm_models.json."""
-    listed = [Path(os.path.expanduser(part)) for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part.strip()]
+    listed = [
+        Path(os.path.expanduser(part)) for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part.strip()
+    ]
     return folder in [(cwd / place).resolve() for place in (Path("."), Path("xlm-models"), *listed)]
 
 
