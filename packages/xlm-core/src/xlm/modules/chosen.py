@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor, nn
 
-from xlm.modules.attention import attention
+from xlm.modules.attention import attention, rotary_self_attention
 from xlm.modules.packing import Packing, take
 
 if TYPE_CHECKING:
@@ -97,6 +97,35 @@ class Chosen:
         grid = grid.view(num_rows, self.most, nhead, -1).transpose(1, 2)
         out = attention(grid, rotary_emb(keys, positions), values, attention_mask)
         return take(out.transpose(1, 2).flatten(2).flatten(0, 1), 0, place).unsqueeze(0)
+
+
+def attended_at(
+    chosen: Chosen | None,
+    x: Float[Tensor, "batch length d_model"],
+    normed: Float[Tensor, "batch length d_model"],
+    project: nn.Linear,
+    nhead: int,
+    rotary_emb: RotaryEmbedding,
+    attention_mask: Bool[Tensor, "*mask"] | None,
+    positions: Integer[Tensor, "*batch length"] | None,
+    *,
+    packing: Packing | None = None,
+    force_flash_attn: bool = False,
+    **options: Any,
+) -> tuple[Float[Tensor, "*output d_model"], Float[Tensor, "*output d_model"]]:
+    """The self-attention of a layer and its residual input x, both at the chosen positions; None for all.
+
+    Args:
+        normed: what `project`, the fused map to queries, keys and values, reads.
+        options: `is_causal`, `cache` and `block_mask` of `rotary_self_attention`, as all other arguments.
+    """
+    is_plain = packing is None and not any(option is not None and option is not False for option in options.values())
+    if chosen is not None and is_plain and chosen.has_few_queries(attention_mask):
+        out = chosen.attention(normed, project, nhead, rotary_emb, attention_mask, positions)
+        return out, chosen.pick(x)
+    options |= {"force_flash_attn": force_flash_attn, "packing": packing}
+    out = rotary_self_attention(project(normed), nhead, rotary_emb, attention_mask, positions, **options)
+    return (out, x) if chosen is None else (chosen.pick(out, packing), chosen.pick(x, packing))
 
 
 def features_at(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor, nn
 
-from xlm.modules.attention import rotary_self_attention
+from xlm.modules.chosen import attended_at
 from xlm.modules.layers import (
     ShortConvolution,
     check_positive,
@@ -129,22 +129,18 @@ class DDiTLayer(nn.Module):
         modulation, attention_width = self.adaln_modulation(c), 2 * x.shape[-1]
         shift1, scale1 = _at_positions(modulation[:, :attention_width], packing).chunk(2, dim=-1)
         normed = modulate(self.norm1(x), shift1, scale1)
-        if chosen is not None and packing is None and chosen.has_few_queries(attention_mask):
-            heads = (self.attn_qkv, self.nhead, self.rotary_emb)
-            attended = chosen.attention(normed, *heads, attention_mask, positions)
-            x = chosen.pick(x)
-        else:
-            attended = rotary_self_attention(
-                self.attn_qkv(normed),
-                self.nhead,
-                self.rotary_emb,
-                attention_mask,
-                positions,
-                force_flash_attn=self.force_flash_attn,
-                packing=packing,
-            )
-            if chosen is not None:
-                attended, x = chosen.pick(attended, packing), chosen.pick(x, packing)
+        attended, x = attended_at(
+            chosen,
+            x,
+            normed,
+            self.attn_qkv,
+            self.nhead,
+            self.rotary_emb,
+            attention_mask,
+            positions,
+            packing=packing,
+            force_flash_attn=self.force_flash_attn,
+        )
         rest = _at_positions(modulation[:, attention_width:], packing, chosen)
         gate1, shift2, scale2, gate2 = rest.chunk(4, dim=-1)
         x = torch.addcmul(x, gate1, self.dropout(self.o_proj(attended)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from xlm.modules.attention import rotary_self_attention
+from xlm.modules.chosen import attended_at
 from xlm.modules.layers import (
     ShortConvolution,
     check_positive,
@@ -99,26 +99,21 @@ class RotaryTransformerLayer(nn.Module):
                 raise ValueError("A layer with short_conv looks at both neighbours: no is_causal, cache or block mask.")
             inp = self.short_conv(inp, attention_mask, packing)
         normed = self.norm1(inp)
-        is_plain = not is_causal and cache is None and block_mask is None and packing is None
-        if chosen is not None and is_plain and chosen.has_few_queries(attention_mask):
-            heads = (self.attn_qkv, self.nhead, self.rotary_emb)
-            attended = chosen.attention(normed, *heads, attention_mask, positions)
-            inp = chosen.pick(inp)
-        else:
-            attended = rotary_self_attention(
-                self.attn_qkv(normed),
-                self.nhead,
-                self.rotary_emb,
-                attention_mask,
-                positions,
-                block_mask=block_mask,
-                is_causal=is_causal,
-                cache=cache,
-                force_flash_attn=self.force_flash_attn,
-                packing=packing,
-            )
-            if chosen is not None:
-                attended, inp = chosen.pick(attended, packing), chosen.pick(inp, packing)
+        attended, inp = attended_at(
+            chosen,
+            inp,
+            normed,
+            self.attn_qkv,
+            self.nhead,
+            self.rotary_emb,
+            attention_mask,
+            positions,
+            packing=packing,
+            force_flash_attn=self.force_flash_attn,
+            block_mask=block_mask,
+            is_causal=is_causal,
+            cache=cache,
+        )
         x = inp + self.dropout(self.o_proj(attended))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
