@@ -55,6 +55,7 @@ class Root(Options):
     block_size: Count | None = option(None, "length of an answer or of a whole sequence, in tokens")
     input_block_size: Count | None = option(None, "length of a prompt, in tokens")
     prompt_mode: Literal["continue", "answer"] | None = option(None, "what prompts are: starts of texts, or questions")
+    shift_blocks: bool = option(False, "blocks of split or packed documents begin at other tokens in every epoch")
     streaming: bool = option(False, "read the training data while training, without preparing them first")
     shuffle_buffer: Count = option(16_384, "examples of a stream that are kept in memory for shuffling")
     num_dataloader_workers: CountOrZero = option(0, "processes that collate batches; 0: the training process")

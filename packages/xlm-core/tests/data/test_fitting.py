@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 
 from xlm.data.collate import Limit, limits, room
 from xlm.data.fitting import RemainingRows, SplitRows, TooLong, fitted, limits_of
+from xlm.data.functional import pack_sequences
 from xlm.data.loaders import make_loader
 from xlm.data.manager import DatasetManager
 from xlm.data.rows import ArrowRows, ListRows, Rows, write_rows
+from xlm.data.shifting import ShiftedRows, shifted
 from xlm.data.tokenizers import SimpleSpaceTokenizer
 from xlm.errors import DataError
 
@@ -156,6 +159,89 @@ class New:
 
     def token_limits(self) -> dict[str, Limit]:
         return limits(prompt=room(8, 2), prompt_truncate="left", setting="block_size")
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("limit", [1, 4, 7])
+def test_shifted_blocks_have_every_token_once_in_every_epoch(limit: int, joined: bool) -> None:
+    rng = np.random.default_rng(limit)
+    documents = [rng.integers(0, 20, n).tolist() for n in rng.integers(0, 30, 40)]
+    rows: Rows = ListRows({"input_ids": ids} for ids in documents)
+    if joined:  # ten groups of documents, each a text with EOS in between
+        groups = [{"input_ids": documents[start : start + 4]} for start in range(0, 40, 4)]
+        blocks = [pack_sequences(group, TOKENIZER, limit)["input_ids"] for group in groups]
+        rows = ListRows({"input_ids": ids} for group in blocks for ids in group)
+        documents = [list(chain.from_iterable(group)) for group in blocks]
+    else:
+        lengths = np.array([len(ids) for ids in documents])
+        long = np.flatnonzero(lengths > limit)
+        rows = SplitRows(rows, TooLong("input_ids", Limit(limit, "error"), long, lengths[long]))
+    plain = [row["input_ids"] for row in everything(rows)]
+    moved = shifted(rows, 5, joined, "train.lm")
+    assert isinstance(moved, ShiftedRows)
+    seen = []
+    for epoch in range(4):
+        order = rng.permutation(len(moved)).tolist()
+        fetched = dict(zip(order, moved.fetch_of(epoch, order), strict=True))
+        found = [fetched[number]["input_ids"] for number in range(len(moved))]
+        assert list(chain.from_iterable(found)) == list(chain.from_iterable(documents))
+        most = moved.lengths("input_ids")
+        assert most is not None
+        assert all(len(ids) <= size <= limit for ids, size in zip(found, most, strict=True))
+        assert [bool(ids) for ids in found] == [bool(ids) for ids in plain]
+        seen.append(found)
+    # Blocks of one token cannot move.
+    assert (seen[0] == plain) == (limit == 1)
+    assert (seen[0] == seen[1]) == (limit == 1)
+    assert [row["input_ids"] for row in shifted(rows, 5, joined, "").fetch(range(len(rows)))] == seen[0]
+
+
+class Rest(list[Any]):
+    """A collator that returns the rows themselves."""
+
+    block_size = 6
+
+    def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return rows
+
+
+def test_training_sees_shifted_blocks_and_says_where_it_cannot(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("1 2 3 4 5 6 7 8 9 10 11\n12 13\n")
+
+    def manager(**options: Any) -> DatasetManager:
+        made = DatasetManager(
+            Rest(),
+            str(path),
+            preprocess_function="xlm.data.functional.text_to_input_ids",
+            columns_to_keep=["input_ids"],
+            shift_blocks=True,
+            dataloader_kwargs={"batch_size": 1, "drop_last": False},
+            **options,
+        )
+        made.label = "train.lm"
+        made.setup(TOKENIZER, tmp_path / "cache")
+        return made
+
+    def blocks(loader: Any) -> list[tuple[int, ...]]:
+        return [tuple(row["input_ids"]) for batch in loader for row in batch]
+
+    whole = TOKENIZER.encode("1 2 3 4 5 6 7 8 9 10 11 12 13", add_special_tokens=False)
+    split = manager(too_long="split")
+    loader = split.get_dataloader("train", TOKENIZER, seed=3)
+    epochs = [sorted(blocks(loader)) for _ in range(8)]
+    assert all(list(chain.from_iterable(epoch)) == whole for epoch in epochs)
+    # 11 tokens in two blocks of 6: there are two places to begin.
+    assert len({tuple(epoch) for epoch in epochs}) == 2
+    resumed = split.get_dataloader("train", TOKENIZER, seed=3)
+    resumed.load_state_dict({**loader.state_dict(), "epoch": 5, "batch": 1})
+    assert set(blocks(resumed)) < set(epochs[5])
+    plain = blocks(split.get_dataloader("val", TOKENIZER, seed=3))
+    assert plain == [tuple(whole[:6]), tuple(whole[6:11]), tuple(whole[11:])]
+    with pytest.raises(DataError, match=r"train\.lm: shift_blocks=true has no effect, .*\. Set too_long=split"):
+        manager(too_long="truncate").get_dataloader("train", TOKENIZER)
+    with pytest.raises(DataError, match="shift_blocks=true is for prepared data"):
+        manager(streaming=True, too_long="split")
 
 
 def test_limits_of_collators() -> None:

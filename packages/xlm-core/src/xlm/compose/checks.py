@@ -22,6 +22,7 @@ log = RankedLogger(__name__, rank_zero_only=True)
 _READ_BY_TRAINING_SETS = {
     "batching": "its dataloader_kwargs",
     "max_tokens_per_batch": "its dataloader_kwargs",
+    "shift_blocks": "that set",
     "streaming": "that set",
 }
 _SECTIONS_OF_DATA = ("columns", "data_files", "held_out", "reading")

@@ -16,6 +16,7 @@ from xlm.data.hashing import noise_seeds, time_quantiles
 from xlm.data.loaders import WrapsDataLoader, options_of_workers
 from xlm.data.mixtures import PartOrder, Phase, mixture_phases
 from xlm.data.rows import Rows
+from xlm.data.shifting import fetch_of_epoch
 from xlm.data.stream_examples import StreamOfSource
 from xlm.data.streams import Example, Lane, Mark, Stream
 from xlm.errors import DataError
@@ -70,8 +71,11 @@ class RowsPart:
     def fetch(self, lane: int, num_lanes: int, numbers: Sequence[int]) -> list[Example]:
         places = [divmod(number * num_lanes + lane, len(self._rows)) for number in numbers]
         keys = [(epoch, int(self._order(epoch)[place]) if self._shuffle else place) for epoch, place in places]
-        found = self._rows.fetch([row for _, row in keys])
-        return [Example(columns, *key) for columns, key in zip(found, keys, strict=True)]
+        found: dict[tuple[int, int], dict[str, Any]] = {}
+        for epoch in {epoch for epoch, _ in keys}:
+            rows = [row for each, row in keys if each == epoch]
+            found |= zip(((epoch, row) for row in rows), fetch_of_epoch(self._rows, epoch, rows), strict=True)
+        return [Example(found[key], *key) for key in keys]
 
     def _order(self, epoch: int) -> Any:
         if epoch not in self._orders:

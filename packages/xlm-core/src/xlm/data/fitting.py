@@ -13,6 +13,7 @@ import numpy as np
 
 from xlm.data.collate import Limit, truncate_ids
 from xlm.data.functional import NUM_BYTES
+from xlm.data.hashing import noise_seeds
 from xlm.data.rows import ArrowRows, Ints, Rows
 from xlm.errors import DataError
 
@@ -81,7 +82,7 @@ class SplitRows:
 
     def __init__(self, rows: Rows, long: TooLong) -> None:
         self._rows, self._limit = rows, long.limit.tokens
-        self._long = long.rows
+        self._long, self._lengths = long.rows, long.lengths
         self._pieces = -(-long.lengths // self._limit)
         # Rows added by the pieces up to and including each long row, and the new index at which each long row starts.
         self._added = np.cumsum(self._pieces - 1)
@@ -91,6 +92,13 @@ class SplitRows:
         return len(self._rows) + int(self._added[-1])
 
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return self._fetch(indices, np.zeros_like(self._long))
+
+    def fetch_shifted(self, indices: Sequence[int], seed: int, epoch: int) -> list[dict[str, Any]]:
+        """The rows of an epoch in which the pieces begin elsewhere: see `xlm.data.shifting`."""
+        return self._fetch(indices, shifts(self._pieces * self._limit - self._lengths, self._long, seed, epoch))
+
+    def _fetch(self, indices: Sequence[int], offsets: Ints) -> list[dict[str, Any]]:
         wanted = np.asarray(indices, dtype=np.int64)
         # The last long row that starts at or before each index; the first one where there is none.
         last = np.maximum(np.searchsorted(self._starts, wanted, side="right") - 1, 0)
@@ -98,9 +106,10 @@ class SplitRows:
         is_piece = (piece >= 0) & (piece < self._pieces[last])
         numbers = np.where(is_piece, self._long[last], np.where(piece < 0, wanted, wanted - self._added[last]))
         rows = self._rows.fetch(numbers.tolist())
-        for row, number in zip(rows, np.where(is_piece, piece, -1).tolist(), strict=True):
-            if number >= 0:
-                row[TEXT] = row[TEXT][number * self._limit : (number + 1) * self._limit]
+        starts = piece * self._limit - offsets[last]
+        for row, start, is_part in zip(rows, starts.tolist(), is_piece.tolist(), strict=True):
+            if is_part:
+                row[TEXT] = row[TEXT][max(start, 0) : start + self._limit]
                 forget_bytes(row)
         return rows
 
@@ -118,6 +127,20 @@ class SplitRows:
                 split - number * self._limit, np.where(np.repeat(pieces, pieces) > 1, self._limit, split)
             )
         return split
+
+    def most_lengths(self, column: str) -> Ints | None:
+        """The largest length of each row, wherever its pieces begin."""
+        found = self.lengths(column)
+        if found is None or column != TEXT:
+            return found
+        ends = self._starts + self._pieces - 1
+        found[ends] = self._limit
+        return found
+
+
+def shifts(room: Ints, document: Ints, seed: int, epoch: int) -> Ints:
+    """The offset of each document's pieces in an epoch, uniform from 0 to `room`."""
+    return noise_seeds(seed, epoch, document) % (room + 1)
 
 
 def forget_bytes(row: dict[str, Any]) -> None:

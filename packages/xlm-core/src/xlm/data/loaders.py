@@ -17,6 +17,7 @@ from xlm.data.functional import NUM_BYTES
 from xlm.data.hashing import noise_seeds, time_quantiles
 from xlm.data.on_the_fly import accepted_keys
 from xlm.data.rows import Ints, Rows
+from xlm.data.shifting import fetch_of_epoch
 from xlm.errors import DataError
 from xlm.utils.annotations import Count
 from xlm.utils.instantiate import building, check_arguments
@@ -183,7 +184,6 @@ class KeyedExamples:
         examples = self.rows_of(keys)
         for example in examples:
             example.pop(NUM_BYTES, None)  # processors and collators don't see it; `rows_of` keeps it
-        # A batch never spans two epochs.
         epoch = keys[0].epoch
         seeds = noise_seeds(self._seed, epoch, np.array(indices))
         if self._processor is not None:
@@ -201,7 +201,8 @@ class KeyedExamples:
 
     def rows_of(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
         """The stored rows of the keys, including the number of bytes of a text."""
-        return self._rows.fetch([key.row for key in keys])
+        epoch = keys[0].epoch if keys else 0  # a batch never spans two epochs
+        return fetch_of_epoch(self._rows, epoch, [key.row for key in keys])
 
 
 class WrapsDataLoader:

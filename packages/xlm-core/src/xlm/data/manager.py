@@ -23,6 +23,7 @@ from xlm.data.mixtures import joined_content, part_managers
 from xlm.data.prepare_progress import ShareRead, shown
 from xlm.data.rows import ArrowRows, Chunk, ColumnError, ListRows, Rows
 from xlm.data.selection import Reading, removed_from
+from xlm.data.shifting import shifted
 from xlm.data.sources import (
     AFTER_NUM_EXAMPLES,
     FileSource,
@@ -82,8 +83,9 @@ class DatasetManager:
     a `part` without a file is held out from `train`, a share of the rows given by `held_out`. `reading` has the
     fields of `xlm.data.selection.Reading`: how files are read, and which rows are used. `too_long` decides
     what happens to examples longer than their block: error, truncate, drop or split; with None, an error where the
-    collator would raise one; otherwise the collator truncates. `role` is "loss" or "prediction"; None means that
-    the name decides. `stages` limits the stages that set it up.
+    collator would raise one; otherwise the collator truncates. With `shift_blocks`, the blocks into which documents of
+    training are split or packed begin at other tokens in every epoch (`xlm.data.shifting`). `role` is "loss" or
+    "prediction"; None means that the name decides. `stages` limits the stages that set it up.
     """
 
     #: Whether `debug=overfit` replaces these examples with the training batch.
@@ -116,6 +118,7 @@ class DatasetManager:
         columns_to_keep: Sequence[str] | None = None,
         dataloader_kwargs: Mapping[str, Any] | None = None,
         too_long: str | None = None,
+        shift_blocks: bool = False,
         streaming: bool = False,
         shuffle_buffer: Count = SHUFFLE_BUFFER,
         mixture: Mapping[str, Any] | None = None,
@@ -147,6 +150,7 @@ class DatasetManager:
         self.columns_to_keep = None if columns_to_keep is None else list(columns_to_keep)
         self.dataloader_kwargs = plain(dataloader_kwargs or {})
         self.too_long = None if too_long is None else _one_of("too_long", too_long, POLICIES)
+        self.shift_blocks = shift_blocks
         #: `split.name`, set by the data module.
         self.label: str | None = None
         self.role = _one_of("role", role, ROLES) if role is not None else None
@@ -295,6 +299,10 @@ class DatasetManager:
                 part.prepare(tokenizer, cache_dir, num_workers, rewritten)
             self.content = joined_content({name: part.content for name, part in self.parts.items()})
         elif self.stream is None:
+            if self.shift_blocks:
+                raise DataError(
+                    f"{self.label}: shift_blocks=true is for prepared data: a stream's blocks are cut while it is read."
+                )
             source = self.source()
             preparation = self._preparation(source, tokenizer)
             self.stream = StreamOfSource(source, tokenizer, preparation, self._limits)
@@ -401,7 +409,7 @@ class DatasetManager:
         if rows is None and (self.parts or self.stream is not None):
             steps = {"accumulate": accumulate, "measure_every": measure_every}
             return self._endless_loader(split, tokenizer, seed=seed, rank=rank, world_size=world_size, **steps)
-        rows = self.rows if rows is None else rows
+        rows = self._rows_of(split, seed) if rows is None else rows
         if rows is None or self.collator is None:
             name = self.full_name or self.dataset_constructor_str
             raise DataError(f"{name} has no rows or no collator. Call setup first.")
@@ -419,13 +427,26 @@ class DatasetManager:
             **self.dataloader_kwargs,
         )
 
+    def _rows_of(self, split: str, seed: int) -> Rows | None:
+        """The rows of a split; those of training have other blocks in every epoch, if that is asked for."""
+        if not self.shift_blocks or split != "train" or self.rows is None:
+            return self.rows
+        name = self.label or self.full_name or "The data set"
+        if self.group is None and self.too_long != "split":
+            raise DataError(
+                f"{name}: shift_blocks=true has no effect, because no document is split or packed. "
+                "Set too_long=split, or remove it."
+            )
+        return shifted(self.rows, seed, self.group is not None, str(name))
+
     def _endless_loader(self, split: str, tokenizer: Any, **options: int) -> EndlessLoader:
         if self.collator is None:
             raise DataError(f"{self.label or self.full_name} has no collator.")
         if split != "train":
             raise DataError(f"{self.label or self.full_name}: streams and mixtures are for training only.")
         parts = self.parts or {"": self}
-        opened = {name: part.stream or part.rows for name, part in parts.items()}
+        seed = options["seed"]
+        opened = {name: part.stream or part._rows_of(split, seed + n) for n, (name, part) in enumerate(parts.items())}
         return endless_loader(
             {name: source for name, source in opened.items() if source is not None},
             {name: part.shuffle_buffer for name, part in parts.items()},
