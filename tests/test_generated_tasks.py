@@ -16,7 +16,7 @@ from xlm.utils.instantiate import clear_components, instantiate
 
 FAMILIES = [p.model for p in read_packages(ROOT).values() if p.model]
 CONFIGS = ROOT / "packages/xlm-core/src/xlm/configs/lightning_train/datamodule"
-TASKS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "- generated_pairs" in path.read_text())
+TASKS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "generated_pairs" in path.read_text())
 # One of each family with every change, all of them every night.
 OFTEN = {("sudoku", "mlm"), ("countdown", "arlm"), ("graph_coloring", "ilm"), ("arithmetic", "mdlm")}
 SMALL = (

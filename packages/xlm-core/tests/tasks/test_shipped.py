@@ -21,7 +21,7 @@ from xlm.utils.instantiate import instantiate
 
 MODELS = Path(__file__).parents[1] / "models"
 CONFIGS = Path(prepare_data.__file__).parents[1] / "configs" / "lightning_train"
-TASKS = sorted(path.stem for path in (CONFIGS / "datamodule").glob("*.yaml") if "- generated_pairs" in path.read_text())
+TASKS = sorted(path.stem for path in (CONFIGS / "datamodule").glob("*.yaml") if "generated_pairs" in path.read_text())
 DRAWN = [name for name in TASKS if "trace_view" in (CONFIGS / "datamodule" / f"{name}.yaml").read_text()]
 # Few: a sixteenth of all examples is drawn for val.
 NUM_EXAMPLES = {"train": 24, "val": 2, "test": 2}
