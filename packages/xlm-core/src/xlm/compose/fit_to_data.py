@@ -135,6 +135,8 @@ def _chosen(cfg: DictConfig, given: Mapping[str, str]) -> dict[str, Any]:
     if not is_pair:
         chosen |= _plain(cfg, "for_texts")  # what the model type sets for plain texts
     network = given.get(_OF_NETWORK)
+    if network is not None or device != "cpu":
+        chosen.pop("batching", None)  # another network may compute padded batches only; not measured on GPUs
     if network is None:
         chosen |= network_for(str(cfg.get("model_name")), facts.num_bytes, device)
         network = chosen.pop(_OF_NETWORK)
