@@ -132,6 +132,12 @@ def test_rows_draw_alone_what_they_draw_together_and_unmaskable_ones_nothing(ora
         )
         torch.testing.assert_close(alone, together[here])
     assert (together[3] == 0).all()
+
+    def unit_rates(ids: Tensor, rate: Tensor, index: Tensor, targets: Tensor) -> Tensor:
+        assert ((rate > 0) & (rate <= 1)).all()  # also that of the row without a mask
+        return torch.zeros(len(index), dtype=torch.float64)
+
+    nelbo_draws(unit_rates, x, maskable, everything, torch.arange(6), MASK)
     usual = nelbo_draws(scorer(oracle.table), x, maskable, everything, torch.arange(6) * 5, MASK)
     torch.testing.assert_close(usual, together[:, :1])  # the first of several draws, of four points
 
@@ -178,7 +184,7 @@ def test_rows_with_as_many_sets_of_masks_as_points_are_exact_and_others_are_draw
 
 @pytest.mark.parametrize("num_points", [1, 4])
 def test_hidden_masks_count_in_the_rate(num_points: int, oracle: Any) -> None:
-    """The (k + h)-th of n + h times: n times the mean over k of (k + h)/(n + h + 1), for n = 2 tokens and h = 2 more."""
+    """The (k + h)-th of n + h times: n times the mean over k of (k + h)/(n + h + 1), for n = h = 2."""
     slope = scorer(torch.zeros_like(oracle.table), 1.0)
     drawn = varied([True, False, True, False], num_points, 2000, slope, hidden=[False, True, False, True])
     assert float(drawn.mean()) == pytest.approx(2 * 3.5 / 5, abs=0.03)
