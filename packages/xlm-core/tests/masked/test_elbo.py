@@ -133,6 +133,75 @@ def test_rows_draw_alone_what_they_draw_together_and_unmaskable_ones_nothing(ora
         torch.testing.assert_close(alone, together[here])
     assert (together[3] == 0).all()
 
+    def unit_rates(ids: Tensor, rate: Tensor, index: Tensor, targets: Tensor) -> Tensor:
+        assert ((rate > 0) & (rate <= 1)).all()  # also that of the row without a mask
+        return torch.zeros(len(index), dtype=torch.float64)
+
+    nelbo_draws(unit_rates, x, maskable, everything, torch.arange(6), MASK)
+    usual = nelbo_draws(scorer(oracle.table), x, maskable, everything, torch.arange(6) * 5, MASK)
+    torch.testing.assert_close(usual, together[:, :1])  # the first of several draws, of four points
+
+
+def varied(maskable: list[bool], num_points: int, seeds: int = 50, nll: Any = None, **options: Any) -> Tensor:
+    """(sequences, seeds) draws of three sequences, of which only some tokens may be masked."""
+    x = torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1], [1, 0, 0, 2]])
+    many = x.repeat_interleave(seeds, 0)
+    everything = torch.ones_like(many, dtype=torch.bool)
+    here = {name: torch.tensor([value]).expand_as(many) for name, value in options.items()}
+    rows = torch.tensor([maskable]).expand_as(many)
+    drawn = nelbo_draws(nll, many, rows, everything, torch.arange(len(many)), MASK, 1, num_points, **here)
+    return drawn.reshape(len(x), seeds)
+
+
+def enumerated_sets(table: Tensor, x: Tensor, places: list[int]) -> Tensor:
+    """`enumerated` where only tokens at `places` are masked."""
+    total, n = torch.zeros(len(x), dtype=torch.float64), len(places)
+    for size in range(1, n + 1):
+        weight = math.factorial(size - 1) * math.factorial(n - size) / math.factorial(n)
+        for chosen in map(list, itertools.combinations(places, size)):
+            z = x.clone()
+            z[:, chosen] = MASK
+            log_p = table[(z * POWERS).sum(-1)].gather(-1, x[:, :, None]).squeeze(-1)
+            total -= weight * log_p[:, chosen].sum(1)
+    return total
+
+
+@pytest.mark.parametrize("places", [[2], [0, 3], [1, 2], [0, 1, 3]])
+def test_rows_with_as_many_sets_of_masks_as_points_are_exact_and_others_are_drawn(
+    places: list[int], table: Tensor
+) -> None:
+    maskable = [position in places for position in range(LENGTH)]
+    num_sets = 2 ** len(places) - 1
+    exact = enumerated_sets(table, torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1], [1, 0, 0, 2]]), places)
+    for num_points in (num_sets, num_sets + 1):
+        drawn = varied(maskable, num_points, nll=scorer(table))
+        torch.testing.assert_close(drawn, exact[:, None].expand_as(drawn))
+    if num_sets > 1:
+        drawn = varied(maskable, num_sets - 1, 1000, nll=scorer(table))
+        assert (drawn.std(1) > 0).all()
+        assert ((drawn.mean(1) - exact).abs() < 4.5 * drawn.std(1) / 1000**0.5).all()
+
+
+@pytest.mark.parametrize("num_points", [1, 4])
+def test_hidden_masks_count_in_the_rate(num_points: int, oracle: Any) -> None:
+    """The (k + h)-th of n + h times: n times the mean over k of (k + h)/(n + h + 1), for n = h = 2."""
+    slope = scorer(torch.zeros_like(oracle.table), 1.0)
+    drawn = varied([True, False, True, False], num_points, 2000, slope, hidden=[False, True, False, True])
+    assert float(drawn.mean()) == pytest.approx(2 * 3.5 / 5, abs=0.03)
+
+
+def test_unpaid_tokens_are_masked_and_cost_nothing() -> None:
+    def one_each(ids: Tensor, rate: Tensor, index: Tensor, targets: Tensor) -> Tensor:
+        assert (ids.reshape(-1)[index] == MASK).all()
+        assert not (index % LENGTH == 2).any()
+        seen.append(bool((ids[:, 2] == MASK).any()))
+        return torch.ones(len(index), dtype=torch.float64)
+
+    seen: list[bool] = []
+    drawn = varied([True, False, True, False], 4, nll=one_each, unpaid=[False, False, True, False])
+    torch.testing.assert_close(drawn, torch.ones_like(drawn))
+    assert any(seen)
+
 
 def test_an_unknown_method_is_named(oracle: Any) -> None:
     with pytest.raises(ValueError, match=r"Unknown method 'exact'\. Choices: counts, rates\."):
