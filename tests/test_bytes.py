@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,11 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from xlm import flags
 from xlm.commands import eval as evaluation
 from xlm.commands import train
 from xlm.compose import load_config
 from xlm.evaluation.likelihood import LikelihoodPass, Measured, text_bytes
 from xlm.inference.session import start
-from xlm.utils.instantiate import clear_components
 
 BLOCK = 12
 WORDS = ["in", "the", "beginning", "etait", "un", "mot", "and", "was", "##s", "word"]
@@ -35,25 +32,18 @@ MANAGERS = "datamodule.dataset_managers"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(home: Path) -> Path:
     """An uncased WordPiece tokenizer that knows few words, and files of texts, in the current directory."""
-    folder = tmp_path_factory.mktemp("home")
     vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     vocab |= {f"w{i}": len(vocab) + i for i in range(90)}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder / "uncased")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(home / "uncased")
     for name, texts in {"test": TEXTS, "train": OTHERS, "val": OTHERS}.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for variable in ("XLM_MODELS_PATH", "XLM_MODELS_PACKAGES", "XLM_CACHE_DIR"):
-            patch.delenv(variable, raising=False)
-        yield folder
-        clear_components()
-        flags.set_flags({"DEBUG": False, "DEBUG_OVERFIT": False})
+        (home / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return home
 
 
 def words(family: str, *more: str) -> list[str]:

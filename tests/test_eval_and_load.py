@@ -6,7 +6,7 @@ import html
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from xlm.commands import train
 from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.traces.document import read_document
-from xlm.utils.instantiate import clear_components, components, instantiate
+from xlm.utils.instantiate import components, instantiate
 
 FAMILIES = ("arlm", "ilm", "mdlm", "mlm")
 BOUNDS = FAMILIES[1:]
@@ -31,6 +31,8 @@ TRAIN = (
     "datamodule.dataset_managers.val.prediction.num_examples=4", "per_device_batch_size=16", "trainer.max_steps=3",
     "trainer.val_check_interval=3", "trainer.log_every_n_steps=1", "test_after_training=false",
 )  # fmt: skip
+# 30 examples would get 64 draws.
+DRAWS = ("++eval.num_samples=2",)
 PROMPTS = ["3 1 19 9 13 3", "", "8 3 7 16"]
 
 
@@ -38,18 +40,6 @@ class Run(NamedTuple):
     family: str
     folder: Path
     evaluate: Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where all runs are, as current directory."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for variable in ("XLM_MODELS_PATH", "XLM_MODELS_PACKAGES", "XLM_CACHE_DIR"):
-            patch.delenv(variable, raising=False)
-        yield folder
-        clear_components()
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -61,7 +51,7 @@ def run(request: pytest.FixtureRequest, home: Path) -> Run:
 
     def evaluate(*overrides: str) -> dict[str, Any]:
         without = ("~datamodule.dataset_managers.train", "~datamodule.dataset_managers.val")
-        evaluation.run(load_config([*choice, *SMALL, *without, *overrides]))
+        evaluation.run(load_config([*choice, *SMALL, *without, *DRAWS, *overrides]))
         record = json.loads((home / f"runs/{name}/eval_test.json").read_text())
         found: dict[str, Any] = record["likelihood"]["test/lm"]
         del found["seconds"]
@@ -107,7 +97,7 @@ def test_two_processes_measure_what_one_does(run: Run, once: dict[str, Any], hom
         str(Path(sys.executable).with_name("xlm")), "eval", f"experiment=star_easy_{run.family}",
         f"model=xtiny_{run.family}", f"job_name={run.family}", *SMALL[:2], "trainer_strategy=ddp",
         "trainer.accelerator=cpu", "trainer.devices=2", "per_device_val_batch_size=4",
-        "~datamodule.dataset_managers.train",
+        "~datamodule.dataset_managers.train", *DRAWS,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2
 import xlm
 from xlm.cli.main import main
 from xlm.errors import ConfigError
-from xlm.utils.instantiate import clear_components
 
 pytestmark = pytest.mark.slow
 
@@ -42,19 +40,13 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(home: Path) -> Path:
     """Where all runs are, as current directory, with small networks of transformers in `networks`."""
-    folder = tmp_path_factory.mktemp("home")
     torch.manual_seed(0)
-    BertForMaskedLM(BertConfig(**SIZES, max_position_embeddings=64)).save_pretrained(folder / "networks/bert")
+    BertForMaskedLM(BertConfig(**SIZES, max_position_embeddings=64)).save_pretrained(home / "networks/bert")
     config = GPT2Config(vocab_size=27, n_embd=16, n_layer=2, n_head=2, n_positions=64)
-    GPT2LMHeadModel(config).save_pretrained(folder / "networks/gpt2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for variable in ("XLM_MODELS_PATH", "XLM_MODELS_PACKAGES", "XLM_CACHE_DIR"):
-            patch.delenv(variable, raising=False)
-        yield folder
-        clear_components()
+    GPT2LMHeadModel(config).save_pretrained(home / "networks/gpt2")
+    return home
 
 
 def measured(path: str | Path, *overrides: str) -> dict[str, Any]:

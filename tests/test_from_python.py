@@ -35,17 +35,6 @@ def words(family: str, name: str, *more: str) -> list[str]:
     return [f"experiment=star_mini_{family}", f"model=xtiny_{family}", f"job_name={name}", *SMALL, *more]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where all runs are, as current directory."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for variable in ("XLM_MODELS_PATH", "XLM_MODELS_PACKAGES", "XLM_CACHE_DIR"):
-            patch.delenv(variable, raising=False)
-        yield folder
-
-
 def state() -> tuple[Any, ...]:
     """What a run changes in its process."""
     variables = {name: value for name, value in os.environ.items() if name.startswith("PL_")}

@@ -72,6 +72,7 @@ def test_from_a_file_to_scores_texts_and_a_trace(
     assert results["n"]["test/lm"] >= 10
     assert (run / "trace.html").stat().st_size > 10_000
     loader = "unconditional_prediction" if data == "mine" else "prediction"
+    assert ("monitored_metric=val/prediction/exact_match" in " ".join(told.out.split())) == (data == "qa")
     assert len((run / f"predictions/test/{loader}/step_00000004.jsonl").read_text().splitlines()) >= 16
 
 
@@ -103,9 +104,11 @@ def test_the_run_continues_and_is_used_without_its_data(folder: Path, capsys: py
 
 def test_what_is_given_is_not_chosen(folder: Path) -> None:
     cfg = load_config(["data.text=mine.txt", "model_type=arlm", "block_size=8", "tokenizer=characters",
-                       "held_out.val=0.3", "trainer.max_steps=7", "lr_scheduler=constant"])  # fmt: skip
+                       "held_out.val=0.3", "trainer.max_steps=7", "lr_scheduler=constant",
+                       "optimizer=lion"])  # fmt: skip
     assert (cfg.block_size, cfg.tokenizer, cfg.held_out.val, cfg.trainer.max_steps) == (8, "characters", 0.3, 7)
     assert cfg.lr_scheduler.name == "constant_with_warmup"
+    assert cfg.optimizer.lr == 3e-4  # what is open is chosen for what is given: the file of this optimizer has 3e-5
     assert cfg.too_long == "split"  # since most texts are longer than 8
     assert cfg.job_name.startswith("mine+arlm,block_size=8")
     # An experiment's training stays.

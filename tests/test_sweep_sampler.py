@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from xlm.commands import sweep_sampler, train
 from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.evaluation.pareto import COSTS, Point, front
-from xlm.utils.instantiate import clear_components
 
 CHOICE = (
     "experiment=star_mini_mdlm", "model=xtiny_mdlm", "job_name=mine", "trainer_strategy=cpu", "loggers=debug",
@@ -34,16 +32,10 @@ SWEEP = ("sweep.num_steps=[1,2,null]", "sweep.temperature=[0.0,1.0]", "sweep.num
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(home: Path) -> Path:
     """A directory with a run of a few steps."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for variable in ("XLM_MODELS_PATH", "XLM_MODELS_PACKAGES", "XLM_CACHE_DIR"):
-            patch.delenv(variable, raising=False)
-        train.run(load_config([*CHOICE, *TRAIN]))
-        yield folder
-        clear_components()
+    train.run(load_config([*CHOICE, *TRAIN]))
+    return home
 
 
 def sweep(*overrides: str) -> list[Point]:

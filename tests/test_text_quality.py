@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from xlm.commands.words import read_command
 from xlm.compose import load_config
 from xlm.errors import ConfigError, DataError
 from xlm.evaluation.pareto import Point
-from xlm.utils.instantiate import clear_components
 
 pytestmark = pytest.mark.slow
 
@@ -54,16 +52,10 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(home: Path) -> Path:
     """A directory with a run of two steps."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for variable in ("XLM_MODELS_PATH", "XLM_MODELS_PACKAGES", "XLM_CACHE_DIR"):
-            patch.delenv(variable, raising=False)
-        train.run(load_config(CHOICE))
-        yield folder
-        clear_components()
+    train.run(load_config(CHOICE))
+    return home
 
 
 def evaluate(*overrides: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from xlm.compose import load_config
 from xlm.decoding.trace import replay
 from xlm.errors import ConfigError
 from xlm.traces.document import Document, read_document
-from xlm.utils.instantiate import clear_components
 
 pytestmark = pytest.mark.slow
 
@@ -38,17 +36,11 @@ def choice(family: str) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(home: Path) -> Path:
     """A directory with a run of each family."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for variable in ("XLM_MODELS_PATH", "XLM_MODELS_PACKAGES", "XLM_CACHE_DIR"):
-            patch.delenv(variable, raising=False)
-        for family in FAMILIES:
-            train.run(load_config([*choice(family), *TRAIN]))
-        yield folder
-        clear_components()
+    for family in FAMILIES:
+        train.run(load_config([*choice(family), *TRAIN]))
+    return home
 
 
 def traced(*words: str) -> Document:

@@ -158,7 +158,10 @@ def test_a_sweep_in_a_folder_is_named_by_what_varies(capsys: pytest.CaptureFixtu
 
 def test_hydras_flags_keep_working(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "--cfg", "job", "experiment=toy", "--resolve", "--package", "model")
-    assert (code, out) == (0, "# @package model\n_target_: toy.parts.Net\nwidth: 4\n")
+    assert (code, out, err) == (0, "# @package model\n_target_: toy.parts.Net\nwidth: 4\n", "")
+    code, out, err = run(capsys, "--cfg", "job", "data.text=a.txt", "model_type=toy", "--package", "data_files.train")
+    assert (code, out.split("\n")[-2:]) == (0, ["a.txt", ""])
+    assert err.startswith("This is the configuration as it is written down.")
     code, out, _ = run(capsys, "experiment=toy", "--info", "searchpath")
     assert code == 0
     assert "model 'toy' (xlm_models.json)" in out

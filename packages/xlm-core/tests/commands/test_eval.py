@@ -92,6 +92,15 @@ def test_draws_of_an_exact_likelihood_are_said_to_have_no_effect(
     assert "eval.num_samples=5 has no effect: an exact likelihood needs no draws." in capsys.readouterr().out
 
 
+def test_few_examples_get_more_draws_unless_their_number_is_given(configure: Configure, work_dir: Path) -> None:
+    """As at the end of `xlm train data.text=`: 2,000 in all, at most 64 each."""
+    bound = "loss._target_=bigram.components_bigram.LossWithDraws"
+    for given, draws in ((), 64), (("++eval.num_samples=3",), 3):
+        evaluation.run(configure(bound, *given))
+        found = record(work_dir)["likelihood"]["test/lm"]
+        assert (found["exact"], found["num_samples"]) == (False, draws)
+
+
 def test_evaluating_twice_gives_the_same_digits(configure: Configure, work_dir: Path) -> None:
     found = []
     for _ in range(2):

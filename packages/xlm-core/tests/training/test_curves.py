@@ -89,13 +89,13 @@ def test_axes_have_units_plain_numbers_and_limits_that_can_be_compared(figure: F
 def test_what_never_changes_is_named_below_the_panels(figure: Figure) -> None:
     text = " ".join(figure.get_supxlabel().split("\n"))
     assert "Constant, not drawn: train/lr 0.1, val/easy/network_calls 7, val/hard/exact_match 0." in text
-    assert "best checkpoint, step 50, val/lm/accumulated_loss 0.5." in text
+    assert "best checkpoint, step 75, val/lm/accumulated_loss 0.5." in text
 
 
-def test_the_best_checkpoint_is_the_first_best_validation(figure: Figure, csv_path: Path) -> None:
+def test_the_best_checkpoint_is_the_last_best_validation(figure: Figure, csv_path: Path) -> None:
     loss = axes_of(figure)["loss"]
     (star,) = [line for line in loss.get_lines() if line.get_marker() == "*"]
-    assert (star.get_xdata()[0], star.get_ydata()[0]) == (50, 0.5)  # type: ignore[index]
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (75, 0.5)  # type: ignore[index]
     panels = collect(csv_path)
     assert best_of(panels, "val/easy/exact_match", "max") == Best("val/easy/exact_match", 100, 0.25)
     assert best_of(panels, "val/none/at_all") is None

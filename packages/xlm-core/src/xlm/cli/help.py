@@ -29,7 +29,7 @@ _OVERRIDES = (
     ("trainer_strategy=ddp trainer.devices=2", "use several processes"),
     ("job_name=mine", "name the run and its folder runs/mine; the same name continues that run"),
     ("-m seed=1,2,3", "start one run per value"),
-    ("--cfg job --resolve", "print the configuration without running"),
+    ("--cfg job --resolve", "print the configuration as written, without running"),
     ("--info defaults", "print the files behind it; --hydra-help prints Hydra's options"),
 )
 # The widest column of keys, and the narrowest of explanations: with less, an explanation is below its key.

@@ -22,10 +22,15 @@ from xlm.compose.checks import check_config
 from xlm.compose.load import CONFIG_MODULE, CONFIG_NAME, composed_again
 from xlm.compose.messages import FOREIGN_ERRORS, is_foreign, readable_error, translate
 from xlm.compose.naming import checked_job_name
+from xlm.compose.own_data import AUTOMATIC
 from xlm.errors import ConfigError, TrainingInterrupted, XLMError, printable
 from xlm.external_models import Discovery, activate, discover
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+AS_WRITTEN = (
+    "This is the configuration as it is written down. With data.text=, the start of the run chooses sizes, steps and\n"
+    "the network to fit the data, prints them, and keeps the whole configuration in config.yaml of the run."
+)
 
 
 def run_job(args: Sequence[str]) -> int:
@@ -50,6 +55,8 @@ def run_job(args: Sequence[str]) -> int:
         flags = {flag.partition("=")[0] for flag in arguments.flags if flag.startswith("-")}
         if flags <= {"--config-dir", "-cd"}:
             return task.run_stored(job)
+    if arguments.shows_only and f"{AUTOMATIC}=true" in arguments.overrides:
+        print(AS_WRITTEN, file=sys.stderr)
     argv = [*arguments.overrides, *arguments.flags]
     shown = late_values_as_text() if arguments.shows_only else nullcontext()
     try:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from xlm.compose.checks import read_section
 from xlm.compose.other_data import with_data_of
 from xlm.errors import ConfigError
+from xlm.evaluation.likelihood import NUM_SAMPLES as NUM_SAMPLES
 from xlm.evaluation.likelihood import LikelihoodPass, gives_likelihood, print_likelihoods
 from xlm.evaluation.metrics import Estimates
 from xlm.evaluation.text_quality.measure import print_quality
@@ -24,9 +25,6 @@ from xlm.training.progress import EvaluationProgress, print_results, write_resul
 from xlm.training.rng import RandomState
 from xlm.utils.files import output_file, output_folder
 from xlm.utils.rank_zero import all_gather_objects
-
-# Draws of the bound per example: the smallest number with a standard error. Each draw averages several maskings.
-NUM_SAMPLES = 2
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -58,7 +56,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"datamodule.dataset_managers.{split} has no loader, so there is nothing to evaluate on.")
     harness = session.harness()
     checkpoint = load_chosen(harness, weights, options.apply_ema)
-    likelihood = LikelihoodPass(num_samples) if (num_samples := _num_samples(options.num_samples, harness)) else None
+    likelihood = _likelihood_pass(options.num_samples, harness)
     estimates = Estimates()
     callbacks = [RandomState(cfg.seed), EvaluationProgress(), estimates, *([likelihood] if likelihood else [])]
     trainer = session.trainer(callbacks, [])
@@ -127,11 +125,11 @@ def sampler_of(cfg: DictConfig) -> dict[str, Any] | None:
     return dict(json.loads(described))
 
 
-def _num_samples(asked: int | None, harness: Harness) -> int:
-    """`eval.num_samples`; 0 for no likelihood, which is also the default if the loss has none."""
+def _likelihood_pass(asked: int | None, harness: Harness) -> LikelihoodPass | None:
+    """Measures the likelihood with `eval.num_samples` draws; None for 0, and by default if the loss has none."""
     if not gives_likelihood(harness.loss_function):
         if asked:
             name = type(harness.loss_function).__name__
             raise ConfigError(f"{name} gives no likelihood (no token_nll and no nll_bound). Use eval.num_samples=0.")
-        return 0
-    return NUM_SAMPLES if asked is None else asked
+        return None
+    return None if asked == 0 else LikelihoodPass(asked)

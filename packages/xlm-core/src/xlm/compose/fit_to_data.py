@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xlm.compose.messages import group_members
+from xlm.compose.messages import config_folders, group_members, paths
 from xlm.compose.own_data import AUTOMATIC
 from xlm.errors import ConfigError
 from xlm.utils.stored_yaml import check_stored_yaml
@@ -32,14 +32,20 @@ _LARGEST_BATCH = 64
 _VALIDATIONS = 10
 # Rows that are answered in each validation, and in the test.
 _ANSWERED = {"val": 64, "test": {"cpu": 500, "gpu": 5_000}}
+# Answers of so many tokens are right or wrong as a whole; of longer ones hardly any is right in every token.
+_SHORT_ANSWER = 16
+_MONITORED = ("monitored_metric", "monitored_mode")
 # Below so many bytes a small network has seen everything a larger one could.
 _BYTES_FOR_MEDIUM, _BYTES_FOR_SMALL = 2**20, 10**8
 _MEDIUM = {"d_model": 384, "num_layers": 6, "nhead": 6}
 _SIZES = {"cpu": ("tiny_{}", "{}", "xtiny_{}"), "gpu": ("tiny_{}", "{}", "xtiny_{}"), "large": ("small_{}", "{}")}
 _OF_NETWORK = "model"
+_DEBUG = "debug"
 _GROUPS = (_OF_NETWORK, "optimizer", "lr_scheduler")
-# Keys that a debugging preset sets itself.
-_OF_TRAINING = ("trainer.", "lr_scheduler", "optimizer", "ema_decay", "datamodule.")
+# Learning rates for AdamW, and those of other optimizers as a share of them; the rest have their own.
+_RATE = "optimizer.lr"
+_RATES = {"small": 3e-4, "medium": 5e-4, "tiny": 1e-3}
+_SHARE_OF_RATE = {"adamw": 1.0, "adam": 1.0, "lion": 0.3}
 
 
 def fitted_to_data(
@@ -61,6 +67,8 @@ def fitted_to_data(
     if not OmegaConf.select(cfg, AUTOMATIC) or cfg.data.get("chosen"):
         return cfg
     given = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
+    # What a debugging preset is for is not chosen; everything else is as in the run that is looked into.
+    given = {**keys_of_preset(given.get(_DEBUG, "")), **given}
     chosen = _of_run(cfg) or _chosen(cfg, given)
     applied = {key: value for key, value in chosen.items() if not _is_given(key, given)}
     # In a sweep, Hydra writes ~model=null.
@@ -83,6 +91,8 @@ def _is_given(key: str, given: Mapping[str, str]) -> bool:
     """Whether an override sets the key, or a part of it that contains it; the data are renamed, not chosen."""
     if key.startswith("data_files."):
         return False
+    if key == _RATE and given.get("optimizer") in _SHARE_OF_RATE:
+        return key in given  # this rate is chosen for an optimizer that is given
     parts = key.split(".")
     is_group = key == "lr_scheduler"  # the options of one schedule don't fit another
     return any(".".join(parts[:n]) in given for n in range(1, len(parts) + 1)) or (
@@ -90,10 +100,22 @@ def _is_given(key: str, given: Mapping[str, str]) -> bool:
     )
 
 
+def keys_of_preset(name: str) -> dict[str, str]:
+    """Dotted key → value of everything that the preset `debug=name` sets; empty for none."""
+    files = [folder / _DEBUG / f"{name}.yaml" for folder in config_folders()]
+    return {
+        ".".join(path): str(value)
+        for file in files
+        if file.is_file()
+        for path, value in paths(OmegaConf.to_container(OmegaConf.load(file)))
+        if path[0] != "defaults" and not isinstance(value, dict)
+    }
+
+
 def _of_run(cfg: DictConfig) -> dict[str, Any] | None:
-    """What was chosen when the run of this name started; None for a new run."""
+    """What was chosen when the run of this name started; None for a new run, and for debugging, which starts anew."""
     path = Path(cfg.paths.run_dir) / "config.yaml"
-    if not path.is_file():
+    if OmegaConf.select(cfg, "global_flags.DEBUG") or not path.is_file():
         return None
     text = path.read_text(encoding="utf-8")
     check_stored_yaml(text)
@@ -129,6 +151,8 @@ def _chosen(cfg: DictConfig, given: Mapping[str, str]) -> dict[str, Any]:
     if "experiment" in given:
         return chosen
     chosen |= _training(cfg, given, facts, held_out, sum(limits.values()), device)
+    if is_pair:
+        chosen |= monitored_for(cfg, given, found["input_ids"])
     if is_pair and "datamodule.dataset_managers.val.prediction" not in given:
         chosen["datamodule.dataset_managers.val.prediction.num_examples"] = _ANSWERED["val"]
         chosen["datamodule.dataset_managers.test.prediction.num_examples"] = _ANSWERED["test"][device]  # type: ignore[index]
@@ -141,10 +165,7 @@ def _chosen(cfg: DictConfig, given: Mapping[str, str]) -> dict[str, Any]:
         chosen |= network_for(str(cfg.get("model_name")), facts.num_bytes, device)
         network = chosen.pop(_OF_NETWORK)
         chosen = {_OF_NETWORK: network, **chosen}
-    chosen |= _optimizer(network, is_changed=f"{_OF_NETWORK}.d_model" in chosen)
-    if "debug" in given:
-        chosen = {key: value for key, value in chosen.items() if not key.startswith(_OF_TRAINING)}
-    return chosen
+    return chosen | optimizer_for(network, f"{_OF_NETWORK}.d_model" in chosen, given.get("optimizer"))
 
 
 def vocabulary_size(num_bytes: int) -> int:
@@ -233,6 +254,24 @@ def _training(
     return chosen
 
 
+def monitored_for(cfg: DictConfig, given: Mapping[str, str], answers: Sequence[int]) -> dict[str, Any]:
+    """Exact match chooses the best checkpoint of a run on short answers, if its validation has that metric.
+
+    The loss may be lowest long before the answers are right: it also counts what the family draws at random, such as
+    the order of insertions.
+
+    Args:
+        answers: sorted lengths in tokens.
+    """
+    metric = OmegaConf.select(cfg, "reported_metrics.val.prediction.exact_match")
+    loader = OmegaConf.select(cfg, "datamodule.dataset_managers.val.prediction")
+    if any(key in given for key in _MONITORED) or answers[len(answers) // 2] > _SHORT_ANSWER:
+        return {}
+    if not (loader and cfg.get("predictor") and metric and metric.get("update_fn")):
+        return {}
+    return dict(zip(_MONITORED, (f"val/prediction/{metric.name}", "max"), strict=True))
+
+
 def network_for(model_type: str, num_bytes: int, device: str) -> dict[str, Any]:
     """The network of a model type that fits the data and the device, as choices.
 
@@ -255,14 +294,19 @@ def network_for(model_type: str, num_bytes: int, device: str) -> dict[str, Any]:
     return chosen
 
 
-def _optimizer(network: str, is_changed: bool) -> dict[str, Any]:
-    """Muon, with its own learning rate, for the small networks that it was tried with; AdamW for others."""
-    if network.startswith(("tiny_", "xtiny_")) and not is_changed:
+def optimizer_for(network: str, is_medium: bool, asked: str | None) -> dict[str, Any]:
+    """Muon, with its own learning rate, for the small networks that it was tried with; AdamW for others.
+
+    Args:
+        asked: the optimizer that is given; it gets a rate for the network.
+    """
+    is_tiny = network.startswith(("tiny_", "xtiny_")) and not is_medium
+    if is_tiny and asked is None:
         return {"optimizer": "muon"}
-    return {
-        "optimizer": "adamw",
-        "optimizer.lr": 3e-4 if network.startswith("small_") else 5e-4 if is_changed else 1e-3,
-    }
+    size = "small" if network.startswith("small_") else "medium" if is_medium else "tiny"
+    name = asked or "adamw"
+    rate = {_RATE: float(f"{_RATES[size] * _SHARE_OF_RATE[name]:.2g}")} if name in _SHARE_OF_RATE else {}
+    return {"optimizer": name, **rate}
 
 
 def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def keys_ending_in(parts: Sequence[str], node: Any) -> list[str]:
     A key whose value only refers to another key, such as a data set's `batch_size`, stands for that one.
     """
     found: dict[str, None] = {}
-    for path, value in sorted(_paths(node), key=lambda item: len(item[0])):
+    for path, value in sorted(paths(node), key=lambda item: len(item[0])):
         if list(path[-len(parts) :]) != list(parts):
             continue
         reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
@@ -112,12 +112,12 @@ def keys_ending_in(parts: Sequence[str], node: Any) -> list[str]:
 _REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([a-z_]\w*(?:\.\w+)*)(?:,null)?\}")
 
 
-def _paths(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def paths(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The path and the value of every key below `node`."""
     if isinstance(node, dict):
         for name, value in node.items():
             yield (*path, str(name)), value
-            yield from _paths(value, (*path, str(name)))
+            yield from paths(value, (*path, str(name)))
 
 
 def _compose_or_none(overrides: Sequence[str]) -> DictConfig | None:

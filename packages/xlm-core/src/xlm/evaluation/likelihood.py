@@ -22,6 +22,10 @@ from xlm.utils.consoles import print_table
 from xlm.utils.rank_zero import all_gather_objects
 
 IGNORE = -100
+# The fewest draws of a bound per example: the smallest number with an error of its own. Each averages several maskings.
+NUM_SAMPLES = 2
+# The most, and how many all examples together should have.
+_MOST_SAMPLES, _ALL_SAMPLES = 64, 2000
 
 
 class Terms(NamedTuple):
@@ -322,7 +326,7 @@ def draws_for(num_examples: float) -> int:
 
     The distribution of a draw has a long tail, so a standard error from a few dozen draws is too small.
     """
-    return int(max(2, min(64, 2000 // max(num_examples, 1))))
+    return int(max(NUM_SAMPLES, min(_MOST_SAMPLES, _ALL_SAMPLES // max(num_examples, 1))))
 
 
 class LikelihoodPass(Callback):
@@ -332,7 +336,7 @@ class LikelihoodPass(Callback):
     loaders. A loss without likelihood is skipped.
 
     Args:
-        num_samples: draws of each example; None for 2, or more if there are few examples (`draws_for`).
+        num_samples: draws of each example; None for `draws_for` the number of examples.
     """
 
     def __init__(self, num_samples: int | None) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from xlm.errors import NonFiniteLossError, RunInUseError, StorageError, TrainingInterrupted, XLMError
@@ -113,7 +114,10 @@ _PATHS_OF_BEST = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt`: the weights with the best `monitor` so far, updated after every validation."""
+    """`best.ckpt`: the weights with the best `monitor` so far, updated after every validation.
+
+    Of equal values the later one counts, since it has trained longer: a share of few answers is often the same.
+    """
 
     def __init__(self, dirpath: str, monitor: str, mode: str = "min", filename: str = "best", **kwargs: Any) -> None:
         kwargs.setdefault("save_top_k", 1)
@@ -127,6 +131,14 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             **kwargs,
         )
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether a value is among the best, or equal to the last of these. The same in all processes."""
+        if super().check_monitor_top_k(trainer, current):
+            return True
+        worst = self.best_k_models.get(self.kth_best_model_path)
+        is_equal = current is not None and worst is not None and bool(current == worst)
+        return bool(trainer.strategy.reduce_boolean_decision(is_equal))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state. If the run was renamed, its paths are those of the new folder, so that the best one counts."""

@@ -71,13 +71,13 @@ def collect(csv_path: Path) -> dict[str, Series]:
 
 
 def best_of(panels: Mapping[str, Series], monitor: str, mode: str = "min") -> Best | None:
-    """The first best value of the monitored metric, as the best checkpoint has it; None if it was not logged."""
+    """The best value of the monitored metric, of equal ones the last, as in the best checkpoint; None without any."""
     series, _, metric = monitor.rpartition("/")
     points = panels.get(metric, {}).get(series, [])
     if not points:
         return None
     sign = 1 if mode == "min" else -1
-    step, value = min(points, key=lambda point: sign * point[1])
+    step, value = min(points, key=lambda point: (sign * point[1], -point[0]))
     return Best(monitor, step, value)
 
 

@@ -58,6 +58,19 @@ class LossWithoutLikelihood(BigramLoss):
     token_nll = None  # type: ignore[assignment]
 
 
+class LossWithDraws(BigramLoss):
+    """The exact likelihood, as if it were a bound that is drawn."""
+
+    token_nll = None  # type: ignore[assignment]
+
+    def nll_bound(self, batch: dict[str, Any], num_samples: int = 1) -> Tensor:
+        is_target = batch["target_ids"] != -100
+        batch["num_tokens"] = is_target.sum(dim=1)  # this model's collator doesn't count them
+        per_token = torch.zeros(is_target.shape, dtype=torch.float64)
+        per_token[is_target] = super().token_nll(batch).double()
+        return per_token.sum(dim=1, keepdim=True).expand(-1, num_samples)
+
+
 class BigramPredictor(Predictor[dict[str, Tensor], dict[str, Any]]):
     """A fixed number of tokens, the likeliest or drawn ones."""
 

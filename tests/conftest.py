@@ -1,0 +1,24 @@
+"""The empty folder in which the tests of a module train, evaluate and load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from xlm import flags
+from xlm.utils.instantiate import clear_components
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder, as current directory, without models or prepared data of the environment."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for variable in ("XLM_MODELS_PATH", "XLM_MODELS_PACKAGES", "XLM_CACHE_DIR"):
+            patch.delenv(variable, raising=False)
+        yield folder
+        clear_components()
+        flags.set_flags({"DEBUG": False, "DEBUG_OVERFIT": False})
