@@ -1,7 +1,4 @@
-"""Copies the record of a run many times, with other seeds, values and times: for measuring what lists of runs cost.
-
-python tools/many_runs.py runs/real FOLDER 1000
-"""
+"""Copies the record of a run many times, with other seeds, values and times: for measuring what lists of runs cost."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json
 import os
 import random
 import re
-import sys
 from pathlib import Path
 
 COPIED = ("config.yaml", "record_train.json", "results.json", "metrics.csv")
@@ -57,7 +53,3 @@ def moved(value: object, draw: random.Random) -> object:
         found = value * draw.uniform(0.9, 1.1)
         return min(1.0, found) if 0 <= value <= 1 else found
     return value
-
-
-if __name__ == "__main__":
-    copy_runs(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
