@@ -9,7 +9,7 @@ import pytest
 
 from xlm.errors import ConfigError, DataError
 from xlm.tasks import molecules
-from xlm.tasks.molecules import MoleculeSamples, smiles_tokenizer
+from xlm.tasks.molecules import MoleculeSamples, ReferenceMolecules, canonical_smiles, smiles_tokenizer
 from xlm.tasks.qm9 import QM9, Molecules
 
 READER = "xlm.tasks.qm9.QM9"
@@ -125,3 +125,34 @@ def test_without_rdkit_only_strings_are_compared(
     assert evaluator.eval(samples) == (samples, {"unique_strings": 3 / 4, "novel_strings": 2 / 3})
     assert evaluator.errors(samples) == {}
     assert evaluator.mark(samples) == samples
+
+
+@pytest.mark.slow  # loads ChemNet, and takes roots of its covariances
+def test_the_distance_of_molecules_from_those_of_the_test_data(tmp_path: Path) -> None:
+    """With RDKit and ChemNet themselves."""
+    path = tmp_path / "all.txt"
+    path.write_text("".join(f"{'C' * (n % 90 + 1)}{'NOSF'[n // 90 % 4]}{'CC' * (n // 360)}\n" for n in range(6_000)))
+    options = {"path": str(path)}
+    known = [row["text"] for row in Molecules(split="test", **options)]
+    evaluator = MoleculeSamples("xlm.tasks.qm9.Molecules", options, fcd_references=500)
+    assert len(known) < 500
+    with pytest.raises(ConfigError, match=r"The test data have \d+ molecules, .* at least 500"):
+        evaluator.eval(rows(*known * 3))
+    same = ReferenceMolecules(known[:12])
+    assert same.distance(known[:12]) == pytest.approx(0, abs=1e-3)
+    near, far = same.distance(known[12:24]), same.distance(["c1ccccc1", "CC#N", "O=C=O", "CS(C)=O"] * 3)
+    assert 0 < near < far
+    assert [canonical_smiles(text) for text in ("OCC", "C(C)O", "C1CC", "", "xyz")] == ["CCO", "CCO", None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("count", "missing", "message"),
+    [
+        (10_000, "fcd", r'fcd_references needs fcd: pip install "xlm-core\[fcd\]"'),
+        (499, "", "fcd_references is 499, and must be at least 500"),
+    ],
+)
+def test_references_that_cannot_be(count: int, missing: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(molecules, "find_spec", lambda name: None if name == missing else name)
+    with pytest.raises(ConfigError, match=message):
+        MoleculeSamples("xlm.tasks.qm9.QM9", canonical=sorted_letters, fcd_references=count)

@@ -1,11 +1,13 @@
-"""Molecules as SMILES: their tokens, and validity, uniqueness and novelty of samples."""
+"""Molecules as SMILES: their tokens, and validity, uniqueness, novelty and Fréchet ChemNet distance of samples."""
 
 from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any
 
 from xlm.data.alphabet_tokenizer import alphabet_tokenizer
@@ -28,6 +30,9 @@ SYMBOLS = (
 
 Canonical = Callable[[str], str | None]
 
+# With fewer samples, the Fréchet distance says more about their number than about the molecules.
+FEWEST_FOR_FCD = 500
+
 
 def smiles_tokenizer() -> TrainedTokenizer:
     """A token per atom, bond, bracket and ring number; decoding restores any SMILES string exactly."""
@@ -48,28 +53,79 @@ def canonical_smiles(smiles: str) -> str | None:
     return None if molecule is None or molecule.GetNumAtoms() == 0 else str(Chem.MolToSmiles(molecule))
 
 
+class ReferenceMolecules:
+    """The Fréchet ChemNet distance (Preuer et al. 2018, arXiv 1803.09518) from reference molecules.
+
+    It compares mean and covariance of ChemNet's activations, 512 numbers for each molecule, so it also depends on the
+    numbers of samples and references: only distances of equal numbers can be compared.
+
+    Args:
+        smiles: canonical SMILES of the references.
+    """
+
+    def __init__(self, smiles: Sequence[str]) -> None:
+        self.smiles = list(smiles)
+        self._moments: tuple[Any, Any] | None = None
+
+    def distance(self, samples: Sequence[str]) -> float:
+        """The distance of samples, as canonical SMILES, from the references; 0 or above."""
+        from fcd import calculate_frechet_distance
+
+        with warnings.catch_warnings():
+            # fcd 1.2.2 calls older names of numpy and scipy, and leaves a temporary folder to the garbage collector.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", ResourceWarning)
+            self._moments = self._moments or _moments(self.smiles)
+            (mean, covariance), (other_mean, other_covariance) = _moments(samples), self._moments
+            found = calculate_frechet_distance(mean, covariance, other_mean, other_covariance)
+        return max(0.0, float(found))
+
+
+def _moments(smiles: Sequence[str]) -> tuple[Any, Any]:
+    """Mean (512,) and covariance (512, 512) of ChemNet's activations."""
+    import numpy as np
+    from fcd import get_predictions, load_ref_model
+
+    activations = get_predictions(load_ref_model(), list(smiles), n_jobs=0)
+    return activations.mean(axis=0), np.cov(activations.T)
+
+
 class MoleculeSamples:
     """A post-hoc evaluator of unconditional samples: shares of valid, unique and novel molecules.
 
     `validity` is the share of samples that are molecules; `uniqueness` the number of different molecules by the
     number of valid samples; `novelty` the share of the different molecules that are not in the training data. As in
-    MOSES (Polykovskiy et al. 2020), strings are compared in their canonical form. Each row gets `valid`.
+    MOSES (Polykovskiy et al. 2020), strings are compared in their canonical form. Each row gets `valid`. `fcd` is the
+    Fréchet ChemNet distance of the valid samples from molecules of the test data, if there are at least FEWEST_FOR_FCD
+    of both.
 
     Args:
         reader, options: the class of the corpus and its arguments, for the training data.
         canonical: the canonical form of a string, or None if it is not valid; by default that of RDKit. Without RDKit
             only `unique_strings` and `novel_strings` are measured, of the strings as they are.
+        fcd_references: molecules of the test data from which the distance is measured; None: it is not measured.
+
+    Raises:
+        ConfigError: `fcd_references` without the packages that it needs, or fewer than FEWEST_FOR_FCD.
     """
 
     def __init__(
-        self, reader: str, options: Mapping[str, Any] | None = None, canonical: str | Canonical | None = None
+        self,
+        reader: str,
+        options: Mapping[str, Any] | None = None,
+        canonical: str | Canonical | None = None,
+        fcd_references: int | None = None,
     ) -> None:
-        self.reader, self.options = reader, {**plain(options or {}), "split": "train"}
+        self.reader, self.options = reader, plain(options or {})
         self.canonical: Canonical | None = get_function(canonical) if isinstance(canonical, str) else canonical
         if self.canonical is None and has_rdkit():
             self.canonical = canonical_smiles
         if self.canonical is None:
             log.warning('The validity of molecules needs RDKit: pip install "xlm-core[molecules]".')
+        if fcd_references is not None:
+            _check_references(fcd_references)
+        self.fcd_references = fcd_references
+        self._references: ReferenceMolecules | None = None
         self._known: dict[bool, set[str]] = {}
 
     def mark(self, rows: Sequence[Row]) -> list[Row]:
@@ -94,6 +150,8 @@ class MoleculeSamples:
         if molecules := set(valid):
             found["uniqueness"] = len(molecules) / len(valid)
             found["novelty"] = len(molecules - self._training(self.canonical)) / len(molecules)
+        if self.fcd_references is not None and len(valid) >= FEWEST_FOR_FCD:
+            found["fcd"] = self._reference_molecules(self.fcd_references).distance(valid)
         return self.mark(predictions), found
 
     def errors(self, predictions: list[Row]) -> dict[str, tuple[int, float]]:
@@ -108,10 +166,37 @@ class MoleculeSamples:
         """The training data in canonical form, read once."""
         is_canonical = canonical is not None
         if is_canonical not in self._known:
-            texts = (str(row["text"]) for row in get_function(self.reader)(None, None, **self.options))
-            forms = texts if canonical is None else map(canonical, texts)
+            forms = self._texts("train") if canonical is None else map(canonical, self._texts("train"))
             self._known[is_canonical] = {form for form in forms if form is not None}
         return self._known[is_canonical]
+
+    def _reference_molecules(self, most: int) -> ReferenceMolecules:
+        if self._references is None:
+            forms = map(canonical_smiles, self._texts("test"))
+            self._references = ReferenceMolecules(list(islice((form for form in forms if form), most)))
+            if len(self._references.smiles) < FEWEST_FOR_FCD:
+                raise ConfigError(
+                    f"The test data have {len(self._references.smiles)} molecules, and the Fréchet ChemNet distance "
+                    f"needs at least {FEWEST_FOR_FCD}. Remove fcd_references.",
+                    key="fcd_references",
+                )
+        return self._references
+
+    def _texts(self, split: str) -> Iterator[str]:
+        return (str(row["text"]) for row in get_function(self.reader)(None, None, **self.options, split=split))
+
+
+def _check_references(count: int) -> None:
+    if missing := [name for name in ("rdkit", "fcd") if find_spec(name) is None]:
+        raise ConfigError(
+            f'fcd_references needs {" and ".join(missing)}: pip install "xlm-core[fcd]".', key="fcd_references"
+        )
+    if count < FEWEST_FOR_FCD:
+        raise ConfigError(
+            f"fcd_references is {count}, and must be at least {FEWEST_FOR_FCD}: with fewer molecules the distance says "
+            "more about their number than about the molecules.",
+            key="fcd_references",
+        )
 
 
 def _text(row: Row) -> str:
