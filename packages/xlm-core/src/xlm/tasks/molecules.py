@@ -46,9 +46,9 @@ def has_rdkit() -> bool:
 
 def canonical_smiles(smiles: str) -> str | None:
     """RDKit's canonical SMILES of a molecule, the same for every way to write it; None if it is not a valid one."""
-    from rdkit import Chem, RDLogger
+    from rdkit import Chem, rdBase
 
-    RDLogger.DisableLog("rdApp.*")  # one line for each invalid string
+    rdBase.DisableLog("rdApp.*")  # one line for each invalid string
     molecule = Chem.MolFromSmiles(smiles) if smiles else None
     return None if molecule is None or molecule.GetNumAtoms() == 0 else str(Chem.MolToSmiles(molecule))
 
