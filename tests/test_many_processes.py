@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import xlm
-from process_group import free_port, run_group
+from process_group import free_port, run_group, start_group, wait
 from xlm.training.resume import load_checkpoint
 
 pytestmark = [
@@ -99,6 +99,20 @@ def test_a_sharded_run_continues_in_one_process_with_the_same_weights(home: Path
     run_group(1, [train("mlm", "moved", "cpu", 1, 5, no_test), train("mlm", "whole", "cpu", 1, 5, no_test)], home)
     assert (home / "runs/moved/checkpoints/last.ckpt").is_file()
     assert_same_run(home, "whole", "moved")
+
+
+@pytest.mark.slow  # two processes of their own
+def test_lbfgs_trains_in_one_process_and_is_refused_with_shards(home: Path) -> None:
+    lbfgs = ["optimizer=sgd", "optimizer._target_=torch.optim.LBFGS"]
+    lbfgs += [f"~optimizer.{option}" for option in ("momentum", "nesterov", "weight_decay")]
+    run_group(1, [train("mlm", "lbfgs", "cpu", 1, 3, ["test_after_training=false", *lbfgs])], home)
+    found = list(losses(home, "lbfgs").values())
+    assert found[-1] < found[0] - 0.3
+    children = start_group(1, [train("mlm", "lbfgs_shards", "fsdp2", 1, 3, lbfgs)], home)
+    assert wait(children[0], 300) == 1
+    said = (home / "rank0.out").read_text()
+    assert "Traceback" not in said
+    assert "Error: optimizer: LBFGS needs all parameters in one process; trainer_strategy=fsdp2 splits them." in said
 
 
 # Twenty runs in ten processes: four families, two strategies, one to three processes.
@@ -212,7 +226,7 @@ def test_a_model_that_knows_nothing_of_shards_trains_sharded(home: Path, monkeyp
     assert load_checkpoint(home / "runs/slots/checkpoints/last.ckpt")["global_step"] == 3
 
 
-# Two starts of `xlm` from nothing, with two processes each: their imports take half a minute.
+# Two starts of `xlm` from nothing, with two processes each (half a minute of imports); the second saves in threads.
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
 def test_a_killed_rank_is_named_and_the_same_command_continues(home: Path, launcher: str) -> None:
@@ -227,7 +241,9 @@ def test_a_killed_rank_is_named_and_the_same_command_continues(home: Path, launc
             f"--master-port={free_port()}",
             XLM,
         ]
-    more = ("test_after_training=false", "trainer.val_check_interval=5000", "trainer.check_val_every_n_epoch=null")
+    more = ["test_after_training=false", "trainer.val_check_interval=5000", "trainer.check_val_every_n_epoch=null"]
+    if launcher == "torchrun":
+        more.append("async_checkpoints=true")
     command = [*started, *train("mlm", name, "ddp", 2, 5000, more)]
     output = home / f"{name}.out"
     with output.open("w") as file, subprocess.Popen(command, cwd=home, stdout=file, stderr=file) as process:
@@ -240,8 +256,13 @@ def test_a_killed_rank_is_named_and_the_same_command_continues(home: Path, launc
     assert how in said
     step = load_checkpoint(home / f"runs/{name}/checkpoints/last.ckpt")["global_step"]
     assert step >= 5
-    run_group(2, [train("mlm", name, "ddp", 2, step + 1, more)], home)
-    assert load_checkpoint(home / f"runs/{name}/checkpoints/last.ckpt")["global_step"] == step + 1
+    whole = f"whole_{launcher}"
+    run_group(2, [train("mlm", job, "ddp", 2, step + 3, more) for job in (name, whole)], home)
+    continued, once = (load_checkpoint(home / f"runs/{job}/checkpoints/last.ckpt") for job in (name, whole))
+    assert continued["global_step"] == once["global_step"] == step + 3
+    for weight, value in once["state_dict"].items():
+        assert torch.equal(continued["state_dict"][weight], value), weight
+    assert losses(home, name) == losses(home, whole)
 
 
 def rank_1_of(process: subprocess.Popen[bytes], metrics: Path) -> int:
