@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import xlm
-from process_group import free_port, run_group, start_group, wait
+from process_group import free_port, run_group
 from xlm.training.resume import load_checkpoint
 
 pytestmark = [
@@ -99,20 +99,6 @@ def test_a_sharded_run_continues_in_one_process_with_the_same_weights(home: Path
     run_group(1, [train("mlm", "moved", "cpu", 1, 5, no_test), train("mlm", "whole", "cpu", 1, 5, no_test)], home)
     assert (home / "runs/moved/checkpoints/last.ckpt").is_file()
     assert_same_run(home, "whole", "moved")
-
-
-@pytest.mark.slow  # two processes of their own
-def test_lbfgs_trains_in_one_process_and_is_refused_with_shards(home: Path) -> None:
-    lbfgs = ["optimizer=sgd", "optimizer._target_=torch.optim.LBFGS"]
-    lbfgs += [f"~optimizer.{option}" for option in ("momentum", "nesterov", "weight_decay")]
-    run_group(1, [train("mlm", "lbfgs", "cpu", 1, 3, ["test_after_training=false", *lbfgs])], home)
-    found = list(losses(home, "lbfgs").values())
-    assert found[-1] < found[0] - 0.3
-    children = start_group(1, [train("mlm", "lbfgs_shards", "fsdp2", 1, 3, lbfgs)], home)
-    assert wait(children[0], 300) == 1
-    said = (home / "rank0.out").read_text()
-    assert "Traceback" not in said
-    assert "Error: optimizer: LBFGS needs all parameters in one process; trainer_strategy=fsdp2 splits them." in said
 
 
 # Twenty runs in ten processes: four families, two strategies, one to three processes.

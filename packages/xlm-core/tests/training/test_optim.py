@@ -62,10 +62,9 @@ def test_own_groups_win() -> None:
     assert build_optimizer(ADAMW, Own()).param_groups[0]["lr"] == 7.0
 
 
-def test_lbfgs_gets_one_group_of_all_that_is_trained() -> None:
-    model = Split()
-    optimizer = build_optimizer(OmegaConf.create({"_target_": "torch.optim.LBFGS", "_partial_": True}), model)
-    assert [group["params"] for group in optimizer.param_groups] == [list(model.parameters())]
+def test_lbfgs_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="optimizer: LBFGS computes the loss of a batch several times in a step"):
+        build_optimizer(OmegaConf.create({"_target_": "torch.optim.LBFGS", "_partial_": True}), Split())
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,14 @@ def _check_partition(model: nn.Module, grouped: list[tuple[str, nn.Parameter]]) 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     """The optimizer of `cfg.optimizer` over the model's parameter groups; ConfigError for values that it rejects."""
     factory = instantiate(cfg, _partial_=True, _convert_="all")
-    groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
     if isinstance(factory.func, type) and issubclass(factory.func, LBFGS):
-        groups = _one_group(groups)
+        raise ConfigError(
+            "optimizer: LBFGS computes the loss of a batch several times in a step and has no parameter groups, so it "
+            "cannot accumulate batches, average over processes or shards, or decay some weights. Others: "
+            "docs/guide/optimizers.md",
+            key="optimizer",
+        )
+    groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
     former = _former_groups(groups, model)
     # An optimizer that treats some parameters differently selects them itself.
     split = getattr(factory.func, "split_groups", None)
@@ -76,13 +81,6 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     assert isinstance(optimizer, Optimizer)
     optimizer.register_load_state_dict_pre_hook(partial(_regrouped, former=[group["params"] for group in former]))
     return optimizer
-
-
-def _one_group(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All parameters as one group, if the groups only say which weights decay: LBFGS has no groups and no decay."""
-    if any(group.keys() - {"params", "weight_decay"} or group.get("weight_decay") for group in groups):
-        return groups
-    return [{"params": [p for group in groups for p in group["params"]]}]
 
 
 def _former_groups(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
