@@ -121,6 +121,22 @@ def test_one_two_and_three_processes_are_one_run(home: Path, family: str) -> Non
                 assert predictions(home, name, split) == predictions(home, f"{family}1", split)
 
 
+@pytest.mark.slow  # four runs in two processes
+def test_runs_of_two_processes_are_repeated_to_the_last_bit(home: Path) -> None:
+    commands = []
+    for strategy in ("ddp", "fsdp2"):
+        commands += [train("mlm", f"once_{strategy}", strategy, 2), ["repeat", f"once_{strategy}"]]
+    first, second = run_group(2, commands, home)
+    for strategy in ("ddp", "fsdp2"):
+        record = json.loads((home / f"runs/once_{strategy}_repeat/repeat.json").read_text())
+        assert {part["name"]: part["differences"] for part in record["parts"] if part["differences"]} == {}
+        assert record["is_equal"]
+        assert all(part["num_compared"] for part in record["parts"])
+        said = f"The repeat equals runs/once_{strategy} to the last bit."
+        assert said in first
+        assert said not in second
+
+
 # Nine runs in seven groups of processes.
 @pytest.mark.slow
 def test_checkpoints_move_between_numbers_of_processes_and_strategies(home: Path) -> None:
