@@ -56,7 +56,7 @@ TARGETS = {
     ),
     "discovery": Target(
         ("xlm/external_models/discovery.py", "xlm/external_models/package.py"),
-        tuple(f"xlm-core/external_models/test_{name}.py" for name in ("discovery", "package", "problems", "choice")),
+        ("xlm-core/external_models",),
         0.8,
     ),
     "loaders": Target(
