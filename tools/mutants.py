@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     parser.add_argument("--list", action="store_true", help="print the targets")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at the same time")
-    parser.add_argument("--only", metavar="PATTERN", help="only mutants whose name matches, as '*collate*' or '*[05]'")
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="PATTERN", help="only mutants whose name matches: '*collate*', '*[05]'"
+    )
     arguments = parser.parse_args(argv)
     if arguments.list:
         print("\n".join(TARGETS))
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if low else 0
 
 
-def run_target(target: Target, folder: Path, jobs: int, only: str | None = None) -> float:
+def run_target(target: Target, folder: Path, jobs: int, only: Sequence[str] = ()) -> float:
     """Print the surviving mutants as diffs, and return the share that a test noticed, of those that match `only`."""
     lay_out(target, folder)
     # The copy alone: an environment may have the repository's packages on the path.
@@ -110,7 +112,7 @@ def run_target(target: Target, folder: Path, jobs: int, only: str | None = None)
             raise SystemExit(f"{' '.join(words[:3])} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
         return done.stdout
 
-    python("-m", "mutmut", "run", "--max-children", str(jobs), *([only] if only else []))
+    python("-m", "mutmut", "run", "--max-children", str(jobs), *only)
     lines = python("-m", "mutmut", "results", "--all", "true").splitlines()
     pairs = [tuple(map(str.strip, line.split(": "))) for line in lines if ": " in line]
     states = Counter(state for _, state in pairs if state != NOT_RUN)
