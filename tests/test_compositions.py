@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from warm_xlm import warm_xlm
 from xlm.compose import load_config
 from xlm.errors import XLMError
+from xlm.scaffold.cli import main as scaffold
 
 Draw = st.DrawFn
 # One step, one validation that predicts a batch.
@@ -128,29 +129,40 @@ OF_FAMILY: dict[str, dict[str, list[str]]] = {
         "loss.weighting": ["elbo"], "loss.stopping_class_weight": ["0.3"],
     },
 }  # fmt: skip
+# Also the package that `xlm-scaffold mine` writes.
+WITH_SCAFFOLDED = {**OF_FAMILY, "mine": {"predictor.max_length": ["12", "40"]}}
 OF_RUN = {
     "batching": ["longest", "buckets", "packed"], "max_tokens_per_batch": ["64", "200"],
     "optimizer": ["adamw", "muon"],
     "lr_scheduler": ["constant", "cosine", "cosine_with_min_lr"], "trainer.precision": ["bf16-true", "bf16-mixed"],
     "ema_decay": ["null", "0.9"], "global_batch_size": ["8", "4"], "trainer.accumulate_grad_batches": ["2"],
     "num_dataloader_workers": ["2"], "trainer.gradient_clip_val": ["null", "0.1"], "max_tokens": ["50"],
-    "trainer_strategy": ["ddp", "single_device"], "trace": ["true"], "optimizer.weight_decay": ["0"],
+    "trainer_strategy": ["ddp", "fsdp2", "single_device"], "trace": ["true"], "optimizer.weight_decay": ["0"],
 }  # fmt: skip
 
 
 @st.composite
-def compositions(draw: Draw) -> list[str]:
+def compositions(draw: Draw, families: dict[str, dict[str, list[str]]]) -> list[str]:
     """The words of `xlm train`."""
-    family = draw(st.sampled_from(sorted(OF_FAMILY)))
+    family = draw(st.sampled_from(sorted(families)))
     size = draw(st.sampled_from(["xtiny", "xtiny", "tiny"]))
-    more = draw(options(1, 4, **OF_FAMILY[family])) + draw(options(2, 6, **OF_RUN))
+    more = draw(options(1, 4, **families[family])) + draw(options(2, 6, **OF_RUN))
     if any(word.startswith("max_tokens_per_batch") for word in more) and draw(st.integers(0, 9)):
         more = [word for word in more if not word.startswith("batching")]  # it needs one of these
         more += draw(st.sampled_from([["batching=buckets"], ["batching=packed"]]))
-    if "trainer_strategy=ddp" in more:
-        more += ["trainer.accelerator=cpu", "trainer.devices=1"]
+    if "trainer_strategy=ddp" in more or "trainer_strategy=fsdp2" in more:
+        more += ["trainer.accelerator=cpu", f"trainer.devices={draw(st.sampled_from([1, 2]))}"]
     network = draw(options(0, 1, **{"model.dropout": ["0.1"], "model.d_model": ["32"], "model.num_layers": ["1"]}))
-    return [*draw(data()), f"model_type={family}", f"model={size}_{family}", *network, *more]
+    model = family if family == "mine" else f"{size}_{family}"
+    return [*draw(data()), f"model_type={family}", f"model={model}", *network, *more]
+
+
+def scaffolded(folder: Path) -> str:
+    """A folder of models in `folder`, with a package as xlm-scaffold writes it."""
+    models = folder / "models"
+    models.mkdir()
+    assert scaffold(["mine", "--output-dir", str(models)]) == 0
+    return str(models)
 
 
 class Faults:
@@ -160,12 +172,12 @@ class Faults:
         self.folder, self.number = folder, 0
         self.refused: list[str] = []
         self.environ = {**os.environ, "OMP_NUM_THREADS": "1", "XLM_CACHE_DIR": str(folder / "cache")}
-        self.environ.pop("XLM_MODELS_PATH", None)
+        self.environ["XLM_MODELS_PATH"] = scaffolded(folder)
 
     def xlm(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [*warm_xlm(self.environ), *words]
         return subprocess.run(
-            command, cwd=self.place, env=self.environ, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=self.place, env=self.environ, capture_output=True, text=True, timeout=300, check=False
         )
 
     def find(self, words: list[str]) -> str | None:
@@ -224,7 +236,7 @@ few = settings(max_examples=5, derandomize=True, database=None, deadline=None, p
 
 
 @few
-@given(words=compositions())
+@given(words=compositions(OF_FAMILY))
 def test_few_compositions_are_checked(words: list[str]) -> None:
     """Composed and checked only: what a training run begins with."""
     note(f"xlm train {' '.join(words)}")
@@ -245,7 +257,7 @@ def test_few_compositions_are_checked(words: list[str]) -> None:
     derandomize=False,
     phases=[Phase.generate, Phase.shrink],
 )
-@given(words=compositions())
+@given(words=compositions(WITH_SCAFFOLDED))
 def test_many_compositions(faults: Faults, words: list[str]) -> None:
     check(faults, words)
 
@@ -254,7 +266,7 @@ def draws(number: int, use: Callable[[list[str]], None]) -> None:
     """Random compositions without stopping at a fault."""
 
     @settings(few, max_examples=number, derandomize=False)
-    @given(words=compositions())
+    @given(words=compositions(WITH_SCAFFOLDED))
     def run(words: list[str]) -> None:
         use(words)
 

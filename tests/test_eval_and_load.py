@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import html
 import json
+import re
+import resource
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 import xlm
+from xlm.cli.main import main
 from xlm.commands import eval as evaluation
 from xlm.commands import train
 from xlm.compose import load_config
@@ -210,3 +216,34 @@ def test_loading_another_changes_nothing(run: Run, home: Path) -> None:
     others = [xlm.load(home / "runs" / name) for name in FAMILIES if (home / "runs" / name).is_dir()]
     assert all(len(other.generate(PROMPTS)) == 3 for other in others)
     assert lm.generate(PROMPTS, seed=1, temperature=0.9) == texts
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file of this process may become larger: the system refuses to write more, as on a full disk."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+# The first check before a job needs 4 KiB, and the first file that it writes more.
+@pytest.mark.parametrize(("job", "size"), [("eval", 0), ("eval", 4096), ("generate", 4096), ("report", 4096)])
+@pytest.mark.parametrize("run", ["arlm"], indirect=True)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    run: Run, job: str, size: int, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "runs/arlm")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with largest_file(size), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setenv("XLM_CACHE_DIR", str(home / "data/cache"))
+        code = main([job, "runs/arlm", *(SMALL[:2] if job != "report" else ())])
+    clear_components()
+    said = capsys.readouterr().err
+    assert code == 1
+    assert re.fullmatch(r"Error: \S.* cannot be written: File too large\.\n", said), said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

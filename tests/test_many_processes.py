@@ -121,6 +121,22 @@ def test_one_two_and_three_processes_are_one_run(home: Path, family: str) -> Non
                 assert predictions(home, name, split) == predictions(home, f"{family}1", split)
 
 
+@pytest.mark.slow  # four runs in two processes
+def test_runs_of_two_processes_are_repeated_to_the_last_bit(home: Path) -> None:
+    commands = []
+    for strategy in ("ddp", "fsdp2"):
+        commands += [train("mlm", f"once_{strategy}", strategy, 2), ["repeat", f"once_{strategy}"]]
+    first, second = run_group(2, commands, home)
+    for strategy in ("ddp", "fsdp2"):
+        record = json.loads((home / f"runs/once_{strategy}_repeat/repeat.json").read_text())
+        assert {part["name"]: part["differences"] for part in record["parts"] if part["differences"]} == {}
+        assert record["is_equal"]
+        assert all(part["num_compared"] for part in record["parts"])
+        said = f"The repeat equals runs/once_{strategy} to the last bit."
+        assert said in first
+        assert said not in second
+
+
 # Nine runs in seven groups of processes.
 @pytest.mark.slow
 def test_checkpoints_move_between_numbers_of_processes_and_strategies(home: Path) -> None:
@@ -212,7 +228,7 @@ def test_a_model_that_knows_nothing_of_shards_trains_sharded(home: Path, monkeyp
     assert load_checkpoint(home / "runs/slots/checkpoints/last.ckpt")["global_step"] == 3
 
 
-# Two starts of `xlm` from nothing, with two processes each: their imports take half a minute.
+# Two starts of `xlm` from nothing, with two processes each (half a minute of imports); the second saves in threads.
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
 def test_a_killed_rank_is_named_and_the_same_command_continues(home: Path, launcher: str) -> None:
@@ -227,7 +243,9 @@ def test_a_killed_rank_is_named_and_the_same_command_continues(home: Path, launc
             f"--master-port={free_port()}",
             XLM,
         ]
-    more = ("test_after_training=false", "trainer.val_check_interval=5000", "trainer.check_val_every_n_epoch=null")
+    more = ["test_after_training=false", "trainer.val_check_interval=5000", "trainer.check_val_every_n_epoch=null"]
+    if launcher == "torchrun":
+        more.append("async_checkpoints=true")
     command = [*started, *train("mlm", name, "ddp", 2, 5000, more)]
     output = home / f"{name}.out"
     with output.open("w") as file, subprocess.Popen(command, cwd=home, stdout=file, stderr=file) as process:
@@ -240,8 +258,13 @@ def test_a_killed_rank_is_named_and_the_same_command_continues(home: Path, launc
     assert how in said
     step = load_checkpoint(home / f"runs/{name}/checkpoints/last.ckpt")["global_step"]
     assert step >= 5
-    run_group(2, [train("mlm", name, "ddp", 2, step + 1, more)], home)
-    assert load_checkpoint(home / f"runs/{name}/checkpoints/last.ckpt")["global_step"] == step + 1
+    whole = f"whole_{launcher}"
+    run_group(2, [train("mlm", job, "ddp", 2, step + 3, more) for job in (name, whole)], home)
+    continued, once = (load_checkpoint(home / f"runs/{job}/checkpoints/last.ckpt") for job in (name, whole))
+    assert continued["global_step"] == once["global_step"] == step + 3
+    for weight, value in once["state_dict"].items():
+        assert torch.equal(continued["state_dict"][weight], value), weight
+    assert losses(home, name) == losses(home, whole)
 
 
 def rank_1_of(process: subprocess.Popen[bytes], metrics: Path) -> int:

@@ -56,7 +56,7 @@ TARGETS = {
     ),
     "discovery": Target(
         ("xlm/external_models/discovery.py", "xlm/external_models/package.py"),
-        tuple(f"xlm-core/external_models/test_{name}.py" for name in ("discovery", "package", "problems", "choice")),
+        ("xlm-core/external_models",),
         0.8,
     ),
     "loaders": Target(
@@ -68,6 +68,8 @@ TARGETS = {
 # Mutants that a run counts as noticed: a failed test, an endless loop, a crash.
 NOTICED = ("killed", "timeout", "suspicious", "segfault")
 NOT_RUN = "not checked"
+# `mutmut show` of all of its arguments: one process, since importing mutmut takes longer than showing a mutant.
+SHOW = "import sys; from mutmut.__main__ import cli; [cli(['show', n], standalone_mode=False) for n in sys.argv[1:]]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     parser.add_argument("--list", action="store_true", help="print the targets")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at the same time")
-    parser.add_argument("--only", metavar="PATTERN", help="only mutants whose name matches, as '*collate*' or '*[05]'")
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="PATTERN", help="only mutants whose name matches: '*collate*', '*[05]'"
+    )
     arguments = parser.parse_args(argv)
     if arguments.list:
         print("\n".join(TARGETS))
@@ -96,28 +100,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if low else 0
 
 
-def run_target(target: Target, folder: Path, jobs: int, only: str | None = None) -> float:
+def run_target(target: Target, folder: Path, jobs: int, only: Sequence[str] = ()) -> float:
     """Print the surviving mutants as diffs, and return the share that a test noticed, of those that match `only`."""
     lay_out(target, folder)
     # The copy alone: an environment may have the repository's packages on the path.
     environment = os.environ | {"PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
 
-    def mutmut(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "mutmut", *words], cwd=folder, env=environment, capture_output=True, text=True
-        )
+    def python(*words: str) -> str:
+        done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"mutmut {words[0]} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+            raise SystemExit(f"{' '.join(words[:3])} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
         return done.stdout
 
-    mutmut("run", "--max-children", str(jobs), *([only] if only else []))
-    pairs = [line.split(": ") for line in mutmut("results", "--all", "true").splitlines() if ": " in line]
-    pairs = [(mutant, state) for mutant, state in pairs if state.strip() != NOT_RUN]
-    states = Counter(state.strip() for _, state in pairs)
-    for mutant, state in pairs:
-        if state.strip() not in NOTICED:
-            changed = [line for line in mutmut("show", mutant.strip()).splitlines() if is_change(line)]
-            print("\n".join([f"{mutant.strip()} ({state.strip()})", *changed]))
+    python("-m", "mutmut", "run", "--max-children", str(jobs), *only)
+    lines = python("-m", "mutmut", "results", "--all", "true").splitlines()
+    pairs = [tuple(map(str.strip, line.split(": "))) for line in lines if ": " in line]
+    states = Counter(state for _, state in pairs if state != NOT_RUN)
+    if survivors := [mutant for mutant, state in pairs if state not in (*NOTICED, NOT_RUN)]:
+        shown = python("-c", SHOW, *survivors).splitlines()
+        print("\n".join(line for line in shown if line.startswith("# ") or is_change(line)))
     print(", ".join(f"{state}: {count}" for state, count in states.most_common()))
     return sum(states[state] for state in NOTICED) / max(sum(states.values()), 1)
 

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xlm.data.batching import _within_budget, bucket_labels
 from xlm.data.collate import Limit, pad_ids
 from xlm.data.fitting import RemainingRows, SplitRows, TooLong, TruncatedRows
 from xlm.data.loaders import EvalLoader, Key, StatefulTrainLoader, make_loader
@@ -125,6 +126,30 @@ def test_batches_are_alike_in_length_and_differ_between_epochs() -> None:
     # Short and long batches alternate.
     means = np.array([np.mean([LENGTHS[key.row] for key in batch]) for batch in keys(loader)])
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("counts", "widths", "max_tokens", "world_size", "sizes"),
+    [
+        ([10], [[2, 3]], 20, 1, [4, 4, 2]),
+        ([10], [[5]], 20, 2, [8, 2]),
+        ([4], [[5]], 5, 3, [3]),  # the last row is less than one for each process
+        ([3, 10], [[5], [10]], 20, 1, [3, 2, 2, 2, 2, 2]),  # with a wider row, the first batch would be smaller
+        ([1, 10], [[5], [6]], 20, 1, [3, 3, 3, 2]),  # with two wider rows it has more
+        ([1, 1, 10], [[4], [5], [6]], 24, 1, [4, 4, 4]),  # over two borders
+    ],
+)
+def test_a_batch_goes_on_into_the_next_bucket_where_that_gives_it_more_rows(
+    counts: list[int], widths: list[list[int]], max_tokens: int, world_size: int, sizes: list[int]
+) -> None:
+    assert _within_budget(counts, widths, max_tokens, world_size).tolist() == sizes
+
+
+def test_each_length_divides_the_buckets_of_the_one_before() -> None:
+    parts = np.array([[2, 9, 2], [1, 9, 1], [1, 9, 2], [2, 9, 1]])
+    assert bucket_labels(parts, np.ones(4), 1.0).tolist() == [3, 0, 1, 2]
+    assert bucket_labels(parts, np.ones(4), 4.0).tolist() == [0, 0, 0, 0]
+    assert bucket_labels(parts[:, :1], np.ones(4), 2.0).tolist() == [1, 0, 0, 1]
 
 
 def test_two_processes_share_the_batches_of_one() -> None:

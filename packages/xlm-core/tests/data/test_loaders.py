@@ -11,9 +11,17 @@ import pytest
 import torch
 from lightning.fabric.utilities.types import _Stateful
 
-from xlm.data.loaders import CombinedTrainLoader, EvalLoader, Key, KeyedExamples, StatefulTrainLoader, make_loader
+from xlm.data.loaders import (
+    CombinedTrainLoader,
+    EvalLoader,
+    Key,
+    KeyedExamples,
+    StatefulTrainLoader,
+    check_options,
+    make_loader,
+)
 from xlm.data.rows import ListRows
-from xlm.errors import DataError
+from xlm.errors import DataError, XLMError
 
 
 def collate(examples: list[dict[str, Any]]) -> list[tuple[int, int]]:
@@ -176,3 +184,10 @@ def test_loading_is_fast_enough_for_small_models() -> None:
     start = time.perf_counter()
     num_examples = sum(map(len, loader))
     assert num_examples / (time.perf_counter() - start) > 10_000  # some 100,000 on an idle core
+
+
+def test_options_of_a_loader_are_checked_before_one_is_made() -> None:
+    check_options({"batch_size": 4, "prefetch_factor": 2}, "k")  # for workers, of which there are none
+    for options, says in (({"prefetch": 2}, "prefetch"), ({"num_workers": -1}, "k.*num_workers")):
+        with pytest.raises(XLMError, match=says):
+            check_options({"batch_size": 4, **options}, "k")

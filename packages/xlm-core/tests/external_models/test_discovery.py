@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xlm.errors import ExternalModelConflictError, ModelLayoutError, ModelNotInstalledError, ModelsFileError
-from xlm.external_models import discover, find_models
+from xlm.errors import (
+    ExternalModelConflictError,
+    ModelLayoutError,
+    ModelNotInstalledError,
+    ModelsFileError,
+    UnknownModelError,
+)
+from xlm.external_models import discover, find_model, find_models
 
 if TYPE_CHECKING:
     from ..conftest import WriteModel
@@ -150,6 +156,7 @@ def test_a_package_that_python_hides_is_left_out(
     assert "hidden" not in found.models
     assert isinstance(found.unusable["hidden"].error, ModelLayoutError)
     assert f"'{package}' is a module of Python's standard library" in str(found.unusable["hidden"].error)
+    assert (found.unusable["hidden"].source, found.unusable["hidden"].error.name) == ("xlm_models.json", "hidden")
     assert not found.errors
 
 
@@ -176,6 +183,7 @@ def test_one_conflict_does_not_stop_the_other_models(work_dir: Path, write_model
     assert "good" in found.models
     assert "toy" not in found.models
     assert found.unusable["toy"].error in found.errors
+    assert found.unusable["toy"].source == f"xlm_models.json, {Path('xlm-models') / 'xlm_models.json'}"
 
 
 @pytest.mark.parametrize(
@@ -204,6 +212,7 @@ def test_broken_listings_are_errors_that_name_the_file(work_dir: Path, text: str
         find_models({}, work_dir)
     assert str(caught.value).startswith("xlm_models.json: ")
     assert reason in str(caught.value)
+    assert caught.value.name == (next(iter(json.loads(text))) if text.startswith('{"') else None)
 
 
 def test_a_file_that_is_a_folder_or_not_text(work_dir: Path) -> None:
@@ -236,6 +245,7 @@ def test_a_missing_directory_is_a_warning_and_the_reason_is_kept(work_dir: Path,
     assert found.warnings == [str(found.unusable["lost"].error)]
     assert "xlm_models.json: model 'lost' is listed with the directory" in found.warnings[0]
     assert found.unusable["lost"].tolerated
+    assert (found.unusable["lost"].source, found.unusable["lost"].error.name) == ("xlm_models.json", "lost")
 
 
 def test_a_missing_directory_is_forgotten_when_the_model_is_elsewhere(work_dir: Path, write_model: WriteModel) -> None:
@@ -255,6 +265,7 @@ def test_a_broken_layout_leaves_that_model_out(work_dir: Path, write_model: Writ
     assert "toy" in found.models
     assert isinstance(found.unusable["empty"].error, ModelLayoutError)
     assert not found.unusable["empty"].tolerated
+    assert (found.unusable["empty"].source, found.unusable["empty"].error.name) == ("xlm_models.json", "empty")
 
 
 @pytest.mark.parametrize("package", ["my_model", "no.such.package", "not a name", "../x", "json.x"])
@@ -264,6 +275,8 @@ def test_a_listed_package_that_is_not_installed(work_dir: Path, package: str) ->
     assert str(caught.value) == (
         f"No module named '{package}', which XLM_MODELS_PACKAGES lists. Is it installed in this environment?"
     )
+    (left_out,) = discover({"XLM_MODELS_PACKAGES": package}, work_dir).unusable.values()
+    assert left_out.source == "XLM_MODELS_PACKAGES"
 
 
 def test_a_listed_package_that_is_no_model(work_dir: Path) -> None:
@@ -275,3 +288,6 @@ def test_nothing_found_is_no_mistake(tmp_path: Path) -> None:
     found = discover({}, tmp_path / "not_even_there")
     assert not found.errors
     assert found.places[:2] == ["xlm_models.json", str(Path("xlm-models") / "xlm_models.json")]
+    with pytest.raises(UnknownModelError, match=r"(?s)'toy'.*xlm_models\.json") as caught:
+        find_model("toy", found)
+    assert caught.value.name == "toy"

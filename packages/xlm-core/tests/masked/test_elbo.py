@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from xlm.masked.elbo import clean_ids, nelbo_draws
+from xlm.masked.elbo import batch_bound, clean_ids, coded_ids, nelbo_draws
 
 MASK, LENGTH, VOCAB = 3, 4, 3
 POWERS = 4 ** torch.arange(LENGTH - 1, -1, -1)
@@ -206,6 +207,35 @@ def test_unpaid_tokens_are_masked_and_cost_nothing() -> None:
 def test_an_unknown_method_is_named(oracle: Any) -> None:
     with pytest.raises(ValueError, match=r"Unknown method 'exact'\. Choices: counts, rates\."):
         draws(oracle.table, oracle.sequences[:1], 2, method="exact")
+
+
+def test_the_bound_of_a_batch_leaves_out_its_padding_and_knows_its_hidden_masks() -> None:
+    """Two of three maskable tokens are real, so each draw is their cost: 1 for the first, 10 for the second."""
+    batch = {
+        "input_ids": torch.tensor([[MASK, MASK, 9, MASK]]),
+        "target_ids": torch.tensor([[2, 1, -100, -100]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1]]),
+        "maskable": torch.tensor([[True, True, True, False]]),
+        "hidden": torch.tensor([[False, False, False, True]]),
+        "num_tokens": torch.tensor([2]),
+        "noise_seed": torch.tensor([5]),
+        "text_length": "lm1b_protocol",
+    }
+    assert coded_ids(batch, pad_token_id=8).tolist() == [[2, 1, -100, -100]]
+    rates = []
+
+    def masked_nll(ids: Tensor, rate: Tensor, index: Tensor, targets: Tensor) -> Tensor:
+        assert ids[0, 2] in (8, MASK)
+        rates.append(float(rate))
+        return torch.where(targets == 2, 1.0, 10.0)
+
+    tokenizer: Any = SimpleNamespace(pad_token_id=8, mask_token_id=MASK)
+    drawn = batch_bound(masked_nll, batch, None, tokenizer, 2, 7, "counts")
+    torch.testing.assert_close(drawn, torch.full((1, 2), 11.0, dtype=torch.float64))
+    without = rates.copy()
+    rates.clear()
+    batch_bound(masked_nll, {**batch, "hidden": None}, None, tokenizer, 2, 7, "counts")
+    assert sum(rates) < sum(without)  # of one mask less
 
 
 def test_clean_ids_undo_the_masks() -> None:

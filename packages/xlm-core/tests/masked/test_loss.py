@@ -72,6 +72,24 @@ def test_a_batch_equals_its_rows_and_padding_changes_nothing(loss: MaskedLoss, t
     torch.testing.assert_close(total(loss(padded(EXAMPLES))), total(loss(short(EXAMPLES))))
 
 
+def test_lengths_that_are_modelled_are_paid_for_and_counted_in_training_only(tokenizer: SimpleSpaceTokenizer) -> None:
+    network = RotaryMaskedNetwork(len(tokenizer), 16, num_layers=1, nhead=2, dropout=0.0, num_text_lengths=9).double()
+    loss = MaskedLoss(network, tokenizer)
+    loss(MaskedSeq2SeqCollator(tokenizer, text_length="modelled")(EXAMPLES))
+    counts = network.length_model.counts.clone()
+    assert counts.sum() == len(EXAMPLES)
+    network.eval()
+    # The same masks, with and without a price for the lengths.
+    modelled, given = (MaskedSeq2SeqCollator(tokenizer, text_length=kind)(EXAMPLES) for kind in ("modelled", "given"))
+    price = network.length_model.nll(modelled["maskable"].sum(dim=1)).double()
+    assert price.min() > 0
+    result = loss(modelled)
+    torch.testing.assert_close((result["loss"] - loss(given)["loss"]) * result["num_loss_terms"], price.sum())
+    bounds = [loss.nll_bound(batch, num_samples=2) for batch in (modelled, given)]
+    torch.testing.assert_close(bounds[0] - bounds[1], price[:, None].expand(-1, 2))
+    assert torch.equal(network.length_model.counts, counts)
+
+
 def test_target_index_is_optional(loss: MaskedLoss, tokenizer: SimpleSpaceTokenizer) -> None:
     batch = MaskedSeq2SeqCollator(tokenizer, block_size=9)(EXAMPLES)
     with_index = loss(batch)["loss"]

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from xlm.decoding.trace import record, replay
+from xlm.errors import ConfigError
 from xlm.masked.unmasking import (
     ConfidenceOrder,
     Filled,
@@ -21,6 +23,7 @@ from xlm.masked.unmasking import (
     Slots,
     TokenDraw,
     ancestral,
+    check_one_rule,
     fill_by_confidence,
     fill_by_order,
     fill_mask_probs,
@@ -168,6 +171,46 @@ def test_the_network_runs_only_where_something_is_masked(name: str, oracle: Any,
     assert int(filled.network_calls[2]) <= 4 or "remasking" in name
     everything_given = ALL[name](oracle.network(), draw, ids[:1], torch.arange(1))
     assert torch.equal(everything_given.ids, ids[:1])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_trace_is_what_was_filled(name: str, oracle: Any, draw: TokenDraw) -> None:
+    torch.manual_seed(4)
+    ids, seeds = torch.randint(0, 4, (20, 4)), torch.arange(20)
+    with record() as recorder:
+        recorder.begin(ids, torch.ones_like(ids), 0)
+        filled = ALL[name](oracle.network(), draw, ids, seeds)
+    for row, trace in enumerate(recorder.traces):
+        assert replay(trace.given, trace.steps) == filled.ids[row].tolist()
+        assert trace.calls == filled.network_calls[row]
+        for step in trace.steps:
+            for change in step["changes"]:
+                if change["token"] == MASK:
+                    assert "remasking" in name
+                else:
+                    assert 0 < change["p"] <= 1
+                    assert "remasking" in name or filled.order[row, change["at"]] == step["call"] - 1
+
+
+@pytest.mark.parametrize(("max_steps", "sizes"), [(1, [4]), (2, [2, 2]), (3, [2, 1, 1]), (4, [1, 1, 1, 1])])
+def test_by_confidence_each_call_fills_its_share_of_what_is_left(
+    max_steps: int, sizes: list[int], oracle: Any, draw: TokenDraw, all_masked: Callable[[int], Tensor]
+) -> None:
+    fill = by_confidence(kind="top_prob", max_steps=max_steps)
+    order = fill(oracle.network(), draw, all_masked(1), torch.arange(1)).order
+    assert torch.bincount(order[0]).tolist() == sizes
+
+
+def test_one_rule_says_how_many_a_call_fills() -> None:
+    check_one_rule(0.5, None)
+    check_one_rule(None, 0.5)
+    with pytest.raises(ConfigError, match=r"^predictor\.threshold and predictor\.entropy_bound are two rules.* one\.$"):
+        check_one_rule(0.5, 0.0)
+
+
+def test_the_most_masks_of_a_row() -> None:
+    masked = torch.tensor([[True, False, True], [False, False, True]])
+    assert [Slots.of(rows).most() for rows in (masked, masked & False, masked[:0])] == [2, 1, 1]
 
 
 def test_the_output_layer_runs_on_chosen_positions_only(

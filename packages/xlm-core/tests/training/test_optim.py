@@ -62,6 +62,11 @@ def test_own_groups_win() -> None:
     assert build_optimizer(ADAMW, Own()).param_groups[0]["lr"] == 7.0
 
 
+def test_lbfgs_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="optimizer: LBFGS computes the loss of a batch several times in a step"):
+        build_optimizer(OmegaConf.create({"_target_": "torch.optim.LBFGS", "_partial_": True}), Split())
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

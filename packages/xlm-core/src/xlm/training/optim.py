@@ -7,7 +7,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import get_scheduler
 
@@ -63,6 +63,13 @@ def _check_partition(model: nn.Module, grouped: list[tuple[str, nn.Parameter]]) 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     """The optimizer of `cfg.optimizer` over the model's parameter groups; ConfigError for values that it rejects."""
     factory = instantiate(cfg, _partial_=True, _convert_="all")
+    if isinstance(factory.func, type) and issubclass(factory.func, LBFGS):
+        raise ConfigError(
+            "optimizer: LBFGS computes the loss of a batch several times in a step and has no parameter groups, so it "
+            "cannot accumulate batches, average over processes or shards, or decay some weights. Others: "
+            "docs/guide/optimizers.md",
+            key="optimizer",
+        )
     groups = parameter_groups(model, float(cfg.get("weight_decay") or 0.0))
     former = _former_groups(groups, model)
     # An optimizer that treats some parameters differently selects them itself.

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.distributed_c10d import default_pg_timeout
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import LBFGS
 
 from xlm.errors import ConfigError
 from xlm.training.blocks import blocks
@@ -58,14 +57,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
         super().setup_environment()
-
-    def setup(self, trainer: Trainer) -> None:
-        super().setup(trainer)
-        for optimizer in self.optimizers:
-            if isinstance(optimizer, LBFGS):
-                raise ConfigError(
-                    "optimizer: LBFGS needs all parameters in one process; trainer_strategy=fsdp2 splits them."
-                )
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write the folder; all processes must call this."""
