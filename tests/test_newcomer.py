@@ -129,4 +129,4 @@ def test_a_newcomers_hour(folder: Path, tmp_path_factory: pytest.TempPathFactory
     filled = told['xlm generate runs/texts+ilm "the old cat ___ the garden"']
     assert re.search(r"the old cat .*the garden", filled.partition("\n")[2])
     assert (folder / "trace.html").is_file() or list(folder.rglob("trace.html"))
-    assert "nll" in told[next(line for line in told if line.startswith("python"))].lower()
+    assert "1 text: " in told[next(line for line in told if line.startswith("python"))]
