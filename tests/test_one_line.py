@@ -117,7 +117,9 @@ def test_what_is_given_is_not_chosen(folder: Path) -> None:
     assert tuned.block_size < 64
 
 
-def test_other_data_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_data_are_named_by_one_process(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a task's data, only the training set is replaced: the person reads which are the task's own."""
     task = ["experiment=star_easy_arlm", "model=xtiny_arlm", "data_files.train=graphs.csv"]
     for more, named in (
@@ -132,6 +134,10 @@ def test_other_data_are_named(folder: Path, caplog: pytest.LogCaptureFixture) ->
         assert "not from graphs.csv" in caplog.messages[0]
     caplog.clear()
     own = load_config(["datamodule=own_text", "data_files.train=mine.txt", "model_type=arlm", "model=xtiny_arlm"])
-    say_other_data(own, start(own).datamodule)
+    session = start(own)
+    say_other_data(own, session.datamodule)
     clear_components()
     assert not caplog.messages
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert (session.console.quiet, start(own).console.quiet) == (False, True)
+    clear_components()

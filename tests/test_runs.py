@@ -265,6 +265,7 @@ def test_overfitting_one_batch_ends_when_it_is_learnt(tmp_path: Path) -> None:
     assert found["step"] < 1000
     last = done.stdout.splitlines()[-1]
     assert last == f"Learnt by heart: exact match 1.00 on the one batch after {found['step']} steps."
+    assert "steps  at most 5000, until the batch is learnt, " in done.stdout
 
 
 def test_overfitting_without_learning_fails(tmp_path: Path) -> None:

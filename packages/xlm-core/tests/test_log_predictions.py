@@ -66,13 +66,14 @@ def test_a_few_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "p2" not in out
     shown: list[Any] = []
     log.start("val", "p", 8, tmp_path)
-    log.add("p", [{"text": "x" * 1000, "extra": 1}])
+    log.add("p", [{"prompt": "", "text": "x" * 1000, "extra": 1}])
     log.finish(shown.append)
     assert capsys.readouterr().out == ""
     console = Console(width=80)
     with console.capture() as capture:
         console.print(shown[0])
     text = capture.get().replace("text", "")
+    assert "prompt" not in text
     assert "…" in text
     assert text.count("x") == 600
 

@@ -181,7 +181,8 @@ def _table(row: Row, title: str | None = None) -> Table:
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    shown = [key for key in _SHOWN_FIRST if key in row] or list(row)
+    # A text without a prompt has an empty one.
+    shown = [key for key in _SHOWN_FIRST if key in row and (key != "prompt" or row[key])] or list(row)
     for key in shown:
         text = str(row[key])
         # As plain text: rich would read [PAD] as markup.

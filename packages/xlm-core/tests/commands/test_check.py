@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from xlm.cli.main import main
 from xlm.commands import named_job
-from xlm.commands.check import Request, read_request
+from xlm.commands.check import Request, print_outcome, read_request
 from xlm.commands.words import read_command
 from xlm.errors import ConfigError
+from xlm.testing.contract import PROPERTIES
+from xlm.testing.runner import Outcome
 
 MODELS = Path(__file__).parent.parent / "testing/models"
 
@@ -61,6 +65,16 @@ def test_a_property_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
         "✓ keeps-prompt  given tokens are in the prediction, unchanged and in order",
         "tidy: 2 of 2 properties passed.",
     ]
+
+
+def test_lines_fit_the_terminal() -> None:
+    shown = StringIO()
+    console = Console(file=shown, width=80, force_terminal=True, color_system=None, highlight=False, soft_wrap=True)
+    for prop in PROPERTIES:
+        print_outcome(Outcome(prop, "failed", "[1, 2] is " + "too long " * 20), console)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("    [1, 2] is too long") for line in lines) == len(PROPERTIES)
 
 
 def test_what_a_model_prints_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:

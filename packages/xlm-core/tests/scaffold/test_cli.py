@@ -120,7 +120,7 @@ def test_what_is_printed(scaffold: Scaffold, capsys: pytest.CaptureFixture[str])
         "",
         "It works as it is. Next:",
         "  xlm models",
-        "  xlm job_type=train job_name=my_model_test experiment=star_easy_toy_model debug=overfit",
+        "  xlm train job_name=my_model_test experiment=star_easy_toy_model debug=overfit",
         "  xlm check toy_model        # does it keep the contract?",
         "  grep -rn TODO toy_model    # what to change",
     ]

@@ -19,13 +19,14 @@ _USAGE = (
     ("xlm --help | --version", "print this text, or the version"),
 )
 _OVERRIDES = (
+    ("data.text=mine.txt model_type=mdlm", "train on texts of your own; the rest is chosen to fit them"),
     ("experiment=star_easy_arlm", "choose data, model and settings together"),
     ("experiment=[star_easy_arlm,mine]", "combine experiments; the later ones win"),
     ("datamodule=star_hard model_type=arlm model=tiny_arlm", "choose the parts one by one"),
     ("trainer.max_steps=500 seed=7", "set values"),
     ("+predictor.top_k=5", "add a value that is not there yet (++ adds or replaces)"),
     ("~datamodule.dataset_managers.train", "remove a part"),
-    ("debug=overfit", "overfit one batch (or small_data, print_predictions)"),
+    ("debug=overfit", "learn one batch by heart (or small_data, profile, lr_range)"),
     ("trainer_strategy=ddp trainer.devices=2", "use several processes"),
     ("job_name=mine", "name the run and its folder runs/mine; the same name continues that run"),
     ("-m seed=1,2,3", "start one run per value"),

@@ -76,8 +76,10 @@ BUILT_IN_JOBS: dict[str, Job] = {
             "train",
             "xlm.commands.train.run",
             "train a model, with validation, and test it at the end",
-            usage="experiment=… [overrides]",
+            usage="data.text=FILE model_type=… [overrides], or experiment=… [overrides]",
             options=("Root", "MixtureSection", "TrainerSection", "GlobalFlags", "Trace"),
+            note="data.text=FILE trains on texts of your own, and with data.prompt=COLUMN data.answer=COLUMN on "
+            "prompts and answers; what you don't set is chosen to fit. xlm --help shows how to choose parts of a run.",
         ),
         Job(
             "eval",

@@ -12,15 +12,17 @@ from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from xlm.errors import ConfigError
 from xlm.external_models import discover, find_model
 from xlm.schemas import Check
 from xlm.testing.runner import Outcome, check_model, find_property
-from xlm.utils.consoles import PrintsPlainly
+from xlm.utils.columns import sentence_lines
+from xlm.utils.consoles import PrintsPlainly, width_of
 
-_MARKS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "inapplicable": "[dim]–[/dim]"}
+_MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "inapplicable": ("–", "dim")}
+_INDENT = " " * 4
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,16 @@ def _quietly(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
-    """Print the line of a property, and below it the reason and the remedy if it fails."""
-    prop = outcome.prop
-    reason = f" ({escape(outcome.reason)})" if outcome.status == "inapplicable" else ""
-    console.print(f"{_MARKS[outcome.status]} [bold]{prop.name}[/bold]  {prop.proves}{reason}")
+    """Print a property, and below it the reason and the remedy if it fails; in a terminal, wrapped to its width."""
+    prop, width = outcome.prop, width_of(console)
+    reason = f" ({outcome.reason})" if outcome.status == "inapplicable" else ""
+    mark, style = _MARKS[outcome.status]
+    start = f"{mark} {prop.name}"
+    lines = sentence_lines(f"{start}  {prop.proves}{reason}", width, _INDENT)
+    shown = Text("\n".join(lines))
+    shown.stylize(style, 0, len(mark))
+    shown.stylize("bold", len(mark), len(start))
+    console.print(shown)
     if outcome.status == "failed":
         for line in (*outcome.reason.splitlines(), f"What to do: {prop.remedy}"):
-            console.print(f"    {escape(line)}")
+            console.print(Text("\n".join(sentence_lines(f"{_INDENT}{line}", width))))

@@ -62,13 +62,14 @@ def _source(cfg: DictConfig, datamodule: TextDataModule) -> str:
     files = source.paths if isinstance(source, FilesSource) else None
     if isinstance(source, FolderSource):
         files = tuple(source.files() or ())
-    details = [] if files is None else [f"{len(files):,} files"]
+    details = [] if files is None else [f"{len(files):,} {'file' if len(files) == 1 else 'files'}"]
     if (size := getattr(source, "num_bytes", lambda: None)()) is not None:
         details.append(_bytes(size))
     name = named if isinstance(named, str) else source.name
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
     how = f" ({' and '.join(held_out)} held out by a hash of each row)" if held_out else ""
-    return f"{name}{f' ({chr(44).join(details)})' if details else ''}: {parts or 'a stream of'} rows{how}"
+    size_of_files = f" ({', '.join(details)})" if details else ""
+    return f"{name}{size_of_files}: {parts or 'a stream of'} rows{how}"
 
 
 def _bytes(count: int) -> str:

@@ -371,6 +371,8 @@ def describe_run(
     total = num_parameters(harness)
     parts = ", ".join(f"{name} {num_parameters(m):,}" for name, m in shown_parts(harness))
     steps = f"{trainer.max_steps} ({length.reason})" if length else str(trainer.max_steps)
+    if verdict_of(trainer) is not None:
+        steps = f"at most {steps}, until the batch is learnt"
     global_batch = cfg.per_device_batch_size * trainer.world_size * trainer.accumulate_grad_batches
     lines = {
         "run": display_path(session.run_dir),

@@ -37,7 +37,7 @@ from xlm.utils.annotations import display_value
 from xlm.utils.consoles import plain_console
 from xlm.utils.files import replace_text
 from xlm.utils.instantiate import check_values, clear_components, instantiate, set_component
-from xlm.utils.rank_zero import RankedLogger
+from xlm.utils.rank_zero import RankedLogger, is_first_process
 from xlm.utils.run_record import code_digests, run_record
 from xlm.utils.secrets import without_secrets
 from xlm.utils.slurm import is_task, num_tasks
@@ -250,7 +250,8 @@ def start(cfg: DictConfig, tokenizer_folder: Path | None = None, tokenizer: Any 
     datamodule = instantiate(cfg.datamodule)
     assert isinstance(datamodule, TextDataModule)
     set_component("datamodule", datamodule)
-    return Session(cfg, tokenizer, datamodule, plain_console())
+    # What a command says is said once, however many processes run it.
+    return Session(cfg, tokenizer, datamodule, plain_console(quiet=not is_first_process()))
 
 
 def build_components(cfg: DictConfig, tokenizer_folder: Path | None = None, tokenizer: Any = None) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def next_text(plan: Plan, cwd: Path) -> str:
         lines.append(f"  cd {request.shown(folder)}")
     lines.append("  xlm models")
     for experiment in plan.experiments[:1]:
-        lines.append(f"  xlm job_type=train job_name=my_model_test experiment={experiment} debug=overfit")
+        lines.append(f"  xlm train job_name=my_model_test experiment={experiment} debug=overfit")
     place = request.shown(plan.root) if seen else request.name
     rest = {f"xlm check {request.name}": "does it keep the contract?", f"grep -rn TODO {place}": "what to change"}
     width = max(map(len, rest)) + 4
