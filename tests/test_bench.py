@@ -21,6 +21,7 @@ from benchmarks.networks import FAMILIES, collator_of, examples_of, network_of, 
 from benchmarks.products import Products, counted, seconds_alone
 from benchmarks.tables import markdown
 from benchmarks.worker import AREAS, cases_of
+from xlm.modules.linear_cross_entropy import linear_cross_entropy
 
 QUICK = Setting(is_quick=True)
 
@@ -64,6 +65,11 @@ def test_memory_and_products_are_those_of_the_run() -> None:
     # The input needs no gradient, so backward has one product.
     assert dict(+found.counts) == {(1, 400, 300, 500): 1, (1, 300, 400, 500): 1}
     assert found.total == 2 * 2 * 400 * 300 * 500
+    # The fused output layer: three products, also where it computes by chunks.
+    hidden = torch.randn(300, 8, requires_grad=True)
+    head, targets = torch.randn(5000, 8, requires_grad=True), torch.zeros(300, dtype=torch.long)
+    fused = counted(lambda: linear_cross_entropy(hidden, head, None, targets).backward(), is_training=True)
+    assert fused.total == 3 * 2 * 300 * 8 * 5000
     q = torch.randn(2, 4, 8, 16)
     attention = counted(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q), is_training=False)
     assert attention.total == 2 * (2 * 2 * 4 * 8 * 8 * 16)

@@ -23,7 +23,9 @@ FIRST_STEP = (
 _TRAINER = """
 import torch, transformers as t
 t.logging.set_verbosity_error()
-config = t.BertConfig(32, 64, 2, 2, 256)
+config = t.BertConfig(
+    vocab_size=32, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256
+)
 rows = [{"input_ids": torch.randint(7, 32, (32,)), "labels": torch.randint(7, 32, (32,))} for _ in range(64)]
 arguments = t.TrainingArguments("out", max_steps=1, report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no")
 t.Trainer(t.BertForMaskedLM(config), arguments, train_dataset=rows).train()

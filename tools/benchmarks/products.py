@@ -45,16 +45,16 @@ class Products(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if self.is_training and not torch.is_grad_enabled():
-            return out
         packet = getattr(func, "_overloadpacket", None)
         name = str(getattr(packet, "_qualified_op_name", ""))
-        if packet in _FACTORS:
-            a, b = args[_FACTORS[packet] : _FACTORS[packet] + 2]
-            self._add(a.shape, b.shape[-1], a.requires_grad, b.requires_grad)
-        elif name in _HEADS:
+        if name in _HEADS:  # which run without a graph, and compute their gradients at once
             hidden, weight = args[:2]
             self._add(hidden.shape, weight.shape[0], hidden.requires_grad, weight.requires_grad)
+        elif self.is_training and not torch.is_grad_enabled():
+            return out
+        elif packet in _FACTORS:
+            a, b = args[_FACTORS[packet] : _FACTORS[packet] + 2]
+            self._add(a.shape, b.shape[-1], a.requires_grad, b.requires_grad)
         elif name.startswith("aten::_scaled_dot_product_") and not name.endswith("_backward"):
             q, k, v = args[:3]
             self._add(q.shape, k.shape[-2], q.requires_grad, k.requires_grad)
