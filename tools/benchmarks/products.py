@@ -128,3 +128,18 @@ def _fastest(product: Product, device: str, dtype: torch.dtype, seconds: float) 
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+# The share of positions whose output is read, on average: all of them, or those under masks or with insertions.
+READ = {"arlm": 1.0, "mlm": 0.5, "ilm": 0.5, "mdlm": 0.5}
+
+
+def operations_per_token(family: str, d: int, layers: int, L: int, V: int) -> tuple[float, float, float]:
+    """Operations of a training step per position of full rows, by calculation: of layers, attention and output layer.
+
+    Six for each weight and position that uses it. A layer has 12 d² weights; in the last one, output projection and
+    MLP (9 d²) run at the positions that are read. Attention compares L keys with a query: 12 L d, without regard to
+    causal masks. The output layer runs at the positions that are read.
+    """
+    read = READ[family]
+    return 6 * d * d * (12 * (layers - 1) + 3 + 9 * read), 12 * L * d * layers, 6 * d * V * read
