@@ -8,11 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.copied_runs import copy_runs
 from benchmarks.measure import OURS, Case, Setting, Spent, Way, of_command
 
+# Without accelerate, transformers has no Trainer.
+HAS_TRAINER = find_spec("accelerate") is not None
 XLM = (sys.executable, "-m", "xlm")
 IMPORTS = "import of torch and lightning"
 # One step of the smallest network on data that are prepared already, from the shell's prompt to its return.
@@ -73,7 +76,7 @@ def _first_step(setting: Setting) -> Iterator[list[Way]]:
         yield [
             Way(OURS, first_step),
             _way(IMPORTS, [sys.executable, "-c", "import torch, lightning.pytorch"], folder),
-            _way("Trainer of transformers", [sys.executable, "-c", _TRAINER], folder),
+            *([_way("Trainer of transformers", [sys.executable, "-c", _TRAINER], folder)] if HAS_TRAINER else []),
         ]
 
 
