@@ -193,7 +193,7 @@ class _Column(Protocol):
 
 
 def _numbers(array: pa.Array) -> Any:
-    """The memory of integers without nulls, as numpy's; Arrow's `to_numpy` imports pandas, which takes half a second."""
+    """The memory of integers without nulls, as numpy's; Arrow's `to_numpy` imports pandas, half a second."""
     dtype = np.dtype(str(array.type))
     buffer = array.buffers()[1]
     if buffer is None or not len(array):
