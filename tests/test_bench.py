@@ -17,10 +17,11 @@ import bench
 from benchmarks import training
 from benchmarks.devices import PEAKS, peak_of
 from benchmarks.measure import Case, Setting, Spent, Way, allocated_peak_mib, figure_of, of_command, once, spread
-from benchmarks.networks import FAMILIES, collator_of, examples_of, network_of, parts_of, tokenizer_of
-from benchmarks.products import Products, counted, seconds_alone
+from benchmarks.networks import FAMILIES, Shape, collator_of, examples_of, network_of, parts_of, tokenizer_of
+from benchmarks.products import Products, counted, operations_per_token, seconds_alone
 from benchmarks.tables import markdown
 from benchmarks.worker import AREAS, cases_of
+from xlm.modules.linear_cross_entropy import linear_cross_entropy
 
 QUICK = Setting(is_quick=True)
 
@@ -56,14 +57,18 @@ def test_a_command_is_measured_with_its_children_and_a_failure_is_no_measurement
         of_command([sys.executable, "-c", "print('what it said'); raise SystemExit(3)"], tmp_path)
 
 
-def test_memory_and_products_are_those_of_the_run() -> None:
+def test_products_are_those_of_the_run() -> None:
     weight = torch.randn(300, 500, requires_grad=True)
     x = torch.randn(400, 300)
-    assert 7.6 < allocated_peak_mib(lambda: torch.zeros(2000, 1000).sum(), "cpu") < 8
     found = counted(lambda: (x @ weight).sum().backward(), is_training=True)
     # The input needs no gradient, so backward has one product.
     assert dict(+found.counts) == {(1, 400, 300, 500): 1, (1, 300, 400, 500): 1}
     assert found.total == 2 * 2 * 400 * 300 * 500
+    # The fused output layer: three products, also where it computes by chunks.
+    hidden = torch.randn(300, 8, requires_grad=True)
+    head, targets = torch.randn(5000, 8, requires_grad=True), torch.zeros(300, dtype=torch.long)
+    fused = counted(lambda: linear_cross_entropy(hidden, head, None, targets).backward(), is_training=True)
+    assert fused.total == 3 * 2 * 300 * 8 * 5000
     q = torch.randn(2, 4, 8, 16)
     attention = counted(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q), is_training=False)
     assert attention.total == 2 * (2 * 2 * 4 * 8 * 8 * 16)
@@ -94,6 +99,17 @@ def test_the_plain_losses_are_the_same_losses(family: str) -> None:
              for name, value in batch.items()}  # fmt: skip
     ours = parts_of(family)[1](network, tokenizer_of(shape)).loss_fn(batch)["loss"]
     assert training.PLAIN[family](network, batch).item() == pytest.approx(ours.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("V", [300, 40000])
+def test_the_formula_of_the_performance_page_is_what_a_step_computes(family: str, V: int) -> None:
+    shape = Shape(B=16, L=32, V=V, d=64, layers=3, heads=2)
+    batch = collator_of(family, shape)(examples_of(shape, shape.B))
+    loss = parts_of(family)[1](network_of(family, shape, "cpu"), tokenizer_of(shape))
+    found = counted(lambda: loss.loss_fn(batch)["loss"], is_training=True)
+    expected = sum(operations_per_token(family, shape.d, shape.layers, shape.L, V))
+    assert found.total / (shape.B * shape.L) == pytest.approx(expected, rel=0.07)
 
 
 def test_every_area_has_cases_with_names_of_their_own() -> None:
@@ -181,7 +197,8 @@ def test_no_precious_ratio_is_lost(area: str, name: str, peer: str, least: float
 
 @pytest.mark.slow
 def test_a_quick_run_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Slow: it starts a process that imports torch and transformers."""
+    """Slow: it starts a process that imports torch and transformers, and torch's profiler here."""
+    assert 7.6 < allocated_peak_mib(lambda: torch.zeros(2000, 1000).sum(), "cpu") < 8
     words = ["training", "collators", "shipped", "--quick", "--only", "mlm", "--size", "xtiny", "--batch-size", "16"]
     assert bench.main([*words, "--no-compile", "--output", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "bench.json").read_text())

@@ -8,11 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.copied_runs import copy_runs
 from benchmarks.measure import OURS, Case, Setting, Spent, Way, of_command
 
+# Without accelerate, transformers has no Trainer.
+HAS_TRAINER = find_spec("accelerate") is not None
 XLM = (sys.executable, "-m", "xlm")
 IMPORTS = "import of torch and lightning"
 # One step of the smallest network on data that are prepared already, from the shell's prompt to its return.
@@ -23,7 +26,9 @@ FIRST_STEP = (
 _TRAINER = """
 import torch, transformers as t
 t.logging.set_verbosity_error()
-config = t.BertConfig(32, 64, 2, 2, 256)
+config = t.BertConfig(
+    vocab_size=32, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256
+)
 rows = [{"input_ids": torch.randint(7, 32, (32,)), "labels": torch.randint(7, 32, (32,))} for _ in range(64)]
 arguments = t.TrainingArguments("out", max_steps=1, report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no")
 t.Trainer(t.BertForMaskedLM(config), arguments, train_dataset=rows).train()
@@ -71,7 +76,7 @@ def _first_step(setting: Setting) -> Iterator[list[Way]]:
         yield [
             Way(OURS, first_step),
             _way(IMPORTS, [sys.executable, "-c", "import torch, lightning.pytorch"], folder),
-            _way("Trainer of transformers", [sys.executable, "-c", _TRAINER], folder),
+            *([_way("Trainer of transformers", [sys.executable, "-c", _TRAINER], folder)] if HAS_TRAINER else []),
         ]
 
 

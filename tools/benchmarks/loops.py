@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from benchmarks.networks import Shape, adamw, examples_of, peer_of
 
 BARE, PEER, BARE_PEER = "bare loop", "Trainer of transformers, gpt2", "bare loop, gpt2"
 _WARMUP = 5
+# Without accelerate, transformers has no Trainer.
+HAS_TRAINER = find_spec("accelerate") is not None
 
 
 def cases(setting: Setting) -> list[Case]:
@@ -159,7 +162,7 @@ def _peer_ways(size: str, steps: int, setting: Setting) -> list[Way]:
             clock.mark()
         return StepClock.latest
 
-    return [Way(PEER, trainer, steps), Way(BARE_PEER, bare, steps)]
+    return [*([Way(PEER, trainer, steps)] if HAS_TRAINER else []), Way(BARE_PEER, bare, steps)]
 
 
 def step(loss: torch.Tensor, parameters: Any, optimizer: Any) -> None:

@@ -136,14 +136,14 @@ def allocated_peak_mib(run: Callable[[], Any], device: str) -> float:
     return most / 2**20
 
 
-def of_command(words: Sequence[str], folder: Path, environ: Mapping[str, str] | None = None) -> Spent:
+def of_command(words: Sequence[str], folder: Path, environ: dict[str, str] | None = None) -> Spent:
     """The cost of a process with its children; RuntimeError with its output if it fails."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     # A process of its own measures the memory of this command and no earlier one.
     watched = [sys.executable, "-c", _WATCH, *words]
-    done = subprocess.run(
-        watched, cwd=folder, env={**os.environ, **(environ or {})}, capture_output=True, text=True, check=False
-    )
+    # Without compiled modules on the disk, most of a start is compiling torch.
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | (environ or {})
+    done = subprocess.run(watched, cwd=folder, env=given, capture_output=True, text=True, check=False)
     wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         said = done.stdout + done.stderr.rpartition("\n\n")[0]

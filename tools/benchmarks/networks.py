@@ -112,31 +112,33 @@ def peer_of(name: str, shape: Shape) -> nn.Module:
     Args:
         name: gpt2, llama, bert or modernbert.
     """
-    import transformers as t
+    import transformers
 
-    t.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    t: Any = transformers
+    t.logging.set_verbosity_error()
     torch.manual_seed(0)
-    common: dict[str, Any] = {
+    common = {
         "vocab_size": shape.V, "hidden_size": shape.d, "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads, "max_position_embeddings": 2 * shape.L, "attn_implementation": "sdpa",
     }  # fmt: skip
-    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 4, "eos_token_id": 3}
+    special = {"pad_token_id": 0, "bos_token_id": 4, "eos_token_id": 3}
+    made: nn.Module
     if name == "gpt2":
         rates = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
         sizes = {"n_embd": shape.d, "n_layer": shape.layers, "n_head": shape.heads, "n_positions": 2 * shape.L}
-        config = t.GPT2Config(vocab_size=shape.V, attn_implementation="sdpa", **sizes, **rates, **special)
-        return t.GPT2LMHeadModel(config)
-    if name == "llama":
+        made = t.GPT2LMHeadModel(
+            t.GPT2Config(vocab_size=shape.V, attn_implementation="sdpa", **sizes, **rates, **special)
+        )
+    elif name == "llama":
         # Three matrices of its gated layer have as many weights as two of width 4 d.
-        return t.LlamaForCausalLM(t.LlamaConfig(**common, **special, intermediate_size=8 * shape.d // 3))
-    if name == "bert":
+        made = t.LlamaForCausalLM(t.LlamaConfig(**common, **special, intermediate_size=8 * shape.d // 3))
+    elif name == "bert":
         rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        return t.BertForMaskedLM(t.BertConfig(**common, **rates, intermediate_size=4 * shape.d, pad_token_id=0))
-    config = t.ModernBertConfig(
-        **common, intermediate_size=8 * shape.d // 3, **special, cls_token_id=1, sep_token_id=3,
-        global_attn_every_n_layers=1, reference_compile=False,
-    )  # fmt: skip
-    return t.ModernBertForMaskedLM(config)
+        made = t.BertForMaskedLM(t.BertConfig(**common, **rates, intermediate_size=4 * shape.d, pad_token_id=0))
+    else:
+        gated = {"intermediate_size": 8 * shape.d // 3, "cls_token_id": 1, "sep_token_id": 3}
+        made = t.ModernBertForMaskedLM(t.ModernBertConfig(**common, **special, **gated))
+    return made
 
 
 def adamw(network: nn.Module) -> torch.optim.Optimizer:

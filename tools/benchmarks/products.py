@@ -45,16 +45,16 @@ class Products(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if self.is_training and not torch.is_grad_enabled():
-            return out
         packet = getattr(func, "_overloadpacket", None)
         name = str(getattr(packet, "_qualified_op_name", ""))
-        if packet in _FACTORS:
-            a, b = args[_FACTORS[packet] : _FACTORS[packet] + 2]
-            self._add(a.shape, b.shape[-1], a.requires_grad, b.requires_grad)
-        elif name in _HEADS:
+        if name in _HEADS:  # which run without a graph, and compute their gradients at once
             hidden, weight = args[:2]
             self._add(hidden.shape, weight.shape[0], hidden.requires_grad, weight.requires_grad)
+        elif self.is_training and not torch.is_grad_enabled():
+            return out
+        elif packet in _FACTORS:
+            a, b = args[_FACTORS[packet] : _FACTORS[packet] + 2]
+            self._add(a.shape, b.shape[-1], a.requires_grad, b.requires_grad)
         elif name.startswith("aten::_scaled_dot_product_") and not name.endswith("_backward"):
             q, k, v = args[:3]
             self._add(q.shape, k.shape[-2], q.requires_grad, k.requires_grad)
@@ -128,3 +128,18 @@ def _fastest(product: Product, device: str, dtype: torch.dtype, seconds: float) 
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+# The share of positions whose output is read, on average: all of them, or those under masks or with insertions.
+READ = {"arlm": 1.0, "mlm": 0.5, "ilm": 0.5, "mdlm": 0.5}
+
+
+def operations_per_token(family: str, d: int, layers: int, L: int, V: int) -> tuple[float, float, float]:
+    """Operations of a training step per position of full rows, by calculation: of layers, attention and output layer.
+
+    Six for each weight and position that uses it. A layer has 12 d² weights; in the last one, output projection and
+    MLP (9 d²) run at the positions that are read. Attention compares L keys with a query: 12 L d, without regard to
+    causal masks. The output layer runs at the positions that are read.
+    """
+    read = READ[family]
+    return 6 * d * d * (12 * (layers - 1) + 3 + 9 * read), 12 * L * d * layers, 6 * d * V * read

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.profilers import SimpleProfiler
 from omegaconf import OmegaConf
 
 from xlm.errors import ConfigError
-from xlm.inference.session import SlurmTasks, check_trainer, own_environment
+from xlm.inference.session import NoProfiler, Session, SlurmTasks, check_trainer, own_environment
 
 TASK = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 
@@ -68,3 +70,14 @@ def test_lengths_that_mean_nothing(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"trainer\.{name} is {value}, and must be"):
         check_trainer(OmegaConf.create({name: value}))
     check_trainer(OmegaConf.create({"val_check_interval": None, "gradient_clip_val": 0, "log_every_n_steps": 0}))
+
+
+def test_hooks_are_not_timed_unless_a_profiler_is_chosen() -> None:
+    trainer = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_checkpointing": False}
+    session: Any = Session(OmegaConf.create({"trainer": trainer}), *[None] * 3)  # type: ignore[list-item]
+    found = session.trainer([], []).profiler
+    assert isinstance(found, NoProfiler)
+    with found.profile("a hook"), found.profile("another in it"):
+        pass
+    session.cfg.trainer.profiler = "simple"
+    assert isinstance(session.trainer([], []).profiler, SimpleProfiler)

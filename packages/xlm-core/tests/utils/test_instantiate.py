@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,39 @@ def test_makes_what_hydra_makes() -> None:
     assert made.child.width == 4
     assert instantiate({"_target_": "collections.Counter"}, "aab") == collections.Counter(a=2, b=1)
     assert instantiate({"_target_": "collections.Counter", "_partial_": True})("a") == {"a": 1}
+
+
+def test_a_config_is_never_changed_and_copied_only_for_nodes_that_refer_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = OmegaConf.create(
+        {
+            "width": 4,
+            "child": target(width="${width}"),
+            "leaf": target(width="${width}", fail=None, child=["a ${width}"]),
+            "other": target(child="${child}"),
+            "nested": target(child=target(child="${child}")),
+            "late": target(width="${live:}"),
+        }
+    )
+    OmegaConf.register_new_resolver("live", lambda: collections.Counter(), replace=True)
+    before, deepcopy = OmegaConf.to_yaml(config), copy.deepcopy
+    copied: list[bool] = []
+
+    def spy(value: Any, memo: Any = None) -> Any:
+        copied.append(value is config)
+        return deepcopy(value, memo)
+
+    monkeypatch.setattr(copy, "deepcopy", spy)
+    made = instantiate(config.leaf)
+    assert (made.width, made.child) == (4, ["a 4"])
+    assert instantiate(config.late).width == collections.Counter()
+    assert copied
+    assert not any(copied)
+    assert instantiate(config.other).child.width == 4
+    assert instantiate(config.nested).child.child.width == 4
+    assert sum(copied) == 2
+    assert OmegaConf.to_yaml(config) == before
 
 
 def test_none_stays_none() -> None:

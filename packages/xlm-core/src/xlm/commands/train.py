@@ -31,6 +31,7 @@ from xlm.inference.warm_start import Origin, find_origin, tokenizer_for, use_net
 from xlm.reports.files import read_mapping
 from xlm.schemas import Trace
 from xlm.training.background import BackgroundCheckpointIO
+from xlm.training.blocks import compile_note
 from xlm.training.checkpoints import BEST, BestCheckpoint, LastCheckpoint, without_checkpoints
 from xlm.training.curves import draw_curves
 from xlm.training.disk_space import check_space
@@ -384,6 +385,7 @@ def describe_run(
         "steps": f"{steps}, {short_name(cfg.optimizer)} lr {cfg.optimizer.get('lr', 'default')}, "
         f"{short_name(cfg.lr_scheduler) if cfg.lr_scheduler else 'no schedule'}",
         "device": f"{trainer.strategy.root_device}, {trainer.precision}, seed {cfg.seed}",
+        "note": compile_note(cfg.get("compile", False), trainer.strategy.root_device.type),
     }
     lines |= own_data_lines(session, expected)
     if origin is not None:

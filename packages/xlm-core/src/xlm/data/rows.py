@@ -192,12 +192,21 @@ class _Column(Protocol):
     def add_to(self, digest: blake2b) -> None: ...
 
 
+def _numbers(array: pa.Array) -> Any:
+    """The memory of integers without nulls, as numpy's; Arrow's `to_numpy` imports pandas, half a second."""
+    dtype = np.dtype(str(array.type))
+    buffer = array.buffers()[1]
+    if buffer is None or not len(array):
+        return np.empty(0, dtype=dtype)
+    return np.frombuffer(buffer, dtype, len(array), array.offset * dtype.itemsize)
+
+
 class _IntLists:
     """A column of integer lists, as the two flat arrays that Arrow stores."""
 
     def __init__(self, array: pa.ListArray) -> None:
-        self._offsets = array.offsets.to_numpy()
-        self._values = array.values.to_numpy()
+        self._offsets = _numbers(array.offsets)
+        self._values = _numbers(array.values)
         # Whose items are Python's integers at once.
         self._places = memoryview(self._offsets)
 
@@ -220,7 +229,7 @@ class _Ints:
     """A column of integers."""
 
     def __init__(self, array: pa.Array) -> None:
-        self._values = array.to_numpy()
+        self._values = _numbers(array)
         self._items = memoryview(self._values)
 
     def take(self, indices: Ints) -> list[int]:

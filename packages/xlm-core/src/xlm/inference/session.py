@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -17,6 +18,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -55,6 +57,16 @@ QUIET = (
 )
 
 
+_NOTHING = contextlib.nullcontext()
+
+
+class NoProfiler(PassThroughProfiler):
+    """Times nothing. Lightning enters it about a hundred times a step, for every hook of every callback."""
+
+    def profile(self, action_name: str) -> Any:
+        return _NOTHING
+
+
 @dataclass
 class Session:
     """The tokenizer, the datamodule and the console of a command."""
@@ -86,6 +98,7 @@ class Session:
             callbacks=[*callbacks, RankMonitor(self.cfg.get("rank_timeout", 180), self.cfg.get("step_timeout", 1500))],
             logger=loggers or False,
             enable_progress_bar=False,
+            **({} if self.cfg.trainer.get("profiler") else {"profiler": NoProfiler()}),
             plugins=[self._checkpoint_io(), *own_environment(os.environ)],
             _convert_="all",
         )

@@ -25,10 +25,6 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from xlm.errors import CheckpointCorruptError, CheckpointError, ConfigError, StorageError
@@ -124,6 +120,9 @@ def _prepare(folder: Path, num_bytes: int) -> None:
 
 def _save(folder: Path, tensors: dict[str, DTensor], writer: Any) -> None:
     """Write the shards; StorageError in all processes if one of them fails."""
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     try:
         save(tensors, storage_writer=writer(folder))
     except CheckpointException as error:
@@ -138,6 +137,9 @@ def _not_written(folder: Path, reason: str) -> StorageError:
 
 def _writer() -> Any:
     """A writer of safetensors; ConfigError if this torch has none."""
+    # Imported where it is used: half a second that most runs don't need.
+    from torch.distributed import checkpoint as dcp
+
     found = getattr(dcp, "HuggingFaceStorageWriter", None)
     if found is None or "save_distributed" not in inspect.signature(found).parameters:
         raise ConfigError(f"trainer_strategy=fsdp2 needs torch 2.9 or newer; this is {torch.__version__}.")
@@ -239,6 +241,8 @@ def _read_header(path: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Ke
 
 
 def _reader(folder: Path) -> Any:
+    from torch.distributed import checkpoint as dcp
+
     found = getattr(dcp, "HuggingFaceStorageReader", None)
     if found is None:
         raise CheckpointError(f"{folder} needs torch 2.9 or newer; this is {torch.__version__}.", path=folder)
@@ -267,6 +271,8 @@ def read_shards(path: str | Path, with_tensors: bool = True) -> dict[str, Any]:
             key: torch.empty(found[key].size, dtype=found[key].properties.dtype, device=device) for key in places
         }
         if with_tensors and tensors:
+            from torch.distributed.checkpoint.state_dict_loader import load
+
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
                 load(tensors, storage_reader=_reader(folder), no_dist=True)
@@ -302,6 +308,8 @@ def load_shards(path: Path, parameters: Mapping[str, torch.Tensor]) -> dict[str,
     Raises:
         CheckpointError: it does not exist, is damaged, or has tensors for other parameters.
     """
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     folder = _read_index(path, verify=False)
     _verify_together(path, folder)
     checkpoint, places, tied = _read_header(path, folder)

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.distributed_c10d import default_pg_timeout
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -64,6 +63,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a folder, or a file of a run with another strategy, into the shards of this process."""
+        from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
         path = Path(self.broadcast(str(checkpoint_path)))
         module = self.lightning_module
         assert module is not None
@@ -77,6 +78,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def _load_file(self, path: Path) -> dict[str, Any]:
         """Load the checkpoint of a run that was not sharded; every process reads all of it."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
         module = self.lightning_module
         assert module is not None
         checkpoint = load_checkpoint(path)
@@ -164,6 +167,8 @@ def release_weights(module: LightningModule) -> None:
 def load_full(module: nn.Module, state_dict: dict[str, Any]) -> None:
     """Load whole tensors, which every process has, into a module that may be sharded."""
     if isinstance(module, FSDPModule):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
         set_model_state_dict(module, state_dict, options=StateDictOptions(full_state_dict=True, strict=False))
     else:
         module.load_state_dict(state_dict, strict=False)

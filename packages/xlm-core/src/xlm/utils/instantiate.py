@@ -232,17 +232,44 @@ def _function_of(node: Any) -> Callable[..., Any] | None:
 
 
 def _with_objects_allowed(config: Any) -> Any:
-    """The same node in a copy of its whole tree that may contain live objects.
+    """The same node in a copy of its whole tree that may contain live objects; a copy of the node where that is enough.
 
     Hydra resolves interpolations in place: `${collators.lm}` would put its tokenizer object into the run's config,
-    which does not allow objects and is written to disk later.
+    which does not allow objects and is written to disk later. Copying the tree takes 40 ms, and most nodes refer to
+    single values only.
     """
     if not OmegaConf.is_config(config):
         return config
+    if not _refers_to_nodes(config):
+        node = copy.deepcopy(config)  # which keeps its parent
+        node._set_flag("allow_objects", True)
+        return node
     root = copy.deepcopy(config._get_root())
     root._set_flag("allow_objects", True)
     key = config._get_full_key(None)
     return OmegaConf.select(root, key) if key else root
+
+
+def _refers_to_nodes(config: Any) -> bool:
+    """Whether an interpolation in a node stands for another node, or cannot be resolved."""
+    if config._is_interpolation():
+        return True
+    if config._is_none() or config._is_missing():
+        return False
+    names: Iterable[Any] = range(len(config)) if isinstance(config, ListConfig) else config.keys()
+    for name in names:
+        node = config._get_node(name)
+        if not node._is_interpolation():
+            if OmegaConf.is_config(node) and _refers_to_nodes(node):
+                return True
+            continue
+        try:
+            found = node._dereference_node()
+        except (OmegaConfBaseException, XLMError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
+            return True  # Hydra reports it
+        if OmegaConf.is_config(found):
+            return True
+    return False
 
 
 def explain(error: Exception, config: Any = None) -> Exception:
