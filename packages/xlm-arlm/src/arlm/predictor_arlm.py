@@ -100,15 +100,16 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         rows = torch.arange(B, device=device)  # which rows still go on
         cache = self.model.new_cache(P + self.max_length) if self.use_cache else None
         new, new_mask = input_ids, mask if not bool(mask.all()) else None
-        number, trace = 0, recording()
+        number, trace, never = 0, recording(), None
         while number < self.max_length and len(rows):
-            allowed = self._allowed(self.model(new, new_mask, cache=cache, last_only=True)[:, -1])
-            token = draw_tokens(self.sampler, allowed, seeds[rows], torch.full_like(rows, number))
+            logits = self.model(new, new_mask, cache=cache, last_only=True)[:, -1]
+            never = self._never(logits) if never is None else never
+            allowed = self._allowed(logits, never)
+            token = draw_tokens(self.sampler, allowed, seeds, torch.full_like(rows, number))
             if trace is not None:
                 trace.step(rows)
                 trace.appended(rows, token, allowed)
             answers[rows, number] = token
-            steps[rows] += 1
             number += 1
             going = token != self.tokenizer.eos_token_id
             if self.repetition_limit is not None:
@@ -119,16 +120,22 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
                 new = torch.cat([new, token[:, None]], dim=1)
                 new_mask = None if new_mask is None else torch.cat([new_mask, torch.ones_like(new_mask[:, :1])], 1)
             if not bool(going.all()):
-                rows, new = rows[going], new[going]
+                steps[rows[~going]] = number
+                rows, new, seeds = rows[going], new[going], seeds[going]
                 new_mask = None if new_mask is None else new_mask[going]
                 if cache is not None:
                     cache.select(going)
+        steps[rows] = number
         return answers[:, :number], steps
 
-    def _allowed(self, logits: Tensor) -> Tensor:
-        """Logits with the tokens that never belong into an answer excluded."""
+    def _never(self, logits: Tensor) -> Tensor:
+        """Ids that never belong into an answer; asking a tokenizer for them can take longer than a small network."""
         never = suppressed_ids(self.tokenizer, num_logits=logits.shape[-1])
-        return logits.index_fill(-1, torch.tensor(never, dtype=torch.long, device=logits.device), -torch.inf)
+        return torch.tensor(never, dtype=torch.long, device=logits.device)
+
+    def _allowed(self, logits: Tensor, never: Tensor | None = None) -> Tensor:
+        """Logits with these ids excluded; None for those of `_never`."""
+        return logits.index_fill(-1, self._never(logits) if never is None else never, -torch.inf)
 
     def to_dict(self, batch: ARLMPredictionBatch, preds: ARLMPredictionDict) -> list[dict[str, Any]]:
         """Rows of prompt, prediction, truth (where the batch has it), steps and network calls."""

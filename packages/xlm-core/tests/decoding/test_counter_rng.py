@@ -62,7 +62,11 @@ def test_uniform_is_float64_and_never_touches_an_end() -> None:
 def test_uniform_on_the_cpu_has_the_numbers_that_other_devices_draw_and_that_it_had_before() -> None:
     seeds = torch.tensor([[0], [7], [2**62 + 3], [-5]])
     counters = torch.arange(-2, 40)
-    whole = (mix(derive(seeds, int(Stream.MASK)) + counters) >> 12) & (2**52 - 1)
+    keys = mix(mix(seeds) ^ int(Stream.MASK))
+    assert torch.equal(derive(seeds, int(Stream.MASK)), keys)
+    assert torch.equal(derive(seeds, counters), mix(mix(seeds) ^ counters))
+    assert derive(seeds[1, 0], torch.tensor(3)) == derive(seeds, 3)[1, 0]
+    whole = (mix(keys + counters) >> 12) & (2**52 - 1)
     assert torch.equal(uniform(seeds, Stream.MASK, counters), (whole.double() + 0.5) * 2.0**-52)
     assert uniform(seeds[1, 0], Stream.MASK, 3) == uniform(seeds, Stream.MASK, counters)[1, 5]
     # A resumed run has to see the noise with which it began, whatever is installed in between.

@@ -37,6 +37,25 @@ def test_products_depend_on_distances_only() -> None:
     assert torch.allclose(*scores, atol=1e-4)
 
 
+def test_the_gradient_is_that_of_the_rotation() -> None:
+    rotary = RotaryEmbedding(6).double()
+    x = torch.randn(2, 4, 3, 6, dtype=torch.float64)[:, ::2].requires_grad_()
+    positions = torch.tensor([[0, 3, 1], [2, 2, 7]])
+    assert torch.autograd.gradcheck(lambda x: rotary(x, positions), x)
+    assert torch.autograd.gradgradcheck(lambda x: rotary(x, positions), x)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_positions_that_change_in_place_are_looked_up_again(inference: bool) -> None:
+    rotary, x = RotaryEmbedding(8), torch.randn(1, 2, 5, 8)
+    with torch.inference_mode(inference):
+        positions = torch.arange(5)
+        first = rotary(x, positions)
+        positions += 3
+        assert not torch.equal(rotary(x, positions), first)
+        assert torch.equal(rotary(x, positions), RotaryEmbedding(8)(x, torch.arange(3, 8)))
+
+
 def test_no_positions_are_counted_from_zero_and_tables_grow() -> None:
     x = torch.randn(1, 2, 50, 8)
     small, large = RotaryEmbedding(8, cache_size=4), RotaryEmbedding(8, cache_size=100)
@@ -90,6 +109,14 @@ def test_meta_modules_come_alive() -> None:
     assert rotary.to("meta").inv_freq.is_meta
     x = torch.randn(1, 1, 4, 8)
     assert torch.equal(rotary.to_empty(device="cpu")(x), RotaryEmbedding(8)(x))
+
+
+def test_a_lookup_in_inference_serves_training() -> None:
+    rotary, x, positions = RotaryEmbedding(8), torch.randn(1, 2, 5, 8, requires_grad=True), torch.arange(5)
+    with torch.inference_mode():
+        rotary(x, positions)
+    rotary(x, positions).sum().backward()
+    assert x.grad is not None
 
 
 def test_tables_grown_in_inference_serve_training() -> None:

@@ -26,7 +26,8 @@ def wide_logits(
     if temperature != 1:
         logits = logits / temperature
     if exclude_ids:
-        logits = logits.index_fill(1, torch.tensor(list(exclude_ids), device=logits.device), -torch.inf)
+        # In place: the map above has made these logits, and its gradient doesn't need them.
+        logits.index_fill_(1, torch.tensor(list(exclude_ids), device=logits.device), -torch.inf)
     return logits
 
 

@@ -10,6 +10,52 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 
+class _Rotation(torch.autograd.Function):
+    """`_rotated` with its gradient, which is rotated back: nothing of x is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _Rotation.apply(grad, cos, -sin), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(first · cos − second · sin, second · cos + first · sin) in three passes, in the memory order of x.
+
+    Args:
+        x: (…, dim), its halves first and second.
+        cos, sin: (…, dim/2), float32 or float64; the result is cast back to the type of x.
+    """
+    first, second = x.chunk(2, dim=-1)
+    # x may be bfloat16: its products with the float32 tables are float32.
+    out = x.unflatten(-1, (2, -1)) * cos.unsqueeze(-2)
+    out.select(-2, 0).addcmul_(second, sin, value=-1)
+    out.select(-2, 1).addcmul_(first, sin)
+    return out.flatten(-2).to(x.dtype)
+
+
+class _Lookup:
+    """cos and sin of positions, for all layers that are given the same tensor of them."""
+
+    def __init__(self, positions: Tensor, cos: Tensor, sin: Tensor) -> None:
+        self.positions, self.version = positions, _version(positions)
+        self.cos, self.sin = cos, sin
+
+    def is_of(self, positions: Tensor) -> bool:
+        """Whether these are the same positions, unchanged."""
+        return self.positions is positions and self.version == _version(positions) is not None
+
+
+def _version(x: Tensor) -> int | None:
+    """How often a tensor was changed in place; None for an inference tensor, which doesn't count that."""
+    return None if x.is_inference() else x._version
+
+
 class RotaryEmbedding(nn.Module):
     """Rotates pairs (x_j, x_{j + dim/2}) by position · max_frequency · base^(−2j/dim) (arXiv 2104.09864).
 
@@ -19,6 +65,7 @@ class RotaryEmbedding(nn.Module):
 
     Tables for cache_size + 1 positions are made once and grow when a longer sequence comes. They stay in
     float32 (or float64) whatever the model is cast to; the rotation happens in that type, then is cast back.
+    What was looked up for the last positions is kept, since all layers of a stack are given the same.
     """
 
     inv_freq: Tensor
@@ -52,6 +99,7 @@ class RotaryEmbedding(nn.Module):
         # Tables for longer sequences, apart from the buffers: DDP broadcasts those, so their sizes must not depend
         # on what a rank has seen.
         self._grown: tuple[Tensor, Tensor] | None = None
+        self._last: _Lookup | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -60,7 +108,7 @@ class RotaryEmbedding(nn.Module):
         self._rebuild()
 
     def _rebuild(self) -> None:
-        self._grown = None
+        self._grown = self._last = None
         self.cos, self.sin = self._new_tables(self.cache_size + 1)
 
     def _new_tables(self, num_positions: int) -> tuple[Tensor, Tensor]:
@@ -87,7 +135,15 @@ class RotaryEmbedding(nn.Module):
         if positions is None:
             cos, sin = self._tables(length)
             return cos[:length], sin[:length]
-        if positions.device.type != "cpu" or torch.compiler.is_compiling() or not positions.numel():
+        if torch.compiler.is_compiling():
+            return self._angles(positions)
+        if self._last is None or not self._last.is_of(positions):
+            self._last = _Lookup(positions, *self._lookup_anew(positions))
+        return self._last.cos, self._last.sin
+
+    @torch.inference_mode(False)  # as for the tables: what is looked up in validation may serve training
+    def _lookup_anew(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        if positions.device.type != "cpu" or not positions.numel():
             # Comparing the largest position with the table would wait for the device; computing costs less.
             return self._angles(positions)
         low, high = (int(bound) for bound in positions.aminmax())
@@ -103,9 +159,13 @@ class RotaryEmbedding(nn.Module):
         cos, sin = self._lookup(positions, x.shape[2 if self.head_first else 1])
         head_axis = -3 if self.head_first else -2
         cos, sin = cos.unsqueeze(head_axis), sin.unsqueeze(head_axis)
-        first, second = x.chunk(2, dim=-1)
-        # x may be bfloat16: its products with the float32 tables are float32.
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+        if torch.compiler.is_compiling():  # which fuses the plain form better
+            first, second = x.chunk(2, dim=-1)
+            return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+        if torch.is_grad_enabled() and x.requires_grad:
+            rotated: Tensor = _Rotation.apply(x, cos, sin)
+            return rotated
+        return _rotated(x, cos, sin)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> RotaryEmbedding:
         exact = self.inv_freq
@@ -117,7 +177,7 @@ class RotaryEmbedding(nn.Module):
             self.inv_freq = exact.to(self.inv_freq.device)  # bfloat16 would spoil the angles
             self._rebuild()
         else:
-            self._grown = None
+            self._grown = self._last = None
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
