@@ -124,7 +124,7 @@ def test_rows_draw_alone_what_they_draw_together_and_unmaskable_ones_nothing(ora
     maskable = torch.ones_like(x, dtype=torch.bool)
     maskable[3] = False
     everything = torch.ones_like(maskable)
-    options = {"mask_token_id": MASK, "num_samples": 3}
+    options = {"mask_token_id": MASK, "num_samples": 3, "num_points": 4}
     together = nelbo_draws(scorer(oracle.table), x, maskable, everything, torch.arange(6) * 5, **options)
     for row in range(6):
         here = slice(row, row + 1)

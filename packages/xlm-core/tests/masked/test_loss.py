@@ -54,6 +54,11 @@ def test_loss_is_what_the_plain_form_gives(loss: MaskedLoss, tokenizer: SimpleSp
     torch.testing.assert_close(result["loss"], (nll / batch["t"]).sum() / (3 + 6 + 1))
     assert result["num_loss_terms"] == 3 + 6 + 1
     assert count.sum() != 10
+    # The ten tokens before masking, which the bound is about: answers and their ends.
+    coded = loss.coded_ids(batch)
+    wanted = [[*example["input_ids"], tokenizer.eos_token_id] for example in EXAMPLES]
+    assert [row[row != -100].tolist() for row in coded] == wanted
+    assert loss.likelihood_of(batch) == ("nll", loss.nll_of)
 
 
 def test_a_batch_equals_its_rows_and_padding_changes_nothing(loss: MaskedLoss, tokenizer: SimpleSpaceTokenizer) -> None:
