@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import IO, Any
 
 from benchmarks.measure import OURS, Case, Setting, Way, allocated_peak_mib, once
@@ -36,7 +36,7 @@ AREAS = {
 def cases_of(area: str, setting: Setting) -> list[Case]:
     """The cases of one area."""
     found: list[Case] = importlib.import_module(AREAS[area]).cases(setting)
-    return [case for case in found if case.area == area]
+    return [replace(case, warmup=0) if setting.is_quick else case for case in found if case.area == area]
 
 
 class Worker:
@@ -69,7 +69,7 @@ class Worker:
         if self.only_ours:
             self._ways = [way for way in self._ways if way.name.startswith(OURS)]
         for way in self._ways:
-            for _ in range(0 if self.setting.is_quick else case.warmup):
+            for _ in range(case.warmup):
                 once(way, self.setting.device)
         return [{"name": way.name, "units": way.units, **self._costs(way)} for way in self._ways]
 
