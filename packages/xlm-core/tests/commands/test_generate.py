@@ -210,6 +210,13 @@ def test_batches_change_no_greedy_text(capsys: pytest.CaptureFixture[str]) -> No
     assert rows_of(capsys, STORED, "generation.prompts=['1 2','3','4 5 6']", "generation.batch_size=2") == rows
 
 
+def test_an_option_that_is_newer_than_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    """The stored configuration has no `greedy`, but the predictor takes it."""
+    texts = {str(rows_of(capsys, STORED, PROMPTS, f"predictor.greedy={value}")) for value in ("true", "false")}
+    assert len(texts) == 2
+    assert "Did you mean 'predictor.greedy'?" in refusal(capsys, STORED, PROMPTS, "predictor.greedi=true")
+
+
 @pytest.mark.parametrize(
     "form", ["generation.prompts=['1 2']", "+generation.prompts=['1 2']", "++generation.prompts=['1 2']"]
 )

@@ -16,6 +16,8 @@ from xlm.inference.folders import find_relative_paths, write_beside
 from xlm.inference.sources import check_trusted, find_source
 from xlm.schemas import CHECKPOINT_SECTIONS, PATH_KEYS, SECTIONS_OF_JOBS, Checkpoint
 from xlm.utils.annotations import read_options
+from xlm.utils.imports import get_function
+from xlm.utils.instantiate import parameter_names
 
 _STRATEGY = "trainer_strategy"
 # Jobs that score predictions with the configuration's judge.
@@ -98,10 +100,24 @@ def _check_key(cfg: DictConfig, key: str, otherwise: str) -> None:
     """ConfigError, with the nearest name or another hint, for a key that doesn't exist."""
     above, _, name = key.rpartition(".")
     parent = OmegaConf.select(cfg, above) if above else cfg
+    if OmegaConf.is_list(parent):
+        return
     names = [str(known) for known in parent] if isinstance(parent, DictConfig) else []
-    if name not in names and not OmegaConf.is_list(parent):
-        hint = did_you_mean([f"{above}.{near}".lstrip(".") for near in nearest_names(name, names, 1)])
-        raise ConfigError(f"The checkpoint's configuration has no key '{key}'. {hint or otherwise}".rstrip(), key=key)
+    if name in names:
+        return
+    arguments = _arguments(parent)
+    if name in arguments:  # the checkpoint is older than this option
+        with open_dict(parent):
+            parent[name] = None
+        return
+    hint = did_you_mean([f"{above}.{near}".lstrip(".") for near in nearest_names(name, [*names, *arguments], 1)])
+    raise ConfigError(f"The checkpoint's configuration has no key '{key}'. {hint or otherwise}".rstrip(), key=key)
+
+
+def _arguments(node: Any) -> list[str]:
+    """The arguments of the class that a node configures; none if it configures none."""
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    return parameter_names(get_function(str(target))) if target else []
 
 
 def _groups() -> set[str]:
