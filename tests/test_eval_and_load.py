@@ -24,7 +24,7 @@ from xlm.commands import train
 from xlm.compose import load_config
 from xlm.errors import ConfigError
 from xlm.traces.document import read_document
-from xlm.utils.instantiate import components, instantiate
+from xlm.utils.instantiate import clear_components, components, instantiate
 
 FAMILIES = ("arlm", "ilm", "mdlm", "mlm")
 BOUNDS = FAMILIES[1:]
