@@ -12,6 +12,7 @@ from warm_xlm import warm_xlm
 QUICK = ["trainer.limit_test_batches=1", "trainer.val_check_interval=1000", "trainer.log_every_n_steps=1"]
 
 
+@pytest.mark.slow  # four runs of a tool that no change of the packages needs
 def test_rows_of_two_families_and_then_only_tested_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
