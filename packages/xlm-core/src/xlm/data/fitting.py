@@ -92,13 +92,13 @@ class SplitRows:
         return len(self._rows) + int(self._added[-1])
 
     def fetch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        return self._fetch(indices, np.zeros_like(self._long))
+        return self._fetch(indices)
 
     def fetch_shifted(self, indices: Sequence[int], seed: int, epoch: int) -> list[dict[str, Any]]:
         """The rows of an epoch in which the pieces begin elsewhere: see `xlm.data.shifting`."""
-        return self._fetch(indices, shifts(self._pieces * self._limit - self._lengths, self._long, seed, epoch))
+        return self._fetch(indices, (seed, epoch))
 
-    def _fetch(self, indices: Sequence[int], offsets: Ints) -> list[dict[str, Any]]:
+    def _fetch(self, indices: Sequence[int], shift: tuple[int, int] | None = None) -> list[dict[str, Any]]:
         wanted = np.asarray(indices, dtype=np.int64)
         # The last long row that starts at or before each index; the first one where there is none.
         last = np.maximum(np.searchsorted(self._starts, wanted, side="right") - 1, 0)
@@ -106,7 +106,9 @@ class SplitRows:
         is_piece = (piece >= 0) & (piece < self._pieces[last])
         numbers = np.where(is_piece, self._long[last], np.where(piece < 0, wanted, wanted - self._added[last]))
         rows = self._rows.fetch(numbers.tolist())
-        starts = piece * self._limit - offsets[last]
+        starts = piece * self._limit
+        if shift is not None:
+            starts -= shifts(self._pieces[last] * self._limit - self._lengths[last], self._long[last], *shift)
         for row, start, is_part in zip(rows, starts.tolist(), is_piece.tolist(), strict=True):
             if is_part:
                 row[TEXT] = row[TEXT][max(start, 0) : start + self._limit]
