@@ -8,15 +8,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.copied_runs import copy_runs
-from benchmarks.measure import OURS, Case, Setting, Spent, Way, of_command
+from benchmarks.measure import HAS_TRAINER, OURS, XLM, Case, Setting, Spent, Way, of_command
 
-# Without accelerate, transformers has no Trainer.
-HAS_TRAINER = find_spec("accelerate") is not None
-XLM = (sys.executable, "-m", "xlm")
 IMPORTS = "import of torch and lightning"
 # One step of the smallest network on data that are prepared already, from the shell's prompt to its return.
 FIRST_STEP = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import OURS, Case, Setting, Spent, Way, of_command
+from benchmarks.measure import OURS, XLM, Case, Setting, Spent, Way, of_command
 from benchmarks.networks import FAMILIES, Shape, collator_of, examples_of
 
-XLM = (sys.executable, "-m", "xlm")
 SHAPE = Shape(B=64, L=128, V=8000)
 
 

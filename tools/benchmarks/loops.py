@@ -10,20 +10,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
 
-from benchmarks.measure import OURS, Case, Setting, Spent, Way
+from benchmarks.measure import HAS_TRAINER, OURS, Case, Setting, Spent, Way
 from benchmarks.networks import Shape, adamw, examples_of, peer_of
 
 BARE, PEER, BARE_PEER = "bare loop", "Trainer of transformers, gpt2", "bare loop, gpt2"
 _WARMUP = 5
-# Without accelerate, transformers has no Trainer.
-HAS_TRAINER = find_spec("accelerate") is not None
 
 
 def cases(setting: Setting) -> list[Case]:
