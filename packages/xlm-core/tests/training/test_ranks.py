@@ -99,20 +99,22 @@ def run(world_size: int, victim: int, what: str, folder: Path) -> tuple[list[int
 
 
 @pytest.mark.parametrize(
-    ("world_size", "victim", "what", "code", "reason"),
+    ("world_size", "victim", "what", "expected", "reason"),
     [
-        (2, 1, "KILL", -9, "has ended"),
-        (2, 0, "KILL", -9, "has ended"),
-        (3, 0, "STOP", -9, "gave no sign of life for 2 s"),
-        (2, 1, "hang", -9, "made no progress for 3 s"),
-        (2, 1, "data error", 1, "has ended"),
+        (2, 1, "KILL", {-9}, "has ended"),
+        (2, 0, "KILL", {-9}, "has ended"),
+        (3, 0, "STOP", {-9}, "gave no sign of life for 2 s"),
+        # Its threads still run: it may read that it counts as lost, and end by itself, before rank 0 kills it.
+        (2, 1, "hang", {-9, 1}, "made no progress for 3 s"),
+        (2, 1, "data error", {1}, "has ended"),
     ],
 )
 def test_the_others_name_a_lost_rank_and_save_the_last_finished_step(
-    tmp_path: Path, world_size: int, victim: int, what: str, code: int, reason: str
+    tmp_path: Path, world_size: int, victim: int, what: str, expected: set[int], reason: str
 ) -> None:
     codes, said, seconds = run(world_size, victim, what, tmp_path)
-    assert codes == [code if rank == victim else LOST for rank in range(world_size)], said
+    assert codes.pop(victim) in expected, said
+    assert codes == [LOST] * (world_size - 1), said
     assert said.startswith(f"Rank {victim} (process ")
     assert reason in said
     checkpoint = torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)
