@@ -93,8 +93,16 @@ def ways(family: str, shape: Shape, setting: Setting) -> list[Way]:
         from mlm.predictor_mlm import MLMPredictor
 
         mlm = MLMPredictor(tokenizer, None, network, block_size=shape.L, seed=0)
+        in_blocks = [
+            (cache, MLMPredictor(tokenizer, None, network, seed=0, decode_block=max(1, shape.L // 4), cache=cache))
+            for cache in ("none", "prefix", "dual")
+        ]
         return [
             way(OURS, lambda: mlm.predict(filled)),  # type: ignore[arg-type]
+            *(
+                way(f"4 blocks, cache {cache}", lambda blocks=blocks: blocks.predict(filled))  # type: ignore[misc]
+                for cache, blocks in in_blocks
+            ),
             way("plain sampler", lambda: plain_mlm(network, masks)),
         ]
     from mdlm.predictor_mdlm import MDLMPredictor

@@ -22,6 +22,7 @@ from xlm.masked.unmasking import (
     MaskedNetwork,
     Slots,
     TokenDraw,
+    block_by_block,
     fill_by_confidence,
     fill_by_order,
     fill_mask_probs,
@@ -89,7 +90,8 @@ class AnyOrder(MaskedPredictor):
         if self.order == "remasking":
             grid = torch.linspace(1, 0, 13, dtype=torch.float64)
             return fill_with_remasking(network, draw, ids, slots, grid, 0.2, MASK, seeds)
-        order = uniform_order(fill_mask_probs(slots.masked, slots.counters, seeds), slots.masked, self.max_steps)
+        mask_probs = block_by_block(fill_mask_probs(slots.masked, slots.counters, seeds), slots)
+        order = uniform_order(mask_probs, slots.masked, self.max_steps)
         return fill_by_order(network, draw, ids, slots, order, seeds)
 
 
@@ -106,6 +108,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "suppressed": {"suppressed_tokens": ["0", "1"]},
     "confidence": {"order": "confidence"},
     "remasking": {"order": "remasking"},
+    "blocks": {"decode_block": 2, "order": "confidence", "max_steps": 5},
+    "dual cache": {"decode_block": 3, "cache": "dual", "max_steps": 6},
+    "prefix cache": {
+        "decode_block": 4,
+        "cache": "prefix",
+        "refresh_interval": 2,
+        "order": "confidence",
+        "max_steps": 7,
+    },
 }
 
 
@@ -273,3 +284,78 @@ def test_a_subclass_may_take_its_options_in_its_own_way() -> None:
     assert Renamed(2, temperature=0.0, top_p=0.5).unread == AnyOrder(temperature=0.0).unread
     with pytest.raises(ConfigError, match="max_steps is 0"):
         Renamed(0)
+
+
+# Blocks, and the cache of keys and values.
+
+
+def network(num_layers: int, **options: Any) -> RotaryMaskedNetwork:
+    torch.manual_seed(0)
+    made = RotaryMaskedNetwork(len(TOKENIZER), 16, num_layers, nhead=2, dropout=0.0, **options).double().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return made
+
+
+EXAMPLES = [{**example, "noise_seed": 10 * n + example["noise_seed"]} for n in range(3) for example in PROMPTS]
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_cache_that_is_refreshed_in_every_call_changes_nothing(cache: Any, order: Any) -> None:
+    for short_conv in (False, True):
+        options: dict[str, Any] = {"model": network(3, short_conv=short_conv), "order": order, "max_steps": 7}
+        plain = predict(AnyOrder(TOKENIZER, decode_block=3, **options), EXAMPLES)
+        cached = AnyOrder(TOKENIZER, decode_block=3, cache=cache, refresh_interval=1, **options)
+        assert torch.equal(predict(cached, EXAMPLES)["ids"], plain["ids"])
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_one_layer_needs_no_refreshing(cache: Any, order: Any) -> None:
+    """Its keys and values depend on a token alone, and no token outside of a block changes while it is filled."""
+    options: dict[str, Any] = {"model": network(1), "order": order, "max_steps": 7}
+    plain = predict(AnyOrder(TOKENIZER, decode_block=3, **options), EXAMPLES)
+    cached = predict(AnyOrder(TOKENIZER, decode_block=3, cache=cache, **options), EXAMPLES)
+    assert torch.equal(cached["ids"], plain["ids"])
+
+
+def test_a_cache_computes_less() -> None:
+    model, computed = network(2), []
+    model.layers[0].register_forward_hook(lambda layer, given, out: computed.append(given[0].shape[:2].numel()))
+    found = {}
+    for cache in ("none", "prefix", "dual"):
+        computed.clear()
+        predict(AnyOrder(TOKENIZER, model=model, decode_block=3, cache=cache, max_steps=7), PROMPTS[:1])
+        found[cache] = sum(computed)
+    assert found["dual"] < found["prefix"] < found["none"]
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+def test_blocks_are_filled_from_left_to_right_until_the_text_ends(order: Any) -> None:
+    blocks = AnyOrder(TOKENIZER, model=network(2), decode_block=1, max_steps=7, order=order, temperature=3.0)
+    preds = predict(blocks, EXAMPLES)
+    calls, start = preds["network_calls"].tolist(), preds["output_start_idx"]
+    for row, order_of_row, num_calls in zip(answers(preds), preds["order"][:, start:].tolist(), calls, strict=True):
+        written = [token for token in row if token != TOKENIZER.pad_token_id]
+        assert [call for call in order_of_row if call >= 0] == list(range(len(written)))
+        assert num_calls == len(written), "nothing is computed behind the end"
+    assert len(set(calls)) > 2
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 4])
+@pytest.mark.parametrize("order", ["random", "confidence"])
+def test_few_calls_fill_several_blocks_at_once(order: Any, max_steps: int) -> None:
+    options: dict[str, Any] = {"decode_block": 2, "cache": "dual", "suppressed_tokens": [TOKENIZER.eos_token]}
+    preds = predict(AnyOrder(TOKENIZER, model=network(2), max_steps=max_steps, order=order, **options), EXAMPLES)
+    assert preds["network_calls"].tolist() == [max_steps] * len(EXAMPLES)
+    assert TOKENIZER.mask_token_id not in preds["ids"]
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"predictor\.cache=dual needs predictor\.decode_block"):
+        AnyOrder(TOKENIZER, cache="dual")
+    other: Any = type("Other", (), {"output_layer": torch.nn.Linear(2, len(TOKENIZER))})()
+    with pytest.raises(ConfigError, match=r"Other can't keep keys and values between calls: use predictor\.cache=none"):
+        predict(AnyOrder(TOKENIZER, model=other, cache="dual", decode_block=2), PROMPTS)

@@ -18,6 +18,7 @@ from xlm.masked.unmasking import (
     Slots,
     TokenDraw,
     ancestral,
+    block_by_block,
     check_one_rule,
     fill_by_confidence,
     fill_by_order,
@@ -72,6 +73,14 @@ class MDLMPredictor(MaskedPredictor):
     def check_options(self) -> None:
         if self.sampler == "confidence":
             check_one_rule(self.threshold, self.entropy_bound)
+        if self.sampler == "remasking" and self.decode_block is not None:
+            raise ConfigError(
+                "predictor.sampler=remasking takes tokens back anywhere: set predictor.decode_block=null."
+            )
+        if self.sampler == "ancestral_every_step" and self.cache != "none":
+            raise ConfigError(
+                "predictor.sampler=ancestral_every_step computes everything in every step: set predictor.cache=none."
+            )
         if self.num_steps is None and self.sampler not in ("first_hitting", "confidence"):
             raise ConfigError(
                 f"predictor.sampler={self.sampler} needs predictor.num_steps, the steps of its time grid."
@@ -104,7 +113,7 @@ class MDLMPredictor(MaskedPredictor):
             most = self.num_steps or slots.most()
             order = ConfidenceOrder(self.confidence, most, self.threshold, self.entropy_bound)
             return fill_by_confidence(network, draw, ids, slots, order, seeds)
-        mask_probs = fill_mask_probs(slots.masked, slots.counters, seeds)
+        mask_probs = block_by_block(fill_mask_probs(slots.masked, slots.counters, seeds), slots)
         if self.sampler == "first_hitting":
             return fill_by_order(network, draw, ids, slots, first_hitting(mask_probs, slots.masked), seeds)
         grid = RescaledSchedule(self.noise_schedule).grid(self.num_steps or 1, ids.device)

@@ -14,6 +14,7 @@ from xlm.masked.unmasking import (
     MaskedNetwork,
     Slots,
     TokenDraw,
+    block_by_block,
     check_one_rule,
     fill_by_confidence,
     fill_by_order,
@@ -66,5 +67,6 @@ class MLMPredictor(MaskedPredictor):
         if self.confidence is not None:
             by_confidence = ConfidenceOrder(self.confidence, max_steps, self.threshold, self.entropy_bound)
             return fill_by_confidence(network, draw, ids, slots, by_confidence, seeds)
-        order = uniform_order(fill_mask_probs(slots.masked, slots.counters, seeds), slots.masked, max_steps)
+        mask_probs = block_by_block(fill_mask_probs(slots.masked, slots.counters, seeds), slots)
+        order = uniform_order(mask_probs, slots.masked, max_steps)
         return fill_by_order(network, draw, ids, slots, order, seeds)

@@ -10,6 +10,7 @@ from torch import Tensor
 from xlm.modules.attention import drop_full_mask, positions_from_mask
 from xlm.modules.chosen import Chosen
 from xlm.modules.length_model import LengthModel
+from xlm.modules.memory import BlockMemory
 from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
 
@@ -27,6 +28,7 @@ class RotaryMaskedNetwork(RotaryNetwork):
 
     packs: ClassVar[bool] = True
     chooses: ClassVar[bool] = True
+    caches: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class RotaryMaskedNetwork(RotaryNetwork):
         positions: Integer[Tensor, "batch length"] | None = None,
         token_index: Integer[Tensor, " tokens"] | None = None,
         chosen: Chosen | None = None,
+        memory: BlockMemory | None = None,
     ) -> Float[Tensor, "*output d_model"]:
         """What the output layer reads, (B, L, D).
 
@@ -68,6 +71,7 @@ class RotaryMaskedNetwork(RotaryNetwork):
             positions: (B, L); None counts the real tokens of each row from 0.
             token_index: real tokens in the flattened batch, which saves computing the padding; see `Packing`.
             chosen: the positions whose features are wanted; the result is (N, D) then.
+            memory: of earlier calls, which says what this one computes; needs `chosen`.
         """
         packing = Packing.of(attention_mask, token_index)
         attention_mask = drop_full_mask(attention_mask)
@@ -75,8 +79,10 @@ class RotaryMaskedNetwork(RotaryNetwork):
             input_ids, positions = packing.pack(input_ids), packing.positions(positions)
         elif positions is None and attention_mask is not None:
             positions = positions_from_mask(attention_mask)
+        if memory is not None:
+            input_ids, positions = memory.computed(input_ids, positions)
         x = self.embed_tokens(input_ids)
-        hidden = self.layers(x, attention_mask, positions, packing=packing, chosen=chosen)
+        hidden = self.layers(x, attention_mask, positions, packing=packing, chosen=chosen, memory=memory)
         features: Tensor = self.final_layer.norm_final(hidden)
         if chosen is not None:
             return features.squeeze(0)

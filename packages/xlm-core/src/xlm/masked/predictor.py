@@ -2,7 +2,7 @@
 
 # The annotations of options are types, not text: a subclass elsewhere has its options checked against them, too.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypedDict
 
@@ -15,6 +15,7 @@ from xlm.decoding.options import say_unread, suppressed_ids, unread_filters
 from xlm.decoding.prompts import answers, device_of, prompt_examples
 from xlm.decoding.trace import begin_trace, recording, writing
 from xlm.errors import ConfigError
+from xlm.masked.cached_calls import Cache, CachedCalls
 from xlm.masked.collate import MaskedPredictionBatch, MasksAfterPrompt, MasksInPlace
 from xlm.masked.text_length import FILLED, TextLength, with_drawn_lengths
 from xlm.masked.unmasking import Filled, MaskedNetwork, Slots, TokenDraw
@@ -55,6 +56,13 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
         temperature: of the softmax; 0 is greedy.
         top_k, top_p, min_p: filters on the logits; None for none.
         suppressed_tokens: tokens never to produce, besides mask, pad, BOS, CLS and SEP.
+        decode_block: fill the text in blocks of so many tokens, from left to right, each by the family's own order
+            (semi-autoregressive; LLaDA, arXiv 2502.09992). None: the whole text at once.
+        cache: "dual": between the calls for a block, keys and values of all other tokens are kept from the first of
+            them, which computes less and is no longer exact (Fast-dLLM, arXiv 2505.22618); "prefix": of the tokens
+            before it only. Needs `decode_block`.
+        refresh_interval: with a cache, compute the whole text in every so-manieth call for a block; 1 is exact. None:
+            in the first.
         block_size: BOS and masks after a prompt, for `generate`; in a batch the masks say it themselves.
         text_length: as in training. With "modelled", each block of masks is cut to a length drawn from the network's
             length model; with "learnt", the block behind a text with masks is filled with EOS.
@@ -71,6 +79,9 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
     top_p: Share | None = None
     min_p: Probability | None = None
     suppressed_tokens: Sequence[str] = ()
+    decode_block: Count | None = None
+    cache: Cache = "none"
+    refresh_interval: Count | None = None
     block_size: Count | None = None
     text_length: TextLength = "given"
     seed: AnySeed | None = None
@@ -81,9 +92,16 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
         check_arguments(cls, vars(self), "predictor")
         if self.suppressed_tokens and self.tokenizer is not None:
             suppressed_ids(self.tokenizer, self.suppressed_tokens)  # an unknown one is reported before training
+        if self.cache != "none" and self.decode_block is None:
+            raise ConfigError(
+                f"predictor.cache={self.cache} needs predictor.decode_block, the number of tokens that a call computes."
+            )
         self.check_options()
         self.logits_sampler = LogitsSampler(self.temperature, self.top_k, self.top_p, self.min_p)
-        self.unread = say_unread(cls, vars(self), {**self.unread_options(), **unread_filters(self.logits_sampler)})
+        unread = {"refresh_interval": "cache=none keeps nothing between calls"} if self.cache == "none" else {}
+        self.unread = say_unread(
+            cls, vars(self), {**unread, **self.unread_options(), **unread_filters(self.logits_sampler)}
+        )
 
     def check_options(self) -> None:
         """ConfigError for options that don't go together."""
@@ -132,23 +150,28 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
         if self.text_length == "modelled" and may_end:
             batch = with_drawn_lengths(batch, self.model, self.tokenizer, seeds)
         mask = batch["attention_mask"].bool()
-        slots = slots_of(batch, self.tokenizer.mask_token_id)
+        slots = slots_of(batch, self.tokenizer.mask_token_id, self.decode_block)
         if not may_end:
             slots = slots._replace(before_given_token=slots.masked)
-        network = MaskedNetwork(
-            lambda ids, rows, mask_prob, index: features_at(
-                self.model.features,
-                self.model,
-                ids,
-                mask[rows],
-                Chosen.of(index, ids.shape[1]),
-                **self.condition(mask_prob),
-            ),
-            self.model.output_layer,
-        )
+
+        def run(ids: Tensor, rows: Tensor, mask_prob: Tensor, chosen: Chosen, **memory: Any) -> Tensor:
+            condition = {**self.condition(mask_prob), **memory}
+            return features_at(self.model.features, self.model, ids, mask[rows], chosen, **condition)
+
+        network = MaskedNetwork(self._calls(run, slots), self.model.output_layer)
         never = suppressed_ids(self.tokenizer, self.suppressed_tokens, self.model.output_layer.out_features)
         draw = TokenDraw(self.logits_sampler, never, self.tokenizer.eos_token_id)
         return finished(batch, slots, self.fill(network, draw, batch["input_ids"], slots, seeds), self.tokenizer)
+
+    def _calls(self, run: Callable[..., Tensor], slots: Slots) -> Callable[..., Tensor]:
+        """The network's features at flat positions, with a cache if one is asked for."""
+        if self.cache == "none" or slots.blocks is None:
+            return lambda ids, rows, mask_prob, index: run(ids, rows, mask_prob, Chosen.of(index, ids.shape[1]))
+        if not getattr(self.model, "caches", False):
+            raise ConfigError(
+                f"{type(self.model).__name__} can't keep keys and values between calls: use predictor.cache=none."
+            )
+        return CachedCalls(run, slots.blocks, self.cache, self.refresh_interval, len(self.model.layers))
 
     def to_dict(self, batch: MaskedPredictionBatch, preds: MaskedPredictionDict) -> list[dict[str, Any]]:
         """Rows of prompt, prediction, truth (where the batch has it), steps and network calls."""
@@ -205,10 +228,10 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
         ]
 
 
-def slots_of(batch: MaskedPredictionBatch, mask_token_id: int) -> Slots:
-    """Every mask of a batch is a slot."""
+def slots_of(batch: MaskedPredictionBatch, mask_token_id: int, block: int | None = None) -> Slots:
+    """Every mask of a batch is a slot; in blocks of so many tokens."""
     mask = batch["attention_mask"].bool()
-    return Slots.of((batch["input_ids"] == mask_token_id) & mask, mask)
+    return Slots.of((batch["input_ids"] == mask_token_id) & mask, mask, block)
 
 
 def finished(batch: MaskedPredictionBatch, slots: Slots, filled: Filled, tokenizer: Tokenizer) -> MaskedPredictionDict:

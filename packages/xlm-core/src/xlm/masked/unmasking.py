@@ -40,6 +40,21 @@ def fill_mask_probs(
     return uniform(seeds[:, None], Stream.ORDER, counters).masked_fill(~masked, 0)
 
 
+def block_by_block(mask_probs: Float[Tensor, "batch length"], slots: Slots) -> Float[Tensor, "batch length"]:
+    """The same order within each block, and one block after the other: 1 − α is what of a row's masks is left.
+
+    The marginals of a row with one block don't change.
+    """
+    if slots.blocks is None:
+        return mask_probs
+    blocks = slots.blocks.clamp(min=0)
+    counts = torch.zeros_like(mask_probs).scatter_add_(1, blocks, slots.masked.to(mask_probs.dtype))
+    behind = counts.sum(dim=1, keepdim=True) - counts.cumsum(dim=1)
+    total = counts.sum(dim=1, keepdim=True).clamp(min=1)
+    left = (behind.gather(1, blocks) + mask_probs * counts.gather(1, blocks)) / total
+    return left.masked_fill(~slots.masked, 0)
+
+
 def ranks(
     mask_probs: Float[Tensor, "batch length"], masked: Bool[Tensor, "batch length"]
 ) -> Integer[Tensor, "batch length"]:
@@ -133,19 +148,38 @@ class Slots(NamedTuple):
         masked: the positions to be filled.
         counters: number of each position in its row's stream; padding isn't counted, so it changes no draw.
         before_given_token: positions with a given token somewhere after them, where the text therefore cannot end.
+        blocks: number of the block of each position, from 0 at a row's first mask and -1 before it and at padding.
+            Blocks are filled one after the other; None for one block.
     """
 
     masked: Bool[Tensor, "batch length"]
     counters: Integer[Tensor, "batch length"]
     before_given_token: Bool[Tensor, "batch length"]
+    blocks: Integer[Tensor, "batch length"] | None = None
 
     @classmethod
-    def of(cls, masked: Tensor, attention_mask: Tensor | None = None) -> Slots:
-        """The slots of rows with these masks; without an attention mask all positions are real."""
+    def of(cls, masked: Tensor, attention_mask: Tensor | None = None, block: int | None = None) -> Slots:
+        """The slots of rows with these masks, in blocks of so many tokens; without an attention mask all are real."""
         real = torch.ones_like(masked) if attention_mask is None else attention_mask | masked
         given = real & ~masked
         after = given.flip(1).long().cumsum(dim=1).flip(1) - given.long()
-        return cls(masked, positions_from_mask(real), masked & (after > 0))
+        counters = positions_from_mask(real)
+        blocks = None
+        if block is not None:
+            first = counters.masked_fill(~masked, counters.shape[1]).amin(dim=1, keepdim=True)
+            blocks = torch.div(counters - first, block, rounding_mode="floor").clamp(min=-1).masked_fill(~real, -1)
+        return cls(masked, counters, masked & (after > 0), blocks)
+
+    def in_first_blocks(
+        self, rows: Integer[Tensor, " rows"], masked: Bool[Tensor, "rows length"], fewest: Integer[Tensor, "rows 1"]
+    ) -> Bool[Tensor, "rows length"]:
+        """Of what is still masked, the first block, and further ones until there are so many masks."""
+        if self.blocks is None:
+            return masked
+        blocks = self.blocks[rows]
+        enough = masked & (masked.long().cumsum(dim=1) >= fewest)
+        last = blocks.gather(1, enough.long().argmax(dim=1, keepdim=True))
+        return masked & (blocks <= last)
 
     def most(self) -> int:
         """Masks of the row that has most of them, at least 1."""
@@ -198,6 +232,29 @@ class TokenDraw:
         return draw_tokens(self.sampler, allowed, seeds, counters)
 
 
+def ended(
+    draw: TokenDraw,
+    ids: Integer[Tensor, "batch length"],
+    rows: Integer[Tensor, " rows"],
+    slots: Slots,
+    masked: Bool[Tensor, "batch length"],
+) -> Integer[Tensor, " ended"]:
+    """Of these rows, those whose text is complete: nothing before its first EOS is masked.
+
+    Their other masks become EOS in place, since what stands behind the first one is cut off.
+    """
+    if draw.eos_token_id is None:
+        return rows[:0]
+    of_rows, left = ids[rows], masked[rows]
+    is_end = slots.masked[rows] & ~left & (of_rows == draw.eos_token_id)
+    if not is_end.any():
+        return rows[:0]
+    is_done = is_end.any(dim=1) & ~(left & (is_end.cumsum(dim=1) == 0)).any(dim=1)
+    done = rows[is_done]
+    ids[done] = of_rows[is_done].masked_fill(left[is_done], draw.eos_token_id)
+    return done
+
+
 def fill_by_order(
     network: MaskedNetwork,
     draw: TokenDraw,
@@ -206,11 +263,13 @@ def fill_by_order(
     order: FillOrder,
     seeds: Integer[Tensor, " batch"],
 ) -> Filled:
-    """Run every row through its own calls; a row that has no more leaves the batch."""
-    ids, step_index, trace = ids.clone(), order.step_index, recording()
+    """Run every row through its own calls; a row that has no more, or whose text is complete, leaves the batch."""
+    ids, step_index, trace = ids.clone(), order.step_index.clone(), recording()
     num_calls = step_index.amax(dim=1) + 1 if step_index.shape[1] else step_index.new_zeros(len(step_index))
     for call in range(order.mask_prob.shape[1]):
         rows = (num_calls > call).nonzero().squeeze(1)
+        if not len(rows):
+            break
         row, column = (step_index[rows] == call).nonzero(as_tuple=True)
         features = network.features(ids[rows], rows, order.mask_prob[rows, call], row * ids.shape[1] + column)
         if trace is not None:
@@ -221,6 +280,9 @@ def fill_by_order(
             ids[at, column] = draw(allowed, seeds[at], slots.counters[at, column])
             if trace is not None:
                 trace.wrote(at, column, ids[at, column], allowed)
+            done = ended(draw, ids, rows, slots, step_index > call)
+            step_index[done] = step_index[done].where(step_index[done] <= call, -1)
+            num_calls[done] = call + 1
     return Filled(ids, step_index, num_calls)
 
 
@@ -243,19 +305,27 @@ class ConfidenceOrder:
     threshold: float | None = None
     entropy_bound: float | None = None
 
+    def fewest(self, masked: Bool[Tensor, "rows length"], steps_left: int) -> Integer[Tensor, "rows 1"]:
+        """How many masks of each row a call has to fill: the last call fills all."""
+        count = masked.sum(dim=1, keepdim=True)
+        if steps_left > 1 and (self.threshold is not None or self.entropy_bound is not None):
+            return count.clamp(max=1)
+        return (count + steps_left - 1) // steps_left
+
     def choose(
         self,
         scores: Float[Tensor, "rows length"],
         masked: Bool[Tensor, "rows length"],
         steps_left: int,
         entropies: Float[Tensor, "rows length"] | None = None,
+        fewest: Integer[Tensor, "rows 1"] | None = None,
     ) -> Bool[Tensor, "rows length"]:
         """Which masked positions to fill now, by `confidence_scores`; those of other positions don't matter.
 
-        Of positions that are equally sure the leftmost comes first. `entropies` (nats) are for `entropy_bound`.
+        Of positions that are equally sure the leftmost comes first. `entropies` (nats) are for `entropy_bound`;
+        `fewest`, how many to fill at least, where `masked` leaves out masks of later blocks.
         """
-        if steps_left == 1:
-            return masked
+        fewest = self.fewest(masked, steps_left) if fewest is None else fewest
         # A masked −inf must still come before a position that isn't masked.
         scores = scores.clamp(min=torch.finfo(scores.dtype).min).masked_fill(~masked, -torch.inf)
         by_rank = scores.argsort(dim=-1, descending=True, stable=True)
@@ -266,13 +336,12 @@ class ConfidenceOrder:
             by_place = entropies.masked_fill(~masked, torch.inf).gather(-1, by_rank)
             lost = by_place.cumsum(dim=-1) - by_place.cummax(dim=-1).values
             # It never falls from one place to the next, so those within the bound are the first ones. The very first
-            # loses nothing; said apart, because its entropy may be infinite in arithmetic.
-            within = (lost <= self.entropy_bound) | (places == 0)
+            # loses nothing; its entropy may be infinite in arithmetic.
+            within = (lost <= self.entropy_bound) | (places < fewest)
             return masked & torch.empty_like(within).scatter_(-1, by_rank, within)
         if self.threshold is None:
-            count = masked.sum(dim=1, keepdim=True)
-            return masked & (rank < (count + steps_left - 1) // steps_left)
-        return masked & ((scores >= confidence_bound(self.threshold, self.kind)) | (rank == 0))
+            return masked & (rank < fewest)
+        return masked & ((scores >= confidence_bound(self.threshold, self.kind)) | (rank < fewest))
 
 
 def check_one_rule(threshold: float | None, entropy_bound: float | None) -> None:
@@ -300,20 +369,22 @@ def fill_by_confidence(
         rows = masked.any(dim=1).nonzero().squeeze(1)
         if not len(rows):
             break
-        open_ = masked[rows]
+        open_, steps_left, given = masked[rows], order.max_steps - call, {}
         mask_prob = open_.sum(dim=1).to(sampling_dtype(ids.device)) / total[rows]
+        if slots.blocks is not None:
+            given["fewest"] = order.fewest(open_, steps_left)
+            open_ = slots.in_first_blocks(rows, open_, given["fewest"])
         # Found once: every indexing by a mask waits for the device.
         place = open_.nonzero(as_tuple=True)
         features = network.features(ids[rows], rows, mask_prob, place[0] * ids.shape[1] + place[1])
         allowed = draw.allowed(network.logits(features), slots.before_given_token[rows][place])
         scores = torch.full(open_.shape, -torch.inf, dtype=torch.float32, device=ids.device)
         scores[place] = confidence_scores(allowed, order.kind)
-        entropies = {}
         if order.entropy_bound is not None:
             of_entropy = scores[place] if order.kind == "entropy" else confidence_scores(allowed, "entropy")
-            entropies["entropies"] = torch.zeros_like(scores)
-            entropies["entropies"][place] = of_entropy.neg().exp()
-        picked = order.choose(scores, open_, order.max_steps - call, **entropies)[place].nonzero().squeeze(1)
+            given["entropies"] = torch.zeros_like(scores)
+            given["entropies"][place] = of_entropy.neg().exp()
+        picked = order.choose(scores, open_, steps_left, **given)[place].nonzero().squeeze(1)
         at, column = rows[place[0][picked]], place[1][picked]
         ids[at, column] = draw(allowed[picked], seeds[at], slots.counters[at, column])
         if trace is not None:
@@ -322,6 +393,7 @@ def fill_by_confidence(
         masked[at, column] = False
         filled_by[at, column] = call
         calls[rows] += 1
+        masked[ended(draw, ids, rows, slots, masked)] = False
     return Filled(ids, filled_by, calls)
 
 

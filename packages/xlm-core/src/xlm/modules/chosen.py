@@ -15,6 +15,7 @@ from xlm.modules.attention import attention, rotary_self_attention
 from xlm.modules.packing import Packing, take
 
 if TYPE_CHECKING:
+    from xlm.modules.memory import LayerMemory
     from xlm.modules.position import RotaryEmbedding
 
 # From this share of a row on, computing the queries of single positions saves less than gathering them costs.
@@ -36,9 +37,9 @@ class Chosen:
     most: int | None = None
 
     @classmethod
-    def of(cls, index: Integer[Tensor, " chosen"], length: int) -> Chosen:
-        """The choice of these positions; `most` is counted on the CPU only."""
-        if index.device.type != "cpu" or torch.compiler.is_compiling():
+    def of(cls, index: Integer[Tensor, " chosen"], length: int, is_counted: bool = False) -> Chosen:
+        """The choice of these positions; `most` is counted on the CPU only, unless `is_counted`."""
+        if not is_counted and (index.device.type != "cpu" or torch.compiler.is_compiling()):
             return cls(index, length)
         return cls(index, length, int(torch.bincount(index // length).max()) if len(index) else 0)
 
@@ -84,18 +85,36 @@ class Chosen:
             project: the fused map to queries, keys and values, without bias.
             nhead, rotary_emb, attention_mask, positions: as for `rotary_self_attention`.
         """
-        num_rows, width, rows = len(x), x.shape[-1], self.rows
+        width = x.shape[-1]
+        keys, values = F.linear(x, project.weight[width:]).unflatten(-1, (2 * nhead, -1)).transpose(1, 2).chunk(2, 1)
+        queries = F.linear(self.pick(x), project.weight[:width]).unflatten(-1, (nhead, -1)).transpose(1, 2)
+        queries = rotary_emb(queries, self.positions(positions, len(x)))
+        return self.attend(queries, rotary_emb(keys, positions), values, attention_mask)
+
+    def positions(
+        self, of_batch: Integer[Tensor, "*batch length"] | None, num_rows: int
+    ) -> Integer[Tensor, "1 chosen"]:
+        """The positions' places in their rows, as rotary embeddings count them; None counts columns from 0."""
+        if of_batch is None:
+            return (self.index % self.length).unsqueeze(0)
+        return of_batch.expand(num_rows, -1).reshape(-1)[self.index].unsqueeze(0)
+
+    def attend(
+        self,
+        queries: Float[Tensor, "1 heads chosen dim"],
+        keys: Float[Tensor, "batch heads length dim"],
+        values: Float[Tensor, "batch heads length dim"],
+        attention_mask: Bool[Tensor, "batch length"] | None,
+    ) -> Float[Tensor, "1 chosen d_model"]:
+        """Attention of these queries, each over the keys of its own row."""
         assert self.most is not None
+        num_rows, nhead, rows = len(keys), keys.shape[1], self.rows
         # Row by row, each with room for as many queries as the row that has most.
         place = rows * self.most + torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-        keys, values = F.linear(x, project.weight[width:]).unflatten(-1, (2 * nhead, -1)).transpose(1, 2).chunk(2, 1)
-        queries = F.linear(self.pick(x), project.weight[:width])
-        at = self.index % self.length if positions is None else positions.expand(num_rows, -1).reshape(-1)[self.index]
-        queries = rotary_emb(queries.unflatten(-1, (nhead, -1)).transpose(1, 2), at.unsqueeze(0))
-        grid = queries.new_zeros(num_rows * self.most, width)
-        grid = grid.index_copy(0, place, queries.transpose(1, 2).flatten(2).squeeze(0))
+        flat = queries.transpose(1, 2).flatten(2).squeeze(0)
+        grid = flat.new_zeros(num_rows * self.most, flat.shape[-1]).index_copy(0, place, flat)
         grid = grid.view(num_rows, self.most, nhead, -1).transpose(1, 2)
-        out = attention(grid, rotary_emb(keys, positions), values, attention_mask)
+        out = attention(grid, keys, values, attention_mask)
         return take(out.transpose(1, 2).flatten(2).flatten(0, 1), 0, place).unsqueeze(0)
 
 
@@ -110,6 +129,7 @@ def attended_at(
     positions: Integer[Tensor, "*batch length"] | None,
     *,
     packing: Packing | None = None,
+    memory: LayerMemory | None = None,
     force_flash_attn: bool = False,
     **options: Any,
 ) -> tuple[Float[Tensor, "*output d_model"], Float[Tensor, "*output d_model"]]:
@@ -117,8 +137,11 @@ def attended_at(
 
     Args:
         normed: what `project`, the fused map to queries, keys and values, reads.
+        memory: of keys and values from earlier calls; x and the result are those of the positions it computes then.
         options: `is_causal`, `cache` and `block_mask` of `rotary_self_attention`, as all other arguments.
     """
+    if memory is not None:
+        return memory.attended(chosen, x, normed, project, nhead, rotary_emb, attention_mask, positions)
     is_plain = packing is None and not any(option is not None and option is not False for option in options.values())
     if chosen is not None and is_plain and chosen.has_few_queries(attention_mask):
         out = chosen.attention(normed, project, nhead, rotary_emb, attention_mask, positions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Integer, Shaped
@@ -24,6 +24,7 @@ from xlm.modules.position import RotaryEmbedding
 
 if TYPE_CHECKING:
     from xlm.modules.chosen import Chosen
+    from xlm.modules.memory import BlockMemory, LayerMemory
     from xlm.modules.packing import Packing
 
 __all__ = ["DDiTLayer", "DDiTLayerList", "DDitFinalLayer", "RotaryEmbedding", "TimestepEmbedder"]
@@ -118,16 +119,21 @@ class DDiTLayer(nn.Module):
         positions: Integer[Tensor, "*batch length"] | None = None,
         packing: Packing | None = None,
         chosen: Chosen | None = None,
+        memory: LayerMemory | None = None,
     ) -> Float[Tensor, "*output d_model"]:
         """attention_mask None, (B, L) or (B, Q, K), True = attend; positions None = 0..L−1.
 
         With a packing, x and positions are packed, and the mask is that of the padded rows. With `chosen`, the output
-        has one row with these positions only.
+        has one row with these positions only. With a memory, x and positions are those of what its call computes.
         """
         if self.short_conv is not None:
-            x = self.short_conv(x, attention_mask, packing)
+            if memory is None:
+                x = self.short_conv(x, attention_mask, packing)
+            else:
+                x = memory.mixed(self.short_conv, x, attention_mask)
+        computed = None if memory is None else memory.call.active
         modulation, attention_width = self.adaln_modulation(c), 2 * x.shape[-1]
-        shift1, scale1 = _at_positions(modulation[:, :attention_width], packing).chunk(2, dim=-1)
+        shift1, scale1 = _at_positions(modulation[:, :attention_width], packing, computed).chunk(2, dim=-1)
         normed = modulate(self.norm1(x), shift1, scale1)
         attended, x = attended_at(
             chosen,
@@ -139,9 +145,10 @@ class DDiTLayer(nn.Module):
             attention_mask,
             positions,
             packing=packing,
+            memory=memory,
             force_flash_attn=self.force_flash_attn,
         )
-        rest = _at_positions(modulation[:, attention_width:], packing, chosen)
+        rest = _at_positions(modulation[:, attention_width:], packing, computed if chosen is None else chosen)
         gate1, shift2, scale2, gate2 = rest.chunk(4, dim=-1)
         x = torch.addcmul(x, gate1, self.dropout(self.o_proj(attended)))
         fed = self.dropout(self.mlp(modulate(self.norm2(x), shift2, scale2)))
@@ -169,11 +176,14 @@ class DDiTLayerList(nn.ModuleList):
         positions: Integer[Tensor, "*batch length"] | None = None,
         packing: Packing | None = None,
         chosen: Chosen | None = None,
+        memory: BlockMemory | None = None,
     ) -> Float[Tensor, "*output d_model"]:
-        """All layers in turn; arguments as for one layer."""
+        """All layers in turn; arguments as for one layer, but the memory is that of the whole stack."""
         for i, layer in enumerate(self):
-            last = {} if chosen is None or i < len(self) - 1 else {"chosen": chosen}
-            x = layer(x, c, attention_mask, positions, packing, **last)
+            extra: dict[str, Any] = {} if chosen is None or i < len(self) - 1 else {"chosen": chosen}
+            if memory is not None:
+                extra["memory"] = memory[i]
+            x = layer(x, c, attention_mask, positions, packing, **extra)
         return x
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from xlm.modules.attention import KVCache, LayerKVCache
     from xlm.modules.chosen import Chosen
+    from xlm.modules.memory import BlockMemory, LayerMemory
     from xlm.modules.packing import Packing
 
 __all__ = [
@@ -84,12 +85,14 @@ class RotaryTransformerLayer(nn.Module):
         cache: LayerKVCache | None = None,
         packing: Packing | None = None,
         chosen: Chosen | None = None,
+        memory: LayerMemory | None = None,
     ) -> Float[Tensor, "*output d_model"]:
         """attention_mask None, (B, L) or (B, Q, K), True = attend; positions None = 0..L−1.
 
         is_causal forbids later tokens on top of the mask. With a cache, the mask covers all cached keys too. With a
         packing, input and positions are packed, and the mask is that of the padded rows. With `chosen`, the output has
-        one row with these positions only, and the input is that of all positions.
+        one row with these positions only, and the input is that of all positions. With a memory, input and positions
+        are those of what its call computes, and the mask is that of whole rows.
 
         Raises:
             ValueError: with a short convolution, is_causal, a cache or a block mask: it would see what they hide.
@@ -97,7 +100,10 @@ class RotaryTransformerLayer(nn.Module):
         if self.short_conv is not None:
             if is_causal or cache is not None or block_mask is not None:
                 raise ValueError("A layer with short_conv looks at both neighbours: no is_causal, cache or block mask.")
-            inp = self.short_conv(inp, attention_mask, packing)
+            if memory is None:
+                inp = self.short_conv(inp, attention_mask, packing)
+            else:
+                inp = memory.mixed(self.short_conv, inp, attention_mask)
         normed = self.norm1(inp)
         attended, inp = attended_at(
             chosen,
@@ -109,6 +115,7 @@ class RotaryTransformerLayer(nn.Module):
             attention_mask,
             positions,
             packing=packing,
+            memory=memory,
             force_flash_attn=self.force_flash_attn,
             block_mask=block_mask,
             is_causal=is_causal,
@@ -146,13 +153,16 @@ class RotaryTransformerLayerList(nn.ModuleList):
         cache: KVCache | None = None,
         packing: Packing | None = None,
         chosen: Chosen | None = None,
+        memory: BlockMemory | None = None,
     ) -> Float[Tensor, "*output d_model"]:
-        """All layers in turn; arguments as for one layer, but the cache is that of the whole stack."""
+        """All layers in turn; arguments as for one layer, but cache and memory are those of the whole stack."""
         x = inp
         for i, layer in enumerate(self):
             layer_cache = None if cache is None else cache[i]
-            # Other layers are not asked: a layer of somebody's own may not know the argument.
-            last = {} if chosen is None or i < len(self) - 1 else {"chosen": chosen}
+            # Given where needed only: a layer of somebody's own may not know these arguments.
+            extra: dict[str, Any] = {} if chosen is None or i < len(self) - 1 else {"chosen": chosen}
+            if memory is not None:
+                extra["memory"] = memory[i]
             x = layer(
                 x,
                 attention_mask,
@@ -161,7 +171,7 @@ class RotaryTransformerLayerList(nn.ModuleList):
                 is_causal=is_causal,
                 cache=layer_cache,
                 packing=packing,
-                **last,
+                **extra,
             )
         return x
 
