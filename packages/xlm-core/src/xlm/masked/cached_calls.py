@@ -18,7 +18,7 @@ Cache = Literal["none", "prefix", "dual"]
 class CachedCalls:
     """`MaskedNetwork.features` with a cache (Fast-dLLM, arXiv 2505.22618).
 
-    Each row's first call for a block computes the whole row, and so does every `refresh_interval`-th call after it; the
+    Each row's first call for a block computes the whole row, and so does one in `refresh_interval` calls after it; the
     others compute the block ("dual"), or the block and all that follows ("prefix"). What a row gets doesn't depend on
     the rows beside it.
 

@@ -61,8 +61,8 @@ class MaskedPredictor(Predictor[MaskedPredictionBatch, MaskedPredictionDict]):
         cache: "dual": between the calls for a block, keys and values of all other tokens are kept from the first of
             them, which computes less and is no longer exact (Fast-dLLM, arXiv 2505.22618); "prefix": of the tokens
             before it only. Needs `decode_block`.
-        refresh_interval: with a cache, compute the whole text in every so-manieth call for a block; 1 is exact. None:
-            in the first.
+        refresh_interval: with a cache, one in so many calls for a block computes the whole text; 1 is exact. None: the
+            first only.
         block_size: BOS and masks after a prompt, for `generate`; in a batch the masks say it themselves.
         text_length: as in training. With "modelled", each block of masks is cut to a length drawn from the network's
             length model; with "learnt", the block behind a text with masks is filled with EOS.
