@@ -89,20 +89,24 @@ def ways(family: str, shape: Shape, setting: Setting) -> list[Way]:
         "output_start_idx": 0,
         "noise_seed": torch.arange(shape.B, device=device),
     }
+
+    def in_blocks(predictor: Callable[..., Any]) -> list[Way]:
+        """Four blocks, from left to right, without and with a cache."""
+        made = {
+            cache: predictor(decode_block=max(1, shape.L // 4), cache=cache) for cache in ("none", "prefix", "dual")
+        }
+        return [
+            way(f"4 blocks, cache {cache}", lambda blocks=blocks: blocks.predict(filled))  # type: ignore[misc]
+            for cache, blocks in made.items()
+        ]
+
     if family == "mlm":
         from mlm.predictor_mlm import MLMPredictor
 
         mlm = MLMPredictor(tokenizer, None, network, block_size=shape.L, seed=0)
-        in_blocks = [
-            (cache, MLMPredictor(tokenizer, None, network, seed=0, decode_block=max(1, shape.L // 4), cache=cache))
-            for cache in ("none", "prefix", "dual")
-        ]
         return [
             way(OURS, lambda: mlm.predict(filled)),  # type: ignore[arg-type]
-            *(
-                way(f"4 blocks, cache {cache}", lambda blocks=blocks: blocks.predict(filled))  # type: ignore[misc]
-                for cache, blocks in in_blocks
-            ),
+            *in_blocks(lambda **options: MLMPredictor(tokenizer, None, network, seed=0, **options)),
             way("plain sampler", lambda: plain_mlm(network, masks)),
         ]
     from mdlm.predictor_mdlm import MDLMPredictor
@@ -111,6 +115,7 @@ def ways(family: str, shape: Shape, setting: Setting) -> list[Way]:
     mdlm = MDLMPredictor(tokenizer, LogLinearSchedule(), network, block_size=shape.L, seed=0)
     return [
         way(OURS, lambda: mdlm.predict(filled)),  # type: ignore[arg-type]
+        *in_blocks(lambda **options: MDLMPredictor(tokenizer, LogLinearSchedule(), network, seed=0, **options)),
         way("plain sampler", lambda: plain_mdlm(network, masks, shape.L)),
     ]
 
