@@ -30,6 +30,7 @@ from xlm.masked.unmasking import (
     uniform_order,
 )
 from xlm.testing import mismatches
+from xlm.training.blocks import compile_blocks
 from xlm.utils.annotations import Count
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=9)
@@ -330,6 +331,19 @@ def test_a_cache_computes_less() -> None:
         predict(AnyOrder(TOKENIZER, model=model, decode_block=3, cache=cache, max_steps=7), PROMPTS[:1])
         found[cache] = sum(computed)
     assert found["dual"] < found["prefix"] < found["none"]
+
+
+def test_cached_calls_are_not_compiled() -> None:
+    """Their shapes vary too much: `compile=blocks` would compile a block again and again."""
+    from torch._dynamo.utils import counters
+
+    model = network(2)
+    options: dict[str, Any] = {"decode_block": 3, "cache": "dual", "max_steps": 7}
+    plain = predict(AnyOrder(TOKENIZER, model=model, **options), PROMPTS)
+    assert compile_blocks(model) == 2
+    counters.clear()
+    assert torch.equal(predict(AnyOrder(TOKENIZER, model=model, **options), PROMPTS)["ids"], plain["ids"])
+    assert not counters["frames"]
 
 
 @pytest.mark.parametrize("order", ["random", "confidence"])

@@ -92,4 +92,6 @@ class CachedCalls:
                 in_window &= self.blocks[rows] <= window[:, 1:]
             active = Chosen.of(in_window.flatten().nonzero().squeeze(1), length, is_counted=True)
         chosen = Chosen.of(index, length, is_counted=True)
-        return self.run(ids, rows, mask_prob, chosen, memory=self.memory.next_call(rows, active))
+        # Compiled blocks (`compile=blocks`) would be compiled anew for many of these shapes.
+        with torch.compiler.set_stance("force_eager"):
+            return self.run(ids, rows, mask_prob, chosen, memory=self.memory.next_call(rows, active))
