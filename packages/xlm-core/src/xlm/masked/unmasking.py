@@ -173,9 +173,8 @@ class Slots(NamedTuple):
     def in_first_blocks(
         self, rows: Integer[Tensor, " rows"], masked: Bool[Tensor, "rows length"], fewest: Integer[Tensor, "rows 1"]
     ) -> Bool[Tensor, "rows length"]:
-        """Of what is still masked, the first block, and further ones until there are so many masks."""
-        if self.blocks is None:
-            return masked
+        """Of what is still masked, the first block, and further ones until there are so many masks; needs `blocks`."""
+        assert self.blocks is not None
         blocks = self.blocks[rows]
         enough = masked & (masked.long().cumsum(dim=1) >= fewest)
         last = blocks.gather(1, enough.long().argmax(dim=1, keepdim=True))
