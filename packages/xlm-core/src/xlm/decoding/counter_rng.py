@@ -19,7 +19,7 @@ _FACTOR_2 = 0x94D049BB133111EB - 2**64
 _LOGITS_AT_ONCE = 2**22
 # Sizes of the sets of likeliest tokens among which a nucleus is looked for, before a vocabulary is sorted.
 _NUCLEUS = (128, 2048)
-# The upper bits of a float64 in [1, 2); its other 52 are the mantissa. Arrays, as numpy converts a number anew each time.
+# The upper bits of a float64 in [1, 2); its other 52 are the mantissa. Arrays, since numpy converts numbers every time.
 _EXPONENT_OF_1 = np.array(1023 << 52, dtype=np.uint64)
 _NUM_EXPONENT_BITS = np.array(12, dtype=np.uint64)
 
