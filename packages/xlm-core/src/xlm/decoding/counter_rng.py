@@ -62,11 +62,11 @@ def uniform(
     """U(0, 1), open at both ends, float64 where the device has it; seeds and counters broadcast."""
     if seeds.device.type == "cpu" and not torch.compiler.is_compiling():
         return _uniform_on_cpu(_keys_on_cpu(seeds, int(stream)), torch.as_tensor(counters))
-    return _uniform_of(derive(seeds, int(stream)), counters)
+    return uniform_of(derive(seeds, int(stream)), counters)
 
 
-def _uniform_of(keys: Tensor, counters: Tensor | int) -> Tensor:
-    """The numbers of streams' keys."""
+def uniform_of(keys: Integer[Tensor, "*#shape"], counters: Integer[Tensor, "*#shape"] | int) -> Float[Tensor, "*shape"]:
+    """`uniform` from keys that were derived before: `derive(seeds, int(stream))`, or `token_keys`."""
     if keys.device.type == "cpu" and not torch.compiler.is_compiling():
         return _uniform_on_cpu(_unsigned(keys), torch.as_tensor(counters))
     dtype = sampling_dtype(keys.device)
@@ -129,7 +129,7 @@ def gumbel_argmax(
     rows_at_once = max(1, _LOGITS_AT_ONCE // max(1, logits.shape[-1]))
     for start in range(0, len(logits), rows_at_once):
         rows = slice(start, start + rows_at_once)
-        noise = _as_gumbel(_uniform_of(keys[rows, None], vocabulary if ids is None else ids[rows]))
+        noise = _as_gumbel(uniform_of(keys[rows, None], vocabulary if ids is None else ids[rows]))
         drawn.append(_argmax(noise.add_(logits[rows])))
     best = drawn[0] if len(drawn) == 1 else torch.cat(drawn) if drawn else keys.new_zeros(0)
     return best if ids is None else ids.gather(-1, best[:, None]).squeeze(-1)

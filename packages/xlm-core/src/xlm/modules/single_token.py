@@ -42,8 +42,8 @@ class SingleTokenStack:
     by `of`, once per text: weights that change afterwards may not be seen.
     """
 
-    def __init__(self, layers: RotaryTransformerLayerList, num_tokens: int) -> None:
-        self._nhead = layers[0].nhead
+    def __init__(self, layers: Any, num_tokens: int) -> None:
+        self._nhead: int = layers[0].nhead
         self._rotary: RotaryEmbedding = layers[0].rotary_emb
         self._width = layers[0].norm1.normalized_shape
         maps = [m for layer in layers for m in (layer.attn_qkv, layer.o_proj, layer.mlp[0], layer.mlp[2])]
@@ -65,14 +65,14 @@ class SingleTokenStack:
         ]
 
     @classmethod
-    def of(cls, layers: nn.Module, num_tokens: int) -> SingleTokenStack | None:
+    def of(cls, layers: Any, num_tokens: int) -> SingleTokenStack | None:
         """The stack of these layers for texts of so many tokens.
 
         None where the modules do more, or something else, than the classes of this package: layers of another type,
         hooks, adapters, quantized or compiled parts.
         """
         is_known = _is_as_made(layers, RotaryTransformerLayerList) and not _has_any_global_hook()
-        return cls(layers, num_tokens) if is_known and all(map(_is_known, layers)) else None  # type: ignore[call-overload,arg-type]
+        return cls(layers, num_tokens) if is_known and all(map(_is_known, layers)) else None
 
     def __call__(
         self,
@@ -107,7 +107,7 @@ class SingleTokenStack:
         return F.scaled_dot_product_attention(q, keys, values, mask).reshape(num_rows, -1)
 
 
-def single_token_stack(layers: nn.Module, cache: KVCache) -> SingleTokenStack | None:
+def single_token_stack(layers: Any, cache: KVCache) -> SingleTokenStack | None:
     """The stack of the text that a cache belongs to, made when first asked for; None where there is none."""
     if cache.stack is None:
         cache.stack = SingleTokenStack.of(layers, cache.capacity - cache.length) or _NONE
@@ -115,14 +115,13 @@ def single_token_stack(layers: nn.Module, cache: KVCache) -> SingleTokenStack | 
     return stack
 
 
-def _is_known(layer: nn.Module) -> bool:
+def _is_known(layer: Any) -> bool:
     """Whether a layer computes what is written here, with maps that are nothing but their weights."""
     if not _is_as_made(layer, RotaryTransformerLayer) or layer.short_conv is not None or layer.force_flash_attn:
         return False
     mlp = layer.mlp
     if not _is_as_made(mlp, nn.Sequential) or len(mlp) != 3:
         return False
-    assert isinstance(mlp, nn.Sequential)
     return (
         all(_is_as_made(part, nn.LayerNorm) for part in (layer.norm1, layer.norm2))
         and all(_is_as_made(part, nn.Linear) for part in (layer.attn_qkv, layer.o_proj, mlp[0], mlp[2]))
