@@ -261,3 +261,23 @@ def test_texts_go_on_behind_bos_and_their_beginning(predictor: ARLMPredictor, mo
         assert text == predictor.tokenizer.decode(preds["ids"][0, len(prompt) + 1 :], skip_special_tokens=True)
     assert texts[2] == predictor.generate([""])[0]
     assert predictor.continue_text([]) == []
+
+
+def test_steps_run_without_modules_only_where_that_changes_nothing() -> None:
+    network = RotaryARLM(num_embeddings=20, d_model=16, num_layers=2, nhead=2, dropout=0.5).eval()
+    ids = torch.randint(0, 20, (3, 4))
+    calls: list[int] = []
+
+    def last_of_steps() -> torch.Tensor:
+        cache = network.new_cache(4)
+        return torch.cat([network(ids[:, n : n + 1], cache=cache) for n in range(4)], dim=1)
+
+    with torch.no_grad():
+        whole, fast = network(ids), last_of_steps()
+        network.layers[1].norm2.register_forward_hook(lambda *_: calls.append(1))
+        called = last_of_steps()
+    assert len(calls) == 4
+    torch.testing.assert_close(fast, whole)
+    torch.testing.assert_close(called, whole)
+    assert last_of_steps().requires_grad
+    assert len(calls) == 8

@@ -12,6 +12,7 @@ from xlm.modules.attention import KVCache, positions_from_mask
 from xlm.modules.chosen import Chosen
 from xlm.modules.packing import Packing
 from xlm.modules.rotary_network import RotaryNetwork, rotary_stack
+from xlm.modules.single_token import single_token_stack
 
 
 class RotaryARLM(RotaryNetwork):
@@ -83,6 +84,11 @@ class RotaryARLM(RotaryNetwork):
         packing = Packing.of(attention_mask, token_index)
         if cache is not None:
             positions, attention_mask = cache.advance(input_ids, attention_mask)
+            is_step = input_ids.shape[1] == 1 and chosen is None and packing is None
+            if is_step and not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+                stack = single_token_stack(self.layers, cache)
+                if stack is not None:
+                    return stack(self.embed_tokens(input_ids), attention_mask, positions, cache)
         elif attention_mask is not None:
             if left_padded is None:
                 on_cpu = attention_mask.device.type == "cpu" and not torch.compiler.is_compiling()

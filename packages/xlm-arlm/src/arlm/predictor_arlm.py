@@ -11,7 +11,7 @@ from torch import Tensor
 from arlm.datamodule_arlm import ARLMSeq2SeqPredCollator
 from arlm.types_arlm import ARLMPredictionBatch, ARLMPredictionDict
 from xlm.data.collate import noise_seeds, pad_ids
-from xlm.decoding.counter_rng import draw_tokens, row_seeds
+from xlm.decoding.counter_rng import draw_tokens, row_seeds, token_keys
 from xlm.decoding.options import say_unread, suppressed_ids, unread_filters
 from xlm.decoding.prompts import answers, prompt_examples
 from xlm.decoding.trace import begin_trace, recording
@@ -100,12 +100,13 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         rows = torch.arange(B, device=device)  # which rows still go on
         cache = self.model.new_cache(P + self.max_length) if self.use_cache else None
         new, new_mask = input_ids, mask if not bool(mask.all()) else None
+        keys = token_keys(seeds[:, None], torch.arange(self.max_length, device=device))  # of all draws at once
         number, trace, never = 0, recording(), None
         while number < self.max_length and len(rows):
             logits = self.model(new, new_mask, cache=cache, last_only=True)[:, -1]
             never = self._never(logits) if never is None else never
             allowed = self._allowed(logits, never)
-            token = draw_tokens(self.sampler, allowed, seeds, torch.full_like(rows, number))
+            token = draw_tokens(self.sampler, allowed, keys[:, number])
             if trace is not None:
                 trace.step(rows)
                 trace.appended(rows, token, allowed)
@@ -121,7 +122,7 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
                 new_mask = None if new_mask is None else torch.cat([new_mask, torch.ones_like(new_mask[:, :1])], 1)
             if not bool(going.all()):
                 steps[rows[~going]] = number
-                rows, new, seeds = rows[going], new[going], seeds[going]
+                rows, new, keys = rows[going], new[going], keys[going]
                 new_mask = None if new_mask is None else new_mask[going]
                 if cache is not None:
                     cache.select(going)

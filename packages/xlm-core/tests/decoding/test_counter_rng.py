@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from xlm.data.hashing import splitmix64
-from xlm.decoding.counter_rng import Stream, derive, draw_tokens, gumbel, gumbel_argmax, mix, row_seeds, uniform
+from xlm.decoding.counter_rng import (
+    Stream,
+    derive,
+    draw_tokens,
+    gumbel,
+    gumbel_argmax,
+    mix,
+    row_seeds,
+    token_keys,
+    uniform,
+)
 from xlm.sampling import LogitsSampler
 
 
@@ -85,18 +95,27 @@ def test_gumbel_has_the_right_mean_and_variance() -> None:
 def test_argmax_with_gumbel_noise_follows_the_softmax() -> None:
     logits = torch.tensor([2.0, 0.0, -1.0, 0.5, -torch.inf])
     n = 40_000
-    drawn = gumbel_argmax(logits.expand(n, -1), torch.arange(n), torch.zeros(n, dtype=torch.long))
+    drawn = gumbel_argmax(logits.expand(n, -1), token_keys(torch.arange(n), 0))
     observed, expected = torch.bincount(drawn, minlength=5).double(), logits.double().softmax(0) * n
     assert observed[4] == 0
     assert float(((observed - expected) ** 2 / expected)[:4].sum()) < 20
 
 
-def test_chunks_change_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_where_its_noise_makes_the_logit_largest() -> None:
     logits, seeds, counters = torch.randn(9, 50), torch.arange(9), torch.arange(9) * 3
-    whole = gumbel_argmax(logits, seeds, counters)
+    noise = gumbel(derive(seeds, counters)[:, None], Stream.TOKEN, torch.arange(50))
+    keys = token_keys(seeds, counters)
+    assert torch.equal(gumbel_argmax(logits, keys), (logits + noise).argmax(-1))
+    assert torch.equal(gumbel_argmax(torch.zeros(9, 50), keys), noise.argmax(-1))
+    assert gumbel_argmax(torch.full((9, 50), -torch.inf), keys).tolist() == [0] * 9
+
+
+def test_chunks_change_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, keys = torch.randn(9, 50), token_keys(torch.arange(9), torch.arange(9) * 3)
+    whole = gumbel_argmax(logits, keys)
     monkeypatch.setattr("xlm.decoding.counter_rng._LOGITS_AT_ONCE", 100)
-    assert torch.equal(gumbel_argmax(logits, seeds, counters), whole)
-    assert gumbel_argmax(logits[:0], seeds[:0], counters[:0]).shape == (0,)
+    assert torch.equal(gumbel_argmax(logits, keys), whole)
+    assert gumbel_argmax(logits[:0], keys[:0]).shape == (0,)
 
 
 def test_row_seeds_follow_the_example_or_else_seed_and_row() -> None:
@@ -126,6 +145,6 @@ def test_draws_among_few_tokens_are_those_among_all(num_ids: int, has_ties: bool
     logits = torch.randn(150, num_ids, generator=torch.Generator().manual_seed(0)) * scale
     logits[:, 7] = -torch.inf
     logits = logits.round() if has_ties else logits
-    sampler, seeds, counters = LogitsSampler(**options), torch.arange(150), torch.full((150,), 3)
-    expected = gumbel_argmax(sampler.filter(logits), seeds, counters)
-    assert torch.equal(draw_tokens(sampler, logits, seeds, counters), expected)
+    sampler, keys = LogitsSampler(**options), token_keys(torch.arange(150), 3)
+    expected = gumbel_argmax(sampler.filter(logits), keys)
+    assert torch.equal(draw_tokens(sampler, logits, keys), expected)

@@ -14,7 +14,7 @@ from ilm.datamodule_ilm import ILMInfillCollator, ILMSeq2SeqPredCollator
 from ilm.rows_ilm import Rows, joined
 from ilm.sampling_ilm import Head, choose, choose_pair, choose_slots
 from ilm.types_ilm import REST_TYPE, ILMPredictionBatch, ILMPredictionDict
-from xlm.decoding.counter_rng import Stream, derive, row_seeds, uniform
+from xlm.decoding.counter_rng import row_seeds, token_keys, uniform_of
 from xlm.decoding.options import say_unread, suppressed_ids
 from xlm.decoding.prompts import answers, device_of, prompt_examples
 from xlm.decoding.trace import Recorder, begin_trace, recording, writing
@@ -24,6 +24,9 @@ from xlm.sampling import LogitsSampler, sampling_dtype
 from xlm.utils.annotations import AnySeed, Count, NonNegative, Probability, Share
 from xlm.utils.instantiate import check_arguments
 from xlm.utils.text import remove_trailing_pads
+
+# Steps whose draws are prepared together.
+_STEPS_AT_ONCE = 256
 
 
 @dataclass(eq=False, repr=False)
@@ -136,44 +139,57 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
 
     def _decode(self, batch: ILMPredictionBatch) -> tuple[Rows, Tensor, Tensor, Tensor]:
         """The finished rows, and of each: steps taken, network calls, whether CLS ended it."""
-        rows = Rows.of(batch)
-        B, device, step = len(rows.index), rows.ids.device, 0
+        rows, step = Rows.of(batch), 0
+        B, device = len(rows.index), rows.ids.device
         max_steps = self.max_steps or self.max_length
-        lengths = (rows.mask & (rows.types == REST_TYPE)).sum(dim=1) - 1
         steps, calls = (torch.zeros(B, dtype=torch.long, device=device) for _ in range(2))
         complete = torch.zeros(B, dtype=torch.bool, device=device)
-        seeds = row_seeds(B, self.seed, batch.get("noise_seed"), device)
+        seeds, keys = row_seeds(B, self.seed, batch.get("noise_seed"), device), rows.index
         # One number for the end, one per gap, one per token.
-        draws, ended = torch.arange(1 + 2 * self.parallel_slots, device=device), []
-        trace = recording()
+        draws = torch.arange(1 + 2 * self.parallel_slots, device=device)
+        room = self.max_length + 1 - (rows.mask & (rows.types == REST_TYPE)).sum(dim=1)  # of the rows that go on
+        ended = [rows.select(rows.index[:0])]  # as wide as the batch
+        head, trace = self._head(self.temperature), recording()
+
+        def leave(which: Tensor, num_steps: int) -> Tensor:
+            """Put the rows of a mask aside; the indices of the others."""
+            ended.append(rows.select(which))
+            steps[ended[-1].index], calls[ended[-1].index] = num_steps, step
+            return (~which).nonzero().squeeze(1)
+
         while len(rows.index):
-            live = rows.is_open.any(dim=1) & (lengths[rows.index] < self.max_length) & (step < max_steps)
-            ended.append(rows.select(~live))
-            rows = rows.select(live)
-            if not len(rows.index):
-                break
-            u = uniform(derive(seeds[rows.index], step)[:, None], Stream.TOKEN, draws)
+            live = rows.is_open.any(dim=1) & (room > 0) & (step < max_steps)
+            if not bool(live.all()):
+                on = leave(~live, step)
+                rows, room = rows.select(on), room[on]
+                if not len(on):
+                    break
+            if step % _STEPS_AT_ONCE == 0:
+                keys = token_keys(seeds[:, None], torch.arange(step, step + _STEPS_AT_ONCE, device=device))
+            u = uniform_of(keys[rows.index, step % _STEPS_AT_ONCE, None], draws)
             hidden = self._hidden(rows)
-            calls[rows.index] += 1
             step += 1
             length_logits = self.model.length_logits(hidden, rows.cls_position)
             done = self._is_complete(length_logits, u[:, 0])
             if trace is not None:
                 trace.step(rows.index)
                 trace.said(rows.index, length_logits.softmax(dim=-1)[:, 0])
-            complete[rows.index] = done
-            ended.append(rows.select(done))
-            on = (~done).nonzero().squeeze(1)
-            rows, hidden, u, length_logits = rows.select(on), hidden[on], u[on, 1:], length_logits[on]
-            if len(rows.index):
-                room = self.max_length - lengths[rows.index]
-                slots, tokens = self._choose(hidden, rows, u, self._most(length_logits, room))
-                if trace is not None:
-                    self._report(trace, hidden, rows, slots, tokens)
-                rows = rows.insert(slots, tokens, step, self.tokenizer.pad_token_id)
-                lengths[rows.index] += (slots >= 0).sum(dim=1)
-                steps[rows.index] = step
-        return joined(ended or [rows], self.tokenizer.pad_token_id), steps, calls, complete
+            if bool(done.any()):
+                complete[rows.index] = done
+                on = leave(done, step - 1)
+                rows, room, hidden, u, length_logits = rows.select(on), room[on], hidden[on], u[on], length_logits[on]
+                if not len(on):
+                    break
+            slots, tokens = self._choose(head, hidden, rows, u[:, 1:], self._most(length_logits, room))
+            if trace is not None:
+                self._report(trace, hidden, rows, slots, tokens)
+            rows = rows.insert(slots, tokens, step, self.tokenizer.pad_token_id)
+            room = room - (slots >= 0).sum(dim=1)
+        return joined(ended, self.tokenizer.pad_token_id), steps, calls, complete
+
+    def _head(self, temperature: float = 1.0) -> Head:
+        weight = self.model.final_layer.linear.weight
+        return Head(weight, torch.tensor(self._suppressed(), device=weight.device), temperature)
 
     def _hidden(self, rows: Rows) -> Float[Tensor, "rows length d_model"]:
         """Hidden vectors of open gaps and CLS."""
@@ -186,9 +202,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
 
     def _report(self, trace: Recorder, hidden: Tensor, rows: Rows, slots: Tensor, tokens: Tensor) -> None:
         """Tell the recorder what is about to be inserted: gaps, tokens, and their probabilities at temperature 1."""
-        final = self.model.final_layer
-        hidden = final.norm_final(hidden)
-        head = Head(final.linear.weight, self._suppressed())
+        hidden, head = self.model.final_layer.norm_final(hidden), self._head()
         shares = head.slot_logits(hidden, rows.is_open).softmax(dim=-1)
         places = rows.mask.long().cumsum(dim=1) - 1
         for n, row in enumerate(rows.index.tolist()):
@@ -209,12 +223,10 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         return torch.minimum(room, length_logits[:, 1:].argmax(dim=-1) + 1)
 
     def _choose(
-        self, hidden: Tensor, rows: Rows, u: Tensor, most: Tensor
+        self, head: Head, hidden: Tensor, rows: Rows, u: Tensor, most: Tensor
     ) -> tuple[Integer[Tensor, "rows num"], Integer[Tensor, "rows num"]]:
         """Gaps and their tokens, (R, parallel_slots); −1 for no insertion."""
-        final = self.model.final_layer
-        hidden = final.norm_final(hidden)
-        head = Head(final.linear.weight, self._suppressed(), self.temperature)
+        hidden = self.model.final_layer.norm_final(hidden)
         unfiltered = self.sampler == LogitsSampler()
         if self.sampling == "joint" and not unfiltered:
             slot, token = choose_pair(self.sampler, head, hidden, rows.is_open, u[:, 0])

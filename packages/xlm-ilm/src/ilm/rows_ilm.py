@@ -80,11 +80,11 @@ class Rows:
         missing = width - self.ids.shape[1]
         if missing == 0:
             return self
+        if missing < 0:
+            names = ("ids", "mask", "is_open", "types", "order")
+            return replace(self, **{name: getattr(self, name)[:, :width] for name in names})
         fillers = {"ids": 0, "mask": False, "is_open": False, "types": REST_TYPE, "order": -1}
-        changed = {
-            name: F.pad(getattr(self, name), (0, missing), value=filler)  # a negative number cuts
-            for name, filler in fillers.items()
-        }
+        changed = {name: F.pad(getattr(self, name), (0, missing), value=filler) for name, filler in fillers.items()}
         return replace(self, **changed)
 
 

@@ -35,7 +35,7 @@ class Head:
     """The token head with the tokens it must not give: logits of any gaps, and of gaps as a whole."""
 
     weight: Float[Tensor, "vocab d_model"]
-    exclude_ids: tuple[int, ...]
+    exclude_ids: Integer[Tensor, " excluded"]
     temperature: float = 1.0
 
     def logits(self, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
@@ -83,14 +83,16 @@ def choose_slots(
     The first is the sampler's choice; further ones need at least `min_prob` of the whole row, and there are at most
     `allowed` of a row.
     """
-    share = slot_logits.to(sampling_dtype(slot_logits.device)).softmax(dim=-1)
-    logits, slots = slot_logits, []
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    for j in range(u.shape[1]):
+    logits, slots, num = slot_logits, [], u.shape[1]
+    if num > 1:
+        share = slot_logits.to(sampling_dtype(slot_logits.device)).softmax(dim=-1)
+        columns = torch.arange(logits.shape[1], device=logits.device)
+    for j in range(num):
         possible = logits.isfinite().any(dim=-1) & (j < allowed)
         # A row without any choice left is drawn from as if all were equal, and the draw thrown away.
         slot = choose(sampler, torch.where(possible[:, None], logits, 0), u[:, j])
         slots.append(torch.where(possible, slot, -1))
-        near = (columns - slot[:, None]).abs() <= 1
-        logits = logits.masked_fill(near | (share < min_prob), -torch.inf)
+        if j < num - 1:
+            near = (columns - slot[:, None]).abs() <= 1
+            logits = logits.masked_fill(near | (share < min_prob), -torch.inf)
     return torch.stack(slots, dim=1)

@@ -17,7 +17,7 @@ CHUNK_ELEMENTS = 2**24
 def wide_logits(
     hidden: Float[Tensor, "rows d_model"],
     weight: Float[Tensor, "vocab d_model"],
-    exclude_ids: Sequence[int] = (),
+    exclude_ids: Sequence[int] | Tensor = (),
     temperature: float = 1.0,
 ) -> Float[Tensor, "rows vocab"]:
     """`hidden @ weightᵀ / temperature` in float32 (or float64), −inf at `exclude_ids`."""
@@ -25,16 +25,16 @@ def wide_logits(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature != 1:
         logits = logits / temperature
-    if exclude_ids:
+    if len(exclude_ids):
         # In place: the map above has made these logits, and its gradient doesn't need them.
-        logits.index_fill_(1, torch.tensor(list(exclude_ids), device=logits.device), -torch.inf)
+        logits.index_fill_(1, torch.as_tensor(exclude_ids, device=logits.device), -torch.inf)
     return logits
 
 
 def linear_logsumexp(
     hidden: Float[Tensor, "rows d_model"],
     weight: Float[Tensor, "vocab d_model"],
-    exclude_ids: Sequence[int] = (),
+    exclude_ids: Sequence[int] | Tensor = (),
     temperature: float = 1.0,
     max_rows: int | None = None,
     chunk_elements: int = CHUNK_ELEMENTS,

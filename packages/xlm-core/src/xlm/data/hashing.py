@@ -19,6 +19,10 @@ UInts = npt.NDArray[np.uint64]
 
 # 2^64 · (√5 − 1)/2, and an index that is never used for an example.
 _GOLDEN = 0x9E3779B97F4A7C15
+# Of SplitMix64, as arrays: numpy takes longer to convert a number than to add it to a few others.
+_INCREMENT, _FACTOR_1, _FACTOR_2, _BY_30, _BY_27, _BY_31 = (
+    np.array(number, dtype=np.uint64) for number in (_GOLDEN, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 30, 27, 31)
+)
 _LEVELS = -1
 # Larger files are hashed from samples, since start-up must not read a whole corpus.
 _WHOLE_DIGEST_BYTES = 64 * 2**20
@@ -28,12 +32,12 @@ _NUM_SAMPLES = 16
 
 def splitmix64(x: UInts) -> UInts:
     """The finaliser of SplitMix64 (Steele et al. 2014): every bit of the result depends on every bit of `x`."""
-    x = np.add(x, np.uint64(_GOLDEN), out=np.empty_like(x))  # an array even for a single number
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
+    x = np.add(x, _INCREMENT, out=np.empty_like(x))  # an array even for a single number
+    x ^= x >> _BY_30
+    x *= _FACTOR_1
+    x ^= x >> _BY_27
+    x *= _FACTOR_2
+    x ^= x >> _BY_31
     return x
 
 

@@ -19,8 +19,9 @@ _FACTOR_2 = 0x94D049BB133111EB - 2**64
 _LOGITS_AT_ONCE = 2**22
 # Sizes of the sets of likeliest tokens among which a nucleus is looked for, before a vocabulary is sorted.
 _NUCLEUS = (128, 2048)
-# The upper bits of a float64 in [1, 2); its other 52 are the mantissa.
-_EXPONENT_OF_1 = np.uint64(1023 << 52)
+# The upper bits of a float64 in [1, 2); its other 52 are the mantissa. Arrays, since numpy converts numbers every time.
+_EXPONENT_OF_1 = np.array(1023 << 52, dtype=np.uint64)
+_NUM_EXPONENT_BITS = np.array(12, dtype=np.uint64)
 
 
 class Stream(IntEnum):
@@ -60,19 +61,25 @@ def uniform(
 ) -> Float[Tensor, "*shape"]:
     """U(0, 1), open at both ends, float64 where the device has it; seeds and counters broadcast."""
     if seeds.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _uniform_on_cpu(seeds, stream, torch.as_tensor(counters))
-    keys = derive(seeds, int(stream))
-    dtype = sampling_dtype(seeds.device)
+        return _uniform_on_cpu(_keys_on_cpu(seeds, int(stream)), torch.as_tensor(counters))
+    return uniform_of(derive(seeds, int(stream)), counters)
+
+
+def uniform_of(keys: Integer[Tensor, "*#shape"], counters: Integer[Tensor, "*#shape"] | int) -> Float[Tensor, "*shape"]:
+    """`uniform` from keys that were derived before: `derive(seeds, int(stream))`, or `token_keys`."""
+    if keys.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _uniform_on_cpu(_unsigned(keys), torch.as_tensor(counters))
+    dtype = sampling_dtype(keys.device)
     # One bit fewer than the mantissa holds, so that adding a half cannot round up to 1.
     bits = 52 if dtype == torch.float64 else 23
     whole = (mix(keys + counters) >> (64 - bits)) & (2**bits - 1)
     return whole.to(dtype).add_(0.5).mul_(2.0**-bits)
 
 
-def _uniform_on_cpu(seeds: Tensor, stream: Stream, counters: Tensor) -> Tensor:
+def _uniform_on_cpu(keys: UInts, counters: Tensor) -> Tensor:
     """The same numbers from numpy, which takes a third of torch's time: it has unsigned shifts and vector products."""
-    bits = splitmix64(_keys_on_cpu(seeds, int(stream)) + _unsigned(counters))
-    bits >>= np.uint64(12)
+    bits = splitmix64(keys + _unsigned(counters))
+    bits >>= _NUM_EXPONENT_BITS
     bits |= _EXPONENT_OF_1
     # Numbers of [1, 2) with steps of 2^-52; what is subtracted leaves them half a step above 0.
     u = bits.view(np.float64)
@@ -93,54 +100,71 @@ def gumbel(
     seeds: Integer[Tensor, "*#shape"], stream: Stream, counters: Integer[Tensor, "*#shape"] | int = 0
 ) -> Float[Tensor, "*shape"]:
     """Gumbel(0, 1): its sum with logits has a draw from their softmax as argmax."""
-    return uniform(seeds, stream, counters).log_().neg_().log_().neg_()
+    return _as_gumbel(uniform(seeds, stream, counters))
+
+
+def _as_gumbel(u: Tensor) -> Tensor:
+    return u.log_().neg_().log_().neg_()
+
+
+def token_keys(
+    seeds: Integer[Tensor, "*#shape"], counters: Integer[Tensor, "*#shape"] | int
+) -> Integer[Tensor, "*shape"]:
+    """What says of each token which draw it is: the numbered one of its row's seed."""
+    return derive(derive(seeds, counters), int(Stream.TOKEN))
 
 
 def gumbel_argmax(
     logits: Float[Tensor, "rows kept"],
-    seeds: Integer[Tensor, " rows"],
-    counters: Integer[Tensor, " rows"],
+    keys: Integer[Tensor, " rows"],
     ids: Integer[Tensor, "rows kept"] | None = None,
 ) -> Integer[Tensor, " rows"]:
-    """One draw from each row's softmax in float64, by chunks of rows; (seed, counter) says which draw it is.
+    """One draw from each row's softmax in float64, by chunks of rows; `token_keys` say which draw it is.
 
     `ids` are the tokens of the columns, None for the whole vocabulary. A token's noise doesn't depend on which others
     there are, so tokens with −inf may be left out.
     """
-    keys = derive(seeds, counters)
     vocabulary = torch.arange(logits.shape[-1], device=logits.device)
     drawn = []
-    rows_at_once = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
+    rows_at_once = max(1, _LOGITS_AT_ONCE // max(1, logits.shape[-1]))
     for start in range(0, len(logits), rows_at_once):
         rows = slice(start, start + rows_at_once)
-        noise = gumbel(keys[rows, None], Stream.TOKEN, vocabulary if ids is None else ids[rows])
-        drawn.append(noise.add_(logits[rows]).argmax(dim=-1))
-    best = torch.cat(drawn) if drawn else seeds.new_zeros(0)
+        noise = _as_gumbel(uniform_of(keys[rows, None], vocabulary if ids is None else ids[rows]))
+        drawn.append(_argmax(noise.add_(logits[rows])))
+    best = drawn[0] if len(drawn) == 1 else torch.cat(drawn) if drawn else keys.new_zeros(0)
     return best if ids is None else ids.gather(-1, best[:, None]).squeeze(-1)
 
 
+def _argmax(x: Float[Tensor, "rows kept"]) -> Integer[Tensor, " rows"]:
+    """The first of each row's largest; numpy finds it several times as fast."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return x.argmax(dim=-1)
+    return torch.from_numpy(x.detach().numpy().argmax(axis=-1))
+
+
 def draw_tokens(
-    sampler: LogitsSampler,
-    logits: Float[Tensor, "rows vocab"],
-    seeds: Integer[Tensor, " rows"],
-    counters: Integer[Tensor, " rows"],
+    sampler: LogitsSampler, logits: Float[Tensor, "rows vocab"], keys: Integer[Tensor, " rows"]
 ) -> Integer[Tensor, " rows"]:
-    """One token per row through a sampler's filters; a greedy one takes the argmax and draws nothing."""
+    """One token per row through a sampler's filters; a greedy one takes the argmax and draws nothing.
+
+    Args:
+        keys: of `token_keys`. They don't depend on the network, so those of a whole text can be computed at once.
+    """
     if sampler.greedy:
         return logits.argmax(dim=-1)
-    return _drawn(sampler, logits, seeds, counters, _NUCLEUS)
+    return _drawn(sampler, logits, keys, _NUCLEUS)
 
 
-def _drawn(sampler: LogitsSampler, logits: Tensor, seeds: Tensor, counters: Tensor, nucleus: tuple[int, ...]) -> Tensor:
+def _drawn(sampler: LogitsSampler, logits: Tensor, keys: Tensor, nucleus: tuple[int, ...]) -> Tensor:
     """A draw among the likeliest tokens if the filters leave no others, else among more of them, else among all."""
     found = sampler.candidates(logits, nucleus[0]) if nucleus else None
     if found is None:
-        return gumbel_argmax(sampler.filter(logits), seeds, counters)
+        return gumbel_argmax(sampler.filter(logits), keys)
     values, ids, complete = found
-    tokens = gumbel_argmax(values, seeds, counters, ids)
+    tokens = gumbel_argmax(values, keys, ids)
     if not bool(complete.all()):
         rest = (~complete).nonzero().squeeze(-1)
-        tokens[rest] = _drawn(sampler, logits[rest], seeds[rest], counters[rest], nucleus[1:])
+        tokens[rest] = _drawn(sampler, logits[rest], keys[rest], nucleus[1:])
     return tokens
 
 

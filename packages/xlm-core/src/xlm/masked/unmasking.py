@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from xlm.decoding.counter_rng import Stream, derive, draw_tokens, uniform
+from xlm.decoding.counter_rng import Stream, derive, draw_tokens, token_keys, uniform
 from xlm.decoding.trace import recording
 from xlm.errors import ConfigError
 from xlm.modules.attention import positions_from_mask
@@ -215,8 +216,7 @@ class TokenDraw:
         self, logits: Float[Tensor, "rows vocab"], before_given_token: Bool[Tensor, " rows"]
     ) -> Float[Tensor, "rows vocab"]:
         """The logits with −inf at suppressed tokens, and at EOS in rows that a given token follows."""
-        never = torch.tensor(sorted(set(self.suppressed)), dtype=torch.long, device=logits.device)
-        logits = logits.index_fill(-1, never, -torch.inf)
+        logits = logits.index_fill(-1, self._never.to(logits.device), -torch.inf)
         if self.eos_token_id is not None:
             logits[:, self.eos_token_id].masked_fill_(before_given_token, -torch.inf)
         return logits
@@ -228,7 +228,15 @@ class TokenDraw:
         counters: Integer[Tensor, " rows"],
     ) -> Integer[Tensor, " rows"]:
         """One token per row of allowed logits."""
-        return draw_tokens(self.sampler, allowed, seeds, counters)
+        return self.by_keys(allowed, token_keys(seeds, counters))
+
+    def by_keys(self, allowed: Float[Tensor, "rows vocab"], keys: Integer[Tensor, " rows"]) -> Integer[Tensor, " rows"]:
+        """The same from `token_keys`, which may be computed for all calls at once."""
+        return draw_tokens(self.sampler, allowed, keys)
+
+    @cached_property
+    def _never(self) -> Tensor:
+        return torch.tensor(sorted(set(self.suppressed)), dtype=torch.long)
 
 
 def ended(
@@ -264,6 +272,7 @@ def fill_by_order(
 ) -> Filled:
     """Run every row through its own calls; a row that has no more, or whose text is complete, leaves the batch."""
     ids, step_index, trace = ids.clone(), order.step_index.clone(), recording()
+    keys = token_keys(seeds[:, None], slots.counters)
     num_calls = step_index.amax(dim=1) + 1 if step_index.shape[1] else step_index.new_zeros(len(step_index))
     for call in range(order.mask_prob.shape[1]):
         rows = (num_calls > call).nonzero().squeeze(1)
@@ -276,7 +285,7 @@ def fill_by_order(
         if len(row):  # textbook ancestral sampling also runs steps that fill nothing
             at = rows[row]
             allowed = draw.allowed(network.logits(features), slots.before_given_token[at, column])
-            ids[at, column] = draw(allowed, seeds[at], slots.counters[at, column])
+            ids[at, column] = draw.by_keys(allowed, keys[at, column])
             if trace is not None:
                 trace.wrote(at, column, ids[at, column], allowed)
             done = ended(draw, ids, rows, slots, step_index > call)
@@ -364,6 +373,7 @@ def fill_by_confidence(
     filled_by = torch.full_like(ids, -1)
     calls = ids.new_zeros(len(ids))
     total, trace = masked.sum(dim=1), recording()
+    keys = token_keys(seeds[:, None], slots.counters)
     for call in range(order.max_steps):
         rows = masked.any(dim=1).nonzero().squeeze(1)
         if not len(rows):
@@ -385,7 +395,7 @@ def fill_by_confidence(
             given["entropies"][place] = of_entropy.neg().exp()
         picked = order.choose(scores, open_, steps_left, **given)[place].nonzero().squeeze(1)
         at, column = rows[place[0][picked]], place[1][picked]
-        ids[at, column] = draw(allowed[picked], seeds[at], slots.counters[at, column])
+        ids[at, column] = draw.by_keys(allowed[picked], keys[at, column])
         if trace is not None:
             trace.step(rows)
             trace.wrote(at, column, ids[at, column], allowed[picked])

@@ -80,6 +80,8 @@ class KVCache:
         # (B, capacity) and (B,), once some token was padding; until then every row has `length` real tokens.
         self._mask: Tensor | None = None
         self._num_real: Tensor | None = None
+        # What makes the steps of this text fast, by whoever steps; see `xlm.modules.single_token`.
+        self.stack: Any = None
 
     def __getitem__(self, layer: int) -> LayerKVCache:
         return self.layers[layer]
@@ -154,8 +156,8 @@ def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Bool[T
     return mask.tril_(num_keys - num_queries)
 
 
-def _combined_mask(mask: Tensor | None, num_queries: int, num_keys: int, causal: bool, like: Tensor) -> Tensor | None:
-    """(B or 1, 1, Q or 1, K), or None; no query is left without a key."""
+def combined_mask(mask: Tensor | None, num_queries: int, num_keys: int, causal: bool, like: Tensor) -> Tensor | None:
+    """What the kernel takes: (B or 1, 1, Q or 1, K), or None; no query is left without a key."""
     if mask is not None:
         mask = mask.bool()
         if mask.ndim == 2:
@@ -196,7 +198,7 @@ def attention(
     num_queries, num_keys = q.shape[-2], k.shape[-2]
     causal = is_causal and num_queries > 1
     by_flag = causal and attention_mask is None and num_queries == num_keys
-    mask = _combined_mask(attention_mask, num_queries, num_keys, causal and not by_flag, q)
+    mask = combined_mask(attention_mask, num_queries, num_keys, causal and not by_flag, q)
     if force_flash_attn:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return F.scaled_dot_product_attention(q, k, v, mask, is_causal=by_flag)

@@ -130,6 +130,12 @@ class RotaryEmbedding(nn.Module):
         angles = positions.unsqueeze(-1).to(self.inv_freq.dtype) * self.inv_freq
         return angles.cos(), angles.sin()
 
+    def tables_at(
+        self, positions: Integer[Tensor, "*batch length"]
+    ) -> tuple[Float[Tensor, "*batch length half"], Float[Tensor, "*batch length half"]]:
+        """cos and sin of the angles of positions, for whoever turns vectors on its own."""
+        return self._lookup(positions, 0)
+
     def _lookup(self, positions: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin, (L, dim/2) or (B, L, dim/2)."""
         if positions is None:
