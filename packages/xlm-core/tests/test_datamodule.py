@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xlm import datamodule as datamodule_of_core
 from xlm import flags
+from xlm.data.cache import read_checked
 from xlm.data.collate import pad_ids
 from xlm.data.loaders import CombinedTrainLoader, EvalLoader, StatefulTrainLoader
 from xlm.datamodule import (
@@ -100,6 +101,23 @@ class Net(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_data_sets_of_the_same_examples_are_read_and_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datamodule(tmp_path).prepare_data()
+    reads: list[Path] = []
+    monkeypatch.setattr("xlm.data.cache.read_checked", lambda path: reads.append(path) or read_checked(path))
+    found = datamodule(tmp_path)
+    found.prepare_data()
+    found.setup()
+    # train, test, and one for both of val
+    assert len(reads) == len(set(reads)) == 3
+    loss, prediction = found.dataset_managers["val"].values()
+    assert loss.rows is not None
+    assert prediction.rows is not None
+    assert loss.rows.fetch([3]) == prediction.rows.fetch([3])
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:

@@ -143,10 +143,12 @@ class TextDataModule(LightningDataModule):
         self.tokenizer = tokenizer
         self.noise_schedule = noise_schedule
         self.dataset_managers = {split: dict((dataset_managers.get(split) or {}).items()) for split in SPLITS}
+        opened: dict[Path, CacheEntry] = {}
         for split, managers in self.dataset_managers.items():
             for name, manager in managers.items():
                 check_loader_name(split, name)
                 manager.label = f"{split}.{name}"  # for messages
+                manager.opened = opened
         for split, name, manager in self._managers(None):
             if isinstance(manager, DatasetManager):
                 manager.check(f"datamodule.dataset_managers.{split}.{name}")

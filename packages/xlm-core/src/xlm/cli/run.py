@@ -168,7 +168,10 @@ class Task:
 def _hydra_main(task: Task) -> None:
     import hydra
 
-    hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(task)()
+    from xlm.cli.one_composition import one_composition
+
+    with one_composition():
+        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(task)()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,10 +59,15 @@ class Stored(NamedTuple):
 
 
 class DataCache:
-    """A folder of prepared data sets, each in a subfolder named after a hash of everything that determines it."""
+    """A folder of prepared data sets, each in a subfolder named after a hash of everything that determines it.
 
-    def __init__(self, root: Path | str) -> None:
+    `opened` has the data sets that are open already, by folder, and gets those that are opened here. Without it, each
+    is read and checked again.
+    """
+
+    def __init__(self, root: Path | str, opened: dict[Path, CacheEntry] | None = None) -> None:
         self.root = Path(root)
+        self.opened = opened
 
     def path(self, name: str, key: Mapping[str, Any]) -> Path:
         """The folder for the data of `key`; `name` makes it readable."""
@@ -105,6 +110,8 @@ class DataCache:
         start = time.perf_counter()
         path = self.path(name, key)
         again = rewritten is not None and path not in rewritten
+        if not again and self.opened is not None and path in self.opened:
+            return replace(self.opened[path], built=False, seconds=0.0)
         rows = None if again else self._read(path)
         built = False
         if rows is None:
@@ -118,9 +125,12 @@ class DataCache:
         if rewritten is not None:
             rewritten.add(path)
         manifest = json.loads((path / _MANIFEST).read_text())
-        return CacheEntry(
+        entry = CacheEntry(
             rows, path, built, time.perf_counter() - start, str(manifest["content"]), dict(manifest["removed"])
         )
+        if self.opened is not None:
+            self.opened[path] = entry
+        return entry
 
     def _read(self, path: Path) -> ArrowRows | None:
         if not path.exists():

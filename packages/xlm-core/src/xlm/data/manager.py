@@ -162,6 +162,8 @@ class DatasetManager:
         self.stream: StreamOfSource | None = None
         self.rows: Rows | None = None
         self._prepared: tuple[tuple[Path, Any], CacheEntry, Rows] | None = None
+        #: What is open of the cache, by folder; the sets of a run share it, so that none is read and checked twice.
+        self.opened: dict[Path, CacheEntry] = {}
         #: The number of examples that don't fit into their block, which `too_long` decides about.
         self.num_too_long = 0
         #: Source, number of examples and a hash of the prepared data; None before preparation, and for generated data.
@@ -235,7 +237,7 @@ class DatasetManager:
             inner = inner.source
         place = str(getattr(inner, "path", None) or getattr(inner, "folder", None) or inner.name)
         try:
-            entry = DataCache(cache_dir).get_or_build(
+            entry = DataCache(cache_dir, self.opened).get_or_build(
                 source.name,
                 self._cache_key(source, tokenizer),
                 lambda start: self._shown(source, tokenizer, num_workers, start),
@@ -296,6 +298,7 @@ class DatasetManager:
         if self.parts:
             for name, part in self.parts.items():
                 part.label = f"{self.label}.{name}" if self.label else name
+                part.opened = self.opened
                 part.prepare(tokenizer, cache_dir, num_workers, rewritten)
             self.content = joined_content({name: part.content for name, part in self.parts.items()})
         elif self.stream is None:

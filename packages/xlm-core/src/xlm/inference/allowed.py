@@ -326,6 +326,7 @@ def _shown(value: Any) -> str:
 # Interpolations.
 
 
+@lru_cache(maxsize=1024)
 def _bad_interpolation(text: str) -> str:
     """What is wrong with the resolvers of a text; empty if nothing."""
     try:

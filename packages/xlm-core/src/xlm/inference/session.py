@@ -116,7 +116,8 @@ class Session:
         """
         from xlm.training.progress import write_results
 
-        record = run_record(self.config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
+        config_yaml = self.config_yaml
+        record = run_record(config_yaml, self.cfg.seed, trainer.strategy.root_device.type, Path.cwd())
         record["precision"] = str(trainer.precision)
         record["job_type"] = job
         record["code"] = code_of_run()
@@ -126,7 +127,7 @@ class Session:
                 remember_own(self.cfg)
             # config.yaml keeps the settings of training.
             name = "config.yaml" if job == "train" else f"config_{job}.yaml"
-            replace_text(self.run_dir / name, self.config_yaml)
+            replace_text(self.run_dir / name, config_yaml)
             # A moved run needs neither the data and the cache nor the hub to read and write text.
             own, standard = getattr(self.tokenizer, "belongs_to_run", False), is_standard(self.tokenizer)
             if job == "train" and (own or standard):

@@ -41,7 +41,7 @@ class TrainLog(Callback):
 
     `train/padding` is the share of computed positions whose attention mask is off. `train/mfu` is the number of
     operations in the model's matrix products per second (counted once, see `FlopTally`), divided by the peak that the
-    device reached for matrix products when training started; the time includes data loading. Both are for this
+    device reaches for matrix products at the first logged step; the time includes data loading. Both are for this
     process. There is no mfu with `compile=true`, where operators are not visible, or for a model without matrix
     products.
     """
@@ -49,7 +49,7 @@ class TrainLog(Callback):
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
         self._forward: FirstForward | None = None
-        self._peak = 0.0
+        self._peak: float | None = None
         self._last_step = 0
         # Tokens and seconds of everything logged, including earlier starts of the run.
         self.totals = (0.0, 0.0)
@@ -68,7 +68,6 @@ class TrainLog(Callback):
         config: Any = getattr(pl_module, "config", None) or {}
         if not config.get("compile"):
             self._forward = FirstForward()
-            self._peak = matmul_peak(pl_module.device, matmul_dtype(str(trainer.precision)))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._started is None:
@@ -124,7 +123,7 @@ class TrainLog(Callback):
         if self._seconds > 0:
             values["train/tokens_per_second"] = float(self._tokens) * trainer.world_size / self._seconds
             values["train/examples_per_second"] = self._examples * trainer.world_size / self._seconds
-        values |= self._utilisation()
+        values |= self._utilisation(pl_module.device, str(trainer.precision))
         self._reset()
         self.latest.update(values)
         for logger in trainer.loggers:
@@ -149,13 +148,15 @@ class TrainLog(Callback):
         self._shape, self._has_masks = Shape(*counts["shape"]), counts["has_masks"]
         self._seconds = counts["seconds"]
 
-    def _utilisation(self) -> dict[str, float]:
+    def _utilisation(self, device: torch.device, precision: str) -> dict[str, float]:
         """`train/padding` and `train/mfu` since the last logged step, if known."""
         values: dict[str, float] = {}
         if self._shape.positions and self._has_masks:
             values["train/padding"] = 1 - float(self._tokens) / self._shape.positions
         flops = None if self._forward is None else self._forward.flops
         if flops is not None and self._seconds > 0:
+            if self._peak is None:  # a quarter of a second, which runs that log nothing don't need
+                self._peak = matmul_peak(device, matmul_dtype(precision))
             values["train/mfu"] = flops.of(self._shape) / self._seconds / self._peak
         return values
 
