@@ -133,6 +133,16 @@ def test_nothing_is_saved_when_rank_0_ended_in_order(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_finished_step_is_logged_before_the_run_ends() -> None:
+    """The checkpoint has this step; without its line in the log, the continued run would have a gap."""
+    monitor = RankMonitor()
+    monitor._ended, monitor._ticks = threading.Event(), 0
+    monitor.lost = ranks.Lost(1, "has ended")
+    monitor.on_train_batch_end()
+    with pytest.raises(RuntimeError, match="lost"):
+        monitor.on_train_batch_start()
+
+
 def test_one_process_is_not_watched(tmp_path: Path) -> None:
     monitor = RankMonitor()
     trainer = Trainer(

@@ -247,7 +247,8 @@ class RankMonitor(Callback):
         self._phase = phase
         if not self._ended.is_set():
             self._moved_at = self._ticks
-            if self.lost is not None:
+            # Not at the end of a batch: the step is done, and callbacks behind this one have still to log it.
+            if self.lost is not None and not new_batch:
                 raise RuntimeError("A process of the group is lost.")
 
     def on_train_batch_start(self, *args: Any) -> None:
