@@ -273,11 +273,15 @@ def test_a_killed_rank_is_named_and_the_same_command_continues(home: Path, launc
 def rank_1_of(process: subprocess.Popen[bytes], metrics: Path) -> int:
     """The process id of rank 1, once the run has logged five steps."""
     deadline = time.monotonic() + 200
-    while not metrics.is_file() or "\n5," not in metrics.read_text():
+    found: list[int] = []
+    while not (found and metrics.is_file() and "\n5," in metrics.read_text()):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return next(
-        int(child) for child in children if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-    )
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        found = [
+            int(child)
+            for child in children
+            if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ]
+    return found[0]

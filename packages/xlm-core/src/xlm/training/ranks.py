@@ -164,7 +164,7 @@ class RankMonitor(Callback):
             self._announce(Lost(self.next_rank, silent))
 
     def _how_it_ended(self, holder: Holder) -> str:
-        code = next((child.poll() for child in self._children if child.pid == holder.pid), None)
+        code = next((_code_of(child) for child in self._children if child.pid == holder.pid), None)
         if code is None:
             return "has ended"
         if code < 0:
@@ -283,6 +283,14 @@ class RankMonitor(Callback):
 
     def on_test_epoch_end(self, *args: Any) -> None:
         self._mark(6)
+
+
+def _code_of(child: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a child whose main thread has ended; its other threads may take a moment longer."""
+    try:
+        return child.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _is_of_group(error: Exception) -> bool:
