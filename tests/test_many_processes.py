@@ -267,7 +267,9 @@ def test_a_killed_rank_is_named_and_the_same_command_continues(home: Path, launc
     assert continued["global_step"] == once["global_step"] == step + 3
     for weight, value in once["state_dict"].items():
         assert torch.equal(continued["state_dict"][weight], value), weight
-    assert losses(home, name) == losses(home, whole)
+    expected = losses(home, whole)
+    # The line of the last step takes sums over all processes, which may not come when one dies behind the step.
+    assert {str(step): expected[str(step)], **losses(home, name)} == expected
 
 
 def rank_1_of(process: subprocess.Popen[bytes], metrics: Path) -> int:

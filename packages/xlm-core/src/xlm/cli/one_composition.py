@@ -36,11 +36,11 @@ def one_composition() -> Iterator[None]:
                 return compose(self, config_name, overrides, run_mode, **options)  # may be a sweep, which has others
             kept.append((words, found))
             return found
-        if before is not None and run_mode == RunMode.RUN and (found := _of_run(overrides, *before)) is not None:
-            return found
+        if before is not None and run_mode == RunMode.RUN and (same := _of_run(overrides, *before)) is not None:
+            return same
         return compose(self, config_name, overrides, run_mode, **options)
 
-    ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
+    ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
