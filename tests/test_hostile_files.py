@@ -57,9 +57,9 @@ def check(case: Case, door: str, send: Any) -> None:
     assert not set("\x1b\x07\u202e") & set(found.answer + found.printed)
     if case.answer and door != "runs":
         assert case.answer in found.answer + found.printed
-    # Markup is escaped in pages and tables, and formulas are quoted in tables.
+    # Markup is escaped in pages, and formulas are quoted in tables; a CSV file has no markup.
     assert re.search(r"(?<!\\)<img", found.pages) is None
-    assert re.search(r"(^|,)\"?=cmd", found.pages, re.MULTILINE) is None
+    assert re.search(r"(^|,)\"?=cmd", found.pages + found.table, re.MULTILINE) is None
     # Damaged files of runs are named on the page or left out of the list.
     is_shown = door in ("report", "runs") or not case.answer
     assert found.code == (0 if is_shown else 1)

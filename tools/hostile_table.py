@@ -47,7 +47,7 @@ _WANTED = {"x.html", "x.md", "x.csv", "x_pairs.csv", "x.json", "texts.txt"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command answered (`code` 0 for none), whether a payload ran, which files are new, and its pages' text."""
+    """What a command answered (`code` 0 for none), whether a payload ran, new files, the text of its pages and CSV."""
 
     code: int
     answer: str
@@ -55,6 +55,7 @@ class Outcome:
     executed: bool
     left: tuple[str, ...]
     pages: str = ""
+    table: str = ""
 
 
 def make_base(folder: Path) -> Base:
@@ -89,9 +90,10 @@ def run_case(case: Case, door: str, base: Base, folder: Path) -> Outcome:
         code, answer, printed = _answer(door, made)
     new = sorted(str(file.relative_to(folder)) for file in _files(folder) - before)
     executed = any(Path(file).name == CANARY for file in new)
-    pages = "".join((here / name).read_text() for name in ("x.html", "x.md", "x.csv") if (here / name).exists())
+    text = {name: (here / name).read_text() for name in ("x.html", "x.md", "x.csv") if (here / name).exists()}
     left = tuple(file for file in new if Path(file).name not in _WANTED)
-    return Outcome(code, answer, printed, executed, left, pages)
+    table = text.pop("x.csv", "")
+    return Outcome(code, answer, printed, executed, left, "".join(text.values()), table)
 
 
 def _answer(door: str, made: Path) -> tuple[int, str, str]:

@@ -182,3 +182,10 @@ def test_errors_of_memory_are_known_by_their_kind() -> None:
         assert len(str(found).splitlines()) == 2
     assert errors.OutOfMemoryError.of(RuntimeError("shapes differ")) is None
     assert errors.OutOfMemoryError.of(ValueError("not enough memory")) is None
+
+
+def test_a_word_of_any_length_leaves_a_message_readable() -> None:
+    """A damaged file may have such a name or value."""
+    message = str(errors.DataError(f"data.jsonl, line 2: the role is 'assi{'9' * 5000}stant', not 'assistant'."))
+    assert len(message) < 400
+    assert message.endswith("99stant', not 'assistant'.")

@@ -33,6 +33,7 @@ XLMError                            exit code 1
 from __future__ import annotations
 
 import errno
+import re
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,12 +89,20 @@ def _restore(cls: type[XLMError], message: str, state: dict[str, Any]) -> XLMErr
     return error
 
 
+# A word that nobody reads to its end: its beginning and its end.
+_LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{100})")
+
+
 class XLMError(Exception):
     """Base of all errors here; `str(error)` is the message, and its first line can be read on its own."""
 
     exit_code: int = 1
     #: Printed before the message; errors that people search for by name print that name.
     label: ClassVar[str] = "Error"
+
+    def __init__(self, message: str = "") -> None:
+        # A damaged file may have a name of any length.
+        super().__init__(_LONG_WORD.sub(r"\1…\2", message))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Launchers send errors between processes, and subclasses don't take the message as an argument.

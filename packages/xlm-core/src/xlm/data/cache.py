@@ -236,7 +236,7 @@ def read_checked(path: Path) -> ArrowRows:
         files = [path / file["name"] for file in manifest["files"]]
         expected = [(file["bytes"], file["digest"]) for file in manifest["files"]]
         num_rows, _, _ = manifest["num_rows"], manifest["content"], dict(manifest["removed"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CacheCorruptError(path, f"its manifest is missing or damaged ({type(error).__name__})") from error
     for file, (size, digest) in zip(files, expected, strict=True):
         if not file.is_file():

@@ -143,7 +143,7 @@ def _prompt_and_reply(example: dict[str, Any], tokenizer: Any, messages_column: 
 def as_messages(value: Any) -> Any:
     """The value of a column; a list of messages in it that is written as JSON becomes a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             found = json.loads(value)
             if all(isinstance(message, dict) and "content" in message for message in found):
                 return found

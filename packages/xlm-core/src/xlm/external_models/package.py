@@ -154,7 +154,7 @@ def load_commands(model: ModelPackage) -> dict[str, dict[str, str]]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = f"it cannot be read as YAML: {' '.join(str(error).split())}"
         raise ModelsFileError(path, reason, name=model.name) from error
     if content is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from xlm.errors import ConfigError, as_line, did_you_mean, nearest_names
+from xlm.reports.files import number
 from xlm.reports.quantities import HIGHER, Kind, loss_kind, losses_remark
 from xlm.reports.run import Measured, Run
 from xlm.utils.columns import Column, table_lines
@@ -115,14 +116,19 @@ def as_object(run: Run) -> dict[str, Any]:
         "step": run.step,
         "max_steps": run.max_steps,
         "written": run.written,
-        "parameters": run.results.get("parameters"),
-        "training": dict(run.training),
+        "parameters": _finite(run.results.get("parameters")),
+        "training": {name: _finite(value) for name, value in run.training.items()},
         "metrics": {
             name: {"value": m.value, "standard_error": m.error, "n": m.n, "source": m.source}
             for name, m in sorted(run.measured.items())
         },
         "problems": run.problems,
     }
+
+
+def _finite(value: Any) -> Any:
+    """A number of a file; None for what JSON has no number for."""
+    return None if number(value) is None else value
 
 
 def _by_kind(run: Run, loss: tuple[str, Measured] | None) -> tuple[bool, Kind, float]:

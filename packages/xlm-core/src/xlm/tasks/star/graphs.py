@@ -216,7 +216,7 @@ def _parse(text: str) -> list[Any]:
     """Read `[[0, 1], [1, 2]]`, `(0,1) (1,2)`, `0,1|1,2` or, for nodes, `0,1,2` and `0 1 2`."""
     try:
         loaded = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         loaded = None
     if isinstance(loaded, list):
         return loaded
