@@ -148,7 +148,8 @@ def readable_errors(found: Discovery | None = None, overrides: Sequence[str] = (
     """Raise an XLMError instead of any error of Hydra, OmegaConf or YAML in a block that composes."""
     try:
         yield
-    except (*FOREIGN_ERRORS, ValueError, RecursionError) as error:  # Hydra raises ValueError for some choices
+    # Hydra raises ValueError for some choices; OSError and AssertionError for files that hold no mapping, or odd names.
+    except (*FOREIGN_ERRORS, ValueError, RecursionError, OSError, AssertionError) as error:
         readable = translate(error, found, overrides)
         raise readable from error
 
