@@ -9,36 +9,21 @@ import torch
 from torch import Tensor
 
 from xlm.modules.chosen import Chosen
-from xlm.modules.ddit_simple import DDiTLayer, DDiTLayerList
 from xlm.modules.packing import Packing
-from xlm.modules.position import RotaryEmbedding
-from xlm.modules.rotary_transformer import RotaryTransformerLayer, RotaryTransformerLayerList
 
-D, HEADS, LENGTH = 16, 2, 9
+D, LENGTH = 16, 9
 LENGTHS = (9, 4, 6)  # real tokens of the rows
-
-
-def stack(is_dit: bool, short_conv: bool) -> Any:
-    torch.manual_seed(0)
-    rotary = RotaryEmbedding(D // HEADS)
-    if not is_dit:
-        layer = RotaryTransformerLayer(D, HEADS, dropout=0.0, short_conv=short_conv)
-        return RotaryTransformerLayerList.from_layer(layer, 2, rotary)
-    layers = DDiTLayerList.from_layer(DDiTLayer(D, HEADS, dropout=0.0, d_cond=8, short_conv=short_conv), 2, rotary)
-    for part in layers:
-        torch.nn.init.normal_(part.adaln_modulation.weight)  # zero at the start, where every layer is the identity
-    return layers
 
 
 @pytest.mark.parametrize("positions", ["few", "one", "most", "all"])
 @pytest.mark.parametrize("form", ["plain", "left padding", "packed", "causal"])
 @pytest.mark.parametrize(("is_dit", "short_conv"), [(False, False), (False, True), (True, True)])
 def test_outputs_and_gradients_are_those_of_the_whole_batch(
-    positions: str, form: str, is_dit: bool, short_conv: bool
+    stack: Any, positions: str, form: str, is_dit: bool, short_conv: bool
 ) -> None:
     if form == "causal" and (is_dit or short_conv):
         return  # these layers have no causal form
-    layers = stack(is_dit, short_conv).double()
+    layers = stack(2, D, is_dit, short_conv)
     mask = torch.arange(LENGTH) < torch.tensor(LENGTHS)[:, None]
     mask = mask.flip(1) if form == "left padding" else torch.ones_like(mask) if form == "plain" else mask
     share = {"few": 0.3, "one": 0.0, "most": 0.8, "all": 1.1}[positions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -71,16 +71,14 @@ class CachedCalls:
         parts = [(part, is_whole) for part, is_whole in ((is_due, True), (~is_due, False)) if bool(part.any())]
         if len(parts) == 1:
             return self._call(ids, rows, mask_prob, index, None if parts[0][1] else window)
-        found: Any = None
+        found: list[Tensor] = []
+        places: list[Tensor] = []
         for part, is_whole in parts:
-            chosen = part[row]
+            places.append(part[row].nonzero().squeeze(1))
             # Positions in the batch of these rows alone.
-            own = (part.long().cumsum(0) - 1)[row[chosen]] * length + index[chosen] % length
-            features = self._call(ids[part], rows[part], mask_prob[part], own, None if is_whole else window[part])
-            found = features.new_empty(len(index), features.shape[-1]) if found is None else found
-            found[chosen] = features
-        features = found
-        return features
+            own = (part.long().cumsum(0) - 1)[row[places[-1]]] * length + index[places[-1]] % length
+            found.append(self._call(ids[part], rows[part], mask_prob[part], own, None if is_whole else window[part]))
+        return torch.cat(found)[torch.cat(places).argsort()]
 
     def _call(self, ids: Tensor, rows: Tensor, mask_prob: Tensor, index: Tensor, window: Tensor | None) -> Tensor:
         """One pass; with the window of each row, of it alone."""

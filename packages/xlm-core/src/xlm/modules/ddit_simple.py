@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Integer, Shaped
@@ -16,6 +16,7 @@ from xlm.modules.layers import (
     check_positive,
     feed_forward,
     head_dim,
+    last_and_memory,
     replicate,
     reset_submodules,
     share_rotary,
@@ -127,10 +128,7 @@ class DDiTLayer(nn.Module):
         has one row with these positions only. With a memory, x and positions are those of what its call computes.
         """
         if self.short_conv is not None:
-            if memory is None:
-                x = self.short_conv(x, attention_mask, packing)
-            else:
-                x = memory.mixed(self.short_conv, x, attention_mask)
+            x = self.short_conv(x, attention_mask, packing, memory)
         computed = None if memory is None else memory.call.active
         modulation, attention_width = self.adaln_modulation(c), 2 * x.shape[-1]
         shift1, scale1 = _at_positions(modulation[:, :attention_width], packing, computed).chunk(2, dim=-1)
@@ -180,9 +178,7 @@ class DDiTLayerList(nn.ModuleList):
     ) -> Float[Tensor, "*output d_model"]:
         """All layers in turn; arguments as for one layer, but the memory is that of the whole stack."""
         for i, layer in enumerate(self):
-            extra: dict[str, Any] = {} if chosen is None or i < len(self) - 1 else {"chosen": chosen}
-            if memory is not None:
-                extra["memory"] = memory[i]
+            extra = last_and_memory(i, len(self), chosen, memory)
             x = layer(x, c, attention_mask, positions, packing, **extra)
         return x
 

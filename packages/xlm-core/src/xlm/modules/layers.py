@@ -14,6 +14,8 @@ from torch.nn.functional import pad
 from xlm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from xlm.modules.chosen import Chosen
+    from xlm.modules.memory import BlockMemory, LayerMemory
     from xlm.modules.packing import Packing
     from xlm.modules.position import RotaryEmbedding
 
@@ -40,11 +42,16 @@ class ShortConvolution(nn.Module):
         x: Float[Tensor, "batch length d_model"],
         attention_mask: Bool[Tensor, "*mask"] | None = None,
         packing: Packing | None = None,
+        memory: LayerMemory | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """attention_mask None, (B, L) or (B, L, L), True = attend: a hidden neighbour counts as none.
 
-        With a packing, x is packed, and the mask is not used: a neighbour is one in the padded row.
+        With a packing, x is packed, and the mask is not used: a neighbour is one in the padded row. With a memory, x
+        is what its call computes, and neighbours that it doesn't compute are those of an earlier call.
         """
+        if memory is not None:
+            mixed = self(memory.whole_inputs(x), attention_mask)
+            return mixed if memory.call.active is None else memory.call.active.pick(mixed)
         left, right = pad(x[:, :-1], (0, 0, 1, 0)), pad(x[:, 1:], (0, 0, 0, 1))
         if packing is not None or attention_mask is not None:
             seen_left, seen_right = _visible_neighbours(attention_mask) if packing is None else packing.neighbours()
@@ -121,6 +128,21 @@ def replicate(layer: Layer, num_layers: int) -> list[Layer]:
         layers.append(copy.deepcopy(layer))
         cast(_Resettable, layers[-1]).reset_parameters()
     return layers
+
+
+def last_and_memory(
+    i: int, num_layers: int, chosen: Chosen | None, memory: BlockMemory | None
+) -> dict[str, Chosen | LayerMemory]:
+    """The arguments `chosen`, for the last layer, and `memory` of layer i of a stack.
+
+    Only those that there are: a layer of somebody's own may not know them.
+    """
+    given: dict[str, Chosen | LayerMemory] = {}
+    if chosen is not None and i == num_layers - 1:
+        given["chosen"] = chosen
+    if memory is not None:
+        given["memory"] = memory[i]
+    return given
 
 
 def share_rotary(layers: nn.ModuleList, rotary_emb: RotaryEmbedding) -> None:

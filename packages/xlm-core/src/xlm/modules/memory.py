@@ -18,7 +18,6 @@ from xlm.modules.attention import attention
 
 if TYPE_CHECKING:
     from xlm.modules.chosen import Chosen
-    from xlm.modules.layers import ShortConvolution
     from xlm.modules.position import RotaryEmbedding
 
 
@@ -90,16 +89,9 @@ class LayerMemory:
             return active.attend(rotated[:, :nhead], keys, values, attention_mask), x
         return attention(rotated[:, :nhead], keys, values, attention_mask).transpose(1, 2).flatten(2), x
 
-    def mixed(
-        self,
-        short_conv: ShortConvolution,
-        x: Float[Tensor, "rows computed d_model"],
-        attention_mask: Bool[Tensor, "batch length"] | None,
-    ) -> Float[Tensor, "rows computed d_model"]:
-        """A short convolution; neighbours that the call doesn't compute are those of an earlier one."""
-        whole = self.inputs.write(x, self.call)
-        mixed: Tensor = short_conv(whole, attention_mask)
-        return mixed if self.call.active is None else self.call.active.pick(mixed)
+    def whole_inputs(self, x: Float[Tensor, "rows computed d_model"]) -> Float[Tensor, "rows length d_model"]:
+        """The layer's inputs of the call's rows, with those of earlier calls where this one computes none."""
+        return self.inputs.write(x, self.call)
 
 
 class BlockMemory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from xlm.modules.layers import (
     check_positive,
     feed_forward,
     head_dim,
+    last_and_memory,
     replicate,
     reset_submodules,
     share_rotary,
@@ -100,10 +101,7 @@ class RotaryTransformerLayer(nn.Module):
         if self.short_conv is not None:
             if is_causal or cache is not None or block_mask is not None:
                 raise ValueError("A layer with short_conv looks at both neighbours: no is_causal, cache or block mask.")
-            if memory is None:
-                inp = self.short_conv(inp, attention_mask, packing)
-            else:
-                inp = memory.mixed(self.short_conv, inp, attention_mask)
+            inp = self.short_conv(inp, attention_mask, packing, memory)
         normed = self.norm1(inp)
         attended, inp = attended_at(
             chosen,
@@ -159,10 +157,7 @@ class RotaryTransformerLayerList(nn.ModuleList):
         x = inp
         for i, layer in enumerate(self):
             layer_cache = None if cache is None else cache[i]
-            # Given where needed only: a layer of somebody's own may not know these arguments.
-            extra: dict[str, Any] = {} if chosen is None or i < len(self) - 1 else {"chosen": chosen}
-            if memory is not None:
-                extra["memory"] = memory[i]
+            extra = last_and_memory(i, len(self), chosen, memory)
             x = layer(
                 x,
                 attention_mask,
