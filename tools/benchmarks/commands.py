@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.copied_runs import copy_runs
-from benchmarks.measure import HAS_TRAINER, OURS, XLM, Case, Setting, Spent, Way, of_command
+from benchmarks.measure import OURS, XLM, Case, Setting, Spent, Way, of_command
 
 IMPORTS = "import of torch and lightning"
 # One step of the smallest network on data that are prepared already, from the shell's prompt to its return.
@@ -72,7 +72,7 @@ def _first_step(setting: Setting) -> Iterator[list[Way]]:
         yield [
             Way(OURS, first_step),
             _way(IMPORTS, [sys.executable, "-c", "import torch, lightning.pytorch"], folder),
-            *([_way("Trainer of transformers", [sys.executable, "-c", _TRAINER], folder)] if HAS_TRAINER else []),
+            _way("Trainer of transformers", [sys.executable, "-c", _TRAINER], folder),
         ]
 
 

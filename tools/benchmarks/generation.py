@@ -21,22 +21,26 @@ _EOS, _BOS, _MASK, _CLS = 3, 4, 2, 1
 
 
 def cases(setting: Setting) -> list[Case]:
-    """16 rows of 128 tokens, one row of a small and one of a large vocabulary, for every family."""
+    """16 rows of 128 tokens, one row of a small and one of a large vocabulary; the masked families also in blocks."""
     shapes = {"16 rows": SHAPE, "one row": SINGLE, "one row, large vocabulary": LARGE}
     if setting.is_quick:
         shapes = {"rows": QUICK, "one row": replace(QUICK, B=1)}
-    return [
-        Case("generation", f"{family}, {name}", str(shape), "tokens", _opening(family, shape), 1, 5)
-        for name, shape in shapes.items()
-        for family in FAMILIES
-    ]
+    found = []
+    for name, shape in shapes.items():
+        for family in FAMILIES:
+            of = {"": ways, ", in blocks": in_blocks} if family in {"mlm", "mdlm"} else {"": ways}
+            found += [
+                Case("generation", f"{family}, {name}{part}", str(shape), "tokens", _opening(made, family, shape), 1, 5)
+                for part, made in of.items()
+            ]
+    return found
 
 
-def _opening(family: str, shape: Shape) -> Callable[[Setting], Any]:
+def _opening(ways_of: Callable[..., list[Way]], family: str, shape: Shape) -> Callable[[Setting], Any]:
     @contextmanager
     def opened(setting: Setting) -> Iterator[list[Way]]:
         with torch.no_grad(), setting.autocast():
-            yield ways(family, shape, setting)
+            yield ways_of(family, shape, setting)
 
     return opened
 
@@ -47,11 +51,7 @@ def ways(family: str, shape: Shape, setting: Setting) -> list[Way]:
     tokenizer, device, units = tokenizer_of(shape), setting.device, shape.B * shape.L
 
     def way(name: str, run: Callable[[], Any]) -> Way:
-        def repetition() -> Spent | None:
-            run()
-            return None
-
-        return Way(name, repetition, units, "inference")
+        return _way(name, run, units)
 
     if family == "arlm":
         from arlm.predictor_arlm import ARLMPredictor
@@ -81,43 +81,55 @@ def ways(family: str, shape: Shape, setting: Setting) -> list[Way]:
             way(OURS, lambda: inserter.predict(given)),  # type: ignore[arg-type]
             way("plain sampler", lambda: plain_ilm(network, shape, device)),
         ]
+    filled = _masks(shape, device)
+    masks, predictor = filled["input_ids"], _masked_predictor(family, shape, network)
+    plain = {"mlm": lambda: plain_mlm(network, masks), "mdlm": lambda: plain_mdlm(network, masks, shape.L)}
+    return [way(OURS, lambda: predictor.predict(filled)), way("plain sampler", plain[family])]
+
+
+def in_blocks(family: str, shape: Shape, setting: Setting) -> list[Way]:
+    """Whole texts, and four blocks from left to right, without and with a cache of keys and values."""
+    network, filled = network_of(family, shape, setting.device).eval(), _masks(shape, setting.device)
+    found = {OURS: _masked_predictor(family, shape, network)}
+    for cache in ("none", "prefix", "dual"):
+        options = {"decode_block": max(1, shape.L // 4), "cache": cache}
+        found[f"{OURS}, 4 blocks, cache {cache}"] = _masked_predictor(family, shape, network, **options)
+    return [
+        _way(name, lambda predictor=predictor: predictor.predict(filled), shape.B * shape.L)  # type: ignore[misc]
+        for name, predictor in found.items()
+    ]
+
+
+def _way(name: str, run: Callable[[], Any], units: int) -> Way:
+    def repetition() -> Spent | None:
+        run()
+        return None
+
+    return Way(name, repetition, units, "inference")
+
+
+def _masks(shape: Shape, device: str) -> dict[str, Any]:
+    """A batch with BOS and masks alone."""
     masks = torch.full((shape.B, shape.L), _MASK, device=device)
     masks[:, 0] = _BOS
-    filled = {
+    return {
         "input_ids": masks,
         "attention_mask": torch.ones_like(masks, dtype=torch.bool),
         "output_start_idx": 0,
         "noise_seed": torch.arange(shape.B, device=device),
     }
 
-    def in_blocks(predictor: Callable[..., Any]) -> list[Way]:
-        """Four blocks, from left to right, without and with a cache."""
-        made = {
-            cache: predictor(decode_block=max(1, shape.L // 4), cache=cache) for cache in ("none", "prefix", "dual")
-        }
-        return [
-            way(f"4 blocks, cache {cache}", lambda blocks=blocks: blocks.predict(filled))  # type: ignore[misc]
-            for cache, blocks in made.items()
-        ]
 
+def _masked_predictor(family: str, shape: Shape, network: Any, **options: Any) -> Any:
+    options |= {"seed": 0} if "decode_block" in options else {"seed": 0, "block_size": shape.L}
     if family == "mlm":
         from mlm.predictor_mlm import MLMPredictor
 
-        mlm = MLMPredictor(tokenizer, None, network, block_size=shape.L, seed=0)
-        return [
-            way(OURS, lambda: mlm.predict(filled)),  # type: ignore[arg-type]
-            *in_blocks(lambda **options: MLMPredictor(tokenizer, None, network, seed=0, **options)),
-            way("plain sampler", lambda: plain_mlm(network, masks)),
-        ]
+        return MLMPredictor(tokenizer_of(shape), None, network, **options)
     from mdlm.predictor_mdlm import MDLMPredictor
     from xlm.noise import LogLinearSchedule
 
-    mdlm = MDLMPredictor(tokenizer, LogLinearSchedule(), network, block_size=shape.L, seed=0)
-    return [
-        way(OURS, lambda: mdlm.predict(filled)),  # type: ignore[arg-type]
-        *in_blocks(lambda **options: MDLMPredictor(tokenizer, LogLinearSchedule(), network, seed=0, **options)),
-        way("plain sampler", lambda: plain_mdlm(network, masks, shape.L)),
-    ]
+    return MDLMPredictor(tokenizer_of(shape), LogLinearSchedule(), network, **options)
 
 
 def _never_ends(network: Any) -> None:

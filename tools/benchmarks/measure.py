@@ -11,14 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 OURS = "xlm"
 XLM = (sys.executable, "-m", "xlm")
-# Without accelerate, transformers has no Trainer.
-HAS_TRAINER = find_spec("accelerate") is not None
 
 
 @dataclass(frozen=True)
