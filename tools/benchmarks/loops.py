@@ -1,4 +1,4 @@
-"""What a training loop adds to a step: `xlm train`, and the Trainers of Lightning and transformers, beside bare loops."""
+"""A step of `xlm train` and of the Trainers of Lightning and transformers, beside bare loops."""
 
 from __future__ import annotations
 
