@@ -6,7 +6,7 @@ hatch run bench generation --only mdlm       the cases with that word
 hatch run bench training --against main      this tree and another commit in turns, without peers
 hatch run bench shipped --device cuda        the shipped networks in bf16, compiled: tokens/s, MFU, memory
 
-Areas: training, generation, collators, preparation, start, discovery, reports, loop, shipped.
+Areas: training, generation, collators, preparation, start, discovery, reports, loop, scaling, shipped.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ def measure(case: Case, sides: dict[str, Side], repetitions: int, device: str) -
     for number in range(repetitions):
         for name in sorted(sides, key=list(sides).index, reverse=bool(number % 2)):
             for place, found in enumerate(sides[name].ask(repeat=True)):
+                if found["units"] is None:
+                    found["units"] = ways[name][place]["units"]
                 spent.setdefault((name, place), []).append(Spent(**found))
     for side in sides.values():
         side.ask(close=True)

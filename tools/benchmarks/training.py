@@ -51,33 +51,44 @@ def _opening(family: str, shape: Shape, shortest: float) -> Callable[[Setting], 
 
 def ways(family: str, shape: Shape, shortest: float, setting: Setting) -> list[Way]:
     """A step of AdamW: ours, packed if rows are ragged, the plain form of the loss, and networks of transformers."""
-    collate = collator_of(family, shape)
-    texts = examples_of(shape, shape.B * _NUM_BATCHES, shortest)
-    rows = [texts[start : start + shape.B] for start in range(0, len(texts), shape.B)]
-    tokens = sum(len(text["input_ids"]) + 2 for text in texts) / _NUM_BATCHES
-    batches = [to(collate(part), setting.device) for part in rows]
+    found = [ours(family, shape, setting, shortest)]
+    if shortest < 1:
+        found.append(ours(family, shape, setting, shortest, is_packed=True))
+    batches, tokens = _batches(family, shape, shortest, setting)
+    network = network_of(family, shape, setting.device)
 
     def way(name: str, network: nn.Module, loss: Callable[[Any], Tensor], given: list[Any]) -> Way:
         return Way(name, _step(network.train(), loss, given, setting), tokens, "training")
 
-    def ours(name: str, given: list[Any]) -> Way:
-        network = network_of(family, shape, setting.device)
-        loss = parts_of(family)[1](network, tokenizer(shape))
-        return way(name, network, lambda batch: loss.loss_fn(batch)["loss"], given)
-
-    found = [ours(OURS, batches)]
-    if shortest < 1:
-        from xlm.data.batching import PackedCollator
-
-        packed = PackedCollator(collate)
-        found.append(ours(f"{OURS}, packed", [to(packed(part), setting.device) for part in rows]))
-    network = network_of(family, shape, setting.device)
     found.append(way("plain loss", network, lambda batch: PLAIN[family](network, batch), batches))
     for name in PEERS[family]:
         peer = peer_of(name, shape).to(setting.device)
         given = [_for_transformers(batch) for batch in batches]
         found.append(way(name, peer, lambda batch, peer=peer: peer(**batch).loss, given))  # type: ignore[misc]
     return found
+
+
+def ours(family: str, shape: Shape, setting: Setting, shortest: float = 1.0, is_packed: bool = False) -> Way:
+    """A step of the family's own network and loss."""
+    batches, tokens = _batches(family, shape, shortest, setting, is_packed)
+    network = network_of(family, shape, setting.device)
+    loss = parts_of(family)[1](network, tokenizer(shape))
+    step = _step(network.train(), lambda batch: loss.loss_fn(batch)["loss"], batches, setting)
+    return Way(f"{OURS}, packed" if is_packed else OURS, step, tokens, "training")
+
+
+def _batches(
+    family: str, shape: Shape, shortest: float, setting: Setting, is_packed: bool = False
+) -> tuple[list[Any], float]:
+    """Batches on the device, and the tokens of their texts in one batch, on average."""
+    from xlm.data.batching import PackedCollator
+
+    collate = collator_of(family, shape)
+    texts = examples_of(shape, shape.B * _NUM_BATCHES, shortest)
+    rows = [texts[start : start + shape.B] for start in range(0, len(texts), shape.B)]
+    tokens = sum(len(text["input_ids"]) + 2 for text in texts) / _NUM_BATCHES
+    made = PackedCollator(collate) if is_packed else collate
+    return [to(made(part), setting.device) for part in rows], tokens
 
 
 def _step(network: nn.Module, loss: Callable[[Any], Tensor], batches: list[Any], setting: Setting) -> Any:

@@ -29,6 +29,7 @@ AREAS = {
     "discovery": "benchmarks.commands",
     "reports": "benchmarks.commands",
     "loop": "benchmarks.loops",
+    "scaling": "benchmarks.scaling",
     "shipped": "benchmarks.shipped",
 }
 
