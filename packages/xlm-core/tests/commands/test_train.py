@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from xlm import flags
 from xlm.commands import eval as evaluation
 from xlm.commands import train
 from xlm.compose import load_config
+from xlm.datamodule import TextDataModule
+from xlm.harness import Harness
 from xlm.training.guards import raising_on_sigterm
 from xlm.utils.instantiate import clear_components
 from xlm.utils.run_lock import RunLock
@@ -54,6 +60,41 @@ def test_the_test_scores_averaged_weights_whichever_are_tested(configure: Callab
     assert trained("test_weights=last") == last  # complete, and only tested again
     # A debug run keeps no checkpoint, and ends with the same weights.
     assert trained("global_flags.DEBUG=true", "job_name=debugged") == last
+
+
+def test_a_complete_run_is_tested_again_without_what_only_training_needs(
+    configure: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def outcome() -> dict[str, Any]:
+        record = json.loads(Path("runs/t/results.json").read_text())
+        return {name: record[name] for name in ("step", "training", "results", "metrics", "n")}
+
+    def refuse(*_: Any) -> NoReturn:
+        raise AssertionError("only training needs this")
+
+    def counted(file: Any, *args: Any, **options: Any) -> Any:
+        read[Path(file).name] += 1
+        return load(file, *args, **options)
+
+    cfg = configure("test_weights=last", "trainer.max_epochs=1", "trainer.max_steps=-1")
+    train.run(cfg.copy())
+    before = outcome()
+    assert before["step"] == 4
+    assert {name.split("/")[0] for name in before["metrics"]} == {"val", "test"}
+    monkeypatch.setattr(Harness, "configure_optimizers", refuse)
+    monkeypatch.setattr(TextDataModule, "train_dataloader", refuse)
+    monkeypatch.setattr(TextDataModule, "val_dataloader", refuse)
+    read, load = Counter[str](), torch.load
+    monkeypatch.setattr(torch, "load", counted)
+    capsys.readouterr()
+    train.run(cfg.copy())
+    assert outcome() == before
+    assert read == {"last.ckpt": 2, "best.ckpt": 1}  # both headers to find the newest, then its content
+    assert "complete at step 4; it is only tested again." in capsys.readouterr().out
+    cfg.test_after_training = False
+    train.run(cfg)
+    assert "complete at step 4; nothing is left to do." in capsys.readouterr().out
+    assert outcome()["metrics"] == {name: value for name, value in before["metrics"].items() if "val/" in name}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.text import Text
 from torch import nn
@@ -55,7 +56,7 @@ from xlm.training.resume import (
     load_checkpoint,
 )
 from xlm.training.rng import RandomState, random_state_of
-from xlm.training.sharded_checkpoints import is_checkpoint
+from xlm.training.sharded_checkpoints import is_checkpoint, is_sharded
 from xlm.training.step_count import StepCount
 from xlm.training.train_log import LogTruncation, TrainingCost, TrainLog, num_tokens
 from xlm.training.weights import check_fits, load_weights, select_weights
@@ -204,12 +205,15 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
     length = resolve_length(cfg, session.datamodule)
     expected = expected_time(session) if is_automatic(cfg) and resume is None and not flags.DEBUG else ""
     harness = session.harness()
-    harness.check_optimizer()
+    step_before = 0 if resume is None else resume[1]["global_step"]
+    is_complete = 0 < cfg.trainer.max_steps <= step_before
+    if not is_complete:
+        harness.check_optimizer()
     if resume is not None:
         check_fits(harness, resume[1]["state_dict"], resume[0])
     if origin is not None:
         origin.load_into(harness, session.tokenizer, cfg.init_tokenizer)
-    if locks and not flags.DEBUG:
+    if locks and not is_complete and not flags.DEBUG:
         warn_of_space(cfg, harness)
     with GracefulSignals() as signals:
         train_log = TrainLog()
@@ -220,10 +224,10 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
             [cost, estimates, RunLockHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
         )
         describe_run(session, harness, trainer, length, expected, origin)
-        step_before = 0 if resume is None else resume[1]["global_step"]
-        if 0 < trainer.max_steps <= step_before:
+        if is_complete:
+            left = "it is only tested again" if is_tested(session) else "nothing is left to do"
             session.console.print(
-                f"This run is complete at step {step_before}; it is only tested again. "
+                f"This run is complete at step {step_before}; {left}. "
                 "Use a larger trainer.max_steps to continue it, or another job_name to start a new one.",
                 soft_wrap=True,
             )
@@ -231,8 +235,12 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         started = before if origin is None else origin.as_dict()
         record = session.write_record(trainer, "train", **({} if started is None else {"init_from": started}))
         path = None if resume is None else str(resume[0])
+        fits = resume is None or not is_complete or needs_fit(session, trainer, resume[0])
+        if not fits and resume is not None:
+            restore_without_fit(harness, trainer, resume[1])
         del resume
-        trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
+        if fits:
+            trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
     overfit = verdict_of(trainer)
     if overfit is not None and overfit.is_due(trainer):
         trainer.validate(harness, datamodule=session.datamodule, verbose=False)
@@ -286,6 +294,33 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
             + "\nUse another job_name= for a new run, or the old settings to continue that one."
         )
     return found
+
+
+def needs_fit(session: Session, trainer: Trainer, checkpoint: Path) -> bool:
+    """Whether a complete run still has to enter Lightning's fit before its test.
+
+    There the weights of sharded runs are split, a mixture's training loader counts the shares of its parts, and
+    `debug=overfit` changes the predictor.
+    """
+    return (
+        trainer.strategy.restore_checkpoint_after_setup
+        or is_sharded(checkpoint)
+        or any(manager.is_endless for manager in session.datamodule.dataset_managers["train"].values())
+        or verdict_of(trainer) is not None
+    )
+
+
+def restore_without_fit(harness: Harness, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Restore weights, callbacks and counts from a checkpoint as fit does, but build no optimizer and no loaders."""
+    harness.trainer = trainer
+    trainer.strategy.connect(harness)
+    trainer.state.fn = TrainerFn.FITTING
+    connector = trainer._checkpoint_connector
+    connector._loaded_checkpoint = checkpoint
+    connector.restore_model()
+    connector.restore_callbacks()
+    connector.restore_loops()
+    connector.resume_end()
 
 
 def refuse_other_data(checkpoint: dict[str, Any], session: Session) -> None:
@@ -434,6 +469,11 @@ def loaders(session: Session) -> dict[str, list[str]]:
     return {split: list(names.values()) for split, names in session.datamodule.dataloader_names.items() if names}
 
 
+def is_tested(session: Session) -> bool:
+    """Whether a run ends with a test."""
+    return bool(session.cfg.test_after_training and session.datamodule.dataloader_names.get("test"))
+
+
 def load_averaged(harness: Harness, trainer: Trainer, path: Path) -> None:
     """Load a checkpoint's averaged weights, or raw ones if it has no average, into the harness permanently."""
     load_weights(harness, select_weights(load_checkpoint(path), apply_ema=True), path)
@@ -462,7 +502,7 @@ def finish(
     parts |= shares_of_run(trainer.train_dataloader, list(session.datamodule.dataloader_names["train"].values()))
     curves = draw_curves_of(trainer, run_dir, cfg.job_name) if trainer.is_global_zero else None
     measured: dict[str, Measured] = {}
-    if cfg.test_after_training and session.datamodule.dataloader_names.get("test"):
+    if is_tested(session):
         weights = Path(cfg.checkpointing_dir) / BEST
         if cfg.test_weights == "best" and is_checkpoint(weights) and not flags.DEBUG:
             load_averaged(harness, trainer, weights)
