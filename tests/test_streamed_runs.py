@@ -85,6 +85,10 @@ def test_logging_the_parts_does_not_change_training() -> None:
     trained("rarely", 8, *MIXTURE)
     trained("often", 8, *MIXTURE, "trainer.log_every_n_steps=1")
     assert same_weights("rarely", "often")
+    metrics = json.loads(Path("runs/often/results.json").read_text())["metrics"]
+    assert "train/lm.sums/part_loss" in metrics
+    trained("often", 8, *MIXTURE, "trainer.log_every_n_steps=1")  # complete: nothing is trained or lost
+    assert json.loads(Path("runs/often/results.json").read_text())["metrics"] == metrics
 
 
 @pytest.mark.parametrize(

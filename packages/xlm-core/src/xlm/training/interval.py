@@ -58,6 +58,8 @@ class LogInterval(Callback):
         saved = checkpoint.get(CHECKPOINT_KEY, [])
         if len(saved) == trainer.world_size:
             self._loaded = saved[trainer.global_rank]
+            # A complete run doesn't train again, and its results have the last losses of a mixture's parts.
+            self.train_log.latest = dict(saved[trainer.global_rank]["log"]["latest"])
 
     def _counts(self, pl_module: LightningModule) -> dict[str, Any]:
         metrics = pl_module.training_counts() if isinstance(pl_module, CountsTraining) else {}
