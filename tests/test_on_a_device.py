@@ -197,29 +197,6 @@ def test_a_packed_batch_equals_a_padded_one(family: str) -> None:
         torch.testing.assert_close(gradient, others[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_ragged_batches_are_compiled_a_few_times_without_graph_breaks(family: str) -> None:
-    """The graphs of eight batches of different lengths, without an inductor: at most one static and two dynamic."""
-    import torch._dynamo
-    from torch._dynamo.testing import CompileCounter
-
-    _, harness, batches = built(family)
-    harness.to(DEVICE)
-    assert len({batch["input_ids"].shape for batch in batches}) >= 3
-    torch._dynamo.reset()
-    counter = CompileCounter()
-    compiled = torch.compile(harness.loss_function.loss_fn, backend=counter)
-    torch._dynamo.utils.counters.clear()
-    for batch in batches:
-        loss = compiled(on(DEVICE, batch))["loss"]
-        loss.backward()
-        assert torch.isfinite(loss)
-    breaks = dict(torch._dynamo.utils.counters["graph_break"])
-    assert not breaks
-    assert counter.frame_count <= 3
-    torch._dynamo.reset()
-
-
 # Attention.
 
 

@@ -20,7 +20,7 @@ from xlm.evaluation.metrics import TrackedScalars, null_metrics
 from xlm.log_predictions import LogPredictions, PostHocPasses
 from xlm.metrics import MetricWrapper
 from xlm.protocols import ChecksTokenizer, LossFunction, Predictor, call_at, call_loss
-from xlm.training.blocks import checkpoint_activations, compile_blocks
+from xlm.training.blocks import checkpoint_activations, compile_blocks, compiled
 from xlm.training.interval import load_metric_counts, metric_counts
 from xlm.training.loss_terms import SEVERAL_LOADERS, TermWeightedModule
 from xlm.training.optim import LRSchedulerWithConfig, build_optimizer, create_lr_scheduler
@@ -218,7 +218,7 @@ class Harness(TermWeightedModule):
             loss.configure(self)
         if self.config.get("compile") is True and not self._is_sharded:
             # Set on the instance without registering, so that a loss that is a Module gets no submodule.
-            loss.__dict__["loss_fn"] = torch.compile(loss.loss_fn)
+            loss.__dict__["loss_fn"] = compiled(loss.loss_fn)
 
     @property
     def _is_sharded(self) -> bool:
@@ -229,9 +229,9 @@ class Harness(TermWeightedModule):
         if self._blocks_configured:
             return
         self._blocks_configured = True
-        compiled = self.config.get("compile")
+        chosen = self.config.get("compile")
         # Collectives between blocks cannot be compiled, so a sharded run compiles block by block.
-        if compiled == "blocks" or (compiled and self._is_sharded):
+        if chosen == "blocks" or (chosen and self._is_sharded):
             _check_blocks("compile", compile_blocks(self.model), self.model)
         if self.config.get("activation_checkpointing"):
             _check_blocks("activation_checkpointing", checkpoint_activations(self.model), self.model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +62,47 @@ def test_who_compiles_for_a_cpu_is_told_that_it_rarely_pays() -> None:
     assert compile_note("blocks", "cpu").startswith("compile=blocks rarely pays on a CPU: measured steps took 1.26 ")
     assert compile_note(True, "cpu").startswith("compile=true ")
     assert compile_note(False, "cpu") == compile_note(True, "cuda") == compile_note("blocks", "mps") == ""
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Stands in for inductor and runs graphs as they are; `frame_count` is their number."""
+    import torch._dynamo
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    yield counter
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")  # of torch's own compiler
+def test_equal_layers_are_compiled_once(graphs: Any) -> None:
+    network = RotaryMaskedNetwork(11, d_model=8, num_layers=3, nhead=2, max_length=16)
+    assert compile_blocks(network) == 3
+    network(torch.arange(20).reshape(2, 10) % 11)
+    assert graphs.frame_count == 1
+
+
+class Scaled(nn.Module):
+    """A block that needs a graph for each kind of scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, scale: str) -> Tensor:
+        return self.weight * float(scale)
+
+
+def test_a_block_may_have_many_graphs(graphs: Any) -> None:
+    """More than the eight that torch allows by itself, after which it compiles no more."""
+    network = nn.Sequential(nn.ModuleList([Scaled()]))
+    compile_blocks(network)
+    for scale in range(12):
+        assert blocks(network)[0](str(scale)) == scale
+    assert graphs.frame_count == 12
 
 
 @pytest.mark.slow  # half a minute of compiling

@@ -111,8 +111,9 @@ def length_nll(network: Any, batch: Mapping[str, Any], learn: bool = False) -> F
     if of_batch(batch) != "modelled":
         return None
     model, lengths = length_model_of(network), batch["maskable"].sum(dim=1)
-    # Elsewhere reading the lengths would make every step wait.
-    if lengths.device.type == "cpu" and bool((lengths > len(model.counts)).any()):
+    # Elsewhere reading the lengths would make every step wait, and a graph would break here.
+    is_read = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_read and bool((lengths > len(model.counts)).any()):
         raise ConfigError(
             f"A text has {int(lengths.max())} tokens with its end, and the length model knows lengths up to "
             f"{len(model.counts)}: set model.num_text_lengths to block_size.",

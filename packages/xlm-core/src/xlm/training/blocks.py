@@ -45,12 +45,27 @@ def checkpoint_activations(network: nn.Module) -> int:
     return _replace_forward(network, _checkpointed)
 
 
+# Graphs that one function may have. All layers of a network are one function: the last layer, which computes chosen
+# positions only, needs other graphs than those before it, evaluation others than training, and so do batches without
+# padding or of one row. After 8, torch would compile no more and run what is new without a graph.
+_MOST_GRAPHS = 32
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.compile` of a loss or a block, which may have more graphs than torch allows by itself."""
+    from torch._dynamo import config  # takes a while, so only for who compiles
+
+    # The name in torch 2.6, and another name of `recompile_limit` in later ones.
+    config.cache_size_limit = max(config.cache_size_limit, _MOST_GRAPHS)
+    return torch.compile(function)
+
+
 def compile_blocks(network: nn.Module) -> int:
     """Compile the forward pass of every block with `torch.compile`; returns their number.
 
     Equal blocks share the compiled code, so a deep network compiles as fast as a shallow one.
     """
-    return _replace_forward(network, torch.compile)
+    return _replace_forward(network, compiled)
 
 
 # Measured with inductor, torch 2.13 and one thread on 2026-11-28: a step of compile=true over one without, and what
