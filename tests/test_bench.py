@@ -78,13 +78,14 @@ def test_products_are_those_of_the_run() -> None:
 
 def test_figures_are_medians_of_rounds_and_ratios_are_per_unit() -> None:
     case = Case("a", "c", "s", "tokens", lambda setting: None)
-    ours = [Spent(2.0, 3.0), Spent(1.0, 2.0), Spent(4.0, 9.0)]
+    ours = [Spent(2.0, 3.0, 10), Spent(1.0, 2.0, 10), Spent(4.0, 9.0, 10)]
     # Twice the units at three times the cost.
     peer = [Spent(6.0, 9.0, 20), Spent(3.0, 6.0, 20), Spent(12.0, 27.0, 20)]
-    figure = figure_of(case, Way("peer", lambda: None, 10), peer, ours, "cpu")
+    figure = figure_of(case, Way("peer", lambda: None), peer, ours, "cpu")
+    assert figure.ratio == pytest.approx(1.5)
     assert (figure.cpu, figure.wall, figure.repetitions) == (6.0, 9.0, 3)
     assert figure.per_second == pytest.approx(20 / 6)
-    own = figure_of(case, Way("xlm", lambda: None, 10), ours, ours, "cpu")
+    own = figure_of(case, Way("xlm", lambda: None), ours, ours, "cpu")
     assert own.ratio == 1
     assert spread([1.0]) == 0
     assert spread([1.0, 2.0, 3.0]) == pytest.approx(0.25)
@@ -121,13 +122,13 @@ def test_every_area_has_cases_with_names_of_their_own() -> None:
 
 
 class Fake:
-    """A worker in this process, whose two ways cost 1 and 3 seconds."""
+    """A worker in this process, whose two ways cost 1 and 3 seconds, the second for twice the work."""
 
     def ask(self, **request: Any) -> Any:
         if "open" in request:
             product = {"memory_mib": 5.0, "operations": 4e9, "seconds_alone": 0.5}
-            return [{"name": "xlm", "units": 10, **product}, {"name": "peer", "units": 10}]
-        return [vars(Spent(1.0, 2.0)), vars(Spent(3.0, 6.0))]
+            return [{"name": "xlm", **product}, {"name": "peer"}]
+        return [vars(Spent(1.0, 2.0, 10)), vars(Spent(3.0, 6.0, 20))]
 
 
 def test_sides_take_turns_and_the_table_says_what_each_costs() -> None:
@@ -135,7 +136,7 @@ def test_sides_take_turns_and_the_table_says_what_each_costs() -> None:
     alone: Any = {bench.HERE: Fake()}
     ours, peer = bench.measure(case, alone, 3, "cpu")
     assert (ours.gflops, ours.peak_share, ours.memory_mib) == (4.0, 0.5, 5.0)
-    assert (round(peer.ratio, 6), peer.gflops, peer.repetitions) == (3.0, None, 3)
+    assert (round(peer.ratio, 6), peer.gflops, peer.repetitions) == (1.5, None, 3)
     both: Any = {bench.HERE: Fake(), "main": Fake()}
     assert [(f.way, f.ratio) for f in bench.measure(case, both, 2, "cpu")] == [
         ("xlm", 1.0), ("xlm, main", 1.0), ("peer", 1.0), ("peer, main", 1.0)
@@ -147,13 +148,13 @@ def test_sides_take_turns_and_the_table_says_what_each_costs() -> None:
               "failures": {"b: d": "no such thing\nmore"}}  # fmt: skip
     page = markdown(record)
     assert "| xlm | 1 ± 0% | 2 ± 0% | 10 tokens | 1.00 × | 5 | 4.0 | 50% |" in page
-    assert "|  | peer | 3 ± 0% | 6 ± 0% | 3.333 tokens | 3.00 × |  |  |  |" in page
+    assert "|  | peer | 3 ± 0% | 6 ± 0% | 6.667 tokens | 1.50 × |  |  |  |" in page
     assert "- b: d failed: no such thing" in page
 
 
 def test_a_repetition_is_timed_unless_it_says_itself_what_counts() -> None:
     known = Spent(0.5, 0.7)
-    assert once(Way("x", lambda: known), "cpu") is known
+    assert once(Way("x", lambda: known, 3), "cpu") == Spent(0.5, 0.7, 3)
     assert once(Way("x", lambda: None), "cpu").cpu < 0.5
 
 

@@ -86,8 +86,6 @@ def measure(case: Case, sides: dict[str, Side], repetitions: int, device: str) -
     for number in range(repetitions):
         for name in sorted(sides, key=list(sides).index, reverse=bool(number % 2)):
             for place, found in enumerate(sides[name].ask(repeat=True)):
-                if found["units"] is None:
-                    found["units"] = ways[name][place]["units"]
                 spent.setdefault((name, place), []).append(Spent(**found))
     for side in sides.values():
         side.ask(close=True)
@@ -97,7 +95,7 @@ def measure(case: Case, sides: dict[str, Side], repetitions: int, device: str) -
             # Two versions are compared way by way, peers with ours.
             base = spent[HERE, place if len(sides) > 1 else 0]
             way = found[place]
-            shown = Way(way["name"] if name == HERE else f"{way['name']}, {name}", lambda: None, way["units"])
+            shown = Way(way["name"] if name == HERE else f"{way['name']}, {name}", lambda: None)
             figure = figure_of(case, shown, spent[name, place], base, device)
             figure.memory_mib = way.get("memory_mib", figure.memory_mib)
             if way.get("operations"):

@@ -28,10 +28,18 @@ def cases(setting: Setting) -> list[Case]:
     found = []
     for name, shape in shapes.items():
         for family in FAMILIES:
-            of = {"": ways, ", in blocks": in_blocks} if family in {"mlm", "mdlm"} else {"": ways}
+            parts = {"": ways, ", in blocks": in_blocks} if family in {"mlm", "mdlm"} else {"": ways}
             found += [
-                Case("generation", f"{family}, {name}{part}", str(shape), "tokens", _opening(made, family, shape), 1, 5)
-                for part, made in of.items()
+                Case(
+                    "generation",
+                    f"{family}, {name}{part}",
+                    str(shape),
+                    "tokens",
+                    _opening(ways_of, family, shape),
+                    1,
+                    5,
+                )
+                for part, ways_of in parts.items()
             ]
     return found
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Spent:
-    """The cost of one repetition: seconds of all threads, seconds that passed, and units of work if they vary."""
+    """The cost of one repetition: seconds of all threads, seconds that passed, and the units of work that were done."""
 
     cpu: float
     wall: float
-    units: float | None = None
+    units: float = 1
     memory_mib: float | None = None
     values: Mapping[str, float] = field(default_factory=dict)
 
@@ -103,7 +103,7 @@ def once(way: Way, device: str) -> Spent:
     cpu, wall = time.process_time(), time.perf_counter()
     found = way.run()
     _wait(device)
-    return found or Spent(time.process_time() - cpu, time.perf_counter() - wall)
+    return replace(found or Spent(time.process_time() - cpu, time.perf_counter() - wall), units=way.units)
 
 
 def _wait(device: str) -> None:
@@ -211,18 +211,16 @@ def figure_of(case: Case, way: Way, spent: Sequence[Spent], first: Sequence[Spen
     cpu, wall = [found.cpu for found in spent], [found.wall for found in spent]
     relevant = wall if device == "cuda" else cpu
     reference = [found.wall if device == "cuda" else found.cpu for found in first]
-    units = [way.units if found.units is None else found.units for found in spent]
-    base = [way.units if found.units is None else found.units for found in first]
     ratios = [
-        (mine / max(u, 1e-12)) / max(other / max(v, 1e-12), 1e-12)
-        for mine, u, other, v in zip(relevant, units, reference, base, strict=True)
+        (seconds / mine.units) / max(others / other.units, 1e-12)
+        for seconds, mine, others, other in zip(relevant, spent, reference, first, strict=True)
     ]
     memory = [found.memory_mib for found in spent if found.memory_mib is not None]
     names = list(spent[0].values)
     return Figure(
         case.area, case.name, way.name, case.shape, case.unit, case.warmup, len(spent),
         statistics.median(cpu), spread(cpu), statistics.median(wall), spread(wall),
-        statistics.median(u / max(seconds, 1e-9) for u, seconds in zip(units, relevant, strict=True)),
+        statistics.median(found.units / max(seconds, 1e-9) for found, seconds in zip(spent, relevant, strict=True)),
         statistics.median(ratios), max(memory, default=None),
         values={name: statistics.median(found.values[name] for found in spent) for name in names},
     )  # fmt: skip

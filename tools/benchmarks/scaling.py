@@ -20,23 +20,25 @@ TEXTS = ({"d": 64}, {"d": 256}, {"layers": 8}, {"L": 32}, {"L": 128}, {"V": 8000
 def cases(setting: Setting) -> list[Case]:
     """A case for a family's training and one for its texts; each way has another size, the first none."""
     found = []
-    for name, base, changes, made, repetitions in (
+    for name, base, changes, way_of, repetitions in (
         ("training", Shape(), TRAINING, training.ours, 5),
         ("texts", Shape(B=8, L=64), TEXTS, _texts, 3),
     ):
         usual, changed = (training.QUICK, changes[:2]) if setting.is_quick else (base, changes)
         shapes = [usual, *(replace(usual, **change) for change in changed)]
         found += [
-            Case("scaling", f"{family}, {name}", str(usual), "tokens", _opening(made, family, shapes), 1, repetitions)
+            Case("scaling", f"{family}, {name}", str(usual), "tokens", _opening(way_of, family, shapes), 1, repetitions)
             for family in FAMILIES
         ]
     return found
 
 
-def _opening(made: Callable[[str, Shape, Setting], Way], family: str, shapes: list[Shape]) -> Callable[[Setting], Any]:
+def _opening(
+    way_of: Callable[[str, Shape, Setting], Way], family: str, shapes: list[Shape]
+) -> Callable[[Setting], Any]:
     @contextmanager
     def opened(setting: Setting) -> Iterator[list[Way]]:
-        yield [replace(made(family, shape, setting), name=_name(shape, shapes[0])) for shape in shapes]
+        yield [replace(way_of(family, shape, setting), name=_name(shape, shapes[0])) for shape in shapes]
 
     return opened
 

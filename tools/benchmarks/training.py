@@ -87,8 +87,9 @@ def _batches(
     texts = examples_of(shape, shape.B * _NUM_BATCHES, shortest)
     rows = [texts[start : start + shape.B] for start in range(0, len(texts), shape.B)]
     tokens = sum(len(text["input_ids"]) + 2 for text in texts) / _NUM_BATCHES
-    made = PackedCollator(collate) if is_packed else collate
-    return [to(made(part), setting.device) for part in rows], tokens
+    if is_packed:
+        collate = PackedCollator(collate)
+    return [to(collate(part), setting.device) for part in rows], tokens
 
 
 def _step(network: nn.Module, loss: Callable[[Any], Tensor], batches: list[Any], setting: Setting) -> Any:

@@ -72,7 +72,7 @@ class Worker:
         for way in self._ways:
             for _ in range(case.warmup):
                 once(way, self.setting.device)
-        return [{"name": way.name, "units": way.units, **self._costs(way)} for way in self._ways]
+        return [{"name": way.name, **self._costs(way)} for way in self._ways]
 
     def _costs(self, way: Way) -> dict[str, float]:
         """Memory and matrix products of a way whose products are to be counted."""

@@ -76,10 +76,11 @@ def test_a_complete_run_is_tested_again_without_what_only_training_needs(
         read[Path(file).name] += 1
         return load(file, *args, **options)
 
-    cfg = configure("test_weights=last", "trainer.max_epochs=1", "trainer.max_steps=-1")
+    cfg = configure("test_weights=last", "trainer.max_epochs=2", "trainer.max_steps=-1")
     train.run(cfg.copy())
     before = outcome()
-    assert before["step"] == 4
+    assert before["step"] == 8
+    cfg.trainer.max_epochs = 1  # fewer than it has
     assert {name.split("/")[0] for name in before["metrics"]} == {"val", "test"}
     monkeypatch.setattr(Harness, "configure_optimizers", refuse)
     monkeypatch.setattr(TextDataModule, "train_dataloader", refuse)
@@ -90,11 +91,31 @@ def test_a_complete_run_is_tested_again_without_what_only_training_needs(
     train.run(cfg.copy())
     assert outcome() == before
     assert read == {"last.ckpt": 2, "best.ckpt": 1}  # both headers to find the newest, then its content
-    assert "complete at step 4; it is only tested again." in capsys.readouterr().out
+    assert "complete at step 8; it is only tested again." in capsys.readouterr().out
     cfg.test_after_training = False
-    train.run(cfg)
-    assert "complete at step 4; nothing is left to do." in capsys.readouterr().out
-    assert outcome()["metrics"] == {name: value for name, value in before["metrics"].items() if "val/" in name}
+    assert train.run(cfg) == before["metrics"]
+    assert "complete at step 8; nothing is left to do." in capsys.readouterr().out
+    assert outcome() == before
+
+
+def test_a_run_that_failed_within_a_step_continues(
+    configure: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(self: Harness, *args: Any) -> Any:
+        if self.trainer.global_step == 3:
+            raise RuntimeError("out of memory")
+        return training_step(self, *args)
+
+    cfg = configure("test_after_training=false")
+    training_step = Harness.training_step
+    with monkeypatch.context() as patched:
+        patched.setattr(Harness, "training_step", failing)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train.run(cfg.copy())
+    train.run(cfg.copy())
+    assert "Resuming from step 3." in capsys.readouterr().out
+    train.run(cfg.copy())
+    assert "complete at step 5; nothing is left to do." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.text import Text
 from torch import nn
@@ -224,22 +223,26 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
             [cost, estimates, RunLockHeld(locks), *callbacks(cfg, signals, train_log)], build_loggers(cfg)
         )
         describe_run(session, harness, trainer, length, expected, origin)
+        earlier = read_mapping(session.run_dir / "results.json", [])
         if is_complete:
+            is_over = not is_tested(session) and earlier.get("step") == step_before
             left = "it is only tested again" if is_tested(session) else "nothing is left to do"
             session.console.print(
                 f"This run is complete at step {step_before}; {left}. "
                 "Use a larger trainer.max_steps to continue it, or another job_name to start a new one.",
                 soft_wrap=True,
             )
+            if is_over:  # and keeps its results, those of an earlier test among them
+                return {name: float(value) for name, value in earlier.get("metrics", {}).items()}
         before = read_mapping(session.run_dir / "record_train.json", []).get("init_from") if resume else None
         started = before if origin is None else origin.as_dict()
         record = session.write_record(trainer, "train", **({} if started is None else {"init_from": started}))
-        path = None if resume is None else str(resume[0])
-        fits = resume is None or not is_complete or needs_fit(session, trainer, resume[0])
-        if not fits and resume is not None:
+        if resume is not None and is_complete and not needs_fit(session, harness, trainer, resume[0]):
             restore_without_fit(harness, trainer, resume[1])
-        del resume
-        if fits:
+            del resume
+        else:
+            path = None if resume is None else str(resume[0])
+            del resume  # fit reads it again, and both would stay in memory
             trainer.fit(harness, datamodule=session.datamodule, ckpt_path=path, weights_only=True)
     overfit = verdict_of(trainer)
     if overfit is not None and overfit.is_due(trainer):
@@ -250,7 +253,6 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
             session.console.print("\n".join(stopped), highlight=False, soft_wrap=True)
     record["parameters"] = num_parameters(harness)
     record["training"] = cost.as_dict(trainer.strategy.root_device)
-    earlier = read_mapping(session.run_dir / "results.json", [])
     if earlier.get("step") == trainer.global_step == step_before and "training" in earlier:
         # Nothing was trained: keep the cost that the first end wrote, with the time after the last checkpoint.
         record["training"] = earlier["training"]
@@ -296,17 +298,19 @@ def resume_point(cfg: DictConfig) -> tuple[Path, dict[str, Any]] | None:
     return found
 
 
-def needs_fit(session: Session, trainer: Trainer, checkpoint: Path) -> bool:
+def needs_fit(session: Session, harness: Harness, trainer: Trainer, checkpoint: Path) -> bool:
     """Whether a complete run still has to enter Lightning's fit before its test.
 
-    There the weights of sharded runs are split, a mixture's training loader counts the shares of its parts, and
-    `debug=overfit` changes the predictor.
+    There the weights of sharded runs are split, a mixture's training loader counts the shares of its parts,
+    `debug=overfit` changes the predictor, and a person's own harness or callbacks may rely on the order of its hooks.
     """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return (
         trainer.strategy.restore_checkpoint_after_setup
         or is_sharded(checkpoint)
         or any(manager.is_endless for manager in session.datamodule.dataset_managers["train"].values())
         or verdict_of(trainer) is not None
+        or any(not type(part).__module__.startswith("xlm.") for part in (harness, *callbacks))
     )
 
 
@@ -314,13 +318,13 @@ def restore_without_fit(harness: Harness, trainer: Trainer, checkpoint: dict[str
     """Restore weights, callbacks and counts from a checkpoint as fit does, but build no optimizer and no loaders."""
     harness.trainer = trainer
     trainer.strategy.connect(harness)
-    trainer.state.fn = TrainerFn.FITTING
     connector = trainer._checkpoint_connector
     connector._loaded_checkpoint = checkpoint
     connector.restore_model()
     connector.restore_callbacks()
-    connector.restore_loops()
-    connector.resume_end()
+    connector._loaded_checkpoint = {}
+    # The connector's own method refuses fewer epochs than were trained, which matters to training only.
+    trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
 
 
 def refuse_other_data(checkpoint: dict[str, Any], session: Session) -> None:

@@ -111,7 +111,8 @@ def length_nll(network: Any, batch: Mapping[str, Any], learn: bool = False) -> F
     if of_batch(batch) != "modelled":
         return None
     model, lengths = length_model_of(network), batch["maskable"].sum(dim=1)
-    # Elsewhere reading the lengths would make every step wait, and a graph would break here.
+    # On a device reading the lengths would make every step wait, and a graph would break here; there a text that is too
+    # long is an error of its index.
     is_read = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
     if is_read and bool((lengths > len(model.counts)).any()):
         raise ConfigError(

@@ -155,7 +155,7 @@ def share_rotary(layers: nn.ModuleList, rotary_emb: RotaryEmbedding) -> None:
             layer.rotary_emb = rotary_emb
         else:
             layer._modules.pop("rotary_emb", None)
-        # The same way to it in every layer, so that equal layers share what is compiled.
+        # The same way to it in every layer, so that equal layers share what is compiled; assign to replace it.
         layer.__dict__["rotary_emb"] = rotary_emb
     layers.register_load_state_dict_pre_hook(_drop_repeated_frequencies)
 

@@ -57,9 +57,10 @@ class LogInterval(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get(CHECKPOINT_KEY, [])
         if len(saved) == trainer.world_size:
-            self._loaded = saved[trainer.global_rank]
+            self._loaded = saved[trainer.global_rank]  # None if training failed within a step
+        if self._loaded is not None:
             # A complete run doesn't train again, and its results have the last losses of a mixture's parts.
-            self.train_log.latest = dict(saved[trainer.global_rank]["log"]["latest"])
+            self.train_log.latest = dict(self._loaded["log"]["latest"])
 
     def _counts(self, pl_module: LightningModule) -> dict[str, Any]:
         metrics = pl_module.training_counts() if isinstance(pl_module, CountsTraining) else {}
