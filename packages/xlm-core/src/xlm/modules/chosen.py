@@ -109,13 +109,15 @@ class Chosen:
         """Attention of these queries, each over the keys of its own row."""
         assert self.most is not None
         num_rows, nhead, rows = len(keys), keys.shape[1], self.rows
-        # Row by row, each with room for as many queries as the row that has most.
-        place = rows * self.most + torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
         flat = queries.transpose(1, 2).flatten(2).squeeze(0)
-        grid = flat.new_zeros(num_rows * self.most, flat.shape[-1]).index_copy(0, place, flat)
-        grid = grid.view(num_rows, self.most, nhead, -1).transpose(1, 2)
-        out = attention(grid, keys, values, attention_mask)
-        return take(out.transpose(1, 2).flatten(2).flatten(0, 1), 0, place).unsqueeze(0)
+        place = None
+        if len(rows) < num_rows * self.most:
+            # Row by row, each with room for as many queries as the row that has most.
+            place = rows * self.most + torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+            flat = flat.new_zeros(num_rows * self.most, flat.shape[-1]).index_copy(0, place, flat)
+        grid = flat.view(num_rows, self.most, nhead, -1).transpose(1, 2)
+        out = attention(grid, keys, values, attention_mask).transpose(1, 2).flatten(2).flatten(0, 1)
+        return (out if place is None else take(out, 0, place)).unsqueeze(0)
 
 
 def attended_at(
