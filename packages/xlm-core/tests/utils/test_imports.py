@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
 import pytest
 
+from xlm.commands import Job
 from xlm.errors import BadTargetError
 from xlm.utils.imports import get_function, get_object
 
@@ -45,3 +47,15 @@ def test_a_module_that_fails_is_named_with_its_line(tmp_path: Path, monkeypatch:
     assert isinstance(caught.value.__cause__, RuntimeError)
     with pytest.raises(BadTargetError, match=r"No module named 'toy_not_there' \(.*toy_importing\.py:1\)"):
         get_function("toy_importing.run")
+
+
+def test_while_a_job_is_imported_garbage_is_rarely_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one_job.py").write_text(
+        "import gc\nTHRESHOLDS = gc.get_threshold()\ndef run(cfg): return THRESHOLDS\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = gc.get_threshold()
+    first, *others = Job("one", "one_job.run", "help").load()(None)
+    assert first >= 100_000
+    assert others == list(before[1:])
+    assert gc.get_threshold() == before

@@ -8,7 +8,7 @@ from typing import Any
 
 from xlm.errors import ConfigError, UnknownJobError
 from xlm.external_models import ModelPackage, load_commands
-from xlm.utils.imports import get_function, get_object
+from xlm.utils.imports import get_function, get_object, rare_collections
 
 # Names of the model in every command that loads one; a word without a key means the same.
 MODEL_KEYS = ("checkpoint", "checkpoint_path", "ckpt_path")
@@ -60,7 +60,8 @@ class Job:
 
     def load(self) -> Callable[..., Any]:
         """Import the function; raises BadTargetError if that fails."""
-        return get_function(self.target, key=f"job_type={self.name}")
+        with rare_collections():
+            return get_function(self.target, key=f"job_type={self.name}")
 
     @property
     def schemas(self) -> tuple[type, ...]:

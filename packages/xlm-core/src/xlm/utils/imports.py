@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from xlm.errors import BadTargetError, did_you_mean, nearest_names
@@ -72,3 +74,14 @@ def import_reason(error: BaseException | None) -> str:
 def _is_machinery(file_name: str) -> bool:
     path = file_name.replace("\\", "/")
     return path.startswith("<") or any(p in path for p in ("/importlib/", "/hydra/_internal/", "/xlm/utils/"))
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Inside of the block, Python rarely looks for garbage: importing makes a million objects that all stay."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], 100_000) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
