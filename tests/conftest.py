@@ -1,4 +1,4 @@
-"""The empty folder in which the tests of a module train, evaluate and load."""
+"""The empty folders in which tests train, evaluate and load: one for a module, or one for each test."""
 
 from __future__ import annotations
 
@@ -22,3 +22,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
         clear_components()
         flags.set_flags({"DEBUG": False, "DEBUG_OVERFIT": False})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data, shared by the tests of a module."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of the test's own, as current directory, with the module's prepared data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XLM_CACHE_DIR", str(cache))
+    yield tmp_path
+    clear_components()

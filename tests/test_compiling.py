@@ -15,7 +15,6 @@ from workspace import ROOT, read_packages
 from xlm.compose import load_config
 from xlm.inference.session import start
 from xlm.protocols import call_loss
-from xlm.utils.instantiate import clear_components
 
 FAMILIES = [p.model for p in read_packages(ROOT).values() if p.model]
 SMALL = (
@@ -33,22 +32,14 @@ PIECES = {"true": 1, "blocks": 2}
 BATCHES = {"padded": (), "packed": ("batching=packed", "max_tokens_per_batch=300")}
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fresh_compiler(folder: Path) -> Iterator[None]:
     import torch._dynamo
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XLM_CACHE_DIR", str(cache))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
-    clear_components()
 
 
 @pytest.mark.slow  # eight to fourteen CPU seconds each, of tracing

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from golden import NUM_STEPS, TOLERANCE, curve, distance, families, golden
-from xlm.utils.instantiate import clear_components
 
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XLM_CACHE_DIR", str(cache))
-    yield
-    clear_components()
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.parametrize("family", families())

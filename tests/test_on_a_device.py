@@ -51,23 +51,15 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XLM_CACHE_DIR", str(cache))
+def exact_products(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Deterministic products of matrices on CUDA.
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     tf32 = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
-    yield tmp_path
+    yield
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.use_deterministic_algorithms(False)
-    clear_components()
 
 
 def config_of(family: str, *overrides: str) -> DictConfig:

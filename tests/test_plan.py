@@ -29,11 +29,6 @@ FAMILIES = ("arlm", "ilm", "mdlm", "mlm")
 Configure = Callable[..., DictConfig]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def configure(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
     """Composes a small run of a family in an empty directory."""

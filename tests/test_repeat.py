@@ -38,18 +38,6 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XLM_CACHE_DIR", str(cache))
-    return tmp_path
-
-
 def words_of(family: str) -> list[str]:
     return [f"experiment=star_mini_{family}", f"model=xtiny_{family}", "job_name=x", *SMALL]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from xlm.training.checkpoints import without_checkpoints
 from xlm.training.guards import FiniteLossGuard, GracefulSignals
 from xlm.training.loss_terms import LossTerms
 from xlm.training.train_log import TrainLog
-from xlm.utils.instantiate import clear_components
 
+pytestmark = pytest.mark.usefixtures("folder")
 FAMILIES = [p.model for p in read_packages(ROOT).values() if p.model]
 META = torch.device("meta")
 _aten = torch.ops.aten
@@ -101,19 +100,6 @@ class CountingCopies(Callback):
     def on_train_batch_end(self, *_: Any) -> None:
         self.mode.__exit__(None, None, None)
         self.num_batches += 1
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XLM_CACHE_DIR", str(cache))
-    yield
-    clear_components()
 
 
 def words_of(family: str) -> list[str]:

@@ -39,11 +39,6 @@ def test_the_experiment_composes_and_fills_gaps_where_the_family_can(model: str)
     assert load_config(["experiment=text", f"model_type={model}", f"model=tiny_{model}"]).block_size == cfg.block_size
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 def run(model: str, folder: Path, cache: Path, *more: str) -> Path:
     """A run of a few steps; its folder. Anything on stderr is a warning that a user would see."""
     small = (*SMALL, *(FEW_GAPS if model in FILLS else ()), *more)

@@ -225,15 +225,15 @@ def _train(cfg: DictConfig, locks: list[RunLock]) -> dict[str, float]:
         describe_run(session, harness, trainer, length, expected, origin)
         earlier = read_mapping(session.run_dir / "results.json", [])
         if is_complete:
-            is_over = not is_tested(session) and earlier.get("step") == step_before
+            kept = earlier.get("metrics") if earlier.get("step") == step_before else None
             left = "it is only tested again" if is_tested(session) else "nothing is left to do"
             session.console.print(
                 f"This run is complete at step {step_before}; {left}. "
                 "Use a larger trainer.max_steps to continue it, or another job_name to start a new one.",
                 soft_wrap=True,
             )
-            if is_over:  # and keeps its results, those of an earlier test among them
-                return {name: float(value) for name, value in earlier.get("metrics", {}).items()}
+            if not is_tested(session) and isinstance(kept, dict):  # its results stay, an earlier test's among them
+                return {name: float(value) for name, value in kept.items() if isinstance(value, int | float)}
         before = read_mapping(session.run_dir / "record_train.json", []).get("init_from") if resume else None
         started = before if origin is None else origin.as_dict()
         record = session.write_record(trainer, "train", **({} if started is None else {"init_from": started}))
