@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from xlm.data.batching import PackedCollator
 from xlm.datamodule import DatasetManager, SimpleSpaceTokenizer, TextDataModule
 from xlm.errors import ConfigError
 from xlm.harness import Harness
+from xlm.modules import packing
 from xlm.noise import LogLinearSchedule
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(vocab_size=20)
@@ -84,9 +86,13 @@ CASES: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("limit", [0, math.inf], ids=["row-by-row", "at-once"])
 @pytest.mark.parametrize("is_pair", [False, True], ids=["text", "pairs"])
 @pytest.mark.parametrize("case", CASES)
-def test_packed_batches_have_the_loss_and_gradients_of_padded_ones(case: str, is_pair: bool) -> None:
+def test_packed_batches_have_the_loss_and_gradients_of_padded_ones(
+    case: str, is_pair: bool, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_PRODUCTS_OF_A_CALL", limit)
     collators, options, network, sizes, loss = CASES[case]
     collate = collators[is_pair](TOKENIZER, block_size=BLOCK, input_block_size=BLOCK, **options)
     batch = PackedCollator(collate)(examples())

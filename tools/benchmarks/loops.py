@@ -155,7 +155,7 @@ def _peer_ways(size: str, steps: int, setting: Setting) -> list[Way]:
         options: dict[str, Any] = {"use_cpu": setting.device == "cpu", "bf16": setting.device == "cuda"}
         arguments = t.TrainingArguments(
             "peer", max_steps=steps + _WARMUP, per_device_train_batch_size=64, logging_steps=10, save_strategy="no",
-            report_to=[], disable_tqdm=True, dataloader_pin_memory=False, optim="adamw_torch", **options,
+            report_to=[], disable_tqdm=True, dataloader_pin_memory=False, **options,
         )  # fmt: skip
         data: Any = rows
         found = t.Trainer(peer_of("gpt2", shape), arguments, collate, train_dataset=data, callbacks=[Ends()])

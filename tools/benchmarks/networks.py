@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 FAMILIES = ("arlm", "mlm", "ilm", "mdlm")
@@ -142,5 +143,7 @@ def peer_of(name: str, shape: Shape) -> nn.Module:
 
 
 def adamw(network: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of every training that is measured."""
-    return torch.optim.AdamW(network.parameters(), lr=1e-4)
+    """The optimizer of every training that is measured: what `optimizer=adamw` is, also for peers."""
+    from xlm.training.optim import build_optimizer
+
+    return build_optimizer(OmegaConf.create({"_target_": "torch.optim.AdamW", "lr": 1e-4}), network)

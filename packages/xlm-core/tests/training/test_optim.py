@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -148,6 +149,32 @@ def test_a_state_of_other_sizes_is_still_refused() -> None:
     _, optimizer = convolving(ADAMW)
     with pytest.raises(ValueError, match="doesn't match the size"):
         optimizer.load_state_dict(build_optimizer(ADAMW, Split()).state_dict())
+
+
+@pytest.mark.parametrize("cfg", [ADAMW, MUON], ids=["adamw", "muon"])
+def test_steps_on_a_cpu_are_fused_and_those_of_torchs_loop(cfg: DictConfig) -> None:
+    fused, loop = convolving(cfg), convolving(OmegaConf.merge(cfg, {"fused": False}))
+    for (model, optimizer), expected in ((fused, True), (loop, False)):
+        assert {group["fused"] for group in optimizer.param_groups} == {expected}
+        take_steps(model, optimizer, 3)
+    for a, b in zip(fused[0].parameters(), loop[0].parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_of_a_fused_optimizer_are_clipped_in_mixed_precision() -> None:
+    model, optimizer = convolving(ADAMW)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    MixedPrecision("bf16-mixed", "cpu").clip_gradients(optimizer, 1.0)
+    assert sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None) == pytest.approx(1)
+
+
+def test_other_optimizers_devices_and_choices_stay_with_torch() -> None:
+    sgd = OmegaConf.create({"_target_": "torch.optim.SGD", "lr": 0.1})
+    with torch.device("meta"):
+        elsewhere = Split()
+    for cfg, model in ((sgd, Split()), (OmegaConf.merge(ADAMW, {"foreach": True}), Split()), (ADAMW, elsewhere)):
+        assert {group["fused"] for group in build_optimizer(cfg, model).param_groups} == {None}
 
 
 def schedule(**options: Any) -> list[float]:

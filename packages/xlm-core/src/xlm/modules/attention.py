@@ -249,6 +249,11 @@ def rotary_self_attention(
     qk, v = qkv.split((2 * nhead, nhead), dim=1)
     qk = rotary_emb(qk, positions)
     if packing is not None:
+        is_plain = block_mask is None and cache is None and (attention_mask is None or attention_mask.ndim == 2)
+        if is_plain and (lengths := packing.lengths(width // 3)) is not None:
+            of_rows = zip(*(x.split(lengths, dim=2) for x in (*qk.chunk(2, dim=1), v)), strict=True)
+            rows = [attention(*row, is_causal=is_causal, force_flash_attn=force_flash_attn) for row in of_rows]
+            return torch.cat([row.transpose(1, 2).flatten(2) for row in rows], dim=1)
         qk, v = packing.unpack(qk), packing.unpack(v)
     q, k = qk.chunk(2, dim=1)
     if cache is not None:

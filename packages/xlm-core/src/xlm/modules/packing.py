@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch.nn.functional import pad
 
 # The key of a batch whose padding is not computed: its real tokens in the flattened (B·L) positions.
 TOKEN_INDEX = "token_index"
+
+# What the calls for one more row cost, in products of an element of a query and of a key; measured on one thread.
+_PRODUCTS_OF_A_CALL = 2**16
 
 
 class _Take(torch.autograd.Function):
@@ -57,8 +61,8 @@ def take(x: Shaped[Tensor, "*shape"], dim: int, index: Integer[Tensor, " taken"]
 class Packing:
     """Where the T real tokens of a padded batch (B, L) are, in reading order.
 
-    Packed tensors have one row of T tokens. Nothing crosses rows: attention unpacks queries, keys and values, so every
-    row is a document of its own, with its own positions.
+    Packed tensors have one row of T tokens. Nothing crosses rows: attention runs row by row, or unpacks queries, keys
+    and values, so every row is a document of its own, with its own positions.
     """
 
     num_rows: int
@@ -95,6 +99,21 @@ class Packing:
     def spread(self, per_row: Float[Tensor, "batch width"]) -> Float[Tensor, "1 tokens width"]:
         """What belongs to a row, at each of its tokens."""
         return per_row.index_select(0, self.index // self.length).unsqueeze(0)
+
+    def lengths(self, width: int) -> list[int] | None:
+        """The tokens of each row that has any, if attention of this width should run row by row; None for all at once.
+
+        Row by row it computes no padding, but has more calls. On the CPU only: elsewhere the lengths would wait for the
+        device, and a compiled graph can't have as many calls as there are rows.
+        """
+        if self.index.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        saved = self.num_rows * self.length**2 - sum(n * n for n in self._lengths)
+        return self._lengths if saved * width >= _PRODUCTS_OF_A_CALL * len(self._lengths) else None
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return [n for n in torch.bincount(self.index // self.length).tolist() if n]
 
     def neighbours(self) -> tuple[Bool[Tensor, "1 tokens"], Bool[Tensor, "1 tokens"]]:
         """Whether the token before each token, and the one behind it, stands beside it in the same row."""

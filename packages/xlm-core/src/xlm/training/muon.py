@@ -30,6 +30,7 @@ class MuonWithAdamW(AdamW):
         lr, betas, eps, weight_decay: as of AdamW; weight decay is decoupled for both kinds.
         momentum: of the matrices, with Nesterov's correction.
         iterations: Newton-Schulz steps.
+        fused: as of AdamW, for the other parameters.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class MuonWithAdamW(AdamW):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         iterations: int = 5,
+        fused: bool | None = None,
     ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"Invalid momentum: {momentum}, and must be in [0, 1)")
         if iterations < 0:
             raise ValueError(f"Invalid iterations: {iterations}")
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
         # Beside the groups, because it follows from the network: a state has no need of it.
         self._num_maps: dict[Tensor, int] = {}
         for group in self.param_groups:

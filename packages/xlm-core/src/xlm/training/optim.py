@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any, Literal, NotRequired, TypedDict
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.distributed.tensor import DTensor
+from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import get_scheduler
 
@@ -76,11 +78,29 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     split = getattr(factory.func, "split_groups", None)
     if split is not None:
         groups, former = split(groups, model), split(former, model)
-    with building("optimizer", factory.func, {str(name): value for name, value in cfg.items()}):
-        optimizer = factory(groups)
+    given = {str(name): value for name, value in cfg.items()}
+    with building("optimizer", factory.func, given):
+        optimizer = factory(groups, **_implementation(factory.func, given, model))
     assert isinstance(optimizer, Optimizer)
+    # Lightning refuses to clip gradients for an optimizer that would undo their scaling by itself. None is asked to:
+    # a GradScaler then does it before.
+    vars(optimizer).pop("_step_supports_amp_scaling", None)
     optimizer.register_load_state_dict_pre_hook(partial(_regrouped, former=[group["params"] for group in former]))
     return optimizer
+
+
+def _implementation(kind: Any, given: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """`fused=True` for Adam and AdamW on the CPU, where torch's own choice takes four to eight times as long.
+
+    Elsewhere, and for sharded parameters, torch chooses; `optimizer.fused` and `optimizer.foreach` choose everywhere.
+    """
+    is_chosen = given.get("fused") is not None or given.get("foreach") is not None
+    is_adam = isinstance(kind, type) and issubclass(kind, Adam) and "fused" in inspect.signature(kind).parameters
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if is_chosen or not is_adam or not parameters:
+        return {}
+    is_plain = all(p.device.type == "cpu" and p.is_floating_point() and not isinstance(p, DTensor) for p in parameters)
+    return {"fused": True} if is_plain else {}
 
 
 def _former_groups(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
