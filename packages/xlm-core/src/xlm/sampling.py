@@ -175,6 +175,11 @@ class LogitsSampler:
         """Whether the argmax is always taken."""
         return self.temperature == 0 or self.top_k == 1
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no filter forbids any token."""
+        return not self.greedy and self.top_k is None and self.top_p is None and self.min_p is None
+
     def filter(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
         """Tempered logits with −inf wherever a filter forbids the token; greedy keeps the argmax alone."""
         if self.greedy:

@@ -150,14 +150,23 @@ def test_given_tokens_stay_and_no_mask_remains(name: str, oracle: Any, draw: Tok
     assert torch.equal(filled.order.amax(1) + 1, filled.network_calls)
 
 
+@pytest.mark.parametrize("eos", [None, 2], ids=["no-end", "ends"])
 @pytest.mark.parametrize("name", ALL)
-def test_a_batch_equals_its_rows(name: str, oracle: Any, draw: TokenDraw) -> None:
+def test_a_batch_equals_its_rows(name: str, eos: int | None, oracle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where rows leave it at their ends, and whether its noise is drawn at once or in each call."""
     torch.manual_seed(2)
+    draw = TokenDraw(LogitsSampler(), [MASK], eos)
     ids, seeds = torch.randint(0, 4, (30, 4)), torch.arange(30) * 13
+    if eos is not None:  # before given tokens a text can't end
+        ids[:, 1:] = MASK
     together = ALL[name](oracle.network(), draw, ids, seeds)
+    monkeypatch.setattr("xlm.masked.unmasking._DRAWN_AT_ONCE", 0)
     alone = [ALL[name](oracle.network(), draw, ids[r : r + 1], seeds[r : r + 1]) for r in range(30)]
     for field, whole in enumerate(together):
         assert torch.equal(whole, torch.cat([one[field] for one in alone])), Filled._fields[field]
+    if eos is not None and "remasking" not in name and "one call" not in name:
+        endless = ALL[name](oracle.network(), TokenDraw(LogitsSampler(), [MASK]), ids, seeds)
+        assert together.network_calls.sum() < endless.network_calls.sum()
 
 
 @pytest.mark.parametrize("name", ALL)

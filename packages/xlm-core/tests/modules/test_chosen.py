@@ -19,8 +19,9 @@ LENGTHS = (9, 4, 6)  # real tokens of the rows
 @pytest.mark.parametrize("form", ["plain", "left padding", "packed", "causal"])
 @pytest.mark.parametrize(("is_dit", "short_conv"), [(False, False), (False, True), (True, True)])
 def test_outputs_and_gradients_are_those_of_the_whole_batch(
-    stack: Any, positions: str, form: str, is_dit: bool, short_conv: bool
+    stack: Any, positions: str, form: str, is_dit: bool, short_conv: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("xlm.modules.chosen._FEWEST_POSITIONS", 0)
     if form == "causal" and (is_dit or short_conv):
         return  # these layers have no causal form
     layers = stack(2, D, is_dit, short_conv)
@@ -57,11 +58,13 @@ def test_outputs_and_gradients_are_those_of_the_whole_batch(
             torch.testing.assert_close(other, one)
 
 
-def test_queries_are_gathered_only_where_one_mask_holds_for_a_whole_row() -> None:
-    chosen = Chosen.of(torch.tensor([1, 9, 10]), LENGTH)
+def test_queries_are_gathered_only_where_one_mask_holds_for_a_whole_row_and_it_saves_time() -> None:
+    length = 100
+    chosen = Chosen.of(torch.tensor([1, 109, 110]), length)
     assert chosen.most == 2
-    assert chosen.has_few_queries(None)
-    assert chosen.has_few_queries(torch.ones(3, LENGTH, dtype=torch.bool))
-    assert not chosen.has_few_queries(torch.ones(3, LENGTH, LENGTH, dtype=torch.bool))
-    assert not Chosen.of(torch.arange(LENGTH), LENGTH).has_few_queries(None)
-    assert not Chosen.of(torch.arange(0), LENGTH).has_few_queries(None)
+    assert chosen.has_few_queries(3, None)
+    assert chosen.has_few_queries(3, torch.ones(3, length, dtype=torch.bool))
+    assert not chosen.has_few_queries(3, torch.ones(3, length, length, dtype=torch.bool))
+    assert not Chosen.of(torch.arange(length), length).has_few_queries(3, None)
+    assert not Chosen.of(torch.arange(0), length).has_few_queries(3, None)
+    assert not chosen.has_few_queries(2, None)

@@ -27,6 +27,8 @@ from xlm.utils.text import remove_trailing_pads
 
 # Steps whose draws are prepared together.
 _STEPS_AT_ONCE = 256
+# From this share of a batch on, the last layer computes all positions.
+_MOST_CHOSEN = 0.9
 
 
 @dataclass(eq=False, repr=False)
@@ -144,7 +146,7 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         max_steps = self.max_steps or self.max_length
         steps, calls = (torch.zeros(B, dtype=torch.long, device=device) for _ in range(2))
         complete = torch.zeros(B, dtype=torch.bool, device=device)
-        seeds, keys = row_seeds(B, self.seed, batch.get("noise_seed"), device), rows.index
+        seeds, drawn = row_seeds(B, self.seed, batch.get("noise_seed"), device), rows.index
         # One number for the end, one per gap, one per token.
         draws = torch.arange(1 + 2 * self.parallel_slots, device=device)
         room = self.max_length + 1 - (rows.mask & (rows.types == REST_TYPE)).sum(dim=1)  # of the rows that go on
@@ -166,7 +168,8 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
                     break
             if step % _STEPS_AT_ONCE == 0:
                 keys = token_keys(seeds[:, None], torch.arange(step, step + _STEPS_AT_ONCE, device=device))
-            u = uniform_of(keys[rows.index, step % _STEPS_AT_ONCE, None], draws)
+                drawn = uniform_of(keys[:, :, None], draws)
+            u = drawn[rows.index, step % _STEPS_AT_ONCE]
             hidden = self._hidden(rows)
             step += 1
             length_logits = self.model.length_logits(hidden, rows.cls_position)
@@ -196,7 +199,9 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
         given = {}
         if getattr(self.model, "chooses", False):
             gaps = rows.is_open.reshape(-1).nonzero().squeeze(-1)
-            given["chosen"] = self.model.read_at(gaps, rows.cls_position, rows.ids.shape[1])
+            # With nearly all gaps open, picking them costs more than the others.
+            if len(gaps) + len(rows.index) < _MOST_CHOSEN * rows.is_open.numel():
+                given["chosen"] = self.model.read_at(gaps, rows.cls_position, rows.ids.shape[1])
         hidden: Tensor = self.model.hidden(rows.ids, rows.mask, rows.types, **given)
         return hidden
 
@@ -233,7 +238,10 @@ class ILMPredictor(Predictor[ILMPredictionBatch, ILMPredictionDict]):
             return slot[:, None], token[:, None]
         k = self.parallel_slots
         slot_logits = head.slot_logits(hidden, rows.is_open)
-        slots = choose_slots(self.slot_sampler, slot_logits, u[:, :k], most, self.parallel_min_prob)
+        if k == 1:  # every row that goes on has room and an open gap
+            slots = choose(self.slot_sampler, slot_logits, u[:, 0])[:, None]
+        else:
+            slots = choose_slots(self.slot_sampler, slot_logits, u[:, :k], most, self.parallel_min_prob)
         # The head runs on the chosen gaps only.
         chosen = hidden[torch.arange(len(slots), device=slots.device)[:, None], slots.clamp(min=0)]
         tokens = choose(self.sampler, head.logits(chosen.flatten(0, 1)), u[:, k:].flatten())

@@ -50,21 +50,24 @@ class Rows:
     ) -> Rows:
         """Put each token right of its column; later columns move on, −1 inserts nothing."""
         R, W = self.ids.shape
-        new_width = W + slots.shape[1]
+        num = slots.shape[1]
         valid = slots >= 0
         marks = torch.zeros_like(self.ids).scatter_add_(1, slots.clamp(min=0), valid.long())
         shift = marks.cumsum(dim=1) - marks
-        old_to = torch.arange(W, device=self.ids.device) + shift
-        # What isn't inserted goes into one column too many, which is cut off.
-        new_to = torch.where(valid, slots + 1 + shift.gather(1, slots.clamp(min=0)), new_width)
+        columns = torch.arange(W + num, device=self.ids.device)
+        # Where each new column comes from: an old one, an insertion (from W on), or padding (W + num). What isn't
+        # inserted goes into one column too many, which is cut off.
+        source = torch.full((R, W + num + 1), W + num, dtype=torch.long, device=self.ids.device)
+        source.scatter_(1, columns[:W] + shift, columns[:W].expand(R, -1))
+        new_to = torch.where(valid, slots + 1 + shift.gather(1, slots.clamp(min=0)), W + num)
+        source = source.scatter_(1, new_to, columns[W:].expand(R, -1))[:, :-1]
 
         def moved(old: Tensor, filler: int | bool, new: Tensor | int | bool) -> Tensor:
-            out = old.new_full((R, new_width + 1), filler).scatter(1, old_to, old)
-            new = new if isinstance(new, Tensor) else old.new_full(slots.shape, new)
-            return out.scatter(1, new_to, new)[:, :new_width]
+            new = new if isinstance(new, Tensor) else old.new_full((R, num), new)
+            return torch.cat([old, new, old.new_full((R, 1), filler)], dim=1).gather(1, source)
 
         mask = moved(self.mask, False, True)
-        used = int((mask.any(dim=0) * torch.arange(1, new_width + 1, device=mask.device)).max())
+        used = int(mask.any(dim=0).nonzero().amax()) + 1
         grown = replace(
             self,
             ids=moved(self.ids, pad_token_id, tokens),

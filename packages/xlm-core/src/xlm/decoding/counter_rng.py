@@ -124,15 +124,29 @@ def gumbel_argmax(
     `ids` are the tokens of the columns, None for the whole vocabulary. A token's noise doesn't depend on which others
     there are, so tokens with −inf may be left out.
     """
-    vocabulary = torch.arange(logits.shape[-1], device=logits.device)
-    drawn = []
+    tokens = torch.arange(logits.shape[-1], device=logits.device)[None] if ids is None else ids
     rows_at_once = max(1, _LOGITS_AT_ONCE // max(1, logits.shape[-1]))
-    for start in range(0, len(logits), rows_at_once):
-        rows = slice(start, start + rows_at_once)
-        noise = _as_gumbel(uniform_of(keys[rows, None], vocabulary if ids is None else ids[rows]))
-        drawn.append(_argmax(noise.add_(logits[rows])))
-    best = drawn[0] if len(drawn) == 1 else torch.cat(drawn) if drawn else keys.new_zeros(0)
+    parts = [
+        noisiest(_as_gumbel(uniform_of(part.unsqueeze(-1), those)), values)
+        for values, part, those in zip(
+            logits.split(rows_at_once),
+            keys.split(rows_at_once),
+            tokens.expand(len(logits), -1).split(rows_at_once),
+            strict=True,
+        )
+    ]
+    best = parts[0] if len(parts) == 1 else torch.cat(parts)
     return best if ids is None else ids.gather(-1, best[:, None]).squeeze(-1)
+
+
+def gumbel_of(keys: Integer[Tensor, " rows"], vocab_size: int) -> Float[Tensor, "rows vocab"]:
+    """The noise that `gumbel_argmax` adds to the logits of all tokens for these `token_keys`."""
+    return _as_gumbel(uniform_of(keys.unsqueeze(-1), torch.arange(vocab_size, device=keys.device)))
+
+
+def noisiest(noise: Float[Tensor, "rows kept"], logits: Float[Tensor, "rows kept"]) -> Integer[Tensor, " rows"]:
+    """The argmax of the sums, which are written into the noise."""
+    return _argmax(noise.add_(logits))
 
 
 def _argmax(x: Float[Tensor, "rows kept"]) -> Integer[Tensor, " rows"]:

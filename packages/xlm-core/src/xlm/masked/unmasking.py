@@ -11,11 +11,14 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from xlm.decoding.counter_rng import Stream, derive, draw_tokens, token_keys, uniform
+from xlm.decoding.counter_rng import Stream, derive, draw_tokens, gumbel_of, noisiest, token_keys, uniform
 from xlm.decoding.trace import recording
 from xlm.errors import ConfigError
 from xlm.modules.attention import positions_from_mask
 from xlm.sampling import Confidence, LogitsSampler, confidence_bound, confidence_scores, sampling_dtype
+
+# Numbers of a text's noise that are drawn before its first call, if they are no more.
+_DRAWN_AT_ONCE = 2**18
 
 # When each position is filled: drawn before the network runs, because it doesn't depend on what the network says.
 
@@ -234,32 +237,57 @@ class TokenDraw:
         """The same from `token_keys`, which may be computed for all calls at once."""
         return draw_tokens(self.sampler, allowed, keys)
 
+    def of_text(self, keys: Integer[Tensor, " positions"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """The same for all calls of a text, from the logits and the places of their `token_keys` among these.
+
+        The noise of small texts is drawn at once, since many small draws cost more than large ones.
+        """
+        noise: list[Tensor] = []
+
+        def drawn(allowed: Tensor, at: Tensor) -> Tensor:
+            if not self.sampler.keeps_all or len(keys) * allowed.shape[-1] > _DRAWN_AT_ONCE:
+                return self.by_keys(allowed, keys[at])
+            if not noise:
+                noise.append(gumbel_of(keys, allowed.shape[-1]))
+            return noisiest(noise[0][at], self.sampler.filter(allowed))
+
+        return drawn
+
     @cached_property
     def _never(self) -> Tensor:
         return torch.tensor(sorted(set(self.suppressed)), dtype=torch.long)
 
 
-def ended(
-    draw: TokenDraw,
-    ids: Integer[Tensor, "batch length"],
-    rows: Integer[Tensor, " rows"],
-    slots: Slots,
-    masked: Bool[Tensor, "batch length"],
-) -> Integer[Tensor, " ended"]:
-    """Of these rows, those whose text is complete: nothing before its first EOS is masked.
+class Ends:
+    """Finds rows whose text is complete: nothing before their first EOS is masked."""
 
-    Their other masks become EOS in place, since what stands behind the first one is cut off.
-    """
-    if draw.eos_token_id is None:
-        return rows[:0]
-    of_rows, left = ids[rows], masked[rows]
-    is_end = slots.masked[rows] & ~left & (of_rows == draw.eos_token_id)
-    if not is_end.any():
-        return rows[:0]
-    is_done = is_end.any(dim=1) & ~(left & (is_end.cumsum(dim=1) == 0)).any(dim=1)
-    done = rows[is_done]
-    ids[done] = of_rows[is_done].masked_fill(left[is_done], draw.eos_token_id)
-    return done
+    def __init__(self, draw: TokenDraw, slots: Slots) -> None:
+        self._eos, self._slots = draw.eos_token_id, slots
+        self._found = torch.zeros_like(slots.masked[:, 0])
+        # Positions before the first EOS of each row; None before there is one.
+        self._before: Tensor | None = None
+
+    def complete(
+        self,
+        ids: Integer[Tensor, "batch length"],
+        tokens: Integer[Tensor, " filled"],
+        masked: Bool[Tensor, "batch length"],
+    ) -> Integer[Tensor, " complete"]:
+        """Rows that are found to be complete now that these tokens are filled in.
+
+        Their other masks become EOS in place, since what stands behind the first one is cut off.
+        """
+        if self._eos is not None and bool((tokens == self._eos).any()):
+            self._before = (self._slots.masked & ~masked & (ids == self._eos)).cumsum(dim=1) == 0
+        if self._before is None or self._eos is None:
+            return tokens[:0]
+        found = self._found | ~(masked & self._before).any(dim=1)
+        if torch.equal(found, self._found):
+            return tokens[:0]
+        rows = (found ^ self._found).nonzero().squeeze(1)
+        self._found = found
+        ids[rows] = ids[rows].masked_fill(masked[rows], self._eos)
+        return rows
 
 
 def fill_by_order(
@@ -271,27 +299,49 @@ def fill_by_order(
     seeds: Integer[Tensor, " batch"],
 ) -> Filled:
     """Run every row through its own calls; a row that has no more, or whose text is complete, leaves the batch."""
-    ids, step_index, trace = ids.clone(), order.step_index.clone(), recording()
-    keys = token_keys(seeds[:, None], slots.counters)
-    num_calls = step_index.amax(dim=1) + 1 if step_index.shape[1] else step_index.new_zeros(len(step_index))
-    for call in range(order.mask_prob.shape[1]):
-        rows = (num_calls > call).nonzero().squeeze(1)
-        if not len(rows):
+    ids = ids.clone(memory_format=torch.contiguous_format)
+    step_index, trace = order.step_index.clone(), recording()
+    num_rows, length = ids.shape
+    drawn = draw.of_text(token_keys(seeds[:, None], slots.counters).flatten())
+    before_given_token = slots.before_given_token.flatten()
+    num_calls = step_index.amax(dim=1) + 1 if length else step_index.new_zeros(num_rows)
+    # Read once: what is asked for within a call waits for the device.
+    left, ends, has_ended = num_calls.tolist(), Ends(draw, slots), False
+    every, rows = torch.arange(num_rows, device=ids.device), None
+    for call, filled in enumerate(_filled_by_call(step_index, order.mask_prob.shape[1])):
+        if rows is None or call in left:
+            left = [n for n in left if n > call]
+            rows = every if len(left) == num_rows else (num_calls > call).nonzero().squeeze(1)
+        if not left:
             break
-        row, column = (step_index[rows] == call).nonzero(as_tuple=True)
-        features = network.features(ids[rows], rows, order.mask_prob[rows, call], row * ids.shape[1] + column)
+        given, mask_prob, index = ids, order.mask_prob[:, call], filled
+        if len(left) < num_rows:
+            given, mask_prob, row = ids[rows], mask_prob[rows], filled // length
+            if has_ended:
+                filled = filled[num_calls[row] > call]
+                row = filled // length
+            index = torch.searchsorted(rows, row) * length + filled % length
+        features = network.features(given, rows, mask_prob, index)
         if trace is not None:
             trace.step(rows)
-        if len(row):  # textbook ancestral sampling also runs steps that fill nothing
-            at = rows[row]
-            allowed = draw.allowed(network.logits(features), slots.before_given_token[at, column])
-            ids[at, column] = draw.by_keys(allowed, keys[at, column])
+        if len(filled):  # textbook ancestral sampling also runs steps that fill nothing
+            allowed = draw.allowed(network.logits(features), before_given_token[filled])
+            tokens = drawn(allowed, filled)
+            ids.view(-1)[filled] = tokens
             if trace is not None:
-                trace.wrote(at, column, ids[at, column], allowed)
-            done = ended(draw, ids, rows, slots, step_index > call)
-            step_index[done] = step_index[done].where(step_index[done] <= call, -1)
-            num_calls[done] = call + 1
+                trace.wrote(filled // length, filled % length, tokens, allowed)
+            if len(rows_done := ends.complete(ids, tokens, step_index > call)):
+                step_index[rows_done] = step_index[rows_done].where(step_index[rows_done] <= call, -1)
+                num_calls[rows_done] = num_calls[rows_done].clamp(max=call + 1)
+                left, has_ended, rows = num_calls.tolist(), True, None
     return Filled(ids, step_index, num_calls)
+
+
+def _filled_by_call(step_index: Integer[Tensor, "batch length"], num_calls: int) -> tuple[Tensor, ...]:
+    """The flat positions that each call fills, ascending."""
+    flat = step_index.flatten()
+    counts = torch.bincount(flat + 1, minlength=num_calls + 1).tolist()
+    return flat.argsort(stable=True).split(counts)[1 : num_calls + 1]
 
 
 @dataclass(frozen=True)
@@ -372,7 +422,7 @@ def fill_by_confidence(
     ids, masked = ids.clone(), slots.masked.clone()
     filled_by = torch.full_like(ids, -1)
     calls = ids.new_zeros(len(ids))
-    total, trace = masked.sum(dim=1), recording()
+    total, trace, ends = masked.sum(dim=1), recording(), Ends(draw, slots)
     keys = token_keys(seeds[:, None], slots.counters)
     for call in range(order.max_steps):
         rows = masked.any(dim=1).nonzero().squeeze(1)
@@ -395,14 +445,15 @@ def fill_by_confidence(
             given["entropies"][place] = of_entropy.neg().exp()
         picked = order.choose(scores, open_, steps_left, **given)[place].nonzero().squeeze(1)
         at, column = rows[place[0][picked]], place[1][picked]
-        ids[at, column] = draw.by_keys(allowed[picked], keys[at, column])
+        tokens = draw.by_keys(allowed[picked], keys[at, column])
+        ids[at, column] = tokens
         if trace is not None:
             trace.step(rows)
-            trace.wrote(at, column, ids[at, column], allowed[picked])
+            trace.wrote(at, column, tokens, allowed[picked])
         masked[at, column] = False
         filled_by[at, column] = call
         calls[rows] += 1
-        masked[ended(draw, ids, rows, slots, masked)] = False
+        masked[ends.complete(ids, tokens, masked)] = False
     return Filled(ids, filled_by, calls)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # From this share of a row on, computing the queries of single positions saves less than gathering them costs.
 _MOST_QUERIES = 0.75
+# … and below so many positions of a batch, its calls cost more than they save.
+_FEWEST_POSITIONS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +66,11 @@ class Chosen:
         flat = chosen.new_zeros(num_rows * self.length, chosen.shape[-1])
         return flat.index_copy(0, self.index, chosen).unflatten(0, (num_rows, self.length))
 
-    def has_few_queries(self, attention_mask: Tensor | None) -> bool:
+    def has_few_queries(self, num_rows: int, attention_mask: Tensor | None) -> bool:
         """Whether attention should run for these queries alone: the mask must be the same for all queries of a row."""
         is_per_key = attention_mask is None or attention_mask.ndim == 2
-        return is_per_key and self.most is not None and 0 < self.most <= _MOST_QUERIES * self.length
+        is_large = num_rows * self.length >= _FEWEST_POSITIONS
+        return is_per_key and is_large and self.most is not None and 0 < self.most <= _MOST_QUERIES * self.length
 
     def attention(
         self,
@@ -145,7 +148,7 @@ def attended_at(
     if memory is not None:
         return memory.attended(chosen, x, normed, project, nhead, rotary_emb, attention_mask, positions)
     is_plain = packing is None and not any(option is not None and option is not False for option in options.values())
-    if chosen is not None and is_plain and chosen.has_few_queries(attention_mask):
+    if chosen is not None and is_plain and chosen.has_few_queries(len(x), attention_mask):
         out = chosen.attention(normed, project, nhead, rotary_emb, attention_mask, positions)
         return out, chosen.pick(x)
     options |= {"force_flash_attn": force_flash_attn, "packing": packing}
