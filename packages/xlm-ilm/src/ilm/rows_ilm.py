@@ -67,7 +67,7 @@ class Rows:
             return torch.cat([old, new, old.new_full((R, 1), filler)], dim=1).gather(1, source)
 
         mask = moved(self.mask, False, True)
-        used = int(mask.any(dim=0).nonzero().amax()) + 1
+        used = int((mask.any(dim=0) * (columns + 1)).max())
         grown = replace(
             self,
             ids=moved(self.ids, pad_token_id, tokens),
