@@ -127,7 +127,7 @@ def gumbel_argmax(
     tokens = torch.arange(logits.shape[-1], device=logits.device)[None] if ids is None else ids
     rows_at_once = max(1, _LOGITS_AT_ONCE // max(1, logits.shape[-1]))
     parts = [
-        noisiest(_as_gumbel(uniform_of(part.unsqueeze(-1), those)), values)
+        noisiest(gumbel_of(part, those), values)
         for values, part, those in zip(
             logits.split(rows_at_once),
             keys.split(rows_at_once),
@@ -139,9 +139,9 @@ def gumbel_argmax(
     return best if ids is None else ids.gather(-1, best[:, None]).squeeze(-1)
 
 
-def gumbel_of(keys: Integer[Tensor, " rows"], vocab_size: int) -> Float[Tensor, "rows vocab"]:
-    """The noise that `gumbel_argmax` adds to the logits of all tokens for these `token_keys`."""
-    return _as_gumbel(uniform_of(keys.unsqueeze(-1), torch.arange(vocab_size, device=keys.device)))
+def gumbel_of(keys: Integer[Tensor, " rows"], tokens: Integer[Tensor, "*#rows kept"]) -> Float[Tensor, "rows kept"]:
+    """The noise that `gumbel_argmax` adds to the logits of these tokens for these `token_keys`."""
+    return _as_gumbel(uniform_of(keys.unsqueeze(-1), tokens))
 
 
 def noisiest(noise: Float[Tensor, "rows kept"], logits: Float[Tensor, "rows kept"]) -> Integer[Tensor, " rows"]:

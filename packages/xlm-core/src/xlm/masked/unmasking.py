@@ -248,7 +248,7 @@ class TokenDraw:
             if not self.sampler.keeps_all or len(keys) * allowed.shape[-1] > _DRAWN_AT_ONCE:
                 return self.by_keys(allowed, keys[at])
             if not noise:
-                noise.append(gumbel_of(keys, allowed.shape[-1]))
+                noise.append(gumbel_of(keys, torch.arange(allowed.shape[-1], device=keys.device)))
             return noisiest(noise[0][at], self.sampler.filter(allowed))
 
         return drawn
